@@ -1,0 +1,45 @@
+# make demo   a Label Studio with a project of planetary scenes, connected to Skylight
+# make test   format, types and tests
+# make e2e    the whole loop on a real Label Studio, with a simulated annotator
+
+PYTHON ?= python3
+VENV := .venv
+LABEL_STUDIO_VENV := .venv-label-studio
+LABEL_STUDIO := $(LABEL_STUDIO_VENV)/bin/label-studio
+PORT ?= 8080
+export PIP_DISABLE_PIP_VERSION_CHECK := 1
+
+.PHONY: demo test e2e clean
+
+demo: $(VENV)/.installed $(LABEL_STUDIO_VENV)/.installed
+	SKYLIGHT_HOME=$${SKYLIGHT_HOME:-$(CURDIR)/build/demo} $(VENV)/bin/skylight demo --label-studio $(LABEL_STUDIO) --port $(PORT)
+
+test: $(VENV)/.installed-dev
+	$(VENV)/bin/ruff check .
+	$(VENV)/bin/ruff format --check .
+	$(VENV)/bin/mypy
+	$(VENV)/bin/python -m pytest
+
+e2e: $(VENV)/.installed-dev $(LABEL_STUDIO_VENV)/.installed
+	$(VENV)/bin/python -m pytest tests/e2e -s --label-studio $(LABEL_STUDIO)
+
+clean:
+	rm -rf $(VENV) $(LABEL_STUDIO_VENV) build
+
+$(VENV)/.installed: pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Skylight needs Python 3.11 or newer; set PYTHON=")'
+	@echo "* Installing Skylight into $(VENV): PyTorch is large, this takes some minutes"
+	test -x $(VENV)/bin/python || $(PYTHON) -m venv $(VENV)
+	$(VENV)/bin/pip install --progress-bar on -q -c constraints.txt -e .
+	@touch $@
+
+$(VENV)/.installed-dev: $(VENV)/.installed
+	@echo "* Installing what the tests need"
+	$(VENV)/bin/pip install -q -c constraints.txt -e '.[dev]'
+	@touch $@
+
+$(LABEL_STUDIO_VENV)/.installed:
+	@echo "* Installing Label Studio 1.23.2 into $(LABEL_STUDIO_VENV): some two minutes"
+	test -x $(LABEL_STUDIO_VENV)/bin/python || $(PYTHON) -m venv $(LABEL_STUDIO_VENV)
+	$(LABEL_STUDIO_VENV)/bin/pip install --progress-bar on -q label-studio==1.23.2
+	@touch $@

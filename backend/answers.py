@@ -1,0 +1,31 @@
+"""Reading requests and writing answers, the same way for every blueprint."""
+
+from typing import Any
+
+import orjson
+from flask import Flask, Request, Response
+
+from backend.errors import BadRequest
+from backend.service import Service
+
+
+def json_response(value: Any, status: int = 200) -> Response:
+    """An answer in JSON."""
+    return Response(orjson.dumps(value), status, mimetype="application/json")
+
+
+def body_object(request: Request) -> dict[str, Any]:
+    """The request's JSON object. Raises BadRequest if it holds none."""
+    try:
+        body = orjson.loads(request.get_data(cache=False))
+    except orjson.JSONDecodeError as error:
+        raise BadRequest(f"the body is not JSON: {error}") from error
+    if not isinstance(body, dict):
+        raise BadRequest(f"the body must be a JSON object, not {type(body).__name__}")
+    return body
+
+
+def service_of(app: Flask) -> Service:
+    """The service that `create_app` gave the application."""
+    service: Service = app.extensions["skylight"]
+    return service

@@ -1,0 +1,222 @@
+"""The command line: `skylight --help`."""
+
+import logging
+import os
+import signal
+import sys
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+import click
+
+from backend.errors import SkylightError
+from backend.settings import Settings
+
+HOST, PORT = "127.0.0.1", 9090
+WORKER_NICENESS = 5  # a click goes before training
+LOG_FORMAT = "%(asctime)s %(levelname).1s %(name)s: %(message)s"
+
+
+class Point(click.ParamType[Any]):
+    """X,Y for a point on the object, X,Y,neg for one that is not."""
+
+    name = "X,Y[,neg]"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """(x, y, positive)."""
+        parts = str(value).split(",")
+        try:
+            if len(parts) == 2 or (len(parts) == 3 and parts[2] in ("neg", "pos")):
+                return float(parts[0]), float(parts[1]), parts[2:] != ["neg"]
+        except ValueError:
+            pass
+        return self.fail(f"{value!r} is not X,Y or X,Y,neg in pixels", param, ctx)
+
+
+class Box(click.ParamType[Any]):
+    """X0,Y0,X1,Y1 in pixels."""
+
+    name = "X0,Y0,X1,Y1"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """(x0, y0, x1, y1)."""
+        try:
+            x0, y0, x1, y1 = (float(part) for part in str(value).split(","))
+        except ValueError:
+            return self.fail(f"{value!r} is not X0,Y0,X1,Y1 in pixels", param, ctx)
+        return min(x0, x1), min(y0, y1), max(x0, x1), max(y0, y1)
+
+
+class Skylight(click.Group):
+    """The command group, with the settings' table under its help."""
+
+    def format_epilog(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """List every environment variable."""
+        with formatter.section("Settings, from the environment"):
+            rows = [(row.env, row.help + (f" [{row.default}]" if row.default else "")) for row in Settings.table()]
+            formatter.write_dl(rows)
+
+
+def settings() -> Settings:
+    """The settings, from the environment; logging follows them."""
+    found = Settings.from_env(os.environ)
+    logging.basicConfig(level=found.log_level, format=LOG_FORMAT, datefmt="%H:%M:%S")
+    return found
+
+
+def main() -> None:
+    """Run the command line; what Skylight foresaw ends in one line, not in a traceback."""
+    from model.checkpoints import CheckpointError
+    from model.images import ImageError
+    from model.sam import SamError
+
+    try:
+        cli()
+    except (SkylightError, CheckpointError, SamError, ImageError) as error:
+        click.secho(f"skylight: {error}", fg="red", err=True)
+        sys.exit(1)
+
+
+@click.group(cls=Skylight, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
+@click.version_option(package_name="skylight")
+def cli() -> None:
+    """Skylight: a Label Studio ML backend that learns while you click.
+
+    Segment Anything answers a click with a mask; every accepted annotation retrains a light decoder; the decoder
+    pre-annotates what is still open.
+
+    Start here:  skylight demo   or, beside your own Label Studio:  skylight serve
+    """
+
+
+@cli.command()
+@click.option("--host", default=HOST, show_default=True, help="Address to listen on.")
+@click.option("--port", default=PORT, show_default=True, help="Port to listen on.")
+def serve(host: str, port: int) -> None:
+    """Run everything on this machine: broker, workers, web server."""
+    from backend.serve import Supervisor
+
+    found = settings()
+    stop = _stop_on_signal()
+    with Supervisor(found, os.environ, host, port) as supervisor:
+        broker = "Redis at REDIS_URL" if found.redis_url else "an embedded broker"
+        click.echo(f"Skylight: http://{host}:{port}, {found.workers} worker(s), {broker}, files in {found.home}")
+        click.echo("Ctrl-C ends it.")
+        supervisor.watch(stop)
+
+
+@cli.command()
+@click.option("--host", default=HOST, show_default=True, help="Address to listen on.")
+@click.option("--port", default=PORT, show_default=True, help="Port to listen on.")
+def web(host: str, port: int) -> None:
+    """Run the web server alone; it needs REDIS_URL, and shares SKYLIGHT_HOME with the workers."""
+    from backend.web import run
+
+    found = _with_redis(settings())
+    run(found, host, port)
+
+
+@cli.command()
+def worker() -> None:
+    """Run one worker alone: ingests, trains, pre-annotates."""
+    from backend.worker import run
+
+    found = _with_redis(settings())
+    os.nice(WORKER_NICENESS)
+    run(found)
+
+
+@cli.command()
+@click.argument("image", type=click.Path(exists=True, dir_okay=False, path_type=Path))
+@click.option("--point", "points", type=Point(), multiple=True, help="A click in px; ',neg' for one that is not on it.")
+@click.option("--box", type=Box(), help="A box around the object, in px.")
+@click.option("--sam", "name", default="tiny", show_default=True, help="tiny, mobile_sam, vit_b, vit_l or vit_h.")
+@click.option("--out", type=click.Path(dir_okay=False, path_type=Path), required=True, help="Mask, as PNG.")
+def segment(image: Path, points: tuple[Any, ...], box: Any, name: str, out: Path) -> None:
+    """Segment one object of an image file."""
+    if not points and not box:
+        raise click.UsageError("give at least one --point or a --box")
+    import numpy as np
+    from PIL import Image
+
+    from model import checkpoints, sam
+    from model.images import decode
+
+    found = settings()
+    checkpoint = None if name == "tiny" else checkpoints.locate(name, found.home / "checkpoints")
+    segmenter = sam.load(name, checkpoint, found.device)
+    picture = decode(image.read_bytes(), found.max_pixels)
+    started = time.perf_counter()
+    embedding = segmenter.embed(picture)
+    encoded = time.perf_counter()
+    answer = segmenter.segment(embedding, sam.Prompt.of(points, box), candidates=1)
+    decoded = time.perf_counter()
+    Image.fromarray(answer.masks[0].astype(np.uint8) * 255).save(out, "PNG")
+    click.echo(
+        f"{out}: {int(answer.masks[0].sum())} px, score {float(answer.scores[0]):.3f}, "
+        f"encode {1000 * (encoded - started):.0f} ms, decode {1000 * (decoded - encoded):.0f} ms"
+    )
+
+
+@cli.group()
+def checkpoints() -> None:
+    """The official SAM checkpoints: what there is, and getting them."""
+
+
+@checkpoints.command("list")
+def list_checkpoints() -> None:
+    """Name, size, licence and address of each."""
+    from model.checkpoints import CHECKPOINTS
+
+    folder = settings().home / "checkpoints"
+    click.echo("tiny         bundled, nothing to download")
+    for one in CHECKPOINTS.values():
+        here = "  (downloaded)" if (folder / one.file_name).is_file() else ""
+        click.echo(f"{one.name:12} {one.size_bytes / 1e6:6.0f} MB  {one.licence}  {one.url}{here}")
+
+
+@checkpoints.command()
+@click.argument("name")
+def download(name: str) -> None:
+    """Download a checkpoint into SKYLIGHT_HOME, resuming, and verify its sha256."""
+    from model import checkpoints as registry
+
+    found = settings()
+    size = registry.find(name).size_bytes
+    with click.progressbar(length=size, label=name, show_pos=True) as bar:
+        path = registry.download(
+            name,
+            found.home / "checkpoints",
+            found.checkpoint_url,
+            lambda done, total: bar.update(done - bar.pos),
+        )
+    click.echo(f"{path}, sha256 as published")
+
+
+@cli.command()
+@click.option("--label-studio", "executable", type=click.Path(path_type=Path), required=True, help="Its program file.")
+@click.option("--port", default=8080, show_default=True, help="Label Studio's port; the next free one if it is busy.")
+def demo(executable: Path, port: int) -> None:
+    """Run Label Studio and Skylight with a project of 40 planetary scenes. `make demo` calls this."""
+    from backend.demo import run
+
+    run(settings(), os.environ, executable, port, _stop_on_signal())
+
+
+def _stop_on_signal() -> threading.Event:
+    stop = threading.Event()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda *_: stop.set())
+    return stop
+
+
+def _with_redis(found: Settings) -> Settings:
+    if not found.redis_url:
+        raise click.UsageError("set REDIS_URL; only `skylight serve` brings a broker of its own")
+    return found
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,37 @@
+"""What can go wrong in the service. Every message says what was wrong, which value, and what to do next."""
+
+
+class SkylightError(Exception):
+    """Base of all errors the service answers with; `status` is the HTTP status of the answer."""
+
+    status: int = 500
+
+
+class BadRequest(SkylightError):
+    """What the caller sent cannot be used as it is."""
+
+    status = 400
+
+
+class ConfigError(SkylightError):
+    """The project's labeling configuration asks for something the service cannot give."""
+
+    status = 422
+
+
+class MediaError(SkylightError):
+    """The picture of a task could not be fetched or read."""
+
+    status = 502
+
+
+class LabelStudioError(SkylightError):
+    """Label Studio did not answer, or answered with an error."""
+
+    status = 502
+
+
+class Unavailable(SkylightError):
+    """Something the service needs (Redis, a model) is not there now; the same call may work later."""
+
+    status = 503

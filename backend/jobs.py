@@ -1,0 +1,56 @@
+"""What a worker does. Each job names a project only; everything else it looks up itself."""
+
+import logging
+from contextvars import ContextVar
+
+from backend.ingest import drain
+from backend.preannotate import preannotate as preannotate_open_tasks
+from backend.reconcile import reconcile
+from backend.service import Service
+from backend.training import train_version
+
+CURRENT_SERVICE: ContextVar[Service] = ContextVar("service")  # set by the worker before it takes jobs
+
+log = logging.getLogger(__name__)
+
+
+def ingest(project: str) -> None:
+    """Empty the inbox into the store, then see what follows from it."""
+    service = CURRENT_SERVICE.get()
+    service.queue.begin(project, "ingest")
+    drain(service, project)
+    if service.queue.take_reconciliation(project) and reconcile(service, project):
+        service.queue.touch(project)
+    if service.queue.dirty(project) > service.queue.trained(project):
+        service.queue.request(project, "train")
+    elif service.versions.current(project):
+        service.queue.request(project, "preannotate")
+
+
+def train(project: str) -> None:
+    """Train on everything there is; again if more came meanwhile."""
+    service = CURRENT_SERVICE.get()
+    service.queue.begin(project, "train")
+    promoted = 0
+    with service.queue.lock(project, "train") as held:
+        if not held:
+            return  # whoever trains looks for more before it lets the project go
+        if reconcile(service, project):
+            service.queue.touch(project)
+        dirty = service.queue.dirty(project)
+        while service.queue.inbox_length(project):  # what `dirty` counts must be ingested before it counts as trained
+            drain(service, project)
+        promoted = train_version(service, project)
+        service.queue.set_trained(project, dirty)
+    if service.queue.dirty(project) > dirty:
+        service.queue.request(project, "train")
+    if promoted:
+        service.queue.request(project, "preannotate")
+
+
+def preannotate(project: str) -> None:
+    """Bring the current version's predictions to the open tasks."""
+    service = CURRENT_SERVICE.get()
+    service.queue.begin(project, "preannotate")
+    if preannotate_open_tasks(service, project):
+        service.queue.request(project, "preannotate")

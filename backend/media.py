@@ -1,0 +1,146 @@
+"""The bytes behind a task's image URL, without ever handing Label Studio's key to anyone else.
+
+Credentials go to the origin (scheme, host, port) of `label_studio_url` and to nothing else. A redirect from
+there to another origin, as Label Studio answers for cloud storage, is followed without them; once a chain of
+redirects has left that origin it gets none any more, even if it comes back.
+"""
+
+from __future__ import annotations
+
+import time
+from urllib.parse import urljoin, urlsplit
+
+import requests
+from urllib3.exceptions import HTTPError
+from urllib3.util import parse_url
+
+from backend.errors import MediaError
+from backend.labelstudio import LabelStudio
+from backend.settings import Settings
+
+MAX_BYTES = 200 * 2**20
+"""Size at which a download is given up, bytes; a 100-megapixel photograph is 50 MB or so."""
+CONNECT_SECONDS = 5.0
+READ_SECONDS = 60.0
+"""The longest silence of a server in the middle of an answer."""
+TOTAL_SECONDS = 300.0
+"""The longest time for one image, so that a server that drips cannot hold a thread."""
+MAX_REDIRECTS = 5
+CHUNK_BYTES = 2**18
+KINDS = "an http:// or https:// URL, or a path of Label Studio such as /data/upload/..."
+
+Origin = tuple[str, str, int]
+
+
+def fetch(url: str, settings: Settings, client: LabelStudio) -> bytes:
+    """Return the content of a task's image URL.
+
+    `url` is what stands in the task's data: a path on Label Studio (`/data/...`) or an absolute http(s) URL.
+    Raises `MediaError` for any other kind, for an error answer, for more than `MAX_BYTES`, and when it takes
+    too long.
+    """
+    home = settings.label_studio_url
+    target = _absolute(url, home)
+    trusted = bool(home) and _origin(target) == _origin(home)
+    deadline = time.monotonic() + TOTAL_SECONDS
+    for _ in range(MAX_REDIRECTS + 1):
+        with _get(target, client if trusted else None) as response:
+            if not response.is_redirect:
+                return _read(response, target, home, trusted, deadline)
+            target = _absolute(urljoin(target, response.headers["Location"]), home)
+        trusted = trusted and _origin(target) == _origin(home)
+    raise MediaError(f"{_shown(url)} redirects more than {MAX_REDIRECTS} times; give the image's final address.")
+
+
+def _absolute(url: str, home: str) -> str:
+    """Return `url` as an absolute http(s) URL, a path being one of Label Studio's."""
+    if url.startswith("/") and not url.startswith("//"):
+        if not home:
+            raise MediaError(f"{_shown(url)} is a path of Label Studio; set LABEL_STUDIO_URL to its address.")
+        prefix = urlsplit(home).path
+        # served below a path, Label Studio puts that path in front of its own links
+        below = bool(prefix) and url.startswith(f"{prefix}/")
+        return (home.removesuffix(prefix) if below else home) + url
+    if not url.lower().startswith(("http://", "https://")):
+        raise MediaError(f"Cannot fetch {_shown(url)}: the image must be {KINDS}.")
+    return url
+
+
+def _origin(url: str) -> Origin:
+    """Return scheme, host and port, read by the HTTP client's own parser, so that both see one host."""
+    try:
+        parts = parse_url(url)
+    except HTTPError:
+        raise MediaError(f"{_shown(url)} is not a URL; the image must be {KINDS}.") from None
+    scheme = parts.scheme or ""
+    return scheme, parts.host or "", parts.port or (443 if scheme == "https" else 80)
+
+
+def _get(url: str, client: LabelStudio | None) -> requests.Response:
+    """Send one GET, with credentials if there is a client, again with fresh ones after a 401."""
+    headers = client.headers() if client else {}
+    response = _send(url, headers)
+    if client and headers and response.status_code == 401:
+        again = client.headers(refused=headers["Authorization"])
+        if again != headers:
+            response.close()
+            response = _send(url, again)
+    return response
+
+
+def _send(url: str, headers: dict[str, str]) -> requests.Response:
+    def authorize(prepared: requests.PreparedRequest) -> requests.PreparedRequest:
+        # given as `auth`, so that neither .netrc nor a name in the URL adds other credentials
+        prepared.headers.update(headers)
+        return prepared
+
+    timeout = (CONNECT_SECONDS, READ_SECONDS)
+    try:
+        return requests.get(url, auth=authorize, timeout=timeout, stream=True, allow_redirects=False)
+    except (requests.RequestException, HTTPError) as error:
+        raise MediaError(f"Cannot fetch {_shown(url)} ({type(error).__name__}). Is the server up?") from None
+
+
+def _read(response: requests.Response, url: str, home: str, trusted: bool, deadline: float) -> bytes:
+    if response.status_code != 200:
+        raise MediaError(_refusal(response.status_code, url, home, trusted))
+    too_large = f"{_shown(url)} is larger than {MAX_BYTES // 2**20} MB, the limit; use a smaller image."
+    length = response.headers.get("Content-Length", "")
+    if length.isdecimal() and int(length) > MAX_BYTES:
+        raise MediaError(too_large)
+    content = bytearray()
+    try:
+        for chunk in response.iter_content(CHUNK_BYTES):
+            content += chunk
+            if len(content) > MAX_BYTES:
+                raise MediaError(too_large)
+            if time.monotonic() > deadline:
+                raise MediaError(f"{_shown(url)} took longer than {TOTAL_SECONDS:.0f} s; is the network slow?")
+    except (requests.RequestException, HTTPError) as error:
+        raise MediaError(f"{_shown(url)} broke off ({type(error).__name__}); try again.") from None
+    return bytes(content)
+
+
+def _refusal(status: int, url: str, home: str, trusted: bool) -> str:
+    message = f"{_shown(url)} answered {status}."
+    if status not in (401, 403):
+        return f"{message} Does the file still exist?" if status in (404, 410) else message
+    if trusted:
+        return f"{message} Check LABEL_STUDIO_API_KEY."
+    if "/data/" in url:
+        return (
+            f"{message} If that is Label Studio: the key goes to LABEL_STUDIO_URL ({home or 'not set'}) only, so "
+            "LABEL_STUDIO_URL here and LABEL_STUDIO_HOST there must be the same address."
+        )
+    return f"{message} Skylight can only open addresses that need no login."
+
+
+def _shown(url: str) -> str:
+    """The URL as messages may show it: without its query (a signature may be in it) and user name."""
+    try:
+        parts = urlsplit(url)
+    except ValueError:
+        return "the image's URL"
+    if parts.scheme == "data":
+        return "a data: URL"
+    return parts._replace(netloc=parts.netloc.rpartition("@")[2], query="", fragment="").geturl()[:300]

@@ -1,0 +1,73 @@
+"""From a task's image URL to its embedding, fetched and encoded at most once."""
+
+import threading
+import time
+from collections import OrderedDict
+from collections.abc import Callable
+
+from backend.errors import MediaError
+from model.embeddings import EmbeddingCache
+from model.images import content_hash, decode
+from model.sam import Embedding, Segmenter
+
+REMEMBERED_URLS = 20_000
+REMEMBERED_SECONDS = 600.0  # how long an address is trusted to show the same image without being fetched again
+
+
+class Pictures:
+    """Embeddings by URL. An address's content hash is remembered a while: a click on a known image fetches nothing."""
+
+    def __init__(
+        self,
+        segmenter: Segmenter,
+        cache: EmbeddingCache,
+        fetch: Callable[[str], bytes],
+        max_pixels: int,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self.segmenter = segmenter
+        self.cache = cache
+        self.fetch = fetch
+        self.max_pixels = max_pixels
+        self.clock = clock
+        self._lock = threading.Lock()
+        self._hashes: OrderedDict[str, tuple[str, float]] = OrderedDict()
+
+    def embedding(self, url: str) -> tuple[str, Embedding]:
+        """The sha256 and the embedding of the image behind a URL. Raises MediaError or ImageError."""
+        digest, data = self._known(url), None
+        if digest is None:
+            data = self.fetch(url)
+            digest = content_hash(data)
+            self._remember(url, digest)
+
+        def compute() -> Embedding:
+            return self.segmenter.embed(decode(self.fetch(url) if data is None else data, self.max_pixels))
+
+        return digest, self.cache.get(digest, compute)
+
+    def known(self, digest: str, url: str) -> Embedding:
+        """The embedding of an image by its sha256, fetched from `url` only if it was never encoded by this SAM.
+
+        Raises MediaError if another image is behind the URL now.
+        """
+
+        def compute() -> Embedding:
+            data = self.fetch(url)
+            if content_hash(data) != digest:
+                raise MediaError(f"{url} shows another image now than when it was annotated; annotate it again")
+            return self.segmenter.embed(decode(data, self.max_pixels))
+
+        return self.cache.get(digest, compute)
+
+    def _known(self, url: str) -> str | None:
+        with self._lock:
+            digest, since = self._hashes.get(url, ("", -REMEMBERED_SECONDS))
+            return digest if digest and self.clock() - since < REMEMBERED_SECONDS else None
+
+    def _remember(self, url: str, digest: str) -> None:
+        with self._lock:
+            self._hashes[url] = (digest, self.clock())
+            self._hashes.move_to_end(url)
+            while len(self._hashes) > REMEMBERED_URLS:
+                self._hashes.popitem(last=False)

@@ -1,0 +1,175 @@
+"""The queue: each project's inbox, its counters, and the jobs that empty it, in Redis.
+
+RQ's own `unique=True` also refuses while a job runs and long after a failure, so jobs are kept single here: a
+"queued" mark per project and kind, set with the job in one transaction and taken away when the job begins. Whatever
+arrives while a job runs therefore queues exactly one more. Training compares `dirty`, which every event raises, with
+`trained`, the value it had when the last finished training began.
+"""
+
+import json
+import logging
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, Literal
+
+import redis
+from redis.client import Pipeline
+from redis.exceptions import LockError
+from rq import Queue as RQQueue
+from rq.serializers import JSONSerializer
+
+Kind = Literal["ingest", "train", "preannotate"]
+KINDS: tuple[Kind, ...] = ("ingest", "train", "preannotate")  # a worker takes them in this order
+JOB_SECONDS = 3600  # a job that runs longer is ended
+LOCK_SECONDS = 15.0  # a lock outlives its dead owner by this; a living owner renews it three times as often
+FAILED_JOBS_SECONDS = 7 * 24 * 3600  # how long RQ keeps a failed job to be looked at
+
+log = logging.getLogger(__name__)
+
+
+def key(project: str, noun: str) -> str:
+    """The Redis key of one thing of one project. All keys of Skylight are made here."""
+    return f"skylight:{project}:{noun}"
+
+
+PROJECTS = "skylight:projects"  # set of the projects that ever wrote
+
+
+def connect(url: str) -> redis.Redis:
+    """A connection to Redis that checks itself; nothing is sent before the first command."""
+    return redis.Redis.from_url(url, socket_connect_timeout=2, health_check_interval=30)
+
+
+class Queue:
+    """Inbox, counters, locks and jobs of all projects over one Redis connection."""
+
+    def __init__(self, connection: redis.Redis) -> None:
+        self.redis = connection
+        self.queues = {
+            kind: RQQueue(f"skylight-{kind}", connection=connection, serializer=JSONSerializer) for kind in KINDS
+        }
+
+    def accept(self, project: str, event: dict[str, Any], dirty: bool = True) -> None:
+        """Put an event into the inbox, raise `dirty`, and see to it that an ingest job is queued: all or nothing."""
+        text = json.dumps(event, separators=(",", ":"))
+
+        def write(pipe: Pipeline) -> None:
+            pipe.rpush(key(project, "inbox"), text)
+            if dirty:
+                pipe.incr(key(project, "dirty"))
+
+        self._enqueue(project, "ingest", write)
+
+    def request(self, project: str, kind: Kind) -> None:
+        """See to it that a job of a kind is queued for the project."""
+        self._enqueue(project, kind, lambda pipe: None)
+
+    def touch(self, project: str) -> None:
+        """Raise `dirty` without an event: what was trained on is no longer what there is."""
+        self.redis.incr(key(project, "dirty"))
+
+    def _enqueue(self, project: str, kind: Kind, write: Any) -> None:
+        mark = key(project, f"{kind}-queued")
+
+        def transaction(pipe: Pipeline) -> None:
+            queued = pipe.exists(mark)
+            generation = pipe.incr(key(project, "generation")) if not queued else 0
+            pipe.multi()
+            write(pipe)
+            pipe.sadd(PROJECTS, project)
+            if not queued:
+                pipe.set(mark, generation)
+                self.queues[kind].enqueue_call(
+                    f"backend.jobs.{kind}",
+                    (project,),
+                    job_id=f"{kind}-{project.replace('.', '-')}-{generation}",
+                    timeout=JOB_SECONDS,
+                    result_ttl=0,
+                    failure_ttl=FAILED_JOBS_SECONDS,
+                    pipeline=pipe,
+                )
+
+        self.redis.transaction(transaction, mark)
+
+    def begin(self, project: str, kind: Kind) -> None:
+        """A job begins: from now on the next event queues another."""
+        self.redis.delete(key(project, f"{kind}-queued"))
+
+    def waiting(self, *kinds: Kind) -> bool:
+        """Whether jobs of these kinds are queued, for any project."""
+        return any(self.queues[kind].count for kind in kinds)
+
+    def inbox(self, project: str) -> Iterator[dict[str, Any]]:
+        """The inbox's events, oldest first; each leaves it when the next one is asked for."""
+        where = key(project, "inbox")
+        while (raw := self.redis.lindex(where, 0)) is not None:
+            yield json.loads(raw)
+            self.redis.lrem(where, 1, raw)  # type: ignore[arg-type]  # bytes are fine  # by value: were the lock lost, nobody else's event would be dropped
+
+    def inbox_length(self, project: str) -> int:
+        """How many events wait."""
+        return int(self.redis.llen(key(project, "inbox")))
+
+    def dirty(self, project: str) -> int:
+        """How often the project's annotations have changed."""
+        return int(self.redis.get(key(project, "dirty")) or 0)
+
+    def trained(self, project: str) -> int:
+        """The value of `dirty` that the last finished training covers."""
+        return int(self.redis.get(key(project, "trained")) or 0)
+
+    def set_trained(self, project: str, dirty: int) -> None:
+        """Note that everything up to this value of `dirty` is trained on."""
+        self.redis.set(key(project, "trained"), dirty)
+
+    def want_reconciliation(self, project: str) -> None:
+        """Have the next ingest job compare the project with Label Studio."""
+        self.redis.set(key(project, "reconcile"), 1)
+
+    def take_reconciliation(self, project: str) -> bool:
+        """Whether a comparison is wanted; the wish is taken."""
+        return bool(self.redis.delete(key(project, "reconcile")))
+
+    def projects(self) -> list[str]:
+        """All known projects, sorted."""
+        return sorted(name.decode() for name in self.redis.smembers(PROJECTS) if isinstance(name, bytes))
+
+    def recover(self) -> None:
+        """At a start, perhaps after a crash: forget which jobs were queued, have every project looked through once."""
+        for project in self.projects():
+            for kind in KINDS:
+                self.begin(project, kind)
+            self.want_reconciliation(project)
+            self.request(project, "ingest")
+
+    @contextmanager
+    def lock(self, project: str, kind: str) -> Iterator[bool]:
+        """Hold a project's lock; gives False if somebody alive holds it. A dead owner is waited out.
+
+        A living owner renews its lock, so it is still held after `LOCK_SECONDS`.
+        """
+        lock = self.redis.lock(key(project, f"lock-{kind}"), timeout=LOCK_SECONDS, thread_local=False)
+        if not lock.acquire(blocking_timeout=LOCK_SECONDS + 1):
+            yield False
+            return
+        done = threading.Event()
+
+        def renew() -> None:
+            while not done.wait(LOCK_SECONDS / 3):
+                try:
+                    lock.reacquire()
+                except (LockError, redis.RedisError) as error:
+                    log.warning("lock %s of project %s was not renewed: %s", kind, project, error)
+
+        renewer = threading.Thread(target=renew, daemon=True)
+        renewer.start()
+        try:
+            yield True
+        finally:
+            done.set()
+            renewer.join()
+            try:
+                lock.release()
+            except (LockError, redis.RedisError) as error:
+                log.warning("lock %s of project %s was lost: %s", kind, project, error)

@@ -1,0 +1,56 @@
+"""Label Studio does not repeat a webhook: what it holds is compared with the store, by id and `updated_at`."""
+
+import logging
+
+from backend.errors import LabelStudioError
+from backend.ingest import handle, save_config
+from backend.service import Service
+from backend.webhook import annotation_event, project_key
+
+log = logging.getLogger(__name__)
+
+
+def reconcile(service: Service, project: str) -> int:
+    """Ingest the annotations that never came, remove those that are gone; gives how many samples changed.
+
+    Without Label Studio's address and key, or while it does not answer, nothing changes and the log says so.
+    """
+    if service.labelstudio is None:
+        log.warning("project %s is not reconciled: set LABEL_STUDIO_URL and LABEL_STUDIO_API_KEY", project)
+        return 0
+    try:
+        with service.queue.lock(project, "ingest") as held:
+            return _reconcile(service, project) if held else 0
+    except LabelStudioError as error:
+        log.warning("project %s is not reconciled: %s", project, error)
+        return 0
+
+
+def _reconcile(service: Service, project: str) -> int:
+    assert service.labelstudio is not None
+    number = int(project.partition(".")[0])
+    found = service.labelstudio.project(number)
+    if project_key(found) != project:
+        log.warning("project %s is not reconciled: Label Studio's project %d is another one now", project, number)
+        return 0
+    save_config(service, project, str(found["label_config"]))
+    stored = {record.annotation: record for record in service.store.samples(project)}
+    held = {one.id: one for one in service.labelstudio.annotation_summaries(number)}
+    changed = 0
+    for number_stored in stored:
+        if number_stored not in held or held[number_stored].was_cancelled:
+            changed += service.store.remove(project, number_stored)
+    missing = {
+        one.id: one
+        for one in held.values()
+        if not one.was_cancelled and (one.id not in stored or stored[one.id].updated_at < one.updated_at)
+    }
+    tasks = sorted({one.task for one in missing.values()})
+    if tasks:
+        for annotation in service.labelstudio.annotations(number, only=tasks):
+            if annotation["id"] in missing:
+                event = annotation_event(annotation, {"id": annotation["task"], "data": annotation["data"]}, "")
+                changed += handle(service, project, event)
+    if changed:
+        log.info("project %s: %d samples reconciled with Label Studio", project, changed)
+    return changed

@@ -1,0 +1,127 @@
+"""`skylight serve`: the broker, the workers and the web server as child processes, each started again if it ends."""
+
+import logging
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Self
+
+import redis
+
+from backend.errors import Unavailable
+from backend.settings import Settings
+
+BROKER_SECONDS = 20.0  # to start; a large append-only file is read first
+STOP_SECONDS = 10.0  # from SIGTERM to SIGKILL
+RESTART_SECONDS = 1.0  # pause before an ended child is started again
+
+log = logging.getLogger(__name__)
+
+
+@dataclass
+class Child:
+    """One child process in a session of its own, so that Ctrl-C reaches it only through its parent."""
+
+    name: str
+    command: list[str]
+    environ: Mapping[str, str]
+    process: "subprocess.Popen[bytes] | None" = field(default=None, repr=False)
+
+    def start(self) -> None:
+        """Start it, or start it again."""
+        self.process = subprocess.Popen(self.command, env=dict(self.environ), start_new_session=True)
+
+    def ended(self) -> int | None:
+        """Its exit status, None while it runs."""
+        return self.process.poll() if self.process else 0
+
+    def stop(self) -> None:
+        """SIGTERM, and after a while SIGKILL to its whole session."""
+        if self.process is None or self.process.poll() is not None:
+            return
+        self.process.terminate()
+        try:
+            self.process.wait(STOP_SECONDS)
+        except subprocess.TimeoutExpired:
+            os.killpg(self.process.pid, signal.SIGKILL)
+            self.process.wait()
+
+
+class Supervisor:
+    """Runs a Skylight: `with Supervisor(...) as it: it.watch(stop)`."""
+
+    def __init__(self, settings: Settings, environ: Mapping[str, str], host: str, port: int) -> None:
+        self.settings = settings
+        self.environ = dict(environ)
+        self._temporary: tempfile.TemporaryDirectory[str] | None = None
+        self.broker: Child | None = None
+        if not settings.redis_url:
+            # A socket's path may not be longer than about 100 characters, as one under SKYLIGHT_HOME might.
+            self._temporary = tempfile.TemporaryDirectory(prefix="skylight-", ignore_cleanup_errors=True)
+            socket = Path(self._temporary.name) / "broker.sock"
+            command = [sys.executable, "-m", "backend.broker", str(settings.home / "broker"), str(socket)]
+            self.broker = Child("broker", command, self.environ)
+            self.environ["REDIS_URL"] = f"unix://{socket}"
+        skylight = [sys.executable, "-m", "backend.cli"]
+        web = Child("web", [*skylight, "web", "--host", host, "--port", str(port)], self.environ)
+        workers = [Child(f"worker {i + 1}", [*skylight, "worker"], self.environ) for i in range(settings.workers)]
+        self.children = [*workers, web]
+
+    def __enter__(self) -> Self:
+        try:
+            if self.broker:
+                self.broker.start()
+                self._await_broker()
+            for child in self.children:
+                child.start()
+        except BaseException:
+            self.stop()
+            raise
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.stop()
+
+    def _await_broker(self) -> None:
+        assert self.broker is not None
+        connection = redis.Redis.from_url(self.environ["REDIS_URL"])
+        until = time.monotonic() + BROKER_SECONDS
+        while time.monotonic() < until:
+            if self.broker.ended() is not None:
+                raise Unavailable("the embedded broker did not start; the line above says why")
+            try:
+                connection.ping()
+                return
+            except redis.RedisError:
+                time.sleep(0.05)
+        raise Unavailable(f"the embedded broker did not answer within {BROKER_SECONDS:.0f} s")
+
+    def watch(self, stop: threading.Event) -> None:
+        """Until `stop` is set, start again whatever ends. Raises Unavailable if the broker ends."""
+        while not stop.wait(RESTART_SECONDS):
+            if self.broker and self.broker.ended() is not None:
+                raise Unavailable("the embedded broker has ended; its log is in SKYLIGHT_HOME/broker/valkey.log")
+            for child in self.children:
+                status = child.ended()
+                if status is not None:
+                    log.error("%s ended with status %s and is started again", child.name, status)
+                    child.start()
+
+    def stop(self) -> None:
+        """End all children, the broker last."""
+        stopping = [threading.Thread(target=child.stop) for child in self.children]
+        for thread in stopping:
+            thread.start()
+        for thread in stopping:
+            thread.join()
+        if self.broker:
+            self.broker.stop()
+        if self._temporary:
+            self._temporary.cleanup()

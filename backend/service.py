@@ -1,0 +1,82 @@
+"""What every part of the service works with: settings, queue, store, versions, Label Studio, and the loaded SAM."""
+
+import functools
+import threading
+from pathlib import Path
+
+from backend import media
+from backend.errors import Unavailable
+from backend.labeling import Labeling, parse_config
+from backend.labelstudio import LabelStudio
+from backend.pictures import Pictures
+from backend.queue import Queue, connect
+from backend.settings import Settings
+from backend.store import Store
+from backend.versions import Versions
+from model import checkpoints, decoder, sam
+from model.decoder import DomainDecoder
+from model.embeddings import EmbeddingCache
+
+MEGABYTE = 2**20
+
+
+class Service:
+    """One per process. Nothing is loaded or connected before it is asked for; thread-safe."""
+
+    def __init__(self, settings: Settings) -> None:
+        self.settings = settings
+        connection = connect(settings.redis_url)
+        self.queue = Queue(connection)
+        self.store = Store(settings.home)
+        self.versions = Versions(self.store, connection)
+        self._labelstudio = LabelStudio(settings.label_studio_url, settings.label_studio_api_key)
+        self._lock = threading.Lock()
+        self._pictures: Pictures | None = None
+        self.labeling = functools.lru_cache(maxsize=256)(parse_config)
+        self._decoder = functools.lru_cache(maxsize=16)(self._load_decoder)
+
+    @property
+    def labelstudio(self) -> LabelStudio | None:
+        """Label Studio's API, None unless both its address and a key are set."""
+        return self._labelstudio if self.settings.label_studio_url and self.settings.label_studio_api_key else None
+
+    @property
+    def pictures(self) -> Pictures:
+        """Embeddings by URL; the first call loads the SAM, which takes a second or two."""
+        with self._lock:
+            if self._pictures is None:
+                self._pictures = self._load_pictures()
+            return self._pictures
+
+    def check_weights(self) -> Path | None:
+        """The SAM's checkpoint file, None for the bundled one. Raises CheckpointError if it is not there."""
+        if self.settings.sam == "tiny":
+            return None
+        return checkpoints.locate(self.settings.sam, self.settings.home / "checkpoints")
+
+    def _load_pictures(self) -> Pictures:
+        settings = self.settings
+        segmenter = sam.load(settings.sam, self.check_weights(), settings.device)
+        cache = EmbeddingCache(settings.home / "embeddings", segmenter.encoder_id, settings.memory_mb * MEGABYTE)
+        fetch = functools.partial(media.fetch, settings=settings, client=self._labelstudio)
+        return Pictures(segmenter, cache, fetch, settings.max_pixels)
+
+    def version_name(self, project: str) -> str:
+        """The `model_version` of what the project is served now: the same in every answer."""
+        current = self.versions.current(project)
+        return f"skylight-{current}" if current else f"sam-{self.settings.sam}"
+
+    def decoder(self, project: str, labeling: Labeling) -> DomainDecoder | None:
+        """The current decoder, None before the first or when it was trained for other labels or another SAM."""
+        current = self.versions.current(project)
+        if not current:
+            return None
+        found = self._decoder(project, current)
+        fits = found.config.labels == labeling.labels and found.config.encoder_id == self.pictures.segmenter.encoder_id
+        return found if fits else None
+
+    def _load_decoder(self, project: str, number: int) -> DomainDecoder:
+        try:
+            return decoder.load(self.versions.weights(project, number))
+        except FileNotFoundError as error:
+            raise Unavailable(f"version {number} of project {project} is gone: {error}; roll back or train") from error

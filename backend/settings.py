@@ -1,0 +1,189 @@
+"""What can be set from outside: one frozen `Settings`, read once from the environment and passed in.
+
+Nothing else in the project reads environment variables. Each field below carries its variable's name, its
+default, its meaning (with unit and range) and its parser, so that the command line's help and the README's
+table, both made from `Settings.table()`, cannot say anything else than what the program does.
+"""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Any, NamedTuple
+from urllib.parse import urlsplit, urlunsplit
+
+from backend.errors import ConfigError
+
+PREFIX = "SKYLIGHT_"
+LOG_LEVELS = ("DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL")
+
+
+class Variable(NamedTuple):
+    """One row of `Settings.table()`: field of `Settings`, environment variable, default as text, meaning."""
+
+    field: str
+    env: str
+    default: str
+    help: str
+
+
+def redact_url(url: str) -> str:
+    """Return the URL with its password, in the authority or in the query, replaced by `***`."""
+    parts = urlsplit(url)
+    authority = parts.netloc
+    if "@" in authority:
+        user, _, host = authority.rpartition("@")
+        authority = f"{user.partition(':')[0]}:***@{host}" if ":" in user else f"***@{host}"
+    query = re.sub(r"(?i)(password|token|secret|signature)=[^&]*", r"\1=***", parts.query)
+    return urlunsplit(parts._replace(netloc=authority, query=query))
+
+
+def _text(value: str) -> str:
+    return value
+
+
+def _integer(low: int, high: int) -> Callable[[str], int]:
+    def parse(value: str) -> int:
+        if not re.fullmatch(r"[+-]?[0-9]+", value) or not low <= int(value) <= high:
+            raise ValueError(f"'{value}' is not a whole number from {low} to {high}")
+        return int(value)
+
+    return parse
+
+
+def _url(*schemes: str, credentials: bool = True) -> Callable[[str], str]:
+    def parse(value: str) -> str:
+        try:
+            parts = urlsplit(value)
+        except ValueError:
+            raise ValueError("it is not a URL") from None
+        if parts.scheme not in schemes or not (parts.netloc or parts.path.strip("/")):
+            wanted = ", ".join(f"{scheme}://" for scheme in schemes)
+            raise ValueError(f"'{redact_url(value)}' is not a URL that begins with one of {wanted}")
+        if not credentials and "@" in parts.netloc:
+            raise ValueError(f"'{redact_url(value)}' carries a user name; give the key in LABEL_STUDIO_API_KEY")
+        return value.rstrip("/")
+
+    return parse
+
+
+def _device(value: str) -> str:
+    if not re.fullmatch(r"auto|cpu|mps|cuda(:[0-9]+)?", value):
+        raise ValueError(f"'{value}' is none of auto, cpu, mps, cuda, cuda:<number>")
+    return value
+
+
+def _log_level(value: str) -> str:
+    if value.upper() not in LOG_LEVELS:
+        raise ValueError(f"'{value}' is none of {', '.join(LOG_LEVELS)}")
+    return value.upper()
+
+
+def _folder(value: str) -> Path:
+    if "://" in value:
+        raise ValueError(f"'{redact_url(value)}' is not a folder on this machine")
+    return Path(value).expanduser()
+
+
+def _variable(env: str, default: str, help: str, parse: Callable[[str], Any]) -> Any:
+    """A dataclass field whose default is `default` after parsing ("" stays "", the mark of an unset text)."""
+    meta = {"env": env, "default": default, "help": help, "parse": parse}
+    return field(default=parse(default) if default else "", metadata=meta)
+
+
+@dataclass(frozen=True, repr=False)
+class Settings:
+    """All settings of one Skylight process; the defaults work on one machine with nothing set."""
+
+    label_studio_url: str = _variable(
+        "LABEL_STUDIO_URL",
+        "",
+        "address of Label Studio, http:// or https://; unset: only clicks on public images work",
+        _url("http", "https", credentials=False),
+    )
+    label_studio_api_key: str = _variable(
+        "LABEL_STUDIO_API_KEY", "", "Label Studio's personal access token, or a legacy token", _text
+    )
+    redis_url: str = _variable(
+        "REDIS_URL",
+        "",
+        "Redis 6 or newer, or Valkey; unset: one is started inside",
+        _url("redis", "rediss", "unix"),
+    )
+    home: Path = _variable("SKYLIGHT_HOME", "~/.skylight", "folder for weights, embeddings, samples, versions", _folder)
+    sam: str = _variable("SKYLIGHT_SAM", "tiny", "name of the SAM checkpoint", _text)
+    device: str = _variable("SKYLIGHT_DEVICE", "auto", "auto, cpu, mps, cuda or cuda:<number>", _device)
+    checkpoint_url: str = _variable(
+        "SKYLIGHT_CHECKPOINT_URL", "", "base URL of a mirror for checkpoints", _url("http", "https", "file")
+    )
+    threads: int = _variable("SKYLIGHT_THREADS", "8", "requests answered at the same time, 1 to 256", _integer(1, 256))
+    workers: int = _variable("SKYLIGHT_WORKERS", "1", "processes that train and pre-annotate, 0 to 64", _integer(0, 64))
+    min_annotations: int = _variable(
+        "SKYLIGHT_MIN_ANNOTATIONS",
+        "3",
+        "accepted annotations before the first training, 1 to 1000000",
+        _integer(1, 10**6),
+    )
+    memory_mb: int = _variable(
+        "SKYLIGHT_MEMORY_MB",
+        "512",
+        "embeddings kept in memory, MB (2^20 bytes), 0 to 1048576",
+        _integer(0, 2**20),
+    )
+    max_pixels: int = _variable(
+        "SKYLIGHT_MAX_PIXELS",
+        "100000000",
+        "largest image accepted, pixels, 1 to 10000000000",
+        _integer(1, 10**10),
+    )
+    min_area: int = _variable(
+        "SKYLIGHT_MIN_AREA", "64", "smallest pre-annotated region, pixels, 1 to 100000000", _integer(1, 10**8)
+    )
+    log_level: str = _variable("SKYLIGHT_LOG_LEVEL", "INFO", ", ".join(LOG_LEVELS), _log_level)
+
+    @classmethod
+    def from_env(cls, environ: Mapping[str, str]) -> Settings:
+        """Read the settings from `environ`; a variable that is empty counts as unset.
+
+        Raises `ConfigError` for a `SKYLIGHT_*` variable that does not exist, naming the nearest one that
+        does, and for a value that cannot be used, naming the variable and the value (passwords left out).
+        """
+        _refuse_unknown(environ)
+        values: dict[str, Any] = {}
+        for each in fields(cls):
+            text = environ.get(each.metadata["env"], "").strip()
+            if not text:
+                continue
+            try:
+                values[each.name] = each.metadata["parse"](text)
+            except ValueError as error:
+                meaning = each.metadata["help"]
+                raise ConfigError(f"{each.metadata['env']}: {error}; it means: {meaning}.") from None
+        return cls(**values)
+
+    @classmethod
+    def table(cls) -> tuple[Variable, ...]:
+        """Return one `Variable` per field, in the order of the fields, for help texts and the README."""
+        return tuple(
+            Variable(f.name, f.metadata["env"], f.metadata["default"], f.metadata["help"]) for f in fields(cls)
+        )
+
+    def __repr__(self) -> str:
+        """All fields, but `***` for the API key and for passwords in URLs: it may be logged."""
+        shown = {f.name: getattr(self, f.name) for f in fields(self)}
+        shown["label_studio_api_key"] = "***" if self.label_studio_api_key else ""
+        for name in ("redis_url", "checkpoint_url", "label_studio_url"):
+            shown[name] = redact_url(shown[name])
+        return f"Settings({', '.join(f'{name}={value!r}' for name, value in shown.items())})"
+
+
+def _refuse_unknown(environ: Mapping[str, str]) -> None:
+    known = [each.metadata["env"] for each in fields(Settings)]
+    ours = [name for name in known if name.startswith(PREFIX)]
+    for name in sorted(environ):
+        if name.startswith(PREFIX) and name not in ours:
+            nearest = difflib.get_close_matches(name, ours, n=1, cutoff=0.0)[0]
+            raise ConfigError(f"{name} is not a setting of Skylight. Did you mean {nearest}? Rename or unset it.")

@@ -1,0 +1,87 @@
+"""/health, /setup and /versions as Label Studio asks for them, and /status for people and scripts."""
+
+import logging
+from typing import Any
+
+import redis
+from flask import Blueprint, Response, current_app, request
+
+from backend.answers import body_object, json_response, service_of
+from backend.errors import BadRequest, SkylightError
+from backend.service import Service
+
+blueprint = Blueprint("status", __name__)
+log = logging.getLogger(__name__)
+
+
+@blueprint.get("/health")
+@blueprint.get("/")
+def health() -> Response:
+    """Alive; asked before every /setup, so nothing is looked up."""
+    return json_response({"status": "UP", "model_class": "Skylight"})
+
+
+@blueprint.post("/setup")
+def setup() -> Response:
+    """Take note of a project's configuration; name what it is served. Called all the time, so it changes nothing twice.
+
+    The token and host name that Label Studio sends along are not used: the token is dead where legacy tokens are off.
+    """
+    service, body = service_of(current_app), body_object(request)
+    project, label_config = str(body.get("project") or ""), str(body.get("schema") or "")
+    if not project:
+        raise BadRequest("'project' is missing")
+    if label_config:
+        _note(service, project, label_config)
+    return json_response({"model_version": service.version_name(project)})
+
+
+def _note(service: Service, project: str, label_config: str) -> None:
+    known = service.store.config(project)
+    if known == label_config:
+        return
+    try:
+        service.labeling(label_config)
+    except SkylightError as error:
+        log.warning("project %s cannot be served: %s", project, error)
+    try:
+        if not known:  # just connected: it may have annotations already
+            service.queue.want_reconciliation(project)
+        service.queue.accept(project, {"what": "config", "label_config": label_config}, dirty=False)
+    except redis.RedisError as error:
+        log.error("Redis is away: %s", error)
+
+
+@blueprint.get("/versions")
+def versions() -> Response:
+    """The names of all versions; Label Studio does not say which project it asks for."""
+    service = service_of(current_app)
+    numbers = {n for project in service.store.projects() for n in service.versions.numbers(project)}
+    return json_response({"versions": [f"sam-{service.settings.sam}", *(f"skylight-{n}" for n in sorted(numbers))]})
+
+
+@blueprint.get("/status")
+def status() -> Response:
+    """Where every project stands: samples, what waits, whether it is trained, and its versions' metrics."""
+    service = service_of(current_app)
+    return json_response({name: project_status(service, name) for name in service.store.projects()})
+
+
+def project_status(service: Service, project: str) -> dict[str, Any]:
+    """Where one project stands."""
+    queue, samples = service.queue, service.store.samples(project)
+    cards = [service.versions.card(project, number) for number in service.versions.numbers(project)]
+    return {
+        "model_version": service.version_name(project),
+        "annotations": len(samples),
+        "tasks": len({record.task for record in samples}),
+        "inbox": queue.inbox_length(project),
+        "up_to_date": not queue.inbox_length(project) and queue.trained(project) >= queue.dirty(project),
+        "versions": [
+            {
+                name: card[name]
+                for name in ("version", "created_at", "training_images", "validation", "seconds", "verdict")
+            }
+            for card in cards
+        ],
+    }

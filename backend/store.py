@@ -1,0 +1,144 @@
+"""The store: accepted annotations as samples, and each project's configuration, as files under `SKYLIGHT_HOME`.
+
+    projects/<project>/project.json               its labeling configuration
+    projects/<project>/samples/<annotation>.json  one accepted annotation: a SampleRecord
+    projects/<project>/samples/<annotation>-<digest>.png   its label map, 8-bit gray
+    spool/                                        events that came while Redis was away
+
+Every file is written beside its place and renamed into it; a sample exists when its JSON does.
+"""
+
+import hashlib
+import io
+import json
+import time
+import uuid
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from model.files import write
+
+
+@dataclass(frozen=True)
+class SampleRecord:
+    """One accepted annotation, without its label map."""
+
+    annotation: int
+    task: int
+    updated_at: str  # as Label Studio wrote it
+    url: str  # of the image, as the task names it
+    image: str  # sha256 of the image's bytes
+    size: tuple[int, int]  # H, W px
+    labels: tuple[str, ...]  # value k + 1 in the label map is labels[k]
+    regions: int
+    label_map: str = ""  # file name; set by the store
+
+
+class Store:
+    """Samples and configurations of all projects under one folder."""
+
+    def __init__(self, home: Path) -> None:
+        self.home = home
+
+    def folder(self, project: str) -> Path:
+        """Where everything of one project lives. Raises ValueError for a name that could lead elsewhere."""
+        if not project or not all(c.isalnum() or c in ".-_" for c in project) or project.startswith("."):
+            raise ValueError(f"{project!r} cannot be a project")
+        return self.home / "projects" / project
+
+    def projects(self) -> list[str]:
+        """All projects that have a folder, sorted."""
+        return sorted(path.name for path in (self.home / "projects").glob("*") if path.is_dir())
+
+    def save_config(self, project: str, label_config: str) -> bool:
+        """Keep a project's labeling configuration; gives whether it is another than before."""
+        if self.config(project) == label_config:
+            return False
+        path = self.folder(project) / "project.json"
+        write(path, json.dumps({"label_config": label_config}).encode())
+        return True
+
+    def config(self, project: str) -> str:
+        """The project's labeling configuration, "" if it never came."""
+        try:
+            found = json.loads((self.folder(project) / "project.json").read_bytes())
+        except FileNotFoundError:
+            return ""
+        return str(found["label_config"])
+
+    def put(self, project: str, record: SampleRecord, label_map: NDArray[np.uint8]) -> None:
+        """Store a sample in place of an earlier one of the same annotation; `label_map` (H, W) uint8."""
+        buffer = io.BytesIO()
+        Image.fromarray(label_map).save(buffer, "PNG")
+        data = buffer.getvalue()
+        folder = self.folder(project) / "samples"
+        name = f"{record.annotation}-{hashlib.sha256(data).hexdigest()[:16]}.png"
+        write(folder / name, data)
+        write(
+            self._record_path(project, record.annotation),
+            json.dumps({**asdict(record), "label_map": name}).encode(),
+        )
+        for other in folder.glob(f"{record.annotation}-*.png"):
+            if other.name != name:
+                other.unlink(missing_ok=True)
+
+    def get(self, project: str, annotation: int) -> SampleRecord | None:
+        """The sample of an annotation, None if there is none."""
+        try:
+            return _record(self._record_path(project, annotation).read_bytes())
+        except FileNotFoundError:
+            return None
+
+    def samples(self, project: str) -> list[SampleRecord]:
+        """All samples by rising annotation id."""
+        paths = (self.folder(project) / "samples").glob("*.json")
+        records = [_record(path.read_bytes()) for path in paths]
+        return sorted(records, key=lambda record: record.annotation)
+
+    def label_map(self, project: str, record: SampleRecord) -> NDArray[np.uint8]:
+        """A sample's label map, (H, W) uint8."""
+        with Image.open(self.folder(project) / "samples" / record.label_map) as image:
+            return np.asarray(image)
+
+    def remove(self, project: str, annotation: int) -> bool:
+        """Forget an annotation's sample; gives whether there was one."""
+        record = self.get(project, annotation)
+        if record is None:
+            return False
+        self._record_path(project, annotation).unlink(missing_ok=True)
+        (self.folder(project) / "samples" / record.label_map).unlink(missing_ok=True)
+        return True
+
+    def remove_tasks(self, project: str, tasks: set[int]) -> int:
+        """Forget the samples of some tasks; gives how many there were."""
+        gone = [record for record in self.samples(project) if record.task in tasks]
+        return sum(self.remove(project, record.annotation) for record in gone)
+
+    def spool(self, project: str, event: dict[str, Any]) -> None:
+        """Keep an event on disk until Redis is back."""
+        body = json.dumps({"project": project, "event": event}).encode()
+        write(self.home / "spool" / f"{time.time_ns():020d}-{uuid.uuid4().hex[:8]}.json", body)
+
+    def spooled(self) -> Iterator[tuple[str, dict[str, Any]]]:
+        """The spooled events, oldest first; each is removed when the next one is asked for."""
+        for path in sorted((self.home / "spool").glob("*.json")):
+            try:
+                found = json.loads(path.read_bytes())
+            except FileNotFoundError:
+                continue  # another process replayed it
+            yield str(found["project"]), found["event"]
+            path.unlink(missing_ok=True)
+
+    def _record_path(self, project: str, annotation: int) -> Path:
+        return self.folder(project) / "samples" / f"{int(annotation)}.json"
+
+
+def _record(data: bytes) -> SampleRecord:
+    found = json.loads(data)
+    return SampleRecord(**{**found, "size": tuple(found["size"]), "labels": tuple(found["labels"])})

@@ -1,0 +1,117 @@
+"""From a project's samples to a new version, and whether it is served."""
+
+import logging
+from dataclasses import asdict
+from datetime import UTC, datetime
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from backend.errors import SkylightError
+from backend.labeling import Labeling
+from backend.service import Service
+from backend.store import SampleRecord
+from model import decoder as decoders
+from model.decoder import DecoderConfig
+from model.evaluate import LabelScores
+from model.images import ImageError
+from model.train import IGNORE, Sample, TrainConfig, Trained, in_validation, train, validate
+
+log = logging.getLogger(__name__)
+
+
+def train_version(service: Service, project: str) -> int:
+    """Train on all samples and publish a version; promote it if it is not worse. Gives its number if it
+    is served now, else 0.
+    """
+    labeling = service.labeling(service.store.config(project))
+    records = service.store.samples(project)
+    tasks = {record.task for record in records}
+    if len(tasks) < service.settings.min_annotations or not any(record.regions for record in records):
+        log.info("project %s: %d of %d annotated tasks", project, len(tasks), service.settings.min_annotations)
+        return 0
+    used = [(record, sample) for record in records if (sample := load_sample(service, project, labeling, record))]
+    training = [sample for _, sample in used if not in_validation(sample.task)]
+    validation = [sample for _, sample in used if in_validation(sample.task)]
+    if not training:
+        training, validation = validation, []
+    if not training:
+        return 0
+    config = DecoderConfig(labeling.labels, service.pictures.segmenter.encoder_id)
+    how = TrainConfig()
+    trained = train(training, validation, config, how)
+    verdict, promoted = gate(service, project, labeling, trained, validation)
+    card = {
+        "created_at": datetime.now(UTC).isoformat(timespec="seconds"),
+        "labels": labeling.labels,
+        "encoder_id": config.encoder_id,
+        "annotations": {str(record.annotation): record.updated_at for record, _ in used},
+        "training_images": len(training),
+        "validation_images": len(validation),
+        "recipe": asdict(how),
+        "steps": trained.steps,
+        "seconds": round(trained.seconds, 2),
+        "validation": _metrics(trained.scores),
+        "promoted": promoted,
+        "verdict": verdict,
+    }
+    number = service.versions.publish(project, lambda path: decoders.save(trained.decoder, path), card)
+    if promoted:
+        service.versions.promote(project, number)
+    log.info(
+        "project %s: version %d of %d images in %.1f s: %s",
+        project,
+        number,
+        len(used),
+        trained.seconds,
+        verdict,
+    )
+    return number if promoted else 0
+
+
+def gate(
+    service: Service, project: str, labeling: Labeling, trained: Trained, validation: list[Sample]
+) -> tuple[str, bool]:
+    """Whether the new decoder may be served, and why: not if the current one does better on the same samples."""
+    current = service.decoder(project, labeling)
+    if current is None:
+        return "promoted: nothing that fits the labels and the SAM was served", True
+    if trained.scores is None:
+        return "promoted: there is no validation image yet to compare on", True
+    served = validate(current, validation).mean
+    better = trained.scores.mean >= served
+    word = "promoted" if better else "kept back"
+    return f"{word}: mean IoU {trained.scores.mean:.4f}, the current version's {served:.4f}", better
+
+
+def load_sample(service: Service, project: str, labeling: Labeling, record: SampleRecord) -> Sample | None:
+    """A stored sample as training reads it; None, with a line in the log, if its image cannot be had any more."""
+    try:
+        embedding = service.pictures.known(record.image, record.url)
+    except (SkylightError, ImageError) as error:
+        log.error("project %s annotation %s is left out: %s", project, record.annotation, error)
+        return None
+    array = remap(service.store.label_map(project, record), record.labels, labeling.labels)
+    return Sample(str(record.task), embedding, array)
+
+
+def remap(label_map: NDArray[np.uint8], drawn: tuple[str, ...], wanted: tuple[str, ...]) -> NDArray[np.uint8]:
+    """A label map (H, W) uint8 drawn with other labels, in those of now; a label that is gone becomes "ignore"."""
+    if drawn == wanted:
+        return label_map
+    table = np.full(256, IGNORE, np.uint8)
+    table[0] = 0
+    for k, label in enumerate(drawn, 1):
+        table[k] = wanted.index(label) + 1 if label in wanted else IGNORE
+    remapped: NDArray[np.uint8] = table[label_map]
+    return remapped
+
+
+def _metrics(scores: LabelScores | None) -> dict[str, Any] | None:
+    if scores is None:
+        return None
+    return {
+        "mean_iou": round(scores.mean, 4),
+        "iou": {k: round(v, 4) for k, v in scores.per_label.items()},
+    }

@@ -1,0 +1,48 @@
+"""The web server: gunicorn with threads, in one process, so that all clicks share the embeddings in memory."""
+
+from typing import Any
+
+from gunicorn.app.base import BaseApplication
+
+from backend.app import create_app
+from backend.service import Service
+from backend.settings import Settings
+
+REQUEST_SECONDS = 120  # Label Studio itself gives up after 100 s
+KEEP_ALIVE_SECONDS = 75
+
+
+class Server(BaseApplication):  # type: ignore[misc]
+    """gunicorn with its options given here instead of on its command line."""
+
+    def __init__(self, settings: Settings, host: str, port: int) -> None:
+        self.settings = settings
+        self.options = {
+            "bind": f"{host}:{port}",
+            "workers": 1,
+            "worker_class": "gthread",
+            "threads": settings.threads,
+            "timeout": REQUEST_SECONDS,
+            "keepalive": KEEP_ALIVE_SECONDS,
+            "proc_name": "skylight-web",
+            "control_socket_disable": True,
+        }
+        super().__init__()
+
+    def load_config(self) -> None:
+        """Hand the options to gunicorn."""
+        for name, value in self.options.items():
+            if name in self.cfg.settings:
+                self.cfg.set(name, value)
+
+    def load(self) -> Any:
+        """The application, with the SAM loaded: before the first request, after the fork."""
+        service = Service(self.settings)
+        assert service.pictures
+        return create_app(self.settings, service)
+
+
+def run(settings: Settings, host: str, port: int) -> None:
+    """Serve until SIGTERM. Raises CheckpointError or SamError if the SAM's weights are not there."""
+    Service(settings).check_weights()
+    Server(settings, host, port).run()

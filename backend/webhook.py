@@ -1,0 +1,119 @@
+"""/webhook: what happened in Label Studio goes into the inbox. No image is read here and no model is loaded."""
+
+import logging
+from collections.abc import Iterator
+from datetime import datetime
+from typing import Any
+
+import redis
+from flask import Blueprint, Response, current_app, request
+
+from backend.answers import body_object, json_response, service_of
+from backend.errors import BadRequest
+from backend.service import Service
+
+blueprint = Blueprint("webhook", __name__)
+log = logging.getLogger(__name__)
+
+Event = dict[str, Any]
+# Events after which what was trained on may no longer be what there is.
+DIRTYING = ("annotation", "annotations_deleted", "tasks_deleted", "train")
+
+
+@blueprint.post("/webhook")
+def receive() -> Response:
+    """Keep the event and answer: Label Studio waits one second and never tries again."""
+    service, body = service_of(current_app), body_object(request)
+    project = project_key(body.get("project"))
+    count = 0
+    for event in events(body):
+        accept(service, project, event)
+        count += 1
+    log.info("project %s: %s, %d kept", project, body.get("action"), count)
+    return json_response({"status": "queued" if count else "ignored"}, 202 if count else 200)
+
+
+def accept(service: Service, project: str, event: Event) -> None:
+    """Put an event into the inbox; on disk while Redis is away, until the next one that gets through."""
+    try:
+        replay(service)
+        service.queue.accept(project, event, dirty=event["what"] in DIRTYING)
+    except redis.RedisError as error:
+        log.error("Redis is away (%s): an event of project %s waits on disk", error, project)
+        service.store.spool(project, event)
+
+
+def replay(service: Service) -> None:
+    """Take spooled events into the inbox. Raises redis.RedisError while it is away."""
+    for project, event in service.store.spooled():
+        service.queue.accept(project, event, dirty=event["what"] in DIRTYING)
+
+
+def project_key(project: Any) -> str:
+    """A webhook's project by the name that /setup and /predict use, "<id>.<second of its creation>"."""
+    try:
+        created = datetime.fromisoformat(project["created_at"])
+        return f"{int(project['id'])}.{int(created.timestamp())}"
+    except (KeyError, TypeError, ValueError) as error:
+        raise BadRequest(f"'project' must be an object with id and created_at: {error!r}") from error
+
+
+def events(body: dict[str, Any]) -> Iterator[Event]:
+    """What a webhook says, without the rest of it: the project's object holds secrets. Unknown actions say nothing."""
+    action, config = body.get("action"), str(body["project"].get("label_config") or "")
+    if action in ("ANNOTATION_CREATED", "ANNOTATION_UPDATED"):
+        yield annotation_event(_object(body, "annotation"), _object(body, "task"), config)
+    elif action == "ANNOTATIONS_CREATED":
+        tasks = {task["id"]: task for task in _list(body, "task")}
+        for annotation in _list(body, "annotation"):
+            yield annotation_event(annotation, tasks.get(annotation.get("task"), {}), config)
+    elif action == "ANNOTATIONS_DELETED":
+        yield {"what": "annotations_deleted", "ids": _ids(body, "annotations"), "label_config": config}
+    elif action == "TASKS_DELETED":
+        yield {"what": "tasks_deleted", "ids": _ids(body, "tasks"), "label_config": config}
+    elif action == "START_TRAINING":
+        yield {"what": "train", "label_config": config}
+    elif action == "TASKS_CREATED":
+        # An import may bring annotations of which no other word comes.
+        brought = any(task.get("total_annotations") for task in _list(body, "tasks"))
+        yield {"what": "tasks_created", "reconcile": brought, "label_config": config}
+    elif action == "PROJECT_UPDATED":
+        yield {"what": "config", "label_config": config}
+
+
+def annotation_event(annotation: dict[str, Any], task: dict[str, Any], label_config: str) -> Event:
+    """An annotation, submitted or skipped, with its task's data. Raises BadRequest if it has no id or no time."""
+    try:
+        return {
+            "what": "annotation",
+            "id": int(annotation["id"]),
+            "task": int(annotation.get("task") or task["id"]),
+            "updated_at": str(annotation["updated_at"]),
+            "skipped": bool(annotation.get("was_cancelled")),
+            "result": annotation.get("result") or [],
+            "data": task.get("data") or {},
+            "label_config": label_config,
+        }
+    except (KeyError, TypeError, ValueError) as error:
+        raise BadRequest(f"an annotation needs id, task and updated_at: {error!r}") from error
+
+
+def _object(body: dict[str, Any], name: str) -> dict[str, Any]:
+    found = body.get(name)
+    if not isinstance(found, dict):
+        raise BadRequest(f"{body.get('action')} needs an object {name!r}")
+    return found
+
+
+def _list(body: dict[str, Any], name: str) -> list[dict[str, Any]]:
+    found = body.get(name)
+    if not isinstance(found, list) or not all(isinstance(item, dict) for item in found):
+        raise BadRequest(f"{body.get('action')} needs a list of objects {name!r}")
+    return found
+
+
+def _ids(body: dict[str, Any], name: str) -> list[int]:
+    try:
+        return [int(item["id"]) for item in _list(body, name)]
+    except (KeyError, TypeError, ValueError) as error:
+        raise BadRequest(f"{body.get('action')} needs ids in {name!r}") from error

@@ -1,0 +1,27 @@
+"""A worker: takes jobs one after the other, in its own process, with the SAM and its embeddings kept loaded."""
+
+from rq import SimpleWorker
+from rq.serializers import JSONSerializer
+
+from backend.jobs import CURRENT_SERVICE
+from backend.queue import KINDS
+from backend.service import Service
+from backend.settings import Settings
+from backend.webhook import replay
+
+
+def run(settings: Settings) -> None:
+    """Work until SIGTERM, which lets the job in hand finish."""
+    service = Service(settings)
+    service.check_weights()
+    start(service)
+    queues = [service.queue.queues[kind] for kind in KINDS]
+    worker = SimpleWorker(queues, connection=service.queue.redis, serializer=JSONSerializer)
+    worker.work(logging_level=settings.log_level)
+
+
+def start(service: Service) -> None:
+    """Make a process ready for jobs: pick up what a crashed one left behind, and what waits on disk."""
+    CURRENT_SERVICE.set(service)
+    replay(service)
+    service.queue.recover()

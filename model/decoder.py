@@ -1,0 +1,75 @@
+"""The domain decoder: a light network from a frozen SAM embedding to per-label logits. The only thing that is trained.
+
+After Julka & Granitzer 2023 (arXiv 2305.07586): a few prompt-made masks are enough to train a specialised decoder on
+top of SAM's encoder. A small stem that looks at the picture itself, at the output's resolution, sharpens the rims.
+"""
+
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from safetensors import safe_open
+from safetensors.torch import save_file
+from segment_anything.modeling.common import LayerNorm2d
+from torch import Tensor, nn
+
+
+@dataclass(frozen=True)
+class DecoderConfig:
+    """What a decoder is for, and its size."""
+
+    labels: tuple[str, ...]  # in the order of the project's config; class k + 1 is labels[k], class 0 background
+    encoder_id: str  # of the SAM whose embeddings it reads; no other's will do
+    channels: int = 64  # at the embedding's resolution, 32-128; falls to 3/4 and 1/2 as the resolution doubles
+    stem: int = 16  # channels of the image stem, 8-32
+
+
+class DomainDecoder(nn.Module):
+    """Per-label logits at a quarter of the SAM's input size, from an embedding and the thumbnail beside it.
+
+    The norms work per cell, never over the picture, so a crop of an embedding gives the crop of the answer.
+    """
+
+    def __init__(self, config: DecoderConfig) -> None:
+        super().__init__()
+        self.config = config
+        wide, middle, fine = config.channels, config.channels * 3 // 4, config.channels // 2
+        self.stem = nn.Sequential(*_layer(3, config.stem), *_layer(config.stem, config.stem))
+        self.reduce = nn.Sequential(*_layer(256, wide, kernel=1))
+        self.look = nn.ModuleList([nn.Sequential(*_layer(wide, wide)) for _ in range(2)])
+        self.middle = nn.Sequential(*_layer(wide + config.stem, middle))
+        self.fine = nn.Sequential(*_layer(middle + config.stem, fine))
+        self.head = nn.Conv2d(fine, len(config.labels) + 1, 1)
+
+    def forward(self, features: Tensor, picture: Tensor) -> Tensor:
+        """Logits (B, labels + 1, 4h, 4w) from features (B, 256, h, w) and picture (B, 3, 4h, 4w) in [-1, 1]."""
+        rims = self.stem(picture)
+        x = self.reduce(features)
+        for layer in self.look:
+            x = x + layer(x)
+        x = F.interpolate(x, scale_factor=2.0, mode="bilinear", align_corners=False)
+        x = self.middle(torch.cat([x, F.avg_pool2d(rims, 2)], 1))
+        x = F.interpolate(x, scale_factor=2.0, mode="bilinear", align_corners=False)
+        logits: Tensor = self.head(self.fine(torch.cat([x, rims], 1)))
+        return logits
+
+
+def _layer(inputs: int, outputs: int, kernel: int = 3) -> list[nn.Module]:
+    return [nn.Conv2d(inputs, outputs, kernel, padding=kernel // 2), LayerNorm2d(outputs), nn.GELU()]
+
+
+def save(decoder: DomainDecoder, path: Path) -> None:
+    """Write weights and configuration as one safetensors file."""
+    save_file(decoder.state_dict(), path, metadata={"config": json.dumps(asdict(decoder.config))})
+
+
+def load(path: Path) -> DomainDecoder:
+    """Rebuild a decoder from its file. Raises FileNotFoundError, or SafetensorError if the file is damaged."""
+    with safe_open(path, framework="pt") as file:
+        config = json.loads(file.metadata()["config"])
+        weights = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
+    decoder = DomainDecoder(DecoderConfig(**{**config, "labels": tuple(config["labels"])}))
+    decoder.load_state_dict(weights)
+    return decoder.eval().requires_grad_(False)

@@ -1,0 +1,82 @@
+"""How good an answer is, and a simulated annotator who knows the truth."""
+
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import ndimage
+
+
+def iou(a: NDArray[np.bool_], b: NDArray[np.bool_]) -> float:
+    """Intersection over union of two masks of one shape; 1 if both are empty."""
+    union = np.count_nonzero(a | b)
+    return np.count_nonzero(a & b) / union if union else 1.0
+
+
+def interior_point(mask: NDArray[np.bool_], rng: np.random.Generator, central: bool) -> tuple[float, float]:
+    """A click inside a mask, xy px: at its deepest point, or anywhere, deep places more likely."""
+    rows, columns = np.nonzero(mask)
+    y0, x0 = rows.min(), columns.min()
+    window = np.pad(mask[y0 : rows.max() + 1, x0 : columns.max() + 1], 1)
+    depth: NDArray[np.float64] = ndimage.distance_transform_edt(window)
+    if central:
+        y, x = np.unravel_index(int(depth.argmax()), depth.shape)
+    else:
+        flat = depth.ravel()
+        y, x = np.unravel_index(int(rng.choice(len(flat), p=flat / flat.sum())), depth.shape)
+    return float(x + x0 - 1), float(y + y0 - 1)
+
+
+def loose_box(mask: NDArray[np.bool_], rng: np.random.Generator) -> tuple[float, float, float, float]:
+    """A hand-drawn box, xyxy px: each side off by up to 8 % of the object's size."""
+    rows, columns = np.nonzero(mask)
+    x0, y0, x1, y1 = columns.min(), rows.min(), columns.max(), rows.max()
+    j = rng.uniform(-0.04, 0.08, 4) * np.array([x1 - x0, y1 - y0] * 2) + rng.uniform(-2, 3, 4)
+    return float(x0 - j[0]), float(y0 - j[1]), float(x1 + j[2]), float(y1 + j[3])
+
+
+def correction_click(
+    found: NDArray[np.bool_], truth: NDArray[np.bool_], rng: np.random.Generator, central: bool = True
+) -> tuple[float, float, bool] | None:
+    """The next click of an annotator who sees `found` and wants `truth`: x, y px and whether it is positive.
+
+    It falls into the largest connected error, at its deepest point if `central` (RITM, arXiv 2102.06583), and is
+    None when nothing is wrong.
+    """
+    wrong, count = ndimage.label(found ^ truth)
+    if not count:
+        return None
+    largest = wrong == np.bincount(wrong.ravel())[1:].argmax() + 1
+    x, y = interior_point(largest, rng, central)
+    return x, y, bool(truth[int(y), int(x)])
+
+
+class LabelScores:
+    """Intersections and unions per label, summed over images; label maps are (H, W) uint8, 255 is ignored."""
+
+    def __init__(self, labels: Sequence[str]) -> None:
+        self.labels = tuple(labels)
+        self.images = 0
+        self._intersections = np.zeros(len(labels), np.int64)
+        self._unions = np.zeros(len(labels), np.int64)
+
+    def add(self, found: NDArray[np.uint8], truth: NDArray[np.uint8]) -> None:
+        """Count one image's answer against its truth."""
+        self.images += 1
+        known = truth != 255
+        for k in range(len(self.labels)):
+            a, b = (found == k + 1) & known, truth == k + 1
+            self._intersections[k] += np.count_nonzero(a & b)
+            self._unions[k] += np.count_nonzero(a | b)
+
+    @property
+    def per_label(self) -> dict[str, float]:
+        """IoU of each label that was there or was found."""
+        rows = zip(self.labels, self._intersections, self._unions, strict=True)
+        return {label: float(i / u) for label, i, u in rows if u}
+
+    @property
+    def mean(self) -> float:
+        """Mean foreground IoU over the labels of `per_label`; 1 if there was nothing and nothing was found."""
+        values = self.per_label.values()
+        return sum(values) / len(values) if values else 1.0

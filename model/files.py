@@ -1,0 +1,16 @@
+"""Writing files whole or not at all."""
+
+import os
+import uuid
+from pathlib import Path
+
+
+def write(path: Path, data: bytes) -> None:
+    """Write a file beside its place and rename it into it, so that no reader ever sees half of it."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}")
+    try:
+        part.write_bytes(data)
+        os.replace(part, path)
+    finally:
+        part.unlink(missing_ok=True)

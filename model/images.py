@@ -1,0 +1,95 @@
+"""Pictures as they come from Label Studio, made into the pixels the browser shows."""
+
+import hashlib
+import io
+import struct
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageOps
+
+# What a browser shows, and what cameras and orbiters write. Formats that run other programs (EPS) stay out.
+FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "JPEG2000", "AVIF")
+MAX_PIXELS = 100_000_000
+DEEP_MODES = ("I", "F", "I;16", "I;16L", "I;16B", "I;16N")
+STRETCH_PERCENT = (1.0, 99.0)
+STRETCH_SAMPLES = 4_000_000  # percentiles of more values than this are taken from an even grid of them
+NO_DATA = 1e38  # raster formats mark missing float pixels with values near -3.4e38
+
+# Everything Pillow was seen to raise on damaged files, and what its own `open` expects of its readers.
+_READ_ERRORS = (
+    OSError, SyntaxError, ValueError, TypeError, LookupError, ArithmeticError, AttributeError, AssertionError,
+    EOFError, MemoryError, RuntimeError, struct.error,
+)  # fmt: skip
+
+
+class ImageError(ValueError):
+    """The bytes are not a picture that can be used."""
+
+
+def content_hash(data: bytes) -> str:
+    """The sha256 of the file's bytes as 64 hex digits: what embeddings and samples are kept under."""
+    return hashlib.sha256(data).hexdigest()
+
+
+def decode(data: bytes, max_pixels: int = MAX_PIXELS) -> NDArray[np.uint8]:
+    """The picture as (H, W, 3) uint8 RGB, in the size and orientation the browser shows (EXIF applied).
+
+    16-bit, 32-bit and float single bands are stretched from their 1st..99th percentile to 0..255. Alpha is
+    dropped, not composited: in mosaics it marks where data is valid, and a painted background would add an
+    edge that is not in the scene. Of an animation or a multi-page file the first frame is taken. Raises
+    ImageError for what is not a picture, is damaged or truncated, or has more than `max_pixels` pixels by
+    its header; then no pixel was decoded.
+    """
+    picture = load(data, FORMATS, max_pixels)
+    if picture.mode in DEEP_MODES:
+        return np.repeat(_stretch(np.asarray(picture))[..., None], 3, axis=2)
+    try:
+        if picture.mode == "P":
+            picture = picture.convert("RGBA")  # straight to RGB, Pillow warns of a palette with transparency
+        return np.array(picture.convert("RGB"), dtype=np.uint8)
+    except _READ_ERRORS as error:
+        raise ImageError(f"pixels of mode {picture.mode} cannot be made into RGB: {error}") from error
+
+
+def load(data: bytes, formats: Sequence[str], max_pixels: int) -> Image.Image:
+    """The first frame of a file in one of Pillow's `formats`, decoded, EXIF applied. Raises ImageError."""
+    # Pillow's own limit is process-wide and warns halfway; ours is checked on the header, two lines down.
+    Image.MAX_IMAGE_PIXELS = None
+    try:
+        picture = Image.open(io.BytesIO(data), formats=list(formats))
+        _check_size(picture.size, max_pixels)
+        picture.load()
+        return ImageOps.exif_transpose(picture)
+    except ImageError:
+        raise
+    except _READ_ERRORS as error:
+        what = f"{len(data)} bytes that begin with {data[:12]!r}"
+        raise ImageError(f"{what} are not a whole {'/'.join(formats)} picture: {error}") from error
+
+
+def _check_size(size: tuple[int, int], max_pixels: int) -> None:
+    width, height = size
+    if width < 1 or height < 1:
+        raise ImageError(f"the picture is empty, {width} x {height} pixels")
+    if width * height > max_pixels:
+        raise ImageError(
+            f"the picture has {width} x {height} pixels, more than the {max_pixels} allowed; scale it down"
+        )
+
+
+def _stretch(band: NDArray[Any]) -> NDArray[np.uint8]:
+    """(H, W) numbers -> (H, W) uint8, the 1st..99th percentile onto 0..255; missing values become 0."""
+    values = band.astype(np.float32)
+    valid = np.isfinite(values) & (np.abs(values) < NO_DATA)
+    known = values[valid]
+    if not known.size:
+        return np.zeros(band.shape, np.uint8)
+    low, high = np.percentile(known[:: 1 + known.size // STRETCH_SAMPLES], STRETCH_PERCENT)
+    if low == high:  # almost all of it is one value: keep what stands out
+        low, high = known.min(), known.max()
+    scaled = (np.where(valid, values, low) - low) * (255.0 / max(float(high - low), 1e-30))
+    stretched: NDArray[np.uint8] = np.clip(np.rint(scaled), 0, 255).astype(np.uint8)
+    return stretched

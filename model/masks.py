@@ -1,0 +1,107 @@
+"""Masks as Label Studio stores them (brush RLE, bitmask PNG, polygons), to and from arrays."""
+
+import base64
+import binascii
+import io
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+from PIL import Image
+from scipy import ndimage
+
+from model.images import MAX_PIXELS, ImageError, load
+from model.rle import MaskError, check_mask, decode_rle, encode_rle, ranges
+
+__all__ = [
+    "MAX_PERCENT",
+    "OPAQUE",
+    "MaskError",
+    "components",
+    "decode_png",
+    "decode_rle",
+    "encode_png",
+    "encode_rle",
+    "polygon_mask",
+]
+
+OPAQUE = 127  # alpha or grey above this is mask: half, as strokes are anti-aliased
+MAX_PERCENT = 1e6  # coordinates further out than this are nonsense, and would only cost precision
+DATA_URL = "data:image/png;base64,"
+
+
+def encode_png(mask: NDArray[np.bool_]) -> str:
+    """Label Studio's bitmask of a (H, W) bool mask: a data URL, RGBA PNG, black where true, else clear.
+
+    Raises MaskError if the mask is not 2-D bool, or is empty.
+    """
+    check_mask(mask)
+    rgba = np.zeros((*mask.shape, 4), np.uint8)
+    rgba[..., 3] = 255 * mask
+    buffer = io.BytesIO()
+    Image.fromarray(rgba).save(buffer, "PNG")
+    return DATA_URL + base64.b64encode(buffer.getvalue()).decode("ascii")
+
+
+def decode_png(url: str, max_pixels: int = MAX_PIXELS) -> NDArray[np.bool_]:
+    """The (H, W) bool mask in a PNG data URL: where alpha is above 127, or grey is, if the PNG has no alpha.
+
+    Raises MaskError if it is not the data URL of a whole PNG, or has more than `max_pixels` pixels.
+    """
+    head, _, body = url.partition(",") if isinstance(url, str) else ("", "", "")
+    if not (head.startswith("data:image/png") and head.endswith(";base64")):
+        raise MaskError(f"a bitmask must be a {DATA_URL}... URL, not {str(url)[:40]!r}")
+    try:
+        picture = load(base64.b64decode(body, validate=True), ("PNG",), max_pixels)
+    except (binascii.Error, ImageError, ValueError) as error:
+        raise MaskError(f"the bitmask cannot be read: {error}") from error
+    has_alpha = picture.mode in ("RGBA", "LA", "PA") or "transparency" in picture.info
+    band = picture.convert("RGBA").getchannel("A") if has_alpha else picture.convert("L")
+    return np.asarray(band) > OPAQUE
+
+
+def polygon_mask(points_percent: ArrayLike, height: int, width: int) -> NDArray[np.bool_]:
+    """The pixels whose centre lies in a polygon, (H, W) bool; points are (N, 2) xy in percent of the image.
+
+    The polygon is closed, may leave the image, and where it crosses itself counts as inside by the non-zero
+    winding rule, as a canvas fills it. Neighbours that share an edge share no pixel. Raises MaskError for
+    fewer than 3 points, or for numbers that are not finite.
+    """
+    points = _check_points(points_percent)
+    x0, y0 = (points * (width / 100.0, height / 100.0)).T
+    x1, y1 = np.roll(x0, -1), np.roll(y0, -1)
+    top = np.clip(np.ceil(np.minimum(y0, y1) - 0.5), 0, height).astype(np.int64)
+    bottom = np.clip(np.ceil(np.maximum(y0, y1) - 0.5), 0, height).astype(np.int64)
+    edge = np.repeat(np.arange(len(points)), bottom - top)
+    mask = np.zeros((height, width), bool)
+    if not edge.size:
+        return mask
+    row = ranges(top, bottom - top)
+    x = x0[edge] + (row + 0.5 - y0[edge]) / (y1 - y0)[edge] * (x1 - x0)[edge]
+    column = np.clip(np.ceil(x - 0.5), 0, width).astype(np.int64)
+    up, left = row.min(), column.min()
+    winding = np.zeros((row.max() + 1 - up, column.max() + 1 - left), np.int32)
+    np.add.at(winding, (row - up, column - left), np.where(y1 > y0, 1, -1)[edge])
+    np.cumsum(winding, axis=1, out=winding)
+    mask[up : row.max() + 1, left : column.max()] = winding[:, :-1] != 0
+    return mask
+
+
+def components(mask: NDArray[np.bool_], min_area: int) -> list[NDArray[np.bool_]]:
+    """The 8-connected parts of a (H, W) bool mask that have `min_area` pixels or more, biggest first."""
+    numbered, _ = ndimage.label(mask, structure=np.ones((3, 3), bool))
+    areas = np.bincount(numbered.ravel())
+    areas[0] = 0
+    order = np.argsort(-areas, kind="stable")
+    return [numbered == number for number in order if areas[number] >= max(min_area, 1)]
+
+
+def _check_points(points_percent: ArrayLike) -> NDArray[np.float64]:
+    try:
+        points = np.asarray(points_percent, dtype=np.float64)
+    except (TypeError, ValueError) as error:
+        raise MaskError(f"a polygon must be a list of [x, y] in percent: {error}") from error
+    if points.ndim != 2 or points.shape[1] != 2 or len(points) < 3:
+        raise MaskError(f"a polygon needs at least 3 points [x, y], not an array of shape {points.shape}")
+    if not (np.abs(points) <= MAX_PERCENT).all():
+        raise MaskError(f"a polygon's points must be finite percentages, not as far as {np.abs(points).max()}")
+    return points

@@ -1,0 +1,61 @@
+"""Packs of real images with instance masks, for pretraining and evaluation.
+
+A pack is a folder with `images/`, `masks/` (PNG, 0 background, k = k-th instance), `meta.json` and `LICENSE.txt`.
+None is shipped. Some images of every pack are held out from all training, always the same ones.
+"""
+
+import hashlib
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+HELD_OUT_SHARE = 0.2  # of a pack's images, by hash of the name, where its meta.json names no group
+# Whole THEMIS regions, so that no two halves of one crater or terrain stand on both sides: 72 of the 133 images.
+HELD_OUT_REGIONS = frozenset({"syrtismajor", "elysium", "margaritifersinus", "sinussabaeus", "oxiapalus", "tharsis"})
+
+
+@dataclass(frozen=True)
+class PackImage:
+    """One image of a pack; `group` is its region or kind as meta.json names it, else empty."""
+
+    pack: str
+    stem: str
+    group: str
+    image_path: Path
+    mask_path: Path
+
+    @property
+    def held_out(self) -> bool:
+        """Whether training must never see it."""
+        if self.pack == "mars_craters_themis":
+            return self.group in HELD_OUT_REGIONS
+        digest = hashlib.sha256(f"{self.pack}/{self.stem}".encode()).digest()
+        return digest[0] < 256 * HELD_OUT_SHARE
+
+    def read(self) -> tuple[NDArray[np.uint8], NDArray[np.uint16]]:
+        """The picture, (H, W, 3) uint8 RGB, and its instances, (H, W) uint16."""
+        with Image.open(self.image_path) as image, Image.open(self.mask_path) as mask:
+            return np.asarray(image.convert("RGB")), np.asarray(mask).astype(np.uint16)
+
+
+def images(folder: Path, names: tuple[str, ...] = ()) -> Iterator[PackImage]:
+    """The images of the packs in `folder`, or only of those named, sorted. Raises FileNotFoundError if none is there."""
+    metas = sorted(folder.glob("*/meta.json"))
+    if not metas:
+        raise FileNotFoundError(f"{folder} holds no pack (a folder with meta.json, images/ and masks/)")
+    for path in metas:
+        meta: dict[str, Any] = json.loads(path.read_text())
+        pack = path.parent.name
+        if names and pack not in names:
+            continue
+        pictures = {p.stem: p for p in (path.parent / "images").iterdir()}
+        for entry in sorted(meta["images"], key=lambda entry: str(entry["stem"])):
+            stem = str(entry["stem"])
+            group = str(entry.get("region", entry.get("kind", "")))
+            yield PackImage(pack, stem, group, pictures[stem], path.parent / "masks" / f"{stem}.png")

@@ -1,0 +1,166 @@
+"""Label Studio's brush RLE, to and from masks.
+
+It is the bit stream of thi.ng's rle-pack over RGBA bytes: 32 bits number of bytes, 5 bits word size - 1,
+four times 4 bits run size - 1; then codes of 1 bit (1 repeat, 0 literal), 2 bits run size index, the length
+- 1 in that many bits, and one word (repeat) or as many as the length (literal).
+https://github.com/thi-ng/umbrella/blob/develop/packages/rle-pack/src/index.ts
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+CHANNELS = 4
+WORD = 8  # bits
+RUN_SIZES = (3, 4, 8, 16)  # bits of a run length, as label_studio_sdk writes them
+HEADER_BITS = 32 + 5 + 4 * len(RUN_SIZES)
+
+
+class MaskError(ValueError):
+    """A mask that cannot be written, or one that cannot be read."""
+
+
+def encode_rle(mask: NDArray[np.bool_]) -> list[int]:
+    """Label Studio's brush RLE, bytes as ints, of a (H, W) bool mask: opaque 255 where true, 0 elsewhere.
+
+    The same bytes as `label_studio_sdk.converter.brush.mask2rle(mask * 255)`. Raises MaskError if the mask
+    is not 2-D bool, is empty, or has 2**30 pixels or more.
+    """
+    check_mask(mask)
+    flat = mask.ravel()
+    ends = np.append(np.flatnonzero(flat[1:] != flat[:-1]), flat.size - 1)
+    codes, widths = _repeat_codes(CHANNELS * np.diff(ends, prepend=-1), 255 * flat[ends].astype(np.int64))
+    stop = HEADER_BITS + np.cumsum(widths)
+    begin = stop - widths
+    bits = np.zeros(stop[-1] + 8 - stop[-1] % 8, np.uint8)  # 8 zeros after codes that end on a byte, as in the SDK
+    bits[:HEADER_BITS] = _header_bits(CHANNELS * flat.size)
+    for bit in range(int(widths.max())):
+        held = widths > bit
+        bits[begin[held] + bit] = (codes[held] >> (widths[held] - 1 - bit)) & 1
+    packed: list[int] = np.packbits(bits).tolist()
+    return packed
+
+
+def decode_rle(rle: Sequence[int], height: int, width: int) -> NDArray[np.uint8]:
+    """The alpha of a brush RLE, (H, W) uint8; hand-drawn strokes have values in between at their edges.
+
+    Raises MaskError if the stream is not of height * width RGBA pixels, or is damaged or truncated.
+    """
+    data = _as_bytes(rle)
+    total, sizes = _read_header(data)
+    expected = height * width * CHANNELS
+    if min(height, width) < 1 or total != expected:
+        raise MaskError(f"the RLE holds {total} bytes, but {width} x {height} RGBA pixels are {expected}")
+    ends, values, literals = _read_codes(data, sizes, total)
+    begins = np.concatenate(([0], ends[:-1]))
+    first = begins // CHANNELS  # bytes 3, 7, 11.. are alpha: before byte n there are n // 4 of them
+    counts = ends // CHANNELS - first
+    alpha = np.repeat(values, counts)
+    drawn = np.flatnonzero((literals >= 0) & (counts > 0))
+    if drawn.size:
+        pixel = ranges(first[drawn], counts[drawn])
+        at = np.repeat(literals[drawn] - WORD * begins[drawn], counts[drawn]) + WORD * (CHANNELS * pixel + 3)
+        pair = np.append(data, np.uint8(0)).astype(np.uint16)
+        alpha[pixel] = ((pair[at >> 3] << 8 | pair[(at >> 3) + 1]) >> (8 - (at & 7)).astype(np.uint16)) & 255
+    return alpha.astype(np.uint8).reshape(height, width)
+
+
+def check_mask(mask: NDArray[np.bool_]) -> None:
+    """Raises MaskError unless `mask` is (H, W) bool with 1 to 2**30 - 1 pixels."""
+    if mask.ndim != 2 or mask.dtype != np.bool_:
+        raise MaskError(f"a mask must be (H, W) bool, not {mask.shape} {mask.dtype}")
+    if not 0 < mask.size < 2**30:
+        raise MaskError(f"a mask of {mask.shape[1]} x {mask.shape[0]} pixels cannot be written")
+
+
+def ranges(first: NDArray[np.int64], counts: NDArray[np.int64]) -> NDArray[np.int64]:
+    """first[0], first[0] + 1, .. (counts[0] of them), first[1], .."""
+    return np.repeat(first - np.cumsum(counts) + counts, counts) + np.arange(counts.sum())
+
+
+def _header_bits(total: int) -> NDArray[np.uint8]:
+    value = total << 5 | WORD - 1
+    for size in RUN_SIZES:
+        value = value << 4 | size - 1
+    padding = -HEADER_BITS % 8
+    raw = (value << padding).to_bytes((HEADER_BITS + padding) // 8, "big")
+    return np.unpackbits(np.frombuffer(raw, np.uint8))[:HEADER_BITS]
+
+
+def _repeat_codes(lengths: NDArray[Any], values: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Repeat codes of runs of at least 2 bytes, and their widths in bits.
+
+    A run longer than 65536 is cut; its last part keeps the 16-bit length, however short it is.
+    """
+    longest = 1 << RUN_SIZES[3]
+    index = np.searchsorted([1 << size for size in RUN_SIZES[:3]], lengths)
+    parts = -(-lengths // longest)
+    last = np.cumsum(parts) - 1
+    length = np.full(last[-1] + 1, longest, np.int64)
+    length[last] = lengths - (parts - 1) * longest
+    index = np.repeat(index, parts)
+    size = np.asarray(RUN_SIZES)[index]
+    codes = ((4 | index) << size | length - 1) << WORD | np.repeat(values, parts)
+    return codes, 3 + size + WORD
+
+
+def _as_bytes(rle: Sequence[int]) -> NDArray[np.uint8]:
+    try:
+        numbers = np.asarray(rle)
+    except ValueError as error:
+        raise MaskError(f"an RLE must be a flat list of bytes: {error}") from error
+    if numbers.shape == (0,):
+        return np.zeros(0, np.uint8)
+    if numbers.ndim != 1 or numbers.dtype.kind not in "iu" or (numbers < 0).any() or (numbers > 255).any():
+        raise MaskError("an RLE must be a flat list of whole numbers from 0 to 255")
+    return numbers.astype(np.uint8)
+
+
+def _read_header(data: NDArray[np.uint8]) -> tuple[int, list[int]]:
+    """The number of bytes encoded, and the four run sizes in bits."""
+    length = -(-HEADER_BITS // 8)
+    if data.size < length:
+        raise MaskError(f"the RLE is truncated: {data.size} bytes, its header alone has {length}")
+    value = int.from_bytes(data[:length].tobytes(), "big") >> (8 * length - HEADER_BITS)
+    if (value >> 16 & 31) + 1 != WORD:
+        raise MaskError(f"the RLE has words of {(value >> 16 & 31) + 1} bits; only {WORD} are known")
+    return value >> 21, [(value >> shift & 15) + 1 for shift in (12, 8, 4, 0)]
+
+
+def _read_codes(
+    data: NDArray[np.uint8], sizes: list[int], total: int
+) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
+    """Of every code: where its run ends in the bytes of pixels, the value it repeats, where its words begin.
+
+    The value is 0 where the run is literal; where its words begin is in bits from the beginning of `data`, -1
+    where it repeats.
+    """
+    padded = np.concatenate((data, np.zeros(4, np.uint8))).astype(np.int64)
+    count = data.size
+    # Five bytes from every byte on: a repeat code has at most 3 + 16 + 8 bits and begins at most 7 bits in.
+    windows: list[int] = sum(
+        (padded[k : k + count] << (32 - 8 * k) for k in range(1, 5)), padded[:count] << 32
+    ).tolist()
+    ends, values, literals = [], [], []
+    at, end, limit = HEADER_BITS, 0, 8 * count
+    while end < total:
+        if at >= limit:
+            raise MaskError(f"the RLE is truncated: {count} bytes give {end} of {total} bytes of pixels")
+        code = windows[at >> 3] >> (13 - (at & 7)) & 0x7FFFFFF
+        size = sizes[code >> 24 & 3]
+        length = (code >> (24 - size) & (1 << size) - 1) + 1
+        end += length
+        ends.append(end)
+        if code >> 26:
+            values.append(code >> (16 - size) & 255)
+            literals.append(-1)
+            at += 3 + size + WORD
+        else:
+            values.append(0)
+            literals.append(at + 3 + size)
+            at += 3 + size + WORD * length
+    if at > limit or end > total:
+        raise MaskError(f"the RLE is damaged: its last run ends at bit {at} of {limit}, byte {end} of {total}")
+    return np.asarray(ends), np.asarray(values), np.asarray(literals)

@@ -1,0 +1,228 @@
+"""Segment Anything without state: an image to its embedding, an embedding and a prompt to masks.
+
+Built from segment-anything's own classes (arXiv 2304.02643). Nothing is remembered between calls, unlike
+segment-anything's `SamPredictor`, so any number of threads can ask about any number of images at once.
+"""
+
+import hashlib
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+from safetensors.torch import load_file
+from segment_anything import sam_model_registry
+from segment_anything.modeling import Sam
+from segment_anything.utils.transforms import ResizeLongestSide
+
+from model.mobile_sam import build_mobile_sam
+from model.tiny import TinySam
+
+NAMES = ("tiny", "mobile_sam", "vit_b", "vit_l", "vit_h")
+TINY_WEIGHTS = Path(__file__).parent / "weights" / "tiny.safetensors"
+
+
+class SamError(RuntimeError):
+    """A SAM could not be loaded; the message says which file and why."""
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """What an annotator gives SAM, in pixels of the image, xy order.
+
+    `points` (N, 2) float32; `positive` (N,) bool; `box` (4,) float32 x0, y0, x1, y1, or None. Raises ValueError when
+    there is neither point nor box, when the shapes disagree, or when a number is not finite.
+    """
+
+    points: NDArray[np.float32] = field(default_factory=lambda: np.zeros((0, 2), np.float32))
+    positive: NDArray[np.bool_] = field(default_factory=lambda: np.zeros(0, bool))
+    box: NDArray[np.float32] | None = None
+
+    def __post_init__(self) -> None:
+        if not len(self.points) and self.box is None:
+            raise ValueError("a prompt needs at least one point or a box")
+        if self.points.shape != (len(self.positive), 2) or (self.box is not None and self.box.shape != (4,)):
+            raise ValueError("a prompt is points (N, 2) with positive (N,) and a box (4,) or None")
+        if not np.isfinite(self.points).all() or (self.box is not None and not np.isfinite(self.box).all()):
+            raise ValueError("a prompt's coordinates must be finite")
+
+    @classmethod
+    def of(
+        cls,
+        points: Iterable[tuple[float, float, bool]] = (),
+        box: tuple[float, float, float, float] | None = None,
+    ) -> "Prompt":
+        """A prompt from (x, y, positive) points and an x0, y0, x1, y1 box, all in px."""
+        rows = list(points)
+        return cls(
+            np.array([row[:2] for row in rows], np.float32).reshape(-1, 2),
+            np.array([row[2] for row in rows], bool),
+            None if box is None else np.array(box, np.float32),
+        )
+
+
+@dataclass(frozen=True)
+class Embedding:
+    """SAM's image-encoder output of one image, with the little of the image that the domain decoder needs.
+
+    `features` (256, h, w) float16, for the image scaled so that its longer side is 16 w px and padded right and
+    below; `size` (H, W) px of the image itself; `thumbnail` (4h, 4w, 3) uint8 RGB, scaled and padded alike.
+    """
+
+    features: NDArray[np.float16]
+    size: tuple[int, int]
+    thumbnail: NDArray[np.uint8]
+
+    def extent(self, cells: int) -> tuple[int, int]:
+        """Rows and columns that the image fills of a `cells` x `cells` grid laid over the padded square."""
+        height, width = self.size
+        return max(round(cells * height / max(self.size)), 1), max(round(cells * width / max(self.size)), 1)
+
+
+@dataclass(frozen=True)
+class Segmentation:
+    """SAM's answers to one prompt, the most trusted first.
+
+    `masks` (K, H, W) bool; `scores` (K,) float32, the predicted IoU; `logits` (K, 4h, 4w) float32 over the padded
+    square, of which one can be given back with the next prompt.
+    """
+
+    masks: NDArray[np.bool_]
+    scores: NDArray[np.float32]
+    logits: NDArray[np.float32]
+
+
+class Segmenter:
+    """A loaded SAM. Stateless: every method may be called from many threads at once."""
+
+    def __init__(self, network: Sam, encoder_id: str, device: torch.device) -> None:
+        self.encoder_id = encoder_id
+        self.device = device
+        self.network = network.to(device).eval().requires_grad_(False)
+        self.input_size = int(network.image_encoder.img_size)
+        self._resize = ResizeLongestSide(self.input_size)
+        with torch.inference_mode():
+            self._position = network.prompt_encoder.get_dense_pe()
+
+    def embed(self, image: NDArray[np.uint8]) -> Embedding:
+        """The embedding of an image, (H, W, 3) uint8 RGB."""
+        scaled = self._resize.apply_image(image)
+        pixels = torch.from_numpy(np.array(scaled)).permute(2, 0, 1).to(self.device, torch.float32)
+        with torch.inference_mode():
+            features = self.network.image_encoder(self.network.preprocess(pixels)[None])[0]
+        side = 4 * features.shape[-1]
+        thumbnail = np.zeros((side, side, 3), np.uint8)
+        height, width = image.shape[:2]
+        embedding = Embedding(features.to(torch.float16).cpu().numpy(), (height, width), thumbnail)
+        rows, columns = embedding.extent(side)
+        small = Image.fromarray(image).resize((columns, rows), Image.Resampling.BOX)
+        thumbnail[:rows, :columns] = np.asarray(small)
+        return embedding
+
+    def segment(
+        self,
+        embedding: Embedding,
+        prompt: Prompt,
+        logits: NDArray[np.float32] | None = None,
+        candidates: int = 3,
+    ) -> Segmentation:
+        """SAM's masks for a prompt on an embedded image, at most `candidates` of them.
+
+        `logits` (4h, 4w) float32 are those of an earlier answer to refine. The official SAMs answer an ambiguous
+        prompt, a single point, with three masks and any other with one, as segment-anything advises; the tiny SAM
+        was trained to offer three always.
+        """
+        with torch.inference_mode():
+            features = torch.from_numpy(embedding.features).to(self.device, torch.float32)[None]
+            low, scores = self._answer(features, prompt, embedding.size, logits)
+            order = scores.argsort(descending=True)[:candidates]
+            low, scores = low[order], scores[order]
+            scaled = self._resize.get_preprocess_shape(*embedding.size, self.input_size)
+            masks = self.network.postprocess_masks(low[:, None], scaled, embedding.size)[:, 0] > 0
+            return Segmentation(masks.cpu().numpy(), scores.cpu().numpy(), low.cpu().numpy())
+
+    def _answer(
+        self,
+        features: torch.Tensor,
+        prompt: Prompt,
+        size: tuple[int, int],
+        logits: NDArray[np.float32] | None,
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Low-resolution logits (K, 4h, 4w) and predicted IoUs (K,)."""
+        points = labels = boxes = None
+        if len(prompt.points):
+            points = torch.from_numpy(self._resize.apply_coords(prompt.points, size)).to(self.device, torch.float32)
+            points, labels = (
+                points[None],
+                torch.from_numpy(prompt.positive.astype(np.float32)).to(self.device)[None],
+            )
+        if prompt.box is not None:
+            boxes = torch.from_numpy(self._resize.apply_boxes(prompt.box[None], size)).to(self.device, torch.float32)
+        earlier = None if logits is None else torch.from_numpy(logits).to(self.device)[None, None]
+        network = self.network
+        if isinstance(network, TinySam):
+            sparse, dense = network.encode_prompts(features, points, labels, boxes, earlier)
+            several = True
+        else:
+            given = None if points is None else (points, labels)
+            sparse, dense = network.prompt_encoder(points=given, boxes=boxes, masks=earlier)
+            several = len(prompt.points) == 1 and boxes is None and earlier is None
+        low, scores = network.mask_decoder(
+            image_embeddings=features,
+            image_pe=self._position,
+            sparse_prompt_embeddings=sparse,
+            dense_prompt_embeddings=dense,
+            multimask_output=several,
+        )
+        return low[0], scores[0]
+
+
+def choose_device(name: str) -> torch.device:
+    """The device for "auto", "cpu", "cuda" or "mps"; "auto" takes an accelerator where there is one."""
+    if name != "auto":
+        return torch.device(name)
+    if torch.cuda.is_available():
+        return torch.device("cuda")
+    return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+
+
+def load(name: str, checkpoint: Path | None = None, device: str = "auto") -> Segmenter:
+    """Load a SAM by name: one of `NAMES`. `tiny` needs no checkpoint, the others their file.
+
+    Raises SamError when the name is unknown, the file is missing, or its weights do not fit the network.
+    """
+    if name not in NAMES:
+        raise SamError(f"no SAM is called {name!r}; there are {', '.join(NAMES)}")
+    path = TINY_WEIGHTS if name == "tiny" and checkpoint is None else checkpoint
+    if path is None or not path.is_file():
+        raise SamError(
+            f"SAM {name} needs its checkpoint file, {path} is none; get it with `skylight checkpoints download {name}`"
+        )
+    network = _build(name)
+    try:
+        weights = load_file(path) if path.suffix == ".safetensors" else torch.load(path, "cpu", weights_only=True)
+        # float16 on disk for tiny; BatchNorm's step counters are not kept there.
+        absent = network.load_state_dict({k: v.float() for k, v in weights.items()}, strict=False)
+    except (RuntimeError, OSError, ValueError) as error:
+        raise SamError(f"{path} does not hold weights of SAM {name}: {error}") from error
+    missing = [key for key in absent.missing_keys if not key.endswith("num_batches_tracked")]
+    if missing or absent.unexpected_keys:
+        raise SamError(
+            f"{path} does not hold weights of SAM {name}: {len(missing)} are missing ({missing[:3]}), "
+            f"{len(absent.unexpected_keys)} unknown ({absent.unexpected_keys[:3]})"
+        )
+    with path.open("rb") as file:
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+    return Segmenter(network, f"{name}-{digest[:12]}", choose_device(device))
+
+
+def _build(name: str) -> Sam:
+    if name == "tiny":
+        return TinySam()
+    if name == "mobile_sam":
+        return build_mobile_sam()
+    network: Sam = sam_model_registry[name](checkpoint=None)
+    return network

@@ -1,0 +1,113 @@
+import pytest
+
+from backend.errors import ConfigError
+from backend.labeling import parse_config
+
+RECOMMENDED = """<View>
+  <Image name="image" value="$image" zoom="true"/>
+  <BrushLabels name="brush" toName="image" smart="false">
+    <Label value="Pit"/><Label value="Crater"/>
+  </BrushLabels>
+  <KeyPointLabels name="kp" toName="image" smart="true" smartOnly="true"><Label value="Pit"/></KeyPointLabels>
+  <RectangleLabels name="rect" toName="image" smart="true"><Label value="Pit"/></RectangleLabels>
+</View>"""
+
+
+def view(*tags: str, image: str = '<Image name="image" value="$image"/>') -> str:
+    return f"<View>{image}{''.join(tags)}</View>"
+
+
+def control(kind: str, name: str, labels: str = "Pit,Crater", image: str = "image", more: str = "") -> str:
+    inside = "".join(f'<Label value="{label}"/>' for label in labels.split(",") if label)
+    return f'<{kind} name="{name}" toName="{image}" {more}>{inside}</{kind}>'
+
+
+def test_the_recommended_configuration_is_read() -> None:
+    labeling = parse_config(RECOMMENDED)
+    assert (labeling.image, labeling.data_key) == ("image", "image")
+    assert (labeling.control, labeling.type, labeling.labels) == ("brush", "brushlabels", ("Pit", "Crater"))
+    assert labeling.prompts == ("kp", "rect")
+
+
+def test_brush_is_preferred_to_bitmask_and_the_first_of_each_is_taken() -> None:
+    bitmask = control("BitmaskLabels", "bitmask", "A")
+    brushes = control("BrushLabels", "one", "B,C"), control("BrushLabels", "two", "D")
+    assert parse_config(view(bitmask, *brushes)).control == "one"
+    assert parse_config(view(bitmask)).type == "bitmasklabels"
+
+
+def test_the_image_of_the_output_control_counts() -> None:
+    images = '<Image name="left" value="$l"/><Image name="right" value="$r"/>'
+    brush, points = control("BrushLabels", "b", image="right"), control("KeyPointLabels", "kp", image="left")
+    labeling = parse_config(view(brush, points, image=images))
+    assert (labeling.image, labeling.data_key, labeling.prompts) == ("right", "r", ())
+
+
+def test_the_field_of_a_list_of_images_is_read() -> None:
+    labeling = parse_config(view(control("BrushLabels", "b"), image='<Image name="image" valueList="$pages"/>'))
+    assert labeling.data_key == "pages"
+
+
+def test_a_label_goes_by_its_alias_as_in_results() -> None:
+    labels = '<Label value="Lava tube" alias="tube"/><Label value="Pit"/>'
+    labeling = parse_config(view(f'<BrushLabels name="b" toName="image">{labels}</BrushLabels>'))
+    assert (labeling.labels, labeling.shown) == (("tube", "Pit"), ("Lava tube", "Pit"))
+    assert [labeling.number(name) for name in ("tube", "Lava tube", "Pit", "pit", "Dune")] == [1, 1, 2, 2, 0]
+
+
+def test_labels_that_differ_only_by_case_are_two() -> None:
+    labeling = parse_config(view(control("BrushLabels", "b", "pit,Pit")))
+    assert [labeling.number(name) for name in ("pit", "Pit", "PIT")] == [1, 2, 1]
+
+
+@pytest.mark.parametrize(
+    ("more", "smart"),
+    [("", True), ('smart="true"', True), ('smart="false"', False), ('smart="false" smartOnly="true"', True)],
+)
+def test_controls_are_smart_unless_said_otherwise(more: str, smart: bool) -> None:
+    labeling = parse_config(view(control("BrushLabels", "b"), control("RectangleLabels", "r", more=more)))
+    assert labeling.prompts == (("r",) if smart else ())
+
+
+def test_nested_labels_comments_declarations_and_other_controls_are_no_obstacle() -> None:
+    brush = '<!-- b --><BrushLabels name="b" toName="image"><View><Label value="Pit"/></View></BrushLabels>'
+    choices = '<Choices name="c" toName="image"><Choice value="Good"/></Choices>'
+    for declaration in ("", '<?xml version="1.0"?>', '<?xml version="1.0" encoding="UTF-8"?>\n'):
+        assert parse_config(declaration + view(choices, "<?style x?>", brush)).labels == ("Pit",)
+
+
+@pytest.mark.parametrize(
+    ("xml", "message"),
+    [
+        ("", "not valid XML"),
+        ("<View>", "not valid XML"),
+        ("<View>&undefined;</View>", "not valid XML"),
+        ("<View></View>", "add <Image"),
+        (view(), "add <BrushLabels"),
+        (view(control("PolygonLabels", "p")), "add <BrushLabels"),
+        (view(control("BrushLabels", "b", image="other")), "add <BrushLabels"),
+        (view(control("BrushLabels", "b", labels="")), "'b' has 0 labels"),
+        (view(control("BrushLabels", "b", labels=",".join(map(str, range(255))))), "'b' has 255 labels"),
+        (
+            view(control("BrushLabels", "b"), image='<Image name="image" value="http://x/y.png"/>'),
+            "http://x/y.png",
+        ),
+        (view(control("BrushLabels", "b"), image='<Image name="image"/>'), "not a field of the task's data"),
+    ],
+)
+def test_a_configuration_that_will_not_do_is_refused_with_the_remedy(xml: str, message: str) -> None:
+    with pytest.raises(ConfigError, match=message) as error:
+        parse_config(xml)
+    assert error.value.status == 422
+
+
+def test_entities_that_multiply_are_refused() -> None:
+    levels = "".join(f'<!ENTITY e{k} "{f"&e{k - 1};" * 10}">' for k in range(1, 10))
+    bomb = f'<!DOCTYPE v [<!ENTITY e0 "xxxxxxxxxx">{levels}]><View>&e9;</View>'
+    with pytest.raises(ConfigError, match="amplification"):
+        parse_config(bomb)
+
+
+def test_files_are_not_read_through_entities() -> None:
+    with pytest.raises(ConfigError):
+        parse_config('<!DOCTYPE v [<!ENTITY f SYSTEM "file:///etc/hostname">]><View>&f;</View>')

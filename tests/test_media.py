@@ -1,0 +1,270 @@
+"""Fetching images: who gets the key, what is refused, and where the limits are. All servers are real ones."""
+
+import gzip
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
+
+import pytest
+
+from backend import media
+from backend.errors import MediaError
+from backend.labelstudio import LabelStudio
+from backend.settings import Settings
+
+KEY = "0123456789abcdef0123456789abcdef01234567"
+IMAGE = b"\x89PNG" + bytes(range(256)) * 40
+
+
+class Site(ThreadingHTTPServer):
+    """Serves `routes` (path to (status, headers, body)) and remembers who came with which credentials."""
+
+    daemon_threads = True
+
+    def __init__(self) -> None:
+        super().__init__(("127.0.0.1", 0), Handler)
+        self.routes: dict[str, tuple[int, dict[str, str], bytes]] = {}
+        self.wants = ""  # the Authorization without which the answer is 401
+        self.seen: list[tuple[str, str | None]] = []
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.server_address[1]}"
+
+
+class Handler(BaseHTTPRequestHandler):
+    server: Site
+
+    def log_message(self, *args: Any) -> None:
+        pass
+
+    def do_GET(self) -> None:
+        given = self.headers.get("Authorization")
+        self.server.seen.append((self.path, given))
+        status, headers, body = self.server.routes.get(self.path, (404, {}, b"no"))
+        if self.server.wants and given != self.server.wants:
+            status, headers, body = 401, {}, b"who?"
+        self.send_response(status)
+        for name, value in ({"Content-Length": str(len(body))} | headers).items():
+            if value:
+                self.send_header(name, value)
+        self.end_headers()
+        self.wfile.write(body)
+
+    def do_POST(self) -> None:
+        self.rfile.read(int(self.headers["Content-Length"]))
+        body = b'{"access": "access.%d.x"}' % len(self.server.seen)
+        self.send_response(200)
+        self.send_header("Content-Type", "application/json")
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+
+@pytest.fixture
+def sites() -> Iterator[Callable[[], Site]]:
+    with ExitStack() as stack:
+
+        def make() -> Site:
+            site = stack.enter_context(Site())
+            thread = threading.Thread(target=site.serve_forever, kwargs={"poll_interval": 0.01})
+            thread.start()
+            stack.callback(thread.join)
+            stack.callback(site.shutdown)
+            return site
+
+        yield make
+
+
+@pytest.fixture
+def home(sites: Callable[[], Site]) -> Site:
+    """Label Studio: an image behind its legacy token."""
+    site = sites()
+    site.wants = f"Token {KEY}"
+    site.routes["/data/upload/1/a.png"] = (200, {}, IMAGE)
+    return site
+
+
+@pytest.fixture
+def elsewhere(sites: Callable[[], Site]) -> Site:
+    site = sites()
+    site.routes["/b.png"] = (200, {}, IMAGE)
+    return site
+
+
+def fetch(url: str, home: Site | None, key: str = KEY, path: str = "") -> bytes:
+    address = home.url + path if home else ""
+    settings = Settings(label_studio_url=address, label_studio_api_key=key)
+    return media.fetch(url, settings, LabelStudio(address, key))
+
+
+def to(url: str) -> tuple[int, dict[str, str], bytes]:
+    return 302, {"Location": url}, b""
+
+
+def test_a_path_is_fetched_from_label_studio_with_the_key(home):
+    assert fetch("/data/upload/1/a.png", home) == IMAGE
+    assert home.seen == [("/data/upload/1/a.png", f"Token {KEY}")]
+
+
+def test_an_absolute_address_of_label_studio_gets_the_key_too(home):
+    assert fetch(f"{home.url}/data/upload/1/a.png", home) == IMAGE
+
+
+def test_another_host_gets_no_key(home, elsewhere):
+    assert fetch(f"{elsewhere.url}/b.png", home) == IMAGE
+    assert elsewhere.seen == [("/b.png", None)]
+
+
+def test_another_name_of_the_same_machine_is_another_origin(home):
+    with pytest.raises(MediaError, match="answered 401.*LABEL_STUDIO_HOST there must be the same"):
+        fetch(f"{home.url}/data/upload/1/a.png".replace("127.0.0.1", "localhost"), home)
+    assert home.seen == [("/data/upload/1/a.png", None)]
+
+
+@pytest.mark.parametrize("trick", ["\\@{home}", "@{home}", "#@{home}", "?@{home}"])
+def test_an_address_made_to_look_like_label_studio_gets_no_key(home, elsewhere, trick):
+    """Whatever host such a URL leads to, the other one must not see the key."""
+    other = elsewhere.url.removeprefix("http://")
+    for url in (
+        f"http://{other}{trick.format(home=home.url.removeprefix('http://'))}/b.png",
+        f"{home.url}{trick.format(home=other)}/b.png",
+    ):
+        with pytest.raises(MediaError):
+            fetch(url, home)
+    assert [credentials for _, credentials in elsewhere.seen if credentials] == []
+
+
+def test_a_redirect_to_another_origin_is_followed_without_the_key(home, elsewhere):
+    home.routes["/tasks/1/resolve/?fileuri=czM="] = to(f"{elsewhere.url}/b.png?X-Signature=abc")
+    elsewhere.routes["/b.png?X-Signature=abc"] = (200, {}, IMAGE)
+    assert fetch("/tasks/1/resolve/?fileuri=czM=", home) == IMAGE
+    assert home.seen[0][1] == f"Token {KEY}"
+    assert elsewhere.seen == [("/b.png?X-Signature=abc", None)]
+
+
+def test_a_redirect_inside_label_studio_keeps_the_key(home):
+    home.routes["/old.png"] = to("/data/upload/1/a.png")
+    assert fetch("/old.png", home) == IMAGE
+    assert [credentials for _, credentials in home.seen] == [f"Token {KEY}"] * 2
+
+
+def test_a_redirect_back_from_elsewhere_brings_no_key(home, elsewhere):
+    elsewhere.routes["/c.png"] = to(f"{home.url}/data/upload/1/a.png")
+    with pytest.raises(MediaError, match="401"):
+        fetch(f"{elsewhere.url}/c.png", home)
+    assert home.seen == [("/data/upload/1/a.png", None)]
+
+
+def test_a_redirect_in_a_circle_ends(elsewhere):
+    elsewhere.routes["/c.png"] = to("/c.png")
+    with pytest.raises(MediaError, match="redirects more than 5 times"):
+        fetch(f"{elsewhere.url}/c.png", None)
+    assert len(elsewhere.seen) == 6
+
+
+def test_a_redirect_to_a_file_is_refused(elsewhere):
+    elsewhere.routes["/c.png"] = to("file:///etc/hostname")
+    with pytest.raises(MediaError, match="Cannot fetch file:///etc/hostname.*http://"):
+        fetch(f"{elsewhere.url}/c.png", None)
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "file:///etc/hostname",
+        "s3://bucket/a.png",
+        "data:image/png;base64,AAAA",
+        "ftp://host/a.png",
+        "//host/a.png",
+        "a.png",
+        "",
+    ],
+)
+def test_other_kinds_of_address_are_refused_with_those_that_work(home, url):
+    with pytest.raises(MediaError, match="must be an http:// or https:// URL, or a path of Label Studio"):
+        fetch(url, home)
+    assert home.seen == []
+
+
+@pytest.mark.parametrize("url", ["http://[::1", "http://host:port/a.png", "https://"])
+def test_a_broken_address_is_refused(home, url):
+    with pytest.raises(MediaError):
+        fetch(url, home)
+
+
+def test_a_path_without_label_studio_asks_for_its_address():
+    with pytest.raises(MediaError, match="set LABEL_STUDIO_URL"):
+        fetch("/data/upload/1/a.png", None)
+
+
+def test_label_studio_below_a_path_has_the_path_only_once(home):
+    home.routes["/ls/data/upload/1/a.png"] = (200, {}, IMAGE)
+    assert fetch("/data/upload/1/a.png", home, path="/ls") == IMAGE
+    assert fetch("/ls/data/upload/1/a.png", home, path="/ls") == IMAGE
+
+
+def test_a_missing_file_is_a_media_error_without_the_query(home):
+    with pytest.raises(MediaError, match="/data/gone.png answered 404") as caught:
+        fetch("/data/gone.png?X-Signature=abc", home)
+    assert "abc" not in str(caught.value)
+
+
+def test_a_wrong_key_is_said_and_not_shown(home):
+    with pytest.raises(MediaError, match="401. Check LABEL_STUDIO_API_KEY") as caught:
+        fetch("/data/upload/1/a.png", home, key="wrong")
+    assert "wrong" not in str(caught.value)
+    assert len(home.seen) == 1
+
+
+def test_an_access_token_that_went_stale_is_renewed(home):
+    home.wants = "Bearer access.1.x"  # the one handed out after the first refusal
+    assert fetch("/data/upload/1/a.png", home, key="personal.refresh.token") == IMAGE
+    assert [credentials for _, credentials in home.seen] == ["Bearer access.0.x", "Bearer access.1.x"]
+
+
+def test_a_server_that_is_away_is_a_media_error(home, elsewhere):
+    elsewhere.server_close()
+    with pytest.raises(MediaError, match="Cannot fetch .*/b.png"):
+        fetch(f"{elsewhere.url}/b.png", home)
+
+
+def test_a_file_announced_too_large_is_not_read(elsewhere, monkeypatch):
+    monkeypatch.setattr(media, "MAX_BYTES", len(IMAGE) - 1)
+    with pytest.raises(MediaError, match="larger than"):
+        fetch(f"{elsewhere.url}/b.png", None)
+
+
+def test_a_file_of_the_largest_size_is_read(elsewhere, monkeypatch):
+    monkeypatch.setattr(media, "MAX_BYTES", len(IMAGE))
+    assert fetch(f"{elsewhere.url}/b.png", None) == IMAGE
+
+
+def test_a_file_without_a_length_is_given_up_at_the_limit(elsewhere, monkeypatch):
+    elsewhere.routes["/b.png"] = (200, {"Content-Length": ""}, IMAGE * 100)
+    assert fetch(f"{elsewhere.url}/b.png", None) == IMAGE * 100
+    monkeypatch.setattr(media, "MAX_BYTES", len(IMAGE))
+    with pytest.raises(MediaError, match="larger than"):
+        fetch(f"{elsewhere.url}/b.png", None)
+
+
+def test_the_limit_counts_what_a_packed_answer_unpacks_to(elsewhere, monkeypatch):
+    packed = gzip.compress(bytes(10**6))
+    elsewhere.routes["/b.png"] = (200, {"Content-Encoding": "gzip"}, packed)
+    monkeypatch.setattr(media, "MAX_BYTES", 10 * len(packed))
+    with pytest.raises(MediaError, match="larger than"):
+        fetch(f"{elsewhere.url}/b.png", None)
+
+
+def test_an_answer_cut_short_is_not_taken_for_an_image(elsewhere):
+    elsewhere.routes["/b.png"] = (200, {"Content-Length": str(len(IMAGE) + 1)}, IMAGE)
+    with pytest.raises(MediaError, match="broke off"):
+        fetch(f"{elsewhere.url}/b.png", None)
+
+
+def test_a_silent_server_is_given_up(elsewhere, monkeypatch):
+    monkeypatch.setattr(media, "TOTAL_SECONDS", -1.0)
+    with pytest.raises(MediaError, match="took longer"):
+        fetch(f"{elsewhere.url}/b.png", None)

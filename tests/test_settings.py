@@ -1,0 +1,149 @@
+"""Settings: what is read, what is refused, and what is never shown."""
+
+from dataclasses import FrozenInstanceError
+from pathlib import Path
+
+import pytest
+
+from backend.errors import ConfigError
+from backend.settings import Settings, redact_url
+
+
+def test_an_empty_environment_gives_the_defaults():
+    settings = Settings.from_env({})
+    assert settings == Settings()
+    assert (settings.sam, settings.device, settings.log_level) == ("tiny", "auto", "INFO")
+    assert (settings.threads, settings.workers, settings.min_annotations, settings.memory_mb) == (
+        8,
+        1,
+        3,
+        512,
+    )
+    assert (settings.label_studio_url, settings.redis_url, settings.checkpoint_url) == ("", "", "")
+    assert settings.home == Path.home() / ".skylight"
+
+
+def test_every_variable_of_the_table_reaches_its_field():
+    given = {
+        "LABEL_STUDIO_URL": "http://ls.example:8080/ls/",
+        "LABEL_STUDIO_API_KEY": "key\n",
+        "REDIS_URL": "unix:///run/redis.sock",
+        "SKYLIGHT_HOME": "/data/skylight",
+        "SKYLIGHT_SAM": "vit_b",
+        "SKYLIGHT_DEVICE": "cuda:1",
+        "SKYLIGHT_CHECKPOINT_URL": "https://mirror.example/sam/",
+        "SKYLIGHT_THREADS": "2",
+        "SKYLIGHT_WORKERS": "0",
+        "SKYLIGHT_MIN_ANNOTATIONS": "7",
+        "SKYLIGHT_MEMORY_MB": "64",
+        "SKYLIGHT_MAX_PIXELS": "1000",
+        "SKYLIGHT_MIN_AREA": "5",
+        "SKYLIGHT_LOG_LEVEL": "debug",
+    }
+    assert {row.env for row in Settings.table()} == set(given)
+    expected = Settings(
+        label_studio_url="http://ls.example:8080/ls",
+        label_studio_api_key="key",
+        redis_url="unix:///run/redis.sock",
+        home=Path("/data/skylight"),
+        sam="vit_b",
+        device="cuda:1",
+        checkpoint_url="https://mirror.example/sam",
+        threads=2,
+        workers=0,
+        min_annotations=7,
+        memory_mb=64,
+        max_pixels=1000,
+        min_area=5,
+        log_level="DEBUG",
+    )
+    assert Settings.from_env(given) == expected
+
+
+def test_an_empty_value_counts_as_unset():
+    assert Settings.from_env({"SKYLIGHT_THREADS": "", "REDIS_URL": " "}) == Settings()
+
+
+def test_other_variables_are_nobodys_business():
+    assert Settings.from_env({"PATH": "/bin", "LABEL_STUDIO_HOST": "x", "skylight_sam": "y"}) == Settings()
+
+
+@pytest.mark.parametrize(
+    ("name", "nearest"),
+    [
+        ("SKYLIGHT_THREAD", "SKYLIGHT_THREADS"),
+        ("SKYLIGHT_MEMORY", "SKYLIGHT_MEMORY_MB"),
+        ("SKYLIGHT_", "SKYLIGHT_SAM"),
+    ],
+)
+def test_an_unknown_variable_is_refused_with_the_nearest_name(name, nearest):
+    with pytest.raises(ConfigError, match=f"{name} is not a setting of Skylight. Did you mean {nearest}[?]"):
+        Settings.from_env({name: "1"})
+
+
+@pytest.mark.parametrize("value", ["many", "0", "257", "1.5", "1_0", "٣"])
+def test_a_bad_number_is_refused_with_variable_and_value(value):
+    with pytest.raises(ConfigError, match="SKYLIGHT_THREADS: .*from 1 to 256") as caught:
+        Settings.from_env({"SKYLIGHT_THREADS": value})
+    assert f"'{value}'" in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("LABEL_STUDIO_URL", "ls.example:8080"),
+        ("LABEL_STUDIO_URL", "http://"),
+        ("LABEL_STUDIO_URL", "http://[::1"),
+        ("REDIS_URL", "localhost:6379"),
+        ("SKYLIGHT_HOME", "s3://bucket/skylight"),
+        ("SKYLIGHT_DEVICE", "gpu"),
+        ("SKYLIGHT_LOG_LEVEL", "loud"),
+    ],
+)
+def test_a_bad_text_is_refused_with_its_variable(name, value):
+    with pytest.raises(ConfigError, match=name):
+        Settings.from_env({name: value})
+
+
+def test_secrets_are_not_shown():
+    settings = Settings.from_env(
+        {
+            "LABEL_STUDIO_API_KEY": "topsecret",
+            "REDIS_URL": "rediss://user:hidden@redis.example:6380/0?password=hushhush&x=1",
+        }
+    )
+    for text in (repr(settings), str(settings), f"{settings}"):
+        assert not [secret for secret in ("topsecret", "hidden", "hushhush") if secret in text]
+        assert "redis.example:6380/0" in text
+    assert settings.redis_url.startswith("rediss://user:hidden@")
+
+
+@pytest.mark.parametrize("name", ["REDIS_URL", "LABEL_STUDIO_URL"])
+def test_secrets_are_not_shown_in_errors(name):
+    with pytest.raises(ConfigError) as caught:
+        Settings.from_env({name: "ftp://user:hidden@host.example"})
+    assert "hidden" not in str(caught.value)
+    assert "host.example" in str(caught.value)
+
+
+def test_a_key_inside_the_label_studio_url_is_refused():
+    with pytest.raises(ConfigError, match="LABEL_STUDIO_API_KEY"):
+        Settings.from_env({"LABEL_STUDIO_URL": "http://user:hidden@ls.example"})
+
+
+def test_redacting_leaves_a_plain_url_alone():
+    assert redact_url("redis://host:6379/1?x=1") == "redis://host:6379/1?x=1"
+    assert redact_url("redis://:pw@host/1") == "redis://:***@host/1"
+    assert redact_url("https://token@host/1") == "https://***@host/1"
+
+
+def test_the_table_names_each_field_with_default_and_meaning():
+    table = Settings.table()
+    assert [row.field for row in table] == list(Settings.__dataclass_fields__)
+    assert all(row.help for row in table)
+    assert {row.env: row.default for row in table}["SKYLIGHT_THREADS"] == str(Settings().threads)
+
+
+def test_settings_cannot_be_changed():
+    with pytest.raises(FrozenInstanceError):
+        Settings().threads = 3  # type: ignore[misc]
