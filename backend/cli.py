@@ -1,6 +1,7 @@
 """The command line: `skylight --help`."""
 
 import logging
+import math
 import os
 import signal
 import sys
@@ -12,11 +13,20 @@ from typing import Any
 import click
 
 from backend.errors import SkylightError
+from backend.lifeline import follow
 from backend.settings import Settings
 
 HOST, PORT = "127.0.0.1", 9090
 WORKER_NICENESS = 5  # a click goes before training
+FOLLOW = click.option("--follow", "parent", type=int, hidden=True, help="End when the process with this id is gone.")
 LOG_FORMAT = "%(asctime)s %(levelname).1s %(name)s: %(message)s"
+
+
+def _pixels(parts: list[str]) -> tuple[float, ...]:
+    numbers = tuple(float(part) for part in parts)
+    if not all(math.isfinite(number) for number in numbers):
+        raise ValueError("not a place")
+    return numbers
 
 
 class Point(click.ParamType[Any]):
@@ -29,7 +39,7 @@ class Point(click.ParamType[Any]):
         parts = str(value).split(",")
         try:
             if len(parts) == 2 or (len(parts) == 3 and parts[2] in ("neg", "pos")):
-                return float(parts[0]), float(parts[1]), parts[2:] != ["neg"]
+                return *_pixels(parts[:2]), parts[2:] != ["neg"]
         except ValueError:
             pass
         return self.fail(f"{value!r} is not X,Y or X,Y,neg in pixels", param, ctx)
@@ -43,7 +53,7 @@ class Box(click.ParamType[Any]):
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
         """(x0, y0, x1, y1)."""
         try:
-            x0, y0, x1, y1 = (float(part) for part in str(value).split(","))
+            x0, y0, x1, y1 = _pixels(str(value).split(","))
         except ValueError:
             return self.fail(f"{value!r} is not X0,Y0,X1,Y1 in pixels", param, ctx)
         return min(x0, x1), min(y0, y1), max(x0, x1), max(y0, y1)
@@ -110,20 +120,26 @@ def serve(host: str, port: int) -> None:
 @cli.command()
 @click.option("--host", default=HOST, show_default=True, help="Address to listen on.")
 @click.option("--port", default=PORT, show_default=True, help="Port to listen on.")
-def web(host: str, port: int) -> None:
+@FOLLOW
+def web(host: str, port: int, parent: int | None) -> None:
     """Run the web server alone; it needs REDIS_URL, and shares SKYLIGHT_HOME with the workers."""
     from backend.web import run
 
     found = _with_redis(settings())
+    if parent:
+        follow(parent)
     run(found, host, port)
 
 
 @cli.command()
-def worker() -> None:
+@FOLLOW
+def worker(parent: int | None) -> None:
     """Run one worker alone: ingests, trains, pre-annotates."""
     from backend.worker import run
 
     found = _with_redis(settings())
+    if parent:
+        follow(parent)
     os.nice(WORKER_NICENESS)
     run(found)
 
@@ -148,6 +164,10 @@ def segment(image: Path, points: tuple[Any, ...], box: Any, name: str, out: Path
     checkpoint = None if name == "tiny" else checkpoints.locate(name, found.home / "checkpoints")
     segmenter = sam.load(name, checkpoint, found.device)
     picture = decode(image.read_bytes(), found.max_pixels)
+    height, width = picture.shape[:2]
+    for x, y, _ in points:
+        if not (0 <= x < width and 0 <= y < height):
+            raise click.UsageError(f"point {x:g},{y:g} is outside the image, which has {width} x {height} px")
     started = time.perf_counter()
     embedding = segmenter.embed(picture)
     encoded = time.perf_counter()

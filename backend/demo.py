@@ -65,9 +65,7 @@ class Login:
         return cls(**json.loads(path.read_text()))
 
 
-def run(
-    settings: Settings, environ: Mapping[str, str], executable: Path, port: int, stop: threading.Event
-) -> None:
+def run(settings: Settings, environ: Mapping[str, str], executable: Path, port: int, stop: threading.Event) -> None:
     """Start everything, say where it is, and stay until `stop` is set; then end everything that was started."""
     folder = settings.home / "demo"
     login = Login.kept(folder / "login.json")
@@ -93,8 +91,8 @@ def run(
         click.echo(f"  user          {login.email}\n  password      {login.password}")
         click.echo(f"  Skylight      http://127.0.0.1:{own}/status\n  files         {settings.home}")
         click.echo(
-            "\nOpen a task, switch on Auto-Annotation at the bottom, choose the label under 'point' and the Auto-Detect"
-            "\ntool, click a pit, accept, submit. After three tasks Skylight trains, and the open tasks carry its answer."
+            "\nOpen a task and switch on Auto-Annotation at the bottom. Choose the label under 'point' and the Auto-Detect"
+            "\ntool, click a pit, accept, submit. After three tasks Skylight trains; open tasks then carry its masks."
             "\nCtrl-C ends everything; `make demo` goes on where you stopped."
         )
         supervisor.watch(stop)

@@ -10,6 +10,10 @@ from backend.store import SampleRecord
 from backend.webhook import Event
 from model.images import ImageError
 
+# What odd content of an annotation could raise; such an event must not hold up all those behind it. Errors of the
+# machine (Redis, the disk) are not among them: they end the job, and the event stays where it is.
+DATA_ERRORS = (ValueError, TypeError, LookupError, ArithmeticError, AttributeError)
+
 log = logging.getLogger(__name__)
 
 
@@ -40,7 +44,9 @@ def handle(service: Service, project: str, event: Event) -> bool:
         return _annotation(service, project, event)
     except (SkylightError, ImageError) as error:
         log.error("project %s annotation %s cannot be learned from: %s", project, event["id"], error)
-        return False
+    except DATA_ERRORS:
+        log.exception("project %s annotation %s: an error that Skylight did not foresee", project, event["id"])
+    return False
 
 
 def save_config(service: Service, project: str, label_config: str) -> None:

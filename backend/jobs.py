@@ -21,6 +21,8 @@ def ingest(project: str) -> None:
     drain(service, project)
     if service.queue.take_reconciliation(project) and reconcile(service, project):
         service.queue.touch(project)
+    if service.queue.inbox_length(project):  # another worker held it for long, and looks no more
+        service.queue.request(project, "ingest")
     if service.queue.dirty(project) > service.queue.trained(project):
         service.queue.request(project, "train")
     elif service.versions.current(project):
@@ -31,7 +33,6 @@ def train(project: str) -> None:
     """Train on everything there is; again if more came meanwhile."""
     service = CURRENT_SERVICE.get()
     service.queue.begin(project, "train")
-    promoted = 0
     with service.queue.lock(project, "train") as held:
         if not held:
             return  # whoever trains looks for more before it lets the project go
@@ -40,11 +41,11 @@ def train(project: str) -> None:
         dirty = service.queue.dirty(project)
         while service.queue.inbox_length(project):  # what `dirty` counts must be ingested before it counts as trained
             drain(service, project)
-        promoted = train_version(service, project)
+        train_version(service, project)
         service.queue.set_trained(project, dirty)
     if service.queue.dirty(project) > dirty:
         service.queue.request(project, "train")
-    if promoted:
+    if service.versions.current(project):  # also an old one: there may be new tasks
         service.queue.request(project, "preannotate")
 
 
@@ -52,5 +53,7 @@ def preannotate(project: str) -> None:
     """Bring the current version's predictions to the open tasks."""
     service = CURRENT_SERVICE.get()
     service.queue.begin(project, "preannotate")
-    if preannotate_open_tasks(service, project):
+    with service.queue.lock(project, "preannotate") as held:
+        left = not held or preannotate_open_tasks(service, project)
+    if left:
         service.queue.request(project, "preannotate")

@@ -1,7 +1,7 @@
 """Label Studio's REST API, as far as Skylight needs it.
 
 Plain `requests` rather than `label_studio_sdk.client`, by measurement (SDK 2.1.2): importing the SDK's
-client takes 1.2 s and 87 MB of memory in every process, because it pulls in pandas; this module takes 0.15
+client takes 1.2 s and 87 MB of memory in every process, because it pulls in pandas; this module takes 0.2
 s. The SDK's token client also refreshes by the clock only, never on a 401, and loses the path of an address
 such as `https://host/label-studio`. And most of what is asked here is narrower than what the SDK's typed
 objects hold: 100 annotations of 70 kB listed by id and time are 20 kB.

@@ -29,8 +29,8 @@ Progress = Callable[[float, str], None]
 
 
 def free_port(preferred: int) -> int:
-    """Return `preferred` if nothing on 127.0.0.1 uses it, else a free port of the system's choice."""
-    if _is_free(preferred):
+    """Return `preferred` if it is not 0 and nothing on 127.0.0.1 uses it, else one of the system's choice."""
+    if preferred and _is_free(preferred):
         return preferred
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))

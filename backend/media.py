@@ -27,7 +27,7 @@ TOTAL_SECONDS = 300.0
 """The longest time for one image, so that a server that drips cannot hold a thread."""
 MAX_REDIRECTS = 5
 CHUNK_BYTES = 2**18
-KINDS = "an http:// or https:// URL, or a path of Label Studio such as /data/upload/..."
+KINDS = "an http:// or https:// URL, or a path of Label Studio such as /data/upload/1/a.png"
 
 Origin = tuple[str, str, int]
 
@@ -129,8 +129,8 @@ def _refusal(status: int, url: str, home: str, trusted: bool) -> str:
         return f"{message} Check LABEL_STUDIO_API_KEY."
     if "/data/" in url:
         return (
-            f"{message} If that is Label Studio: the key goes to LABEL_STUDIO_URL ({home or 'not set'}) only, so "
-            "LABEL_STUDIO_URL here and LABEL_STUDIO_HOST there must be the same address."
+            f"{message} If that is Label Studio: the key goes only to LABEL_STUDIO_URL ({home or 'not set'}), "
+            "so LABEL_STUDIO_URL here and LABEL_STUDIO_HOST there must be the same address."
         )
     return f"{message} Skylight can only open addresses that need no login."
 

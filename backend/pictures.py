@@ -35,16 +35,13 @@ class Pictures:
 
     def embedding(self, url: str) -> tuple[str, Embedding]:
         """The sha256 and the embedding of the image behind a URL. Raises MediaError or ImageError."""
-        digest, data = self._known(url), None
-        if digest is None:
-            data = self.fetch(url)
-            digest = content_hash(data)
-            self._remember(url, digest)
-
-        def compute() -> Embedding:
-            return self.segmenter.embed(decode(self.fetch(url) if data is None else data, self.max_pixels))
-
-        return digest, self.cache.get(digest, compute)
+        digest = self._known(url)
+        if digest is not None:
+            return digest, self.known(digest, url)
+        data = self.fetch(url)
+        digest = content_hash(data)
+        self._remember(url, digest)
+        return digest, self.cache.get(digest, lambda: self.segmenter.embed(decode(data, self.max_pixels)))
 
     def known(self, digest: str, url: str) -> Embedding:
         """The embedding of an image by its sha256, fetched from `url` only if it was never encoded by this SAM.
@@ -54,8 +51,10 @@ class Pictures:
 
         def compute() -> Embedding:
             data = self.fetch(url)
-            if content_hash(data) != digest:
-                raise MediaError(f"{url} shows another image now than when it was annotated; annotate it again")
+            actual = content_hash(data)
+            if actual != digest:
+                self._remember(url, actual)
+                raise MediaError("the image's address shows another image now than before; annotate that one")
             return self.segmenter.embed(decode(data, self.max_pixels))
 
         return self.cache.get(digest, compute)

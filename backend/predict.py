@@ -29,7 +29,10 @@ def answer() -> Response:
     project, tasks = str(body.get("project") or ""), body.get("tasks")
     if not isinstance(tasks, list) or not all(isinstance(task, dict) for task in tasks):
         raise BadRequest("'tasks' must be a list of tasks")
-    context = (body.get("params") or {}).get("context")
+    params = body.get("params") or {}
+    context = params.get("context") if isinstance(params, dict) else None
+    if context is not None and not isinstance(context, dict):
+        raise BadRequest("'context' must be an object with the prompts as its 'result'")
     version = service.version_name(project)
     deadline = time.monotonic() + BATCH_SECONDS
     results = []
@@ -91,7 +94,8 @@ def preannotation(
 
 def image_url(task: dict[str, Any], labeling: Labeling, index: int | None = None) -> str:
     """The address of a task's image; of the `index`-th where it has several. Raises BadRequest if there is none."""
-    value = (task.get("data") or {}).get(labeling.data_key)
+    data = task.get("data")
+    value = data.get(labeling.data_key) if isinstance(data, dict) else None
     if isinstance(value, list):
         value = value[index or 0] if len(value) > (index or 0) else None
     if not isinstance(value, str) or not value:

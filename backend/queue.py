@@ -9,13 +9,15 @@ arrives while a job runs therefore queues exactly one more. Training compares `d
 import json
 import logging
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any, Literal
 
 import redis
+from redis.backoff import NoBackoff
 from redis.client import Pipeline
 from redis.exceptions import LockError
+from redis.retry import Retry
 from rq import Queue as RQQueue
 from rq.serializers import JSONSerializer
 
@@ -23,6 +25,7 @@ Kind = Literal["ingest", "train", "preannotate"]
 KINDS: tuple[Kind, ...] = ("ingest", "train", "preannotate")  # a worker takes them in this order
 JOB_SECONDS = 3600  # a job that runs longer is ended
 LOCK_SECONDS = 15.0  # a lock outlives its dead owner by this; a living owner renews it three times as often
+REPLY_SECONDS = 0.5  # Redis is away if it takes longer: Label Studio waits one second for the answer to a webhook
 FAILED_JOBS_SECONDS = 7 * 24 * 3600  # how long RQ keeps a failed job to be looked at
 
 log = logging.getLogger(__name__)
@@ -37,8 +40,14 @@ PROJECTS = "skylight:projects"  # set of the projects that ever wrote
 
 
 def connect(url: str) -> redis.Redis:
-    """A connection to Redis that checks itself; nothing is sent before the first command."""
-    return redis.Redis.from_url(url, socket_connect_timeout=2, health_check_interval=30)
+    """A connection to Redis that gives up soon and survives a restart of it; nothing is sent before it is used."""
+    return redis.Redis.from_url(
+        url,
+        socket_connect_timeout=REPLY_SECONDS,
+        socket_timeout=REPLY_SECONDS,
+        health_check_interval=30,
+        retry=Retry(NoBackoff(), 1, (redis.ConnectionError,)),  # a slow one is not asked twice
+    )
 
 
 class Queue:
@@ -135,9 +144,16 @@ class Queue:
         """All known projects, sorted."""
         return sorted(name.decode() for name in self.redis.smembers(PROJECTS) if isinstance(name, bytes))
 
-    def recover(self) -> None:
-        """At a start, perhaps after a crash: forget which jobs were queued, have every project looked through once."""
-        for project in self.projects():
+    def recover(self, stored: Iterable[str] = ()) -> None:
+        """At a start, perhaps after a crash: forget which jobs were queued, have every project looked through once.
+
+        `stored` are the projects of the store: one that Redis does not know has lost its counters, and is trained anew.
+        """
+        known = self.projects()
+        lost = sorted(set(stored) - set(known))
+        for project in lost:
+            self.touch(project)
+        for project in [*known, *lost]:
             for kind in KINDS:
                 self.begin(project, kind)
             self.want_reconciliation(project)

@@ -4,6 +4,8 @@ import functools
 import threading
 from pathlib import Path
 
+from safetensors import SafetensorError
+
 from backend import media
 from backend.errors import Unavailable
 from backend.labeling import Labeling, parse_config
@@ -16,6 +18,7 @@ from backend.versions import Versions
 from model import checkpoints, decoder, sam
 from model.decoder import DomainDecoder
 from model.embeddings import EmbeddingCache
+from model.train import TrainConfig
 
 MEGABYTE = 2**20
 
@@ -26,6 +29,7 @@ class Service:
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
         connection = connect(settings.redis_url)
+        self.recipe = TrainConfig()
         self.queue = Queue(connection)
         self.store = Store(settings.home)
         self.versions = Versions(self.store, connection)
@@ -78,5 +82,5 @@ class Service:
     def _load_decoder(self, project: str, number: int) -> DomainDecoder:
         try:
             return decoder.load(self.versions.weights(project, number))
-        except FileNotFoundError as error:
-            raise Unavailable(f"version {number} of project {project} is gone: {error}; roll back or train") from error
+        except (FileNotFoundError, SafetensorError) as error:
+            raise Unavailable(f"version {number} of project {project} cannot be read: {error}; train anew") from error

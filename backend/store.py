@@ -8,9 +8,11 @@
 Every file is written beside its place and renamed into it; a sample exists when its JSON does.
 """
 
+import fcntl
 import hashlib
 import io
 import json
+import re
 import time
 import uuid
 from collections.abc import Iterator
@@ -22,6 +24,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from backend.errors import BadRequest
 from model.files import write
 
 
@@ -47,9 +50,9 @@ class Store:
         self.home = home
 
     def folder(self, project: str) -> Path:
-        """Where everything of one project lives. Raises ValueError for a name that could lead elsewhere."""
-        if not project or not all(c.isalnum() or c in ".-_" for c in project) or project.startswith("."):
-            raise ValueError(f"{project!r} cannot be a project")
+        """Where everything of one project lives. Raises BadRequest for a name that could lead elsewhere."""
+        if not re.fullmatch(r"[A-Za-z0-9_-][A-Za-z0-9._-]*", project):
+            raise BadRequest(f"{project[:80]!r} cannot be a project; Label Studio's look like '1.1795340435'")
         return self.home / "projects" / project
 
     def projects(self) -> list[str]:
@@ -90,15 +93,12 @@ class Store:
 
     def get(self, project: str, annotation: int) -> SampleRecord | None:
         """The sample of an annotation, None if there is none."""
-        try:
-            return _record(self._record_path(project, annotation).read_bytes())
-        except FileNotFoundError:
-            return None
+        return _record(self._record_path(project, annotation))
 
     def samples(self, project: str) -> list[SampleRecord]:
         """All samples by rising annotation id."""
         paths = (self.folder(project) / "samples").glob("*.json")
-        records = [_record(path.read_bytes()) for path in paths]
+        records = [record for path in paths if (record := _record(path))]
         return sorted(records, key=lambda record: record.annotation)
 
     def label_map(self, project: str, record: SampleRecord) -> NDArray[np.uint8]:
@@ -126,19 +126,27 @@ class Store:
         write(self.home / "spool" / f"{time.time_ns():020d}-{uuid.uuid4().hex[:8]}.json", body)
 
     def spooled(self) -> Iterator[tuple[str, dict[str, Any]]]:
-        """The spooled events, oldest first; each is removed when the next one is asked for."""
-        for path in sorted((self.home / "spool").glob("*.json")):
-            try:
+        """The spooled events, oldest first; each is removed when the next one is asked for.
+
+        Who asks while somebody else is at it waits, so that no event overtakes an earlier one.
+        """
+        folder = self.home / "spool"
+        if not any(folder.glob("*.json")):
+            return
+        with (folder / "lock").open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            for path in sorted(folder.glob("*.json")):
                 found = json.loads(path.read_bytes())
-            except FileNotFoundError:
-                continue  # another process replayed it
-            yield str(found["project"]), found["event"]
-            path.unlink(missing_ok=True)
+                yield str(found["project"]), found["event"]
+                path.unlink()
 
     def _record_path(self, project: str, annotation: int) -> Path:
         return self.folder(project) / "samples" / f"{int(annotation)}.json"
 
 
-def _record(data: bytes) -> SampleRecord:
-    found = json.loads(data)
+def _record(path: Path) -> SampleRecord | None:
+    try:
+        found = json.loads(path.read_bytes())
+    except FileNotFoundError:  # also one that was listed just before
+        return None
     return SampleRecord(**{**found, "size": tuple(found["size"]), "labels": tuple(found["labels"])})

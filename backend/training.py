@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from backend.errors import SkylightError
+from backend.errors import SkylightError, Unavailable
 from backend.labeling import Labeling
 from backend.service import Service
 from backend.store import SampleRecord
@@ -16,7 +16,7 @@ from model import decoder as decoders
 from model.decoder import DecoderConfig
 from model.evaluate import LabelScores
 from model.images import ImageError
-from model.train import IGNORE, Sample, TrainConfig, Trained, in_validation, train, validate
+from model.train import IGNORE, Sample, Trained, in_validation, train, validate
 
 log = logging.getLogger(__name__)
 
@@ -39,17 +39,22 @@ def train_version(service: Service, project: str) -> int:
     if not training:
         return 0
     config = DecoderConfig(labeling.labels, service.pictures.segmenter.encoder_id)
-    how = TrainConfig()
-    trained = train(training, validation, config, how)
+    ingredients = {
+        "labels": list(labeling.labels),
+        "encoder_id": config.encoder_id,
+        "annotations": {str(record.annotation): record.updated_at for record, _ in used},
+        "recipe": asdict(service.recipe),
+    }
+    if same := made_of(service, project, ingredients):
+        log.info("project %s: nothing has changed since version %d", project, same)
+        return 0
+    trained = train(training, validation, config, service.recipe)
     verdict, promoted = gate(service, project, labeling, trained, validation)
     card = {
         "created_at": datetime.now(UTC).isoformat(timespec="seconds"),
-        "labels": labeling.labels,
-        "encoder_id": config.encoder_id,
-        "annotations": {str(record.annotation): record.updated_at for record, _ in used},
+        **ingredients,
         "training_images": len(training),
         "validation_images": len(validation),
-        "recipe": asdict(how),
         "steps": trained.steps,
         "seconds": round(trained.seconds, 2),
         "validation": _metrics(trained.scores),
@@ -70,11 +75,21 @@ def train_version(service: Service, project: str) -> int:
     return number if promoted else 0
 
 
+def made_of(service: Service, project: str, ingredients: dict[str, Any]) -> int:
+    """The newest version's number if it was made of just this, else 0: training again would give the same one."""
+    numbers = service.versions.numbers(project)
+    card = service.versions.card(project, numbers[-1]) if numbers else {}
+    return numbers[-1] if numbers and all(card.get(name) == value for name, value in ingredients.items()) else 0
+
+
 def gate(
     service: Service, project: str, labeling: Labeling, trained: Trained, validation: list[Sample]
 ) -> tuple[str, bool]:
     """Whether the new decoder may be served, and why: not if the current one does better on the same samples."""
-    current = service.decoder(project, labeling)
+    try:
+        current = service.decoder(project, labeling)
+    except Unavailable as error:
+        return f"promoted: {error}", True
     if current is None:
         return "promoted: nothing that fits the labels and the SAM was served", True
     if trained.scores is None:
@@ -86,14 +101,14 @@ def gate(
 
 
 def load_sample(service: Service, project: str, labeling: Labeling, record: SampleRecord) -> Sample | None:
-    """A stored sample as training reads it; None, with a line in the log, if its image cannot be had any more."""
+    """A stored sample as training reads it; None, with a line in the log, if it or its image is not there any more."""
     try:
         embedding = service.pictures.known(record.image, record.url)
-    except (SkylightError, ImageError) as error:
+        drawn = service.store.label_map(project, record)
+    except (SkylightError, ImageError, FileNotFoundError) as error:  # the last: another worker has replaced it just now
         log.error("project %s annotation %s is left out: %s", project, record.annotation, error)
         return None
-    array = remap(service.store.label_map(project, record), record.labels, labeling.labels)
-    return Sample(str(record.task), embedding, array)
+    return Sample(str(record.task), embedding, remap(drawn, record.labels, labeling.labels))
 
 
 def remap(label_map: NDArray[np.uint8], drawn: tuple[str, ...], wanted: tuple[str, ...]) -> NDArray[np.uint8]:

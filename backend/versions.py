@@ -64,18 +64,20 @@ class Versions:
         """The number of the version that is served; 0 before the first."""
         try:
             remembered = self.redis.get(key(project, "current"))
+            if remembered is not None:
+                return int(remembered)
+            stored = self._stored(project)["version"]
+            self.redis.set(key(project, "current"), stored, nx=True)  # unless it was promoted meanwhile
+            return stored
         except redis.RedisError:
             return self._stored(project)["version"]
-        if remembered is None:
-            stored = self._stored(project)["version"]
-            self.redis.set(key(project, "current"), stored)
-            return stored
-        return int(remembered)
 
     def promote(self, project: str, number: int) -> None:
         """Serve a version from now on. Raises FileNotFoundError if there is no such version."""
         self.card(project, number)
-        self._serve(project, number, self._stored(project)["version"])
+        stored = self._stored(project)
+        before = stored["before"] if number == stored["version"] else stored["version"]
+        self._serve(project, number, before)
 
     def roll_back(self, project: str) -> int:
         """Serve the version before the current one again, and give its number (0: none, SAM alone)."""

@@ -1,7 +1,7 @@
 """/webhook: what happened in Label Studio goes into the inbox. No image is read here and no model is loaded."""
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from datetime import datetime
 from typing import Any
 
@@ -25,22 +25,24 @@ def receive() -> Response:
     """Keep the event and answer: Label Studio waits one second and never tries again."""
     service, body = service_of(current_app), body_object(request)
     project = project_key(body.get("project"))
-    count = 0
-    for event in events(body):
-        accept(service, project, event)
-        count += 1
-    log.info("project %s: %s, %d kept", project, body.get("action"), count)
-    return json_response({"status": "queued" if count else "ignored"}, 202 if count else 200)
+    found = list(events(body))
+    accept(service, project, found)
+    log.info("project %s: %s, %d kept", project, body.get("action"), len(found))
+    return json_response({"status": "queued" if found else "ignored"}, 202 if found else 200)
 
 
-def accept(service: Service, project: str, event: Event) -> None:
-    """Put an event into the inbox; on disk while Redis is away, until the next one that gets through."""
+def accept(service: Service, project: str, found: Sequence[Event]) -> None:
+    """Put events into the inbox; on disk from the first that Redis does not take, until the next that gets through."""
+    taken = 0
     try:
         replay(service)
-        service.queue.accept(project, event, dirty=event["what"] in DIRTYING)
+        for event in found:
+            service.queue.accept(project, event, dirty=event["what"] in DIRTYING)
+            taken += 1
     except redis.RedisError as error:
-        log.error("Redis is away (%s): an event of project %s waits on disk", error, project)
-        service.store.spool(project, event)
+        log.error("Redis is away (%s): %d events of project %s wait on disk", error, len(found) - taken, project)
+        for event in found[taken:]:
+            service.store.spool(project, event)
 
 
 def replay(service: Service) -> None:
@@ -64,7 +66,7 @@ def events(body: dict[str, Any]) -> Iterator[Event]:
     if action in ("ANNOTATION_CREATED", "ANNOTATION_UPDATED"):
         yield annotation_event(_object(body, "annotation"), _object(body, "task"), config)
     elif action == "ANNOTATIONS_CREATED":
-        tasks = {task["id"]: task for task in _list(body, "task")}
+        tasks = {task.get("id"): task for task in _list(body, "task")}
         for annotation in _list(body, "annotation"):
             yield annotation_event(annotation, tasks.get(annotation.get("task"), {}), config)
     elif action == "ANNOTATIONS_DELETED":

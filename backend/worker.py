@@ -14,14 +14,15 @@ def run(settings: Settings) -> None:
     """Work until SIGTERM, which lets the job in hand finish."""
     service = Service(settings)
     service.check_weights()
-    start(service)
-    queues = [service.queue.queues[kind] for kind in KINDS]
-    worker = SimpleWorker(queues, connection=service.queue.redis, serializer=JSONSerializer)
-    worker.work(logging_level=settings.log_level)
+    start(service).work(logging_level=settings.log_level)
 
 
-def start(service: Service) -> None:
+def start(service: Service) -> SimpleWorker:
     """Make a process ready for jobs: pick up what a crashed one left behind, and what waits on disk."""
     CURRENT_SERVICE.set(service)
+    queues = [service.queue.queues[kind] for kind in KINDS]
+    # First of all, since it gives the connection the patience to wait for a job.
+    worker = SimpleWorker(queues, connection=service.queue.redis, serializer=JSONSerializer)
     replay(service)
-    service.queue.recover()
+    service.queue.recover(service.store.projects())
+    return worker

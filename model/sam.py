@@ -8,11 +8,13 @@ import hashlib
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
+from pickle import UnpicklingError
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from PIL import Image
+from safetensors import SafetensorError
 from safetensors.torch import load_file
 from segment_anything import sam_model_registry
 from segment_anything.modeling import Sam
@@ -23,6 +25,8 @@ from model.tiny import TinySam
 
 NAMES = ("tiny", "mobile_sam", "vit_b", "vit_l", "vit_h")
 TINY_WEIGHTS = Path(__file__).parent / "weights" / "tiny.safetensors"
+# What a file that is cut short, empty, a saved error page, another pickle or other weights raises on loading.
+NOT_WEIGHTS = (RuntimeError, OSError, ValueError, EOFError, AttributeError, UnpicklingError, SafetensorError)
 
 
 class SamError(RuntimeError):
@@ -206,7 +210,7 @@ def load(name: str, checkpoint: Path | None = None, device: str = "auto") -> Seg
         weights = load_file(path) if path.suffix == ".safetensors" else torch.load(path, "cpu", weights_only=True)
         # float16 on disk for tiny; BatchNorm's step counters are not kept there.
         absent = network.load_state_dict({k: v.float() for k, v in weights.items()}, strict=False)
-    except (RuntimeError, OSError, ValueError) as error:
+    except NOT_WEIGHTS as error:
         raise SamError(f"{path} does not hold weights of SAM {name}: {error}") from error
     missing = [key for key in absent.missing_keys if not key.endswith("num_batches_tracked")]
     if missing or absent.unexpected_keys:

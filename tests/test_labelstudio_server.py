@@ -1,4 +1,4 @@
-"""Running Label Studio: a small program stands in for it here, as starting the real one takes half a minute."""
+"""Running Label Studio, with a small program in its place: the real one takes half a minute to start."""
 
 import json
 import os
@@ -106,6 +106,10 @@ def test_one_that_does_not_want_to_end_is_killed(tmp_path, monkeypatch):
     with server:
         pass
     assert free_port(server.port) == server.port
+
+
+def test_port_0_means_any():
+    assert free_port(0) > 1023
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "0.0.0.0"])

@@ -1,0 +1,114 @@
+"""What many tests need: a real broker, a service over it, a loaded SAM, and a Label Studio to talk to."""
+
+import functools
+import logging
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+import redis
+import torch
+from flask.testing import FlaskClient
+
+from backend import media, worker
+from backend.app import create_app
+from backend.pictures import Pictures
+from backend.service import Service
+from backend.settings import Settings
+from model import sam
+from model.embeddings import EmbeddingCache
+from model.train import TrainConfig
+
+from .planted import Planted
+from .studio import KEY, Studio, wait_until
+
+QUICK = TrainConfig(steps=2, batch=2, check_every=2)  # for tests that do not ask how good it is
+
+
+@pytest.fixture(scope="session")
+def broker_socket(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """A Valkey server for the whole run, as `skylight serve` runs it."""
+    folder = tmp_path_factory.mktemp("broker")
+    command = [sys.executable, "-m", "backend.broker", str(folder), str(folder / "s")]
+    with subprocess.Popen(command) as process:
+        with redis.Redis(unix_socket_path=str(folder / "s")) as connection:
+            wait_until(lambda: answers(connection))
+        yield folder / "s"
+        process.terminate()
+
+
+def answers(connection: redis.Redis) -> bool:
+    try:
+        return bool(connection.ping())
+    except redis.ConnectionError:
+        return False
+
+
+@pytest.fixture
+def broker_url(broker_socket: Path) -> str:
+    """Its address; it is empty."""
+    url = f"unix://{broker_socket}"
+    with redis.Redis.from_url(url) as connection:
+        connection.flushall()
+    return url
+
+
+@pytest.fixture
+def studio() -> Iterator[Studio]:
+    with Studio() as running:
+        yield running
+
+
+@pytest.fixture
+def settings(tmp_path: Path, broker_url: str, studio: Studio) -> Settings:
+    home = tmp_path / "home"
+    return Settings(studio.url, KEY, broker_url, home, device="cpu")
+
+
+@pytest.fixture(scope="session")
+def segmenter() -> sam.Segmenter:
+    """The tiny SAM, loaded once."""
+    torch.set_num_threads(1)  # two threads on two busy cores wait for each other most of the time
+    return sam.load("tiny", None, "cpu")
+
+
+@pytest.fixture
+def service(settings: Settings, segmenter: sam.Segmenter, monkeypatch: pytest.MonkeyPatch) -> Iterator[Service]:
+    """A service with the tiny SAM; it loads nothing before it is asked for a picture."""
+    monkeypatch.setattr(sam, "load", lambda *_: segmenter)
+    made = Service(settings)
+    made.recipe = QUICK
+    yield made
+    made.queue.redis.close()
+
+
+@pytest.fixture
+def planted(service: Service) -> Service:
+    """The same service with the quick stand-in for a SAM, through the real cache; what it trains takes no time."""
+    torch.set_num_threads(1)
+    cache = EmbeddingCache(service.settings.home / "embeddings", Planted.encoder_id, 0)  # memory for one only
+    fetch = functools.partial(media.fetch, settings=service.settings, client=service._labelstudio)
+    service._pictures = Pictures(Planted(), cache, fetch, 10**6)  # type: ignore[arg-type]
+    return service
+
+
+@pytest.fixture
+def client(service: Service) -> FlaskClient:
+    return create_app(service.settings, service).test_client()
+
+
+@pytest.fixture
+def work(service: Service) -> Iterator[Callable[[], None]]:
+    """Does all the jobs there are, as a worker that is started and ends when nothing is left."""
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    logging.getLogger("rq.worker").setLevel(logging.WARNING)
+
+    def run() -> None:
+        worker.start(service).work(burst=True, logging_level="WARNING")
+
+    yield run
+    for number, handler in handlers.items():
+        signal.signal(number, handler)

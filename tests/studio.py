@@ -1,0 +1,261 @@
+"""As much of Label Studio 1.23.2 as Skylight talks to, in memory, served over real HTTP on 127.0.0.1.
+
+Its answers have the fields and the order that the real one was seen to have. `annotate`, `update`, `delete` are what a
+person does in it; `webhook` is what it would send about that.
+"""
+
+import json
+import threading
+import time
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+from flask import Flask, Response, jsonify, request
+from werkzeug.serving import make_server
+
+from backend.demo import label_config
+
+KEY = "0123456789abcdef0123456789abcdef01234567"
+INVITE = "the-project's-invite-token"
+CONFIG = label_config(["Pit"])
+CAPTURES = Path(__file__).parent / "captures"
+
+
+def capture(number: str) -> dict[str, Any]:
+    """The body of a recorded request of a real Label Studio."""
+    found: dict[str, Any] = json.loads(next(CAPTURES.glob(f"{number}_*.json")).read_text())["body"]
+    return found
+
+
+def wait_until(done: Callable[[], Any], seconds: float = 30.0) -> None:
+    """Wait until something is true. Fails the test if it takes longer."""
+    deadline = time.monotonic() + seconds
+    while not done():
+        assert time.monotonic() < deadline, f"still not so after {seconds} s"
+        time.sleep(0.02)
+
+
+class Studio:
+    """A Label Studio: `with Studio() as studio`."""
+
+    def __init__(self) -> None:
+        self.projects: dict[int, dict[str, Any]] = {}
+        self.tasks: dict[int, dict[str, Any]] = {}
+        self.predictions: dict[int, dict[str, Any]] = {}
+        self.backends: dict[int, dict[str, Any]] = {}
+        self.pictures: dict[str, bytes] = {}
+        self.fetched: list[str] = []  # paths of pictures, as they were asked for
+        self.changes = 0  # every change of anything moves the clock by a microsecond
+        self.on_predictions: Callable[[], None] = lambda: None
+        self.port = 0
+        self._app = _app(self)
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.port}"
+
+    def __enter__(self) -> "Studio":
+        self.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.stop()
+
+    def start(self) -> None:
+        """Serve; after a stop, at the same address again."""
+        self._server = make_server("127.0.0.1", self.port, self._app, threaded=True)
+        self.port = self._server.port
+        self._thread = threading.Thread(target=self._server.serve_forever, kwargs={"poll_interval": 0.02})
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Be down."""
+        if self._thread.is_alive():
+            self._server.shutdown()
+            self._thread.join()
+            self._server.server_close()
+
+    def now(self) -> str:
+        self.changes += 1
+        return f"2026-11-22T10:00:00.{self.changes:06d}Z"
+
+    def add_project(self, config: str = CONFIG, title: str = "pits") -> str:
+        """Make a project; gives its key as /setup and /predict carry it."""
+        number = len(self.projects) + 1
+        self.projects[number] = {
+            "id": number,
+            "title": title,
+            "label_config": config,
+            "created_at": f"2026-11-22T09:40:{number:02d}.831122Z",
+            "model_version": "",
+            "token": INVITE,
+        }
+        return f"{number}.{1795340400 + number}"
+
+    def add_task(self, project: str | int, picture: bytes, number: int = 0) -> int:
+        """Make a task of an uploaded picture; gives its id."""
+        number, home = number or max(self.tasks, default=0) + 1, int(float(project))
+        path = f"/data/upload/{home}/{number:08x}-scene.png"
+        self.pictures[path] = picture
+        self.tasks[number] = {
+            "id": number,
+            "project": home,
+            "data": {"image": path},
+            "updated_at": self.now(),
+            "annotations": [],
+        }
+        return number
+
+    def annotate(
+        self, task: int, result: Iterable[dict[str, Any]], skip: bool = False, number: int = 0
+    ) -> dict[str, Any]:
+        """Submit (or skip) an annotation."""
+        taken = [one["id"] for each in self.tasks.values() for one in each["annotations"]]
+        annotation = {
+            "id": number or max(taken, default=100) + 1,
+            "task": task,
+            "project": self.tasks[task]["project"],
+            "result": list(result),
+            "was_cancelled": skip,
+            "updated_at": self.now(),
+        }
+        self.tasks[task]["annotations"].append(annotation)
+        return annotation
+
+    def update(self, annotation: dict[str, Any], result: Iterable[dict[str, Any]], skip: bool = False) -> None:
+        """Submit an annotation anew."""
+        annotation.update(result=list(result), was_cancelled=skip, updated_at=self.now())
+
+    def delete(self, annotation: dict[str, Any]) -> None:
+        """Delete an annotation."""
+        self.tasks[annotation["task"]]["annotations"].remove(annotation)
+
+    def webhook(self, action: str, project: str | int, annotation: dict[str, Any] | None = None) -> dict[str, Any]:
+        """The body of a webhook, with the annotation as it is now."""
+        body: dict[str, Any] = {"action": action, "project": dict(self.projects[int(float(project))])}
+        if annotation is None:
+            return body
+        if action == "ANNOTATIONS_DELETED":
+            return body | {"annotations": [{"id": annotation["id"]}]}
+        task = {k: v for k, v in self.tasks[annotation["task"]].items() if k != "annotations"}
+        return body | {"annotation": json.loads(json.dumps(annotation)), "task": task}
+
+    def predicted(self, version: str) -> list[int]:
+        """The tasks that have a prediction of a version, one entry for each."""
+        return sorted(one["task"] for one in self.predictions.values() if one["model_version"] == version)
+
+
+def _app(studio: Studio) -> Flask:
+    app = Flask("studio")
+
+    @app.before_request
+    def authorize() -> tuple[Response, int] | None:
+        if request.headers.get("Authorization") != f"Token {KEY}":
+            return jsonify(detail="Invalid token."), 401
+        return None
+
+    @app.get("/data/upload/<path:_>")
+    def upload(_: str) -> Response | tuple[str, int]:
+        studio.fetched.append(request.path)
+        picture = studio.pictures.get(request.path)
+        return ("no", 404) if picture is None else Response(picture, mimetype="image/png")
+
+    @app.route("/api/projects/", methods=["GET", "POST"])
+    def projects() -> tuple[Response, int]:
+        if request.method == "GET":
+            return jsonify(results=list(studio.projects.values())), 200
+        studio.add_project(request.json["label_config"], request.json["title"])
+        made = studio.projects[len(studio.projects)]
+        made.update(request.json)
+        return jsonify(made), 201
+
+    @app.route("/api/projects/<int:number>/", methods=["GET", "PATCH"])
+    def project(number: int) -> tuple[Response, int]:
+        if number not in studio.projects:
+            return jsonify(detail="No Project matches the given query."), 404
+        if request.method == "PATCH":
+            wanted = request.json["model_version"]
+            if wanted not in {one["model_version"] for one in studio.predictions.values()}:
+                return jsonify(detail="Validation error", validation_errors="Model version doesn't exist"), 400
+            studio.projects[number].update(request.json)
+        return jsonify(studio.projects[number]), 200
+
+    @app.post("/api/projects/<int:number>/import")
+    def import_files(number: int) -> tuple[Response, int]:
+        for file in request.files.values():
+            studio.add_task(number, file.read())
+        return jsonify(task_count=len(request.files)), 201
+
+    @app.get("/api/tasks/")
+    def tasks() -> Response:
+        query = json.loads(request.args["query"])
+        behind, *others = query["filters"]["items"]
+        found = [task for key, task in sorted(studio.tasks.items()) if key > behind["value"]]
+        found = [task for task in found if task["project"] == int(request.args["project"])]
+        if not query["selectedItems"]["all"]:
+            found = [task for task in found if task["id"] in query["selectedItems"]["included"]]
+        if others:
+            found = [task for task in found if task["annotations"]]
+        return jsonify(tasks=[_listed(studio, task) for task in found], total=len(found))
+
+    _predictions(app, studio)
+    _backends(app, studio)
+    return app
+
+
+def _predictions(app: Flask, studio: Studio) -> None:
+    @app.post("/api/projects/<int:_>/import/predictions")
+    def import_predictions(_: int) -> tuple[Response, int]:
+        studio.on_predictions()
+        for one in request.json:
+            studio.predictions[len(studio.predictions) + 1 + studio.changes] = one
+            studio.changes += 1
+        return jsonify(created=len(request.json)), 201
+
+    @app.route("/api/projects/<int:number>/model-versions/", methods=["GET", "DELETE"])
+    def model_versions(number: int) -> Response:
+        mine = {k: v for k, v in studio.predictions.items() if studio.tasks[v["task"]]["project"] == number}
+        if request.method == "DELETE":
+            gone = [k for k, v in mine.items() if v["model_version"] == request.json["model_version"]]
+            for k in gone:
+                del studio.predictions[k]
+            return jsonify(deleted_predictions=len(gone))
+        names = [one["model_version"] for one in mine.values()]
+        return jsonify({name: names.count(name) for name in names})
+
+
+def _backends(app: Flask, studio: Studio) -> None:
+    @app.route("/api/ml/", methods=["GET", "POST"])
+    def backends() -> tuple[Response, int]:
+        if request.method == "GET":
+            return jsonify([b for b in studio.backends.values() if str(b["project"]) == request.args["project"]]), 200
+        made = {**request.json, "id": len(studio.backends) + 1}
+        studio.backends[made["id"]] = made
+        return jsonify(made), 201
+
+    @app.patch("/api/ml/<int:number>")
+    def backend(number: int) -> Response:
+        studio.backends[number].update(request.json)
+        return jsonify(studio.backends[number])
+
+
+def _listed(studio: Studio, task: dict[str, Any]) -> dict[str, Any]:
+    """A task as the Data Manager lists it; `include` names fields of tasks and annotations alike."""
+    submitted = [one for one in task["annotations"] if not one["was_cancelled"]]
+    versions = {one["model_version"] for one in studio.predictions.values() if one["task"] == task["id"]}
+    whole = {
+        **task,
+        "is_labeled": bool(submitted),
+        "total_annotations": len(submitted),
+        "cancelled_annotations": len(task["annotations"]) - len(submitted),
+        "total_predictions": len(versions),
+        "predictions_model_versions": ",".join(sorted(versions)),
+    }
+    if "include" not in request.args:
+        return whole
+    wanted = request.args["include"].split(",")
+    listed = {name: value for name, value in whole.items() if name in wanted}
+    if "annotations" in listed:
+        listed["annotations"] = [{k: v for k, v in one.items() if k in wanted} for one in listed["annotations"]]
+    return listed

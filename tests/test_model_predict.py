@@ -1,0 +1,133 @@
+"""From a decoder to probabilities, instances and a confidence."""
+
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+import pytest
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from model.decoder import DecoderConfig, DomainDecoder
+from model.predict import as_tensors, confidence, instances, predict
+from model.sam import Embedding
+
+
+class BrightnessDecoder(DomainDecoder):
+    """Knows what to answer without training: the brighter a cell of the thumbnail, the surer it is of label 1."""
+
+    def forward(self, features: Tensor, picture: Tensor) -> Tensor:
+        light = 8 * picture.mean(1, keepdim=True)
+        return torch.cat([-light, light], 1)
+
+
+@pytest.fixture
+def brightness() -> BrightnessDecoder:
+    return BrightnessDecoder(DecoderConfig(("bright",), "tiny-1", channels=32, stem=8))
+
+
+def embedding(size: tuple[int, int], bright: tuple[float, float, float, float] = (0, 0, 0, 0)) -> Embedding:
+    """An embedding with a thumbnail (64, 64) that is white in y0, x0, y1, x1, shares of the image's own size."""
+    made = Embedding(
+        np.random.default_rng(0).normal(size=(256, 16, 16)).astype(np.float16), size, np.zeros((64, 64, 3), np.uint8)
+    )
+    rows, columns = made.extent(64)
+    y0, x0, y1, x1 = (round(v * n) for v, n in zip(bright, (rows, columns) * 2, strict=True))
+    made.thumbnail[y0:y1, x0:x1] = 255
+    return made
+
+
+def probabilities(*labels: NDArray[np.floating]) -> NDArray[np.float32]:
+    """Label probabilities (H, W) with the background that is left."""
+    return np.stack([1 - np.sum(labels, axis=0), *labels]).astype(np.float32)
+
+
+def test_a_decoder_s_inputs_are_float_features_and_a_picture_in_plus_minus_1() -> None:
+    features, picture = as_tensors(embedding((64, 64), (0, 0, 1, 0.5)))
+    assert features.shape == (256, 16, 16) and features.dtype == torch.float32
+    assert picture.shape == (3, 64, 64)
+    assert (picture[:, :, :32] == 1).all() and (picture[:, :, 32:] == -1).all()
+
+
+@pytest.mark.parametrize("size", [(64, 64), (33, 100), (500, 130), (7, 5)])
+def test_probabilities_have_the_image_s_own_size_and_sum_to_1(size: tuple[int, int]) -> None:
+    torch.manual_seed(0)
+    decoder = DomainDecoder(DecoderConfig(("pit", "crater"), "tiny-1", channels=32, stem=8))
+    found = predict(decoder, embedding(size))
+    assert found.shape == (3, *size) and found.dtype == np.float32
+    np.testing.assert_allclose(found.sum(0), 1, atol=1e-5)
+
+
+@pytest.mark.parametrize("size", [(128, 128), (100, 256), (400, 150)])
+def test_the_answer_lies_where_the_object_is_in_the_image(brightness: BrightnessDecoder, size: tuple[int, int]) -> None:
+    found = predict(brightness, embedding(size, (0.25, 0.5, 0.75, 1)))[1] > 0.5
+    truth = np.zeros(size, bool)
+    truth[round(0.25 * size[0]) : round(0.75 * size[0]), round(0.5 * size[1]) :] = True
+    wrong = np.count_nonzero(found ^ truth)
+    assert wrong < 0.04 * truth.size  # a cell of the thumbnail along the border
+
+
+def test_threads_get_what_one_alone_gets() -> None:
+    torch.manual_seed(0)
+    decoder = DomainDecoder(DecoderConfig(("pit",), "tiny-1", channels=32, stem=8))
+    asked = [embedding((60 + i, 90), (0, 0, 0.1 * i, 0.5)) for i in range(8)]
+    alone = [predict(decoder, one) for one in asked]
+    with ThreadPoolExecutor(4) as pool:
+        together = list(pool.map(lambda one: predict(decoder, one), asked))
+    for one, other in zip(alone, together, strict=True):
+        np.testing.assert_array_equal(one, other)
+
+
+def test_instances_come_by_label_then_size_with_their_mean_probability() -> None:
+    crater, pit = np.zeros((40, 40)), np.zeros((40, 40))
+    pit[2:6, 2:6] = 0.9
+    pit[20:30, 20:30] = 0.7
+    pit[20:25, 20:30] = 0.9
+    crater[2:10, 30:38] = 0.6
+    found = list(instances(probabilities(pit, crater), min_area=1))
+    assert [(item.label, item.mask.sum()) for item in found] == [(0, 100), (0, 16), (1, 64)]
+    assert [item.score for item in found] == pytest.approx([0.8, 0.9, 0.6], abs=1e-5)
+    np.testing.assert_array_equal(found[1].mask, (pit > 0) & (np.arange(40) < 10))
+
+
+def test_instances_smaller_than_min_area_are_left_out() -> None:
+    pit = np.zeros((20, 20))
+    pit[0:3, 0:3] = 0.9
+    pit[10:14, 10:14] = 0.9
+    areas = {least: [item.mask.sum() for item in instances(probabilities(pit), least)] for least in (0, 9, 10, 16, 17)}
+    assert areas == {0: [16, 9], 9: [16, 9], 10: [16], 16: [16], 17: []}
+
+
+def test_a_pixel_belongs_to_the_most_probable_class_even_below_one_half() -> None:
+    pit, crater = np.full((10, 10), 0.3), np.full((10, 10), 0.4)
+    (only,) = instances(probabilities(pit, crater), min_area=1)
+    assert only.label == 1 and only.mask.all() and only.score == pytest.approx(0.4, abs=1e-6)
+
+
+def scene_of(object_probability: float, background_probability: float) -> NDArray[np.float32]:
+    pit = np.full((100, 100), background_probability)
+    pit[40:60, 40:60] = object_probability
+    return probabilities(pit)
+
+
+def test_confidence_is_high_for_sure_and_low_for_doubtful_objects() -> None:
+    sure, fair, doubtful = (confidence(scene_of(p, 1e-4)) for p in (0.99, 0.75, 0.52))
+    assert sure > 0.95 > fair > 0.65 > doubtful > 0.5
+
+
+def test_confidence_does_not_grow_with_certain_background() -> None:
+    doubtful = scene_of(0.55, 1e-6)
+    assert confidence(doubtful) == pytest.approx(confidence(doubtful[:, 40:60, 40:60]), abs=0.01)
+
+
+def test_confidence_falls_when_a_second_object_is_doubtful() -> None:
+    pit = np.full((100, 100), 1e-4)
+    pit[10:30, 10:30] = 0.98
+    alone = confidence(probabilities(pit))
+    pit[60:80, 60:80] = 0.5
+    assert confidence(probabilities(pit)) < alone - 0.1
+
+
+@pytest.mark.parametrize("rest", [0.0, 1e-12, 1e-9, 1e-6, 1e-4])
+def test_confidence_is_high_where_there_is_surely_nothing(rest: float) -> None:
+    assert 0.99 < confidence(np.stack([np.full((64, 64), 1 - rest), np.full((64, 64), rest)]).astype(np.float32)) <= 1

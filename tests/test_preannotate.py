@@ -1,0 +1,154 @@
+"""Predictions for the tasks still open."""
+
+from dataclasses import replace
+
+import pytest
+
+from backend import preannotate as module
+from backend.preannotate import preannotate
+from backend.regions import parse_config
+from backend.service import Service
+from model import decoder as decoders
+from model.decoder import DecoderConfig, DomainDecoder
+from model.masks import decode_rle
+
+from .planted import brush, png, square
+from .studio import CONFIG
+
+LABELING = parse_config(CONFIG)
+
+
+def promote(service, project, labels=("Pit",)) -> None:
+    """Publish and serve a version that finds its first label everywhere."""
+    decoder = DomainDecoder(DecoderConfig(labels, service.pictures.segmenter.encoder_id))
+    decoder.head.bias.data[:] = 0
+    decoder.head.bias.data[1] = 1000
+    service.versions.promote(project, service.versions.publish(project, lambda path: decoders.save(decoder, path), {}))
+
+
+@pytest.fixture
+def project(planted, studio, monkeypatch) -> str:
+    """Five open tasks, and a version to be brought to them two at a time."""
+    monkeypatch.setattr(module, "BATCH", 2)
+    key = studio.add_project()
+    planted.store.save_config(key, CONFIG)
+    for seed in range(5):
+        studio.add_task(key, png(square(seed)[0]))
+    promote(planted, key)
+    return key
+
+
+def test_every_open_task_gets_one_prediction(planted, studio, project):
+    assert not preannotate(planted, project)
+    assert studio.predicted("skylight-1") == [1, 2, 3, 4, 5]
+    one = next(iter(studio.predictions.values()))
+    (region,) = one["result"]
+    assert one["score"] == pytest.approx(1.0)
+    assert (region["from_name"], region["value"]["brushlabels"]) == ("mask", ["Pit"])
+    assert (decode_rle(region["value"]["rle"], 64, 64) > 127).all()
+    assert studio.projects[1]["model_version"] == "skylight-1"
+
+
+def test_a_second_time_there_is_nothing_to_do_but_new_tasks(planted, studio, project):
+    preannotate(planted, project)
+    preannotate(planted, project)
+    assert studio.predicted("skylight-1") == [1, 2, 3, 4, 5]
+    studio.add_task(project, png(square(7)[0]))
+    preannotate(planted, project)
+    assert studio.predicted("skylight-1") == [1, 2, 3, 4, 5, 6]
+
+
+def test_what_is_done_is_known_when_redis_has_lost_everything(planted, studio, project):
+    preannotate(planted, project)
+    planted.queue.redis.flushall()
+    preannotate(planted, project)
+    assert studio.predicted("skylight-1") == [1, 2, 3, 4, 5]
+
+
+def test_annotated_and_skipped_tasks_get_none(planted, studio, project):
+    studio.annotate(2, [brush(LABELING, square(1)[1])])
+    studio.annotate(4, [], skip=True)
+    preannotate(planted, project)
+    assert studio.predicted("skylight-1") == [1, 3, 5]
+
+
+def test_a_new_version_takes_the_place_of_those_before_it_and_of_no_other_model(planted, studio, project):
+    for number, version in enumerate(("sam-tiny", "someone-elses", "skylight-1"), 900):
+        studio.predictions[number] = {"task": 1, "result": [], "score": 0.0, "model_version": version}
+    promote(planted, project)
+    preannotate(planted, project)
+    assert studio.predicted("skylight-2") == [1, 2, 3, 4, 5]
+    assert {one["model_version"] for one in studio.predictions.values()} == {"skylight-2", "someone-elses"}
+    assert studio.projects[1]["model_version"] == "skylight-2"
+
+
+def test_something_urgent_interrupts_it_and_it_goes_on_afterwards(planted, studio, project):
+    studio.on_predictions = lambda: planted.queue.request(project, "ingest")
+    assert preannotate(planted, project)
+    assert studio.predicted("skylight-1") == [1, 2]
+    assert preannotate(planted, project)  # it is still waiting
+    assert studio.predicted("skylight-1") == [1, 2]
+    planted.queue.queues["ingest"].empty()
+    planted.queue.begin(project, "ingest")
+    studio.on_predictions = lambda: None
+    assert not preannotate(planted, project)
+    assert studio.predicted("skylight-1") == [1, 2, 3, 4, 5]
+
+
+def test_a_version_promoted_meanwhile_stops_it(planted, studio, project):
+    studio.on_predictions = lambda: promote(planted, project)
+    assert preannotate(planted, project)
+    assert studio.predicted("skylight-1") == [1, 2]
+    studio.on_predictions = lambda: None
+    assert not preannotate(planted, project)
+    assert studio.predicted("skylight-2") == [1, 2, 3, 4, 5]
+    assert studio.predicted("skylight-1") == []
+
+
+def test_a_picture_that_cannot_be_fetched_is_tried_again_and_one_that_cannot_be_read_is_not(planted, studio, project):
+    away, broken = (studio.tasks[number]["data"]["image"] for number in (1, 2))
+    kept = studio.pictures.pop(away)
+    studio.pictures[broken] = b"no picture"
+    preannotate(planted, project)
+    assert studio.predicted("skylight-1") == [3, 4, 5]
+    studio.pictures[away] = kept
+    studio.fetched.clear()
+    preannotate(planted, project)
+    assert studio.predicted("skylight-1") == [1, 3, 4, 5]
+    assert studio.fetched == [away]
+
+
+def test_when_no_picture_at_all_can_be_fetched_nothing_is_marked_done(planted, studio, project):
+    pictures, studio.pictures = studio.pictures, {}
+    assert not preannotate(planted, project)
+    assert studio.projects[1]["model_version"] == ""
+    studio.pictures = pictures
+    preannotate(planted, project)
+    assert studio.predicted("skylight-1") == [1, 2, 3, 4, 5]
+
+
+def test_while_label_studio_is_down_it_says_so_and_catches_up_later(planted, studio, project, caplog):
+    studio.on_predictions = lambda: 1 / 0  # type: ignore[func-returns-value]
+    assert not preannotate(planted, project)
+    assert "is not pre-annotated" in caplog.text
+    studio.on_predictions = lambda: None
+    preannotate(planted, project)
+    assert studio.predicted("skylight-1") == [1, 2, 3, 4, 5]
+    studio.stop()
+    caplog.clear()
+    assert not preannotate(planted, project)
+    assert "did not answer" in caplog.text
+
+
+def test_a_version_of_other_labels_predicts_nothing(planted, studio, project):
+    promote(planted, project, ("Crater",))
+    assert not preannotate(planted, project)
+    assert studio.predictions == {}
+
+
+def test_without_a_version_or_a_key_there_is_nothing_to_do(planted, studio, project):
+    planted.versions.roll_back(project)
+    assert not preannotate(planted, project)
+    promote(planted, project)
+    assert not preannotate(Service(replace(planted.settings, label_studio_api_key="")), project)
+    assert studio.predictions == {}

@@ -1,0 +1,290 @@
+"""/predict, with what Label Studio was recorded to send; its pictures are procedural scenes of the recorded size."""
+
+import copy
+import io
+import threading
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+import requests
+from flask.testing import FlaskClient
+from numpy.typing import NDArray
+from PIL import Image
+from werkzeug.serving import make_server
+
+from backend import predict as module
+from backend.app import create_app
+from backend.regions import parse_config, read_prompt
+from backend.service import Service
+from model import decoder as decoders
+from model import synthetic
+from model.decoder import DecoderConfig, DomainDecoder
+from model.masks import decode_png, decode_rle
+
+from .planted import key_point, png
+from .studio import CONFIG, Studio, capture
+
+P = "1.1795340435"
+SIZE = (534, 800)
+CLICK = (320, 267)  # xy of the first click of every recording, roughly; a pit is put there
+
+
+@pytest.fixture(scope="module")
+def scene() -> NDArray[np.uint8]:
+    made = synthetic.scene(3, 800)
+    rows, columns = np.nonzero(max((o.mask for o in made.objects if o.kind == "pit"), key=np.count_nonzero))
+    shift = CLICK[1] - int(rows.mean()), CLICK[0] - int(columns.mean())
+    return np.roll(made.image, shift, axis=(0, 1))[: SIZE[0]]
+
+
+@pytest.fixture
+def pictures(studio: Studio, scene: NDArray[np.uint8]) -> dict[str, bytes]:
+    """The pictures of the recorded tasks, by their addresses."""
+    data = png(scene)
+    for number in ("05", "14", "15"):
+        studio.pictures[capture(number)["tasks"][0]["data"]["image"]] = data
+    return studio.pictures
+
+
+def ask(client: FlaskClient, body: dict[str, Any]) -> list[dict[str, Any]]:
+    """The results of a /predict; one for each task, all of the version that /setup names."""
+    answer = client.post("/predict", json=body)
+    assert answer.status_code == 200
+    results: list[dict[str, Any]] = answer.get_json()["results"]
+    assert len(results) == len(body["tasks"])
+    setup = client.post("/setup", json={"project": body["project"], "schema": ""}).get_json()
+    assert {result["model_version"] for result in results} <= {setup["model_version"]}
+    return results
+
+
+def mask_of(region: dict[str, Any]) -> NDArray[np.bool_]:
+    return decode_rle(region["value"]["rle"], region["original_height"], region["original_width"]) > 127
+
+
+def serve_decoder(service: Service, project: str, labels: tuple[str, ...]) -> None:
+    """Promote a decoder that finds the first label everywhere."""
+    decoder = DomainDecoder(DecoderConfig(labels, service.pictures.segmenter.encoder_id))
+    decoder.head.bias.data[:] = 0
+    decoder.head.bias.data[1] = 1000
+    number = service.versions.publish(project, lambda path: decoders.save(decoder, path), {})
+    service.versions.promote(project, number)
+
+
+def test_a_recorded_click_gets_a_mask_in_the_browsers_size(client, pictures):
+    (result,) = ask(client, capture("05"))
+    (region,) = result["result"]
+    assert (region["from_name"], region["to_name"], region["type"]) == ("brush", "image", "brushlabels")
+    assert region["value"]["brushlabels"] == ["Dog"] and region["value"]["format"] == "rle"
+    assert (region["original_width"], region["original_height"], region["image_rotation"]) == (800, 534, 0)
+    assert 0 < mask_of(region).mean() < 1
+    assert 0 <= result["score"] <= 1 and result["score"] == pytest.approx(region["score"], abs=1e-4)
+    assert result["model_version"] == "sam-tiny"
+
+
+@pytest.mark.parametrize("number", ["05", "14", "15"])
+def test_the_answer_is_sams_to_all_prompts_of_the_recording(client, service, pictures, scene, number):
+    body = capture(number)
+    prompt, label = read_prompt(body["params"]["context"], parse_config(body["label_config"]))
+    assert len(prompt.points) == {"05": 1, "14": 3, "15": 0}[number]
+    (result,) = ask(client, body)
+    expected = service.pictures.segmenter.segment(service.pictures.segmenter.embed(scene), prompt, candidates=1)
+    assert label == "Dog" and expected.masks[0].any()
+    assert (mask_of(result["result"][0]) == expected.masks[0]).all()
+
+
+def test_each_answer_has_an_id_of_its_own(client, pictures):
+    first, second = (ask(client, capture("05"))[0]["result"][0]["id"] for _ in range(2))
+    assert first != second
+
+
+def test_an_image_is_fetched_once_and_encoded_once_whatever_its_address(client, service, studio, pictures):
+    for number in ("05", "05", "15"):
+        ask(client, capture(number))
+    assert len(studio.fetched) == 2
+    assert len(list((service.settings.home / "embeddings").rglob("*.safetensors"))) == 1
+
+
+@pytest.mark.parametrize("context", [None, {}, {"result": []}, {"result": None}])
+def test_without_a_prompt_and_without_a_version_there_is_nothing_to_say(client, pictures, context):
+    body = capture("06")
+    body["params"]["context"] = context
+    assert ask(client, body) == [{"model_version": "sam-tiny", "score": 0.0, "result": []}]
+
+
+def test_an_open_task_gets_the_decoders_regions(client, planted, pictures):
+    serve_decoder(planted, P, ("Dog", "Object"))
+    (result,) = ask(client, capture("06"))
+    (region,) = result["result"]
+    assert result["model_version"] == "skylight-1"
+    assert result["score"] == pytest.approx(1.0)
+    assert (region["from_name"], region["value"]["brushlabels"]) == ("brush", ["Dog"])
+    assert mask_of(region).shape == SIZE and mask_of(region).all()
+
+
+def test_a_batch_has_one_result_per_task_in_order_even_where_images_fail(client, planted, pictures):
+    serve_decoder(planted, P, ("Dog", "Object"))
+    body = capture("08")
+    good, missing = body["tasks"]
+    assert missing["data"]["image"] not in pictures
+    pictures["/data/broken.png"] = b"\x89PNG\r\n\x1a\n and then nothing"
+    broken = [{"image": "/data/broken.png"}, {"image": "ftp://x/y.png"}, {"image": 5}, {}, None, "text", ["a"]]
+    body["tasks"] = [good, missing, *({"id": 50 + i, "data": data} for i, data in enumerate(broken)), {"id": 1}, good]
+    results = ask(client, body)
+    assert [len(result["result"]) for result in results] == [1, *[0] * 9, 1]
+
+
+def test_a_batch_that_takes_too_long_is_answered_in_full_with_what_there_is(client, planted, pictures, monkeypatch):
+    serve_decoder(planted, P, ("Dog", "Object"))
+    monkeypatch.setattr(module, "BATCH_SECONDS", -1.0)
+    assert [result["result"] for result in ask(client, capture("08"))] == [[], []]
+
+
+def test_a_decoder_of_other_labels_is_not_served(client, planted, pictures):
+    serve_decoder(planted, P, ("Dog",))
+    assert ask(client, capture("06")) == [{"model_version": "skylight-1", "score": 0.0, "result": []}]
+
+
+def test_a_decoder_of_another_sam_is_not_served(client, planted, pictures):
+    serve_decoder(planted, P, ("Dog", "Object"))
+    planted.pictures.segmenter.encoder_id = "another"
+    assert ask(client, capture("06"))[0]["result"] == []
+
+
+def test_a_version_whose_file_is_gone_costs_the_answer_not_the_batch(client, planted, pictures, caplog):
+    serve_decoder(planted, P, ("Dog", "Object"))
+    planted.versions.weights(P, 1).unlink()
+    assert [result["result"] for result in ask(client, capture("08"))] == [[], []]
+    assert "version 1" in caplog.text
+
+
+@pytest.mark.parametrize(
+    "config",
+    ["", "<View/>", "no xml <", "<View><Text name='t' value='$t'/></View>", CONFIG.replace("$image", "image")],
+)
+@pytest.mark.parametrize("number", ["05", "06"])
+def test_a_configuration_that_cannot_be_served_gets_empty_results(client, pictures, number, config, caplog):
+    (result,) = ask(client, capture(number) | {"label_config": config})
+    assert result["result"] == []
+    assert "labeling configuration" in caplog.text or "Image" in caplog.text
+
+
+def change(body: dict[str, Any], **values: Any) -> dict[str, Any]:
+    """The body with the last prompt changed."""
+    changed = copy.deepcopy(body)
+    changed["params"]["context"]["result"][-1].update(values)
+    return changed
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        {"original_width": 400, "original_height": 267},  # another size than the image has
+        {"original_width": None},
+        {"original_width": "800"},
+        {"value": {}},
+        {"value": None},
+        {"value": {"x": "40", "y": 50, "keypointlabels": ["Dog"]}},
+        {"value": {"x": 1e300, "y": 50, "keypointlabels": ["Dog"]}},
+        {"value": {"x": 40, "y": 50, "keypointlabels": ["Cat"]}},
+        {"value": {"x": 40, "y": 50}},
+        {"to_name": "another"},
+    ],
+)
+def test_a_click_that_cannot_be_answered_gets_an_empty_result(client, pictures, values):
+    assert ask(client, change(capture("05"), **values))[0]["result"] == []
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"",
+        b"{",
+        b"[]",
+        b'{"project": "1.1"}',
+        b'{"project": "1.1", "tasks": 5}',
+        b'{"project": "1.1", "tasks": [5]}',
+        b'{"project": "../..", "tasks": []}',
+        b'{"tasks": []}',
+        b'{"project": "1.1", "tasks": [], "params": {"context": [1]}}',
+        b'{"project": "1.1", "tasks": [], "params": {"context": "x"}}',
+    ],
+)
+def test_what_is_no_request_is_refused_in_a_sentence(client, body):
+    answer = client.post("/predict", data=body)
+    assert answer.status_code == 400
+    assert answer.get_json()["error"] and "Traceback" not in answer.text
+
+
+def test_clicks_are_answered_while_redis_is_away(service, pictures):
+    away = Service(replace(service.settings, redis_url="unix:///nowhere/redis.sock"))
+    (result,) = ask(create_app(away.settings, away).test_client(), capture("05"))
+    assert (len(result["result"]), result["model_version"]) == (1, "sam-tiny")
+
+
+def test_a_project_with_bitmasks_gets_a_bitmask(client, pictures):
+    config = capture("05")["label_config"].replace("BrushLabels", "BitmaskLabels")
+    (region,) = ask(client, capture("05") | {"label_config": config})[0]["result"]
+    assert (region["type"], region["value"]["bitmasklabels"]) == ("bitmasklabels", ["Dog"])
+    assert decode_png(region["value"]["imageDataURL"]).shape == SIZE
+
+
+def click(point: tuple[int, int], size: tuple[int, int], data: dict[str, Any], config: str = CONFIG) -> dict[str, Any]:
+    """A click at x, y px on a task of the demo's configuration."""
+    context = {"result": [key_point("point", "Pit", *point, size)]}
+    tasks = [{"id": 1, "data": data}]
+    return {"project": P, "label_config": config, "tasks": tasks, "params": {"context": context}}
+
+
+def test_a_turned_photograph_is_answered_as_the_browser_shows_it(client, planted, studio):
+    buffer, exif = io.BytesIO(), Image.Exif()
+    exif[0x0112] = 6  # to be turned by a quarter
+    Image.new("L", (90, 60), 30).save(buffer, "JPEG", exif=exif)
+    studio.pictures["/data/upload/1/p.jpg"] = buffer.getvalue()
+    (region,) = ask(client, click((5, 80), (90, 60), {"image": "/data/upload/1/p.jpg"}))[0]["result"]
+    assert mask_of(region).shape == (90, 60)
+    assert mask_of(region).sum(axis=1).nonzero()[0].tolist() == [80]
+
+
+def test_of_several_images_the_one_clicked_is_answered(client, planted, studio):
+    for name, level in (("a", 10), ("b", 20)):
+        studio.pictures[f"/data/upload/1/{name}.png"] = png(np.full((40, 60, 3), level, np.uint8))
+    config = CONFIG.replace('value="$image"', 'valueList="$pages"')
+    body = click((5, 7), (40, 60), {"pages": ["/data/upload/1/a.png", "/data/upload/1/b.png"]}, config)
+    for index in (0, 1):
+        (region,) = ask(client, change(body, item_index=index))[0]["result"]
+        assert (mask_of(region).sum(), region["item_index"]) == (10 * (index + 1), index)
+    assert ask(client, change(body, item_index=2))[0]["result"] == []
+
+
+def test_two_people_clicking_on_two_images_never_get_each_others_mask(planted, studio):
+    """Each mask is one row, the click's, as long as its picture is bright; one picture is always on disk only."""
+    levels, clicks, size = (31, 57), 200, (64, 64)
+    for level in levels:
+        studio.pictures[f"/data/upload/1/{level}.png"] = png(np.full((*size, 3), level, np.uint8))
+    wrong: list[str] = []
+    server = make_server("127.0.0.1", 0, create_app(planted.settings, planted), threaded=True)
+
+    def annotate(level: int) -> None:
+        with requests.Session() as session:
+            for i in range(clicks):
+                body = click((i % 60, i % 64), size, {"image": f"/data/upload/1/{level}.png"})
+                answer = session.post(f"http://127.0.0.1:{server.port}/predict", json=body, timeout=30)
+                if answer.status_code != 200 or len(answer.json()["results"][0]["result"]) != 1:
+                    wrong.append(answer.text)
+                    continue
+                mask = mask_of(answer.json()["results"][0]["result"][0])
+                if mask.sum() != level or not mask[i % 64, :level].all():
+                    wrong.append(f"image {level}, click {i}: {mask.sum()} px")
+
+    serving = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02})
+    people = [threading.Thread(target=annotate, args=(level,)) for level in levels]
+    for thread in (serving, *people):
+        thread.start()
+    for thread in people:
+        thread.join()
+    server.shutdown()
+    serving.join()
+    server.server_close()
+    assert wrong == []

@@ -1,0 +1,114 @@
+"""What Label Studio holds against what the store holds."""
+
+from dataclasses import replace
+
+import pytest
+
+from backend.ingest import handle
+from backend.reconcile import reconcile
+from backend.regions import parse_config
+from backend.service import Service
+from backend.webhook import events
+
+from .planted import brush, key_point, png, square
+from .studio import CONFIG
+
+LABELING = parse_config(CONFIG)
+
+
+@pytest.fixture
+def project(planted, studio) -> str:
+    return studio.add_project()
+
+
+def submit(studio, project, seed=0, **options):
+    image, mask = square(seed)
+    return studio.annotate(studio.add_task(project, png(image)), [brush(LABELING, mask)], **options)
+
+
+def ids(service, project) -> list[int]:
+    return [record.annotation for record in service.store.samples(project)]
+
+
+def test_annotations_of_which_no_word_came_are_ingested(planted, studio, project):
+    one, other = submit(studio, project, 0), submit(studio, project, 1)
+    submit(studio, project, 2, skip=True)
+    assert reconcile(planted, project) == 2
+    assert ids(planted, project) == [one["id"], other["id"]]
+    assert planted.store.config(project) == CONFIG
+    assert reconcile(planted, project) == 0
+    assert len(studio.fetched) == 2
+
+
+def test_what_was_already_told_is_not_taken_again(planted, studio, project):
+    known = submit(studio, project)
+    handle(planted, project, next(events(studio.webhook("ANNOTATION_CREATED", project, known))))
+    assert reconcile(planted, project) == 0
+    assert len(studio.fetched) == 1
+
+
+def test_a_changed_annotation_is_taken_anew(planted, studio, project):
+    known = submit(studio, project)
+    reconcile(planted, project)
+    _, mask = square(5)
+    studio.update(known, [brush(LABELING, mask)])
+    assert reconcile(planted, project) == 1
+    (record,) = planted.store.samples(project)
+    assert (planted.store.label_map(project, record) == mask).all()
+
+
+def test_what_vanished_or_was_skipped_is_removed(planted, studio, project):
+    gone, skipped, stays = (submit(studio, project, seed) for seed in range(3))
+    reconcile(planted, project)
+    studio.delete(gone)
+    studio.update(skipped, skipped["result"], skip=True)
+    assert reconcile(planted, project) == 2
+    assert ids(planted, project) == [stays["id"]]
+
+
+def test_an_annotation_without_masks_counts_as_no_change(planted, studio, project):
+    task = studio.add_task(project, png(square(0)[0]))
+    studio.annotate(task, [key_point("point", "Pit", 9, 9, (64, 64))])
+    assert reconcile(planted, project) == 0
+    assert ids(planted, project) == []
+
+
+def test_another_project_under_the_same_number_is_left_alone(planted, studio, project, caplog):
+    submit(studio, project)
+    reconcile(planted, project)
+    studio.projects[1]["created_at"] = "2027-01-01T00:00:00.000000Z"  # deleted and made anew
+    studio.tasks.clear()
+    assert reconcile(planted, project) == 0
+    assert len(ids(planted, project)) == 1
+    assert "another one now" in caplog.text
+
+
+def test_a_project_that_is_gone_changes_nothing(planted, studio, project, caplog):
+    submit(studio, project)
+    reconcile(planted, project)
+    studio.projects.clear()
+    assert reconcile(planted, project) == 0
+    assert len(ids(planted, project)) == 1
+    assert "not reconciled" in caplog.text and "404" in caplog.text
+
+
+def test_while_label_studio_is_down_nothing_changes_and_the_log_says_so(planted, studio, project, caplog):
+    submit(studio, project)
+    reconcile(planted, project)
+    studio.stop()
+    assert reconcile(planted, project) == 0
+    assert len(ids(planted, project)) == 1
+    assert "did not answer" in caplog.text
+
+
+def test_without_a_key_nothing_changes_and_the_log_says_what_to_set(planted, project, caplog):
+    blind = Service(replace(planted.settings, label_studio_api_key=""))
+    assert reconcile(blind, project) == 0
+    assert "LABEL_STUDIO_API_KEY" in caplog.text
+
+
+def test_one_image_that_is_gone_does_not_stop_the_others(planted, studio, project):
+    bad, good = submit(studio, project, 0), submit(studio, project, 1)
+    del studio.pictures[studio.tasks[bad["task"]]["data"]["image"]]
+    assert reconcile(planted, project) == 1
+    assert ids(planted, project) == [good["id"]]

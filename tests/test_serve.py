@@ -1,0 +1,160 @@
+"""`skylight serve`: real processes, started, watched, started again, and ended."""
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import requests
+
+from backend.errors import Unavailable
+from backend.labelstudio_server import free_port
+from backend.regions import parse_config
+from backend.serve import Child, Supervisor
+from backend.settings import Settings
+from model import synthetic
+
+from .planted import brush, key_point, png
+from .studio import CONFIG, KEY, Studio, wait_until
+
+POLITE = {"OMP_NUM_THREADS": "1"}
+
+
+def environment(**more: str) -> dict[str, str]:
+    """This one without what is set for another Skylight."""
+    ours = ("SKYLIGHT_", "LABEL_STUDIO", "REDIS_URL")
+    return {name: value for name, value in os.environ.items() if not name.startswith(ours)} | POLITE | more
+
+
+def is_alive(pid: int) -> bool:
+    """Whether the process runs; one that has ended and waits to be collected does not."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except FileNotFoundError:
+        return False
+
+
+def descendants(pid: int) -> list[int]:
+    """The process and all below it."""
+    found = [pid]
+    for task in Path(f"/proc/{pid}/task").glob("*/children"):
+        found += [each for child in task.read_text().split() for each in descendants(int(child))]
+    return found
+
+
+def answers(url: str) -> bool:
+    try:
+        return requests.get(f"{url}/health", timeout=2).ok
+    except requests.RequestException:
+        return False
+
+
+def test_everything_starts_works_is_watched_and_ends(tmp_path: Path, studio: Studio) -> None:
+    port, stop = free_port(0), threading.Event()
+    environ = environment(
+        SKYLIGHT_HOME=str(tmp_path / "home"),
+        LABEL_STUDIO_URL=studio.url,
+        LABEL_STUDIO_API_KEY=KEY,
+        SKYLIGHT_DEVICE="cpu",
+    )
+    url, settings = f"http://127.0.0.1:{port}", Settings.from_env(environ)
+    project, scene = studio.add_project(), synthetic.scene(0, 96)
+    task = studio.add_task(project, png(scene.image))
+    with Supervisor(settings, environ, "127.0.0.1", port) as supervisor:
+        with pytest.raises(Unavailable, match="broker did not start"):
+            Supervisor(settings, environ, "127.0.0.1", free_port(0)).__enter__()
+        watching = threading.Thread(target=supervisor.watch, args=(stop,))
+        watching.start()
+        wait_until(lambda: answers(url), 60)
+        assert requests.post(f"{url}/setup", json={"project": project, "schema": CONFIG}, timeout=9).json() == {
+            "model_version": "sam-tiny"
+        }
+        context = {"result": [key_point("point", "Pit", 40, 40, (96, 96))]}
+        tasks = [{"id": task, "data": studio.tasks[task]["data"]}]
+        body = {"project": project, "label_config": CONFIG, "tasks": tasks, "params": {"context": context}}
+        assert len(requests.post(f"{url}/predict", json=body, timeout=60).json()["results"]) == 1
+
+        worker = supervisor.children[0]
+        killed = worker.process.pid
+        os.kill(killed, signal.SIGKILL)
+        wait_until(lambda: worker.process.pid != killed)
+        annotation = studio.annotate(task, [brush(parse_config(CONFIG), scene.truth())])
+        requests.post(f"{url}/webhook", json=studio.webhook("ANNOTATION_CREATED", project, annotation), timeout=9)
+        wait_until(lambda: requests.get(f"{url}/status", timeout=9).json()[project]["up_to_date"], 60)
+        assert requests.get(f"{url}/status", timeout=9).json()[project]["annotations"] == 1
+
+        children = [each.process.pid for each in (*supervisor.children, supervisor.broker)]
+        pids = [pid for child in children for pid in descendants(child)]
+        assert len(pids) > len(children)  # gunicorn's and the broker's own
+        stop.set()
+        watching.join()
+    wait_until(lambda: not any(is_alive(pid) for pid in pids))
+    assert not answers(url)
+    assert (settings.home / "broker" / "appendonlydir").is_dir()
+
+
+def test_children_end_with_a_parent_that_is_killed(tmp_path: Path) -> None:
+    environ = environment(SKYLIGHT_HOME=str(tmp_path / "home"), SKYLIGHT_WORKERS="0")
+    command = [sys.executable, "-m", "backend.cli", "serve", "--port", str(free_port(0))]
+    with subprocess.Popen(command, env=environ, stdout=subprocess.DEVNULL) as parent:
+        try:
+            wait_until(lambda: len(descendants(parent.pid)) >= 4, 60)  # broker, Valkey, web
+            pids = descendants(parent.pid)[1:]
+        finally:
+            parent.kill()
+    wait_until(lambda: not any(is_alive(pid) for pid in pids), 30)
+
+
+def test_a_second_broker_does_not_touch_a_folder_in_use(tmp_path: Path) -> None:
+    def broker(socket: str) -> subprocess.Popen[str]:
+        command = [sys.executable, "-m", "backend.broker", str(tmp_path / "b"), str(tmp_path / socket)]
+        return subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+
+    with broker("one") as first:
+        wait_until((tmp_path / "one").exists)
+        with broker("two") as second:
+            assert second.wait(20) == 1
+            assert "in use by another `skylight serve`" in second.stderr.read()
+        assert first.poll() is None
+        first.terminate()
+        assert first.wait(20) == 0
+
+
+def test_a_broker_goes_on_with_what_it_held(tmp_path: Path) -> None:
+    settings = replace(Settings(), home=tmp_path / "home", workers=0)
+    for expected in (None, b"kept"):
+        supervisor = Supervisor(settings, environment(), "127.0.0.1", free_port(0))
+        supervisor.children.clear()
+        with supervisor:
+            import redis
+
+            with redis.Redis.from_url(supervisor.environ["REDIS_URL"]) as connection:
+                assert connection.get("word") == expected
+                connection.set("word", "kept")
+
+
+def test_with_a_redis_of_ones_own_no_broker_is_started(tmp_path: Path) -> None:
+    settings = replace(Settings(), home=tmp_path, redis_url="redis://127.0.0.1:1/0", workers=3)
+    supervisor = Supervisor(settings, {"REDIS_URL": settings.redis_url}, "127.0.0.1", 1)
+    assert supervisor.broker is None
+    assert [child.name for child in supervisor.children] == ["worker 1", "worker 2", "worker 3", "web"]
+
+
+def test_a_child_that_does_not_want_to_end_is_killed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("backend.serve.STOP_SECONDS", 0.3)
+    code = "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); print(flush=True); time.sleep(600)"
+    child = Child("stubborn", [sys.executable, "-c", code], os.environ)
+    child.start()
+    wait_until(lambda: b"SIGTERM" in ignored(child.process.pid))
+    child.stop()
+    assert child.ended() == -signal.SIGKILL
+
+
+def ignored(pid: int) -> bytes:
+    """SIGTERM, if the process ignores it."""
+    mask = Path(f"/proc/{pid}/status").read_text().partition("SigIgn:")[2].split()[0]
+    return b"SIGTERM" if int(mask, 16) >> (signal.SIGTERM - 1) & 1 else b""

@@ -1,0 +1,129 @@
+"""The store: whole files or none, and events on disk in their order."""
+
+import threading
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from backend.errors import BadRequest
+from backend.store import SampleRecord, Store
+
+P = "1.1795340435"
+RECORD = SampleRecord(
+    7, 3, "2026-11-22T10:00:00.000001Z", "/data/upload/1/a.png", "ab" * 32, (4, 6), ("Pit", "Rock"), 2
+)
+MAP = np.arange(24, dtype=np.uint8).reshape(4, 6)
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Store:
+    return Store(tmp_path)
+
+
+def files(store: Store) -> set[str]:
+    return {path.name for path in store.home.rglob("*") if path.is_file()}
+
+
+def test_an_empty_store_holds_nothing(store):
+    assert (store.projects(), store.samples(P), store.config(P), store.get(P, 7)) == ([], [], "", None)
+    assert list(store.spooled()) == []
+    assert not store.remove(P, 7)
+    assert not files(store)
+
+
+def test_a_configuration_is_kept_and_another_one_noticed(store):
+    assert store.save_config(P, "<View/>")
+    assert not store.save_config(P, "<View/>")
+    assert store.save_config(P, "<View>ä</View>")
+    assert store.config(P) == "<View>ä</View>"
+    assert store.projects() == [P]
+
+
+def test_a_sample_comes_back_as_it_was_put(store):
+    store.put(P, RECORD, MAP)
+    found = store.get(P, 7)
+    assert replace(found, label_map="") == RECORD
+    assert store.samples(P) == [found]
+    assert store.label_map(P, found).dtype == np.uint8
+    assert (store.label_map(P, found) == MAP).all()
+
+
+def test_a_newer_annotation_takes_the_place_of_the_earlier_one(store):
+    store.put(P, RECORD, MAP)
+    store.put(P, replace(RECORD, annotation=71), MAP)  # begins with the same digit
+    store.put(P, replace(RECORD, regions=0), MAP * 0)
+    assert [(each.annotation, each.regions) for each in store.samples(P)] == [(7, 0), (71, 2)]
+    assert (store.label_map(P, store.get(P, 7)) == 0).all()
+    assert (store.label_map(P, store.get(P, 71)) == MAP).all()
+    assert len(files(store)) == 4
+
+
+def test_a_sample_exists_when_its_record_does(store):
+    store.put(P, RECORD, MAP)
+    (store.folder(P) / "samples" / "7.json").unlink()
+    assert store.samples(P) == []
+    store.put(P, RECORD, MAP)
+    assert len(store.samples(P)) == 1
+
+
+def test_a_removed_sample_leaves_no_file(store):
+    store.put(P, RECORD, MAP)
+    assert store.remove(P, 7)
+    assert not store.remove(P, 7)
+    assert not files(store)
+
+
+def test_all_samples_of_a_task_can_be_removed(store):
+    for annotation, task in ((1, 3), (2, 3), (3, 4)):
+        store.put(P, replace(RECORD, annotation=annotation, task=task), MAP)
+    assert store.remove_tasks(P, {3, 99}) == 2
+    assert [each.annotation for each in store.samples(P)] == [3]
+
+
+def test_samples_are_listed_by_number(store):
+    for annotation in (10, 9, 100):
+        store.put(P, replace(RECORD, annotation=annotation), MAP)
+    assert [each.annotation for each in store.samples(P)] == [9, 10, 100]
+
+
+@pytest.mark.parametrize("name", ["", ".", "..", "../x", "a/b", "a\\b", ".hidden", "1.5\n", "ä", "a b"])
+def test_a_name_that_could_lead_elsewhere_is_refused(store, name):
+    with pytest.raises(BadRequest, match="cannot be a project"):
+        store.folder(name)
+
+
+def test_spooled_events_come_back_once_and_in_their_order(store):
+    for n in range(20):
+        store.spool(P, {"id": n})
+    assert [event["id"] for _, event in store.spooled()] == list(range(20))
+    assert list(store.spooled()) == []
+
+
+def test_an_event_that_could_not_be_handed_on_stays_spooled(store):
+    for n in range(3):
+        store.spool(P, {"id": n})
+    replay = store.spooled()
+    next(replay)
+    next(replay)
+    replay.close()  # as when Redis goes away at the second
+    assert list(store.spooled()) == [(P, {"id": 1}), (P, {"id": 2})]
+
+
+def test_two_who_replay_at_once_hand_every_event_on_once_and_in_order(store):
+    for n in range(40):
+        store.spool(P, {"id": n})
+    seen: list[int] = []
+    together = threading.Barrier(4)
+
+    def replay() -> None:
+        together.wait()
+        seen.extend(event["id"] for _, event in store.spooled())
+
+    threads = [threading.Thread(target=replay) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert seen == list(range(40))

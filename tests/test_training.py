@@ -1,0 +1,219 @@
+"""From samples to a version, and whether it is served. The pictures are easy: one bright square each."""
+
+import itertools
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from backend.ingest import save_config
+from backend.reconcile import reconcile
+from backend.regions import parse_config
+from backend.training import gate, load_sample, remap, train_version
+from model.evaluate import iou
+from model.predict import predict
+from model.train import IGNORE, TrainConfig, Trained, in_validation, validate
+
+from .planted import brush, png, square
+from .studio import CONFIG
+
+LABELING = parse_config(CONFIG)
+GOOD = TrainConfig(steps=30, batch=4, check_every=10)
+BAD = TrainConfig(steps=1, batch=1)
+PIT = CONFIG.split("\n")[2].partition("<Label")[2].partition("/>")[0]
+
+
+def labelled(*names: str) -> str:
+    """The demo's configuration with other labels."""
+    labels = "".join(f'<Label value="{name}"/>' for name in names)
+    return CONFIG.replace(f"<Label{PIT}/>", labels)
+
+
+def task_numbers(validation: bool):
+    return (number for number in itertools.count(1) if in_validation(str(number)) == validation)
+
+
+@pytest.fixture
+def project(planted, studio) -> str:
+    planted.recipe = GOOD
+    return studio.add_project()
+
+
+def annotate(service, studio, project, training=0, validation=0, empty=False, seed=0) -> None:
+    """Submit squares on new tasks that train or validate, and ingest them."""
+    for count, side in ((training, False), (validation, True)):
+        free = (number for number in task_numbers(side) if number not in studio.tasks)
+        for number in itertools.islice(free, count):
+            image, mask = square(seed + number)
+            task = studio.add_task(project, png(image), number)
+            studio.annotate(task, [] if empty else [brush(LABELING, mask)])
+    reconcile(service, project)
+
+
+def test_nothing_is_trained_before_there_are_enough_tasks(planted, studio, project):
+    annotate(planted, studio, project, training=2)
+    assert train_version(planted, project) == 0
+    task = min(studio.tasks)
+    studio.annotate(task, [brush(LABELING, square(9)[1])])  # a second annotation is not a third task
+    reconcile(planted, project)
+    assert len(planted.store.samples(project)) == 3
+    assert train_version(planted, project) == 0
+    annotate(planted, studio, project, training=1)
+    assert train_version(planted, project) == 1
+
+
+def test_nothing_is_learned_from_nothing_but_background(planted, studio, project):
+    annotate(planted, studio, project, training=4, empty=True)
+    assert train_version(planted, project) == 0
+    assert planted.versions.numbers(project) == []
+
+
+def test_the_first_version_is_promoted_and_finds_what_it_was_taught(planted, studio, project):
+    annotate(planted, studio, project, training=5)
+    assert train_version(planted, project) == 1
+    assert planted.version_name(project) == "skylight-1"
+    image, mask = square(1000)
+    decoder = planted.decoder(project, LABELING)
+    found = predict(decoder, planted.pictures.segmenter.embed(image)).argmax(0) == 1
+    assert iou(found, mask) > 0.7
+
+
+def test_the_card_says_what_it_was_made_of(planted, studio, project):
+    annotate(planted, studio, project, training=3, validation=1)
+    train_version(planted, project)
+    card = planted.versions.card(project, 1)
+    assert card["annotations"] == {str(r.annotation): r.updated_at for r in planted.store.samples(project)}
+    assert (card["labels"], card["encoder_id"]) == (["Pit"], "planted-1")
+    assert (card["training_images"], card["validation_images"]) == (3, 1)
+    assert card["recipe"]["steps"] == 30 and 0 < card["steps"] <= 30
+    assert card["validation"]["iou"].keys() == {"Pit"}
+    assert (card["promoted"], card["version"]) == (True, 1)
+
+
+def test_tasks_that_all_fell_to_validation_train(planted, studio, project):
+    annotate(planted, studio, project, validation=3)
+    assert train_version(planted, project) == 1
+    assert planted.versions.card(project, 1)["validation_images"] == 0
+
+
+def test_a_worse_version_is_published_but_not_served(planted, studio, project):
+    annotate(planted, studio, project, training=4, validation=2)
+    assert train_version(planted, project) == 1
+    planted.recipe = BAD
+    assert train_version(planted, project) == 0
+    assert planted.versions.numbers(project) == [1, 2]
+    assert planted.versions.current(project) == 1
+    card = planted.versions.card(project, 2)
+    assert not card["promoted"] and card["verdict"].startswith("kept back")
+
+
+def test_a_better_version_is_served(planted, studio, project):
+    annotate(planted, studio, project, training=4, validation=2)
+    planted.recipe = BAD
+    train_version(planted, project)
+    planted.recipe = GOOD
+    assert train_version(planted, project) == 2
+    assert planted.versions.current(project) == 2
+
+
+def test_without_a_validation_image_the_new_one_is_served(planted, studio, project):
+    annotate(planted, studio, project, training=4)
+    train_version(planted, project)
+    planted.recipe = BAD
+    assert train_version(planted, project) == 2
+
+
+@pytest.mark.parametrize(("worse", "promoted"), [(False, True), (True, False)])
+def test_the_gate_lets_an_equal_one_through_and_a_slightly_worse_one_not(planted, studio, project, worse, promoted):
+    annotate(planted, studio, project, training=4, validation=2)
+    train_version(planted, project)
+    records = [r for r in planted.store.samples(project) if in_validation(str(r.task))]
+    samples = [load_sample(planted, project, LABELING, record) for record in records]
+    current = planted.decoder(project, LABELING)
+    scores = validate(current, samples)
+    if worse:
+        scores.add(np.array([[1]], np.uint8), np.array([[0]], np.uint8))  # one pixel more is wrong
+    assert gate(planted, project, LABELING, Trained(current, scores, 1, 0.0), samples)[1] is promoted
+
+
+def test_a_new_set_of_labels_is_served_at_once_and_old_maps_follow(planted, studio, project):
+    both = parse_config(labelled("Pit", "Rock"))
+    studio.projects[1]["label_config"] = labelled("Pit", "Rock")
+    for number, label in zip(itertools.islice(task_numbers(False), 4), ("Pit", "Rock", "Pit", "Rock"), strict=True):
+        image, mask = square(number)
+        studio.annotate(studio.add_task(project, png(image), number), [brush(both, mask, label)])
+    annotate(planted, studio, project, validation=2)
+    train_version(planted, project)
+    save_config(planted, project, labelled("Crater", "Rock"))  # Pit is gone, Rock stays second
+    new = parse_config(labelled("Crater", "Rock"))
+    assert planted.decoder(project, new) is None
+    records = planted.store.samples(project)
+    values = [set(np.unique(load_sample(planted, project, new, record).label_map)) for record in records]
+    assert values.count({0, 2}) == 2 and values.count({0, IGNORE}) == 4
+    planted.recipe = BAD  # whatever it can, the old one cannot speak these labels
+    assert train_version(planted, project) == 2
+    assert planted.decoder(project, new).config.labels == ("Crater", "Rock")
+    assert planted.versions.card(project, 2)["verdict"].startswith("promoted")
+
+
+def test_a_label_map_is_put_in_the_labels_of_now():
+    drawn = np.array([[0, 1, 2, 3, IGNORE]], np.uint8)
+    assert remap(drawn, ("a", "b", "c"), ("a", "b", "c")) is drawn
+    assert remap(drawn, ("a", "b", "c"), ("c", "x", "a")).tolist() == [[0, 3, IGNORE, 1, IGNORE]]
+    assert remap(drawn, ("a", "b", "c"), ("a", "b", "c", "d")).tolist() == drawn.tolist()
+
+
+def test_the_same_again_is_not_trained_again(planted, studio, project):
+    annotate(planted, studio, project, training=3)
+    assert train_version(planted, project) == 1
+    assert train_version(planted, project) == 0
+    assert planted.versions.numbers(project) == [1]
+    planted.recipe = replace(GOOD, seed=1)
+    assert train_version(planted, project) == 2
+    annotation = studio.tasks[min(studio.tasks)]["annotations"][0]
+    studio.update(annotation, annotation["result"])
+    reconcile(planted, project)
+    assert train_version(planted, project) == 3
+
+
+def test_a_sample_whose_image_is_lost_is_left_out(planted, studio, project, caplog):
+    annotate(planted, studio, project, training=4)
+    lost = planted.store.samples(project)[0]
+    planted.pictures.cache.path(lost.image).unlink()
+    studio.pictures.clear()
+    assert train_version(planted, project) == 1
+    assert str(lost.annotation) not in planted.versions.card(project, 1)["annotations"]
+    assert f"annotation {lost.annotation} is left out" in caplog.text
+
+
+def test_an_embedding_that_is_lost_is_made_again(planted, studio, project):
+    annotate(planted, studio, project, training=3)
+    for record in planted.store.samples(project):
+        planted.pictures.cache.path(record.image).unlink()
+    train_version(planted, project)
+    assert len(planted.versions.card(project, 1)["annotations"]) == 3
+
+
+def test_an_image_that_changed_since_is_left_out(planted, studio, project, caplog):
+    annotate(planted, studio, project, training=4)
+    changed = planted.store.samples(project)[0]
+    planted.pictures.cache.path(changed.image).unlink()
+    studio.pictures[changed.url] = png(square(99)[0])
+    train_version(planted, project)
+    assert len(planted.versions.card(project, 1)["annotations"]) == 3
+    assert "another image now" in caplog.text
+
+
+@pytest.mark.parametrize("damage", ["gone", "half of it"])
+def test_a_damaged_current_version_does_not_stand_in_the_way(planted, studio, project, damage):
+    annotate(planted, studio, project, training=3, validation=1)
+    train_version(planted, project)
+    file = planted.versions.weights(project, 1)
+    data = file.read_bytes()
+    file.unlink()
+    if damage == "half of it":
+        file.write_bytes(data[: len(data) // 2])
+    planted._decoder.cache_clear()  # as after a restart
+    planted.recipe = replace(GOOD, seed=1)
+    assert train_version(planted, project) == 2
+    assert planted.decoder(project, LABELING) is not None

@@ -1,0 +1,115 @@
+"""Versions: published whole or not at all, and which one is served."""
+
+from pathlib import Path
+
+import pytest
+import redis
+
+from backend.queue import connect, key
+from backend.store import Store
+from backend.versions import Versions
+
+P = "1.1795340435"
+
+
+@pytest.fixture
+def versions(tmp_path: Path, broker_url: str) -> Versions:
+    return Versions(Store(tmp_path), connect(broker_url))
+
+
+def publish(versions: Versions, content: bytes = b"weights") -> int:
+    return versions.publish(P, lambda path: path.write_bytes(content) and None, {"labels": ["Pit"]})
+
+
+def test_there_is_none_before_the_first(versions):
+    assert (versions.numbers(P), versions.current(P)) == ([], 0)
+    with pytest.raises(FileNotFoundError):
+        versions.card(P, 1)
+
+
+def test_a_published_version_is_complete_and_not_yet_served(versions):
+    assert (publish(versions, b"one"), publish(versions, b"two")) == (1, 2)
+    assert versions.numbers(P) == [1, 2]
+    assert versions.card(P, 2) == {"version": 2, "labels": ["Pit"]}
+    assert (versions.weights(P, 1).read_bytes(), versions.weights(P, 2).read_bytes()) == (b"one", b"two")
+    assert versions.current(P) == 0
+
+
+def test_numbers_are_sorted_as_numbers(versions):
+    for _ in range(11):
+        publish(versions)
+    assert versions.numbers(P) == list(range(1, 12))
+
+
+def test_a_version_that_cannot_be_saved_leaves_nothing(versions):
+    publish(versions)
+
+    def fail(path: Path) -> None:
+        path.write_bytes(b"half of")
+        raise OSError("no space left on device")
+
+    with pytest.raises(OSError, match="no space"):
+        versions.publish(P, fail, {})
+    assert [path.name for path in versions.folder(P).iterdir()] == ["1"]
+    assert publish(versions) == 2
+
+
+def test_promoting_and_rolling_back(versions):
+    publish(versions), publish(versions), publish(versions)
+    versions.promote(P, 1)
+    versions.promote(P, 3)
+    assert versions.current(P) == 3
+    assert (versions.roll_back(P), versions.current(P)) == (1, 1)
+    assert (versions.roll_back(P), versions.current(P)) == (0, 0)
+    assert versions.numbers(P) == [1, 2, 3]
+
+
+def test_promoting_what_is_served_already_does_not_forget_the_one_before(versions):
+    publish(versions), publish(versions)
+    for number in (1, 2, 2):
+        versions.promote(P, number)
+    assert versions.roll_back(P) == 1
+
+
+def test_what_does_not_exist_is_not_promoted(versions):
+    with pytest.raises(FileNotFoundError):
+        versions.promote(P, 1)
+    assert versions.current(P) == 0
+
+
+def test_the_store_knows_what_is_served_when_redis_has_lost_everything(versions):
+    publish(versions), publish(versions)
+    versions.promote(P, 2)
+    versions.redis.flushall()
+    assert versions.current(P) == 2
+    assert versions.redis.get(key(P, "current")) == b"2"
+
+
+def test_what_is_served_is_known_while_redis_is_away(versions):
+    publish(versions)
+    versions.promote(P, 1)
+    away = Versions(versions.store, redis.Redis(unix_socket_path="/nowhere/redis.sock", retry=None))
+    assert away.current(P) == 1
+
+
+def test_a_promotion_is_seen_by_every_process(versions, broker_url):
+    other = Versions(versions.store, connect(broker_url))
+    assert other.current(P) == 0
+    publish(versions)
+    versions.promote(P, 1)
+    assert other.current(P) == 1
+
+
+def test_a_promotion_between_reading_the_store_and_remembering_it_wins(versions, monkeypatch):
+    publish(versions)
+    stored = versions._stored
+
+    def promoted_meanwhile(project: str) -> dict[str, int]:
+        before = stored(project)
+        monkeypatch.undo()
+        versions.promote(project, 1)
+        return before
+
+    monkeypatch.setattr(versions, "_stored", promoted_meanwhile)
+    versions.current(P)
+    assert versions.current(P) == 1

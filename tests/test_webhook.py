@@ -1,0 +1,201 @@
+"""What Label Studio was recorded to send to /webhook, and what is kept of it."""
+
+import json
+import logging
+import socket
+import time
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from flask.testing import FlaskClient
+
+from backend.app import create_app
+from backend.queue import key
+from backend.service import Service
+from backend.webhook import project_key
+
+from .studio import capture
+
+P = "1.1795340435"
+
+
+def inbox(service: Service, project: str = P) -> list[dict[str, Any]]:
+    return [json.loads(raw) for raw in service.queue.redis.lrange(key(project, "inbox"), 0, -1)]
+
+
+def everything(service: Service) -> str:
+    """All that is in Redis, as text."""
+    found = []
+    for name in service.queue.redis.scan_iter():
+        kind = service.queue.redis.type(name)
+        read = {
+            b"string": service.queue.redis.get,
+            b"list": lambda name: service.queue.redis.lrange(name, 0, -1),
+            b"set": service.queue.redis.smembers,
+            b"zset": lambda name: service.queue.redis.zrange(name, 0, -1),
+            b"hash": service.queue.redis.hgetall,
+        }[kind]
+        found.append(f"{name}: {read(name)}")
+    return "\n".join(found)
+
+
+def test_the_project_is_named_as_in_setup_and_predict():
+    assert project_key(capture("21")["project"]) == capture("02")["project"] == P
+    assert project_key(capture("22")["project"]) == "4.1795341274"
+
+
+@pytest.mark.parametrize("number", ["21", "28"])
+def test_a_submitted_annotation_is_kept_with_its_image_and_masks(client, service, number):
+    body = capture(number)
+    assert client.post("/webhook", json=body).status_code == 202
+    (event,) = inbox(service)
+    assert (event["what"], event["id"], event["task"], event["skipped"]) == ("annotation", 1, 1, False)
+    assert event["updated_at"] == body["annotation"]["updated_at"]
+    assert event["result"] == body["annotation"]["result"]
+    assert event["data"] == {"image": "/data/upload/1/db3bd25b-dog.jpg"}
+    assert event["label_config"] == body["project"]["label_config"]
+    assert service.queue.dirty(P) == 1
+    assert service._pictures is None  # nothing is loaded for it
+
+
+@pytest.mark.parametrize(
+    ("number", "kept", "dirty"),
+    [
+        ("20", {"what": "train"}, 1),
+        ("26", {"what": "annotation", "id": 3, "task": 3, "skipped": True, "result": []}, 1),
+        ("30", {"what": "annotations_deleted", "ids": [1]}, 1),
+        ("33", {"what": "config"}, 0),
+        ("36", {"what": "tasks_created", "reconcile": True}, 0),
+        ("37", {"what": "tasks_deleted", "ids": [6]}, 1),
+    ],
+)
+def test_what_is_kept_of_each_recorded_event(client, service, number, kept, dirty):
+    assert client.post("/webhook", json=capture(number)).get_json() == {"status": "queued"}
+    (event,) = inbox(service)
+    assert {name: event[name] for name in kept} == kept
+    assert event["label_config"].startswith("<View>")
+    assert service.queue.dirty(P) == dirty
+    assert service.queue.queues["ingest"].count == 1
+
+
+@pytest.mark.parametrize(("number", "project"), [("22", "4.1795341274"), ("23", "9.1795341428")])
+def test_what_the_real_editor_submits_is_kept(client, service, number, project):
+    client.post("/webhook", json=capture(number))
+    (event,) = inbox(service, project)
+    assert event["result"] == capture(number)["annotation"]["result"]
+
+
+def test_tasks_without_annotations_ask_for_no_reconciliation(client, service):
+    body = capture("36")
+    body["tasks"][0]["total_annotations"] = 0
+    client.post("/webhook", json=body)
+    assert inbox(service)[0]["reconcile"] is False
+
+
+def test_annotations_created_carries_lists(client, service):
+    body = capture("21") | {"action": "ANNOTATIONS_CREATED"}
+    one, other = body["annotation"], body["annotation"] | {"id": 2, "task": 2}
+    tasks = [{"id": 2, "data": {"image": "/data/b.png"}}, body["task"]]
+    assert client.post("/webhook", json=body | {"annotation": [one, other], "task": tasks}).status_code == 202
+    assert [(e["id"], e["task"], e["data"]["image"]) for e in inbox(service)] == [
+        (1, 1, "/data/upload/1/db3bd25b-dog.jpg"),
+        (2, 2, "/data/b.png"),
+    ]
+    assert (service.queue.dirty(P), service.queue.queues["ingest"].count) == (2, 1)
+
+
+def test_other_actions_are_answered_and_ignored(client, service):
+    answer = client.post("/webhook", json=capture("33") | {"action": "LABEL_LINK_CREATED"})
+    assert (answer.status_code, answer.get_json()) == (200, {"status": "ignored"})
+    assert not everything(service)
+
+
+def test_the_projects_secrets_go_nowhere(client, service, caplog):
+    caplog.set_level(logging.DEBUG)
+    for number in ("20", "21", "26", "28", "30", "33", "36", "37"):
+        body = capture(number)
+        body["project"] |= {"token": "s3cret-invite", "task_data_login": "s3cret-user", "task_data_password": "s3cret"}
+        client.post("/webhook", json=body)
+    away = Service(replace(service.settings, redis_url="unix:///nowhere/redis.sock"))
+    create_app(away.settings, away).test_client().post("/webhook", json=body)
+    on_disk = "".join(path.read_text() for path in (service.settings.home / "spool").glob("*.json"))
+    assert "tasks_deleted" in everything(service) and "tasks_deleted" in on_disk and "TASKS_DELETED" in caplog.text
+    assert "s3cret" not in everything(service) + on_disk + caplog.text
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"project": None},
+        {"project": {"id": 1}},
+        {"project": {"id": 1, "created_at": "yesterday"}},
+        {"annotation": None},
+        {"annotation": {"id": 1}},
+        {"annotation": {"id": "x", "updated_at": "2026"}},
+        {"task": []},
+        {"action": "ANNOTATIONS_CREATED"},
+        {"action": "ANNOTATIONS_CREATED", "task": [{}], "annotation": [{"id": 1}]},
+        {"action": "ANNOTATIONS_DELETED"},
+        {"action": "TASKS_DELETED", "tasks": [{}]},
+        {"action": "TASKS_CREATED", "tasks": "all"},
+    ],
+)
+def test_what_cannot_be_understood_is_refused_in_a_sentence(client, service, change):
+    answer = client.post("/webhook", json=capture("21") | change)
+    assert answer.status_code == 400
+    assert answer.get_json()["error"] and "Traceback" not in answer.text
+    assert not everything(service)
+
+
+def test_a_list_is_kept_whole_or_not_at_all(client, service):
+    body = capture("21") | {"action": "ANNOTATIONS_CREATED", "task": []}
+    body["annotation"] = [body["annotation"], {"id": 2}]
+    assert client.post("/webhook", json=body).status_code == 400
+    assert not inbox(service)
+
+
+def away_client(service: Service, path: Path) -> tuple[Service, FlaskClient]:
+    """A service whose Redis should be at a socket where nobody is, yet."""
+    away = Service(replace(service.settings, redis_url=f"unix://{path}"))
+    return away, create_app(away.settings, away).test_client()
+
+
+def submit(client: FlaskClient, number: int) -> float:
+    """Send an annotation; gives the seconds to the answer, which must be a good one."""
+    body = capture("21")
+    body["annotation"] |= {"id": number}
+    began = time.monotonic()
+    assert client.post("/webhook", json=body).status_code == 202
+    return time.monotonic() - began
+
+
+def test_events_wait_on_disk_while_redis_is_away_and_go_first_when_it_is_back(service, tmp_path, broker_socket):
+    away, client = away_client(service, tmp_path / "redis.sock")
+    assert max(submit(client, n) for n in (1, 2, 3)) < 0.9
+    assert len(list((away.settings.home / "spool").glob("*.json"))) == 3
+    (tmp_path / "redis.sock").symlink_to(broker_socket)
+    submit(client, 4)
+    assert [event["id"] for event in inbox(away)] == [1, 2, 3, 4]
+    assert (away.queue.dirty(P), away.queue.queues["ingest"].count) == (4, 1)
+    assert not list((away.settings.home / "spool").glob("*.json"))
+    submit(client, 5)
+    assert [event["id"] for event in inbox(away)] == [1, 2, 3, 4, 5]
+
+
+def test_a_redis_that_hangs_does_not_keep_label_studio_waiting(service, tmp_path):
+    away, client = away_client(service, tmp_path / "redis.sock")
+    with socket.socket(socket.AF_UNIX) as silent:
+        silent.bind(str(tmp_path / "redis.sock"))
+        silent.listen()
+        body = capture("21") | {"action": "ANNOTATIONS_CREATED", "task": [capture("21")["task"]]}
+        body["annotation"] = [body["annotation"] | {"id": n} for n in range(20)]
+        began = time.monotonic()
+        assert client.post("/webhook", json=body).status_code == 202
+        assert time.monotonic() - began < 0.9
+    assert [event["id"] for _, event in away.store.spooled()] == list(range(20))
+
+
+def test_a_submit_is_answered_in_milliseconds(client):
+    assert sorted(submit(client, n) for n in range(20))[10] < 0.1
