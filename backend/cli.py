@@ -12,7 +12,7 @@ from typing import Any
 
 import click
 
-from backend.errors import SkylightError
+from backend.errors import SkylightError, Unavailable
 from backend.lifeline import follow
 from backend.settings import Settings
 
@@ -78,13 +78,12 @@ def settings() -> Settings:
 
 def main() -> None:
     """Run the command line; what Skylight foresaw ends in one line, not in a traceback."""
-    from model.checkpoints import CheckpointError
+    from model.checkpoints import CheckpointError  # here and below: PyTorch takes seconds, which `--help` need not wait
     from model.images import ImageError
-    from model.sam import SamError
 
     try:
         cli()
-    except (SkylightError, CheckpointError, SamError, ImageError) as error:
+    except (SkylightError, CheckpointError, ImageError) as error:
         click.secho(f"skylight: {error}", fg="red", err=True)
         sys.exit(1)
 
@@ -123,23 +122,22 @@ def serve(host: str, port: int) -> None:
 @FOLLOW
 def web(host: str, port: int, parent: int | None) -> None:
     """Run the web server alone; it needs REDIS_URL, and shares SKYLIGHT_HOME with the workers."""
-    from backend.web import run
-
-    found = _with_redis(settings())
     if parent:
         follow(parent)
-    run(found, host, port)
+    from backend.web import run
+
+    run(_with_redis(settings()), host, port)
 
 
 @cli.command()
 @FOLLOW
 def worker(parent: int | None) -> None:
     """Run one worker alone: ingests, trains, pre-annotates."""
+    if parent:
+        follow(parent)
     from backend.worker import run
 
     found = _with_redis(settings())
-    if parent:
-        follow(parent)
     os.nice(WORKER_NICENESS)
     run(found)
 
@@ -162,7 +160,10 @@ def segment(image: Path, points: tuple[Any, ...], box: Any, name: str, out: Path
 
     found = settings()
     checkpoint = None if name == "tiny" else checkpoints.locate(name, found.home / "checkpoints")
-    segmenter = sam.load(name, checkpoint, found.device)
+    try:
+        segmenter = sam.load(name, checkpoint, found.device)
+    except sam.SamError as error:
+        raise Unavailable(str(error)) from error
     picture = decode(image.read_bytes(), found.max_pixels)
     height, width = picture.shape[:2]
     for x, y, _ in points:

@@ -91,7 +91,7 @@ def run(settings: Settings, environ: Mapping[str, str], executable: Path, port: 
         click.echo(f"  user          {login.email}\n  password      {login.password}")
         click.echo(f"  Skylight      http://127.0.0.1:{own}/status\n  files         {settings.home}")
         click.echo(
-            "\nOpen a task and switch on Auto-Annotation at the bottom. Choose the label under 'point' and the Auto-Detect"
+            "\nOpen a task, switch on Auto-Annotation at the bottom. Choose the label under 'point' and the Auto-Detect"
             "\ntool, click a pit, accept, submit. After three tasks Skylight trains; open tasks then carry its masks."
             "\nCtrl-C ends everything; `make demo` goes on where you stopped."
         )

@@ -16,8 +16,8 @@ import requests
 
 from backend.errors import ConfigError, Unavailable
 
-READY_SECONDS = 240.0
-"""How long a start may take; the first one makes the database, which takes 30 to 90 s."""
+READY_SECONDS = 600.0
+"""How long a start may take; the first one makes the database: 30 to 90 s, minutes on a busy machine."""
 STOP_SECONDS = 10.0
 """How long Label Studio may take to end by itself."""
 POLL_SECONDS = 0.5

@@ -114,7 +114,8 @@ class Queue:
         where = key(project, "inbox")
         while (raw := self.redis.lindex(where, 0)) is not None:
             yield json.loads(raw)
-            self.redis.lrem(where, 1, raw)  # type: ignore[arg-type]  # bytes are fine  # by value: were the lock lost, nobody else's event would be dropped
+            # By value: were the lock lost, nobody else's event would be dropped.
+            self.redis.lrem(where, 1, raw)  # type: ignore[arg-type]  # bytes are fine
 
     def inbox_length(self, project: str) -> int:
         """How many events wait."""

@@ -22,7 +22,7 @@ class DecoderConfig:
     labels: tuple[str, ...]  # in the order of the project's config; class k + 1 is labels[k], class 0 background
     encoder_id: str  # of the SAM whose embeddings it reads; no other's will do
     channels: int = 64  # at the embedding's resolution, 32-128; falls to 3/4 and 1/2 as the resolution doubles
-    stem: int = 16  # channels of the image stem, 8-32
+    stem: int = 32  # channels of the image stem, 8-64; 16 cost 0.02 mIoU on procedural pits
 
 
 class DomainDecoder(nn.Module):

@@ -39,14 +39,13 @@ class Sample:
 class TrainConfig:
     """How a decoder is trained."""
 
-    steps: int = 160  # at most
+    steps: int = 320  # at most; 160 cost 0.03 mIoU on procedural pits
     batch: int = 8  # crops per step
     crop: float = 0.5  # side of a crop, as a share of the embedding's; a quarter of the work of a whole one
     centred: float = 0.6  # share of crops laid around an object, since most of a picture is background
     learning_rate: float = 2e-3  # AdamW, one cycle
     weight_decay: float = 0.02
-    noise: float = 0.1  # standard deviation added to the features, whose own is about 1
-    check_every: int = 20  # steps between looks at the validation samples
+    check_every: int = 40  # steps between looks at the validation samples
     patience: int = 4  # looks without a better one before it stops
     seed: int = 0
 
@@ -162,7 +161,6 @@ class CropSource:
         """Features (B, 256, c, c), pictures (B, 3, 4c, 4c) and targets (B, L + 1, 4c, 4c)."""
         parts = [self._crop(int(i)) for i in self.rng.integers(len(self.items), size=self.how.batch)]
         features, pictures, targets = (torch.stack(tensors) for tensors in zip(*parts, strict=True))
-        features = features + self.how.noise * torch.randn_like(features)
         gain = torch.empty(len(parts), 1, 1, 1).uniform_(0.8, 1.25)
         return (
             features,

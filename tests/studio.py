@@ -28,7 +28,7 @@ def capture(number: str) -> dict[str, Any]:
     return found
 
 
-def wait_until(done: Callable[[], Any], seconds: float = 30.0) -> None:
+def wait_until(done: Callable[[], Any], seconds: float = 60.0) -> None:
     """Wait until something is true. Fails the test if it takes longer."""
     deadline = time.monotonic() + seconds
     while not done():

@@ -7,9 +7,10 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors import SafetensorError, safe_open
+from segment_anything.modeling.common import LayerNorm2d
 from torch import Tensor
 
-from model.decoder import DecoderConfig, DomainDecoder, load, save
+from model.decoder import ChannelNorm, DecoderConfig, DomainDecoder, load, save
 
 CONFIG = DecoderConfig(labels=("pit", "crater"), encoder_id="tiny-0123456789ab", channels=32, stem=8)
 
@@ -24,6 +25,15 @@ def inputs(height: int, width: int, batch: int = 1) -> tuple[Tensor, Tensor]:
     generator = torch.Generator().manual_seed(1)
     features = torch.randn(batch, 256, height, width, generator=generator)
     return features, torch.rand(batch, 3, 4 * height, 4 * width, generator=generator) * 2 - 1
+
+
+def test_the_norm_is_segment_anything_s_layer_norm_over_channels() -> None:
+    ours, theirs = ChannelNorm(6), LayerNorm2d(6)
+    weights = {"weight": torch.linspace(-1, 2, 6), "bias": torch.linspace(3, -3, 6)}
+    for norm in (ours, theirs):
+        norm.load_state_dict(weights)
+    x = 5 * torch.randn(2, 6, 7, 9, generator=torch.Generator().manual_seed(2)) + 3
+    assert (ours(x) - theirs(x)).abs().max() < 1e-5
 
 
 @pytest.mark.parametrize("labels", [1, 2, 7])

@@ -134,6 +134,24 @@ def test_what_comes_while_it_trains_is_trained_on_next(client, planted, studio, 
     assert status(client, project)["up_to_date"]
 
 
+def test_a_change_that_another_worker_left_to_the_one_that_trains_is_trained_on(planted, studio, project, monkeypatch):
+    CURRENT_SERVICE.set(planted)
+    planted.store.save_config(project, CONFIG)
+    monkeypatch.setattr(jobs, "train_version", lambda service, key: planted.queue.touch(project))
+    jobs.train(project)
+    assert planted.queue.queues["train"].count == 1
+
+
+def test_what_waits_in_the_inbox_is_ingested_before_it_counts_as_trained(client, planted, studio, project):
+    planted.settings = replace(planted.settings, label_studio_api_key="")  # so that no reconciliation finds it
+    CURRENT_SERVICE.set(planted)
+    for seed in range(3):
+        submit(client, studio, project, seed)
+    jobs.train(project)
+    assert learned(planted, project) == [{"101", "102", "103"}]
+    assert planted.queue.trained(project) == planted.queue.dirty(project) == 3
+
+
 def test_a_skip_or_an_empty_task_gone_does_not_train_again(client, planted, studio, project, work):
     for seed in range(3):
         submit(client, studio, project, seed)
@@ -283,7 +301,7 @@ def test_a_worker_killed_in_the_middle_of_training_loses_nothing(client, service
     open_task = studio.add_task(project, png(synthetic.scene(9, 96).image))
     with start_worker(settings, steps=100_000) as first:
         try:
-            wait_until(lambda: service.queue.redis.exists(key(project, "lock-train")), 60)
+            wait_until(lambda: service.queue.redis.exists(key(project, "lock-train")), 180)
             wait_until(lambda: len(service.store.samples(project)) == 3)
             time.sleep(0.5)
         finally:
@@ -295,7 +313,7 @@ def test_a_worker_killed_in_the_middle_of_training_loses_nothing(client, service
     assert not status(client, project)["up_to_date"]
     with start_worker(settings, steps=2) as second:
         try:
-            wait_until(lambda: open_task in studio.predicted(service.version_name(project)), 60)
+            wait_until(lambda: open_task in studio.predicted(service.version_name(project)), 180)
         finally:
             second.terminate()
             second.wait(20)

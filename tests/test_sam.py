@@ -1,4 +1,4 @@
-"""Segment Anything without state: segment-anything's own answers, from any number of threads, and the bundled weights."""
+"""Segment Anything without state: segment-anything's own answers, from many threads, and what the tiny SAM can do."""
 
 import hashlib
 from concurrent.futures import ThreadPoolExecutor
@@ -54,6 +54,7 @@ class Loaded:
     segmenter: Segmenter
     embedding: Embedding
     predictor: SamPredictor
+    official_features: NDArray[np.float32]
 
 
 @pytest.fixture(scope="module")
@@ -73,14 +74,16 @@ def loaded(name: str, network: Sam, file: Path, seed: int) -> Loaded:
     torch.save(network.state_dict(), file)
     segmenter, predictor = load(name, file, "cpu"), SamPredictor(network)
     predictor.set_image(IMAGE)
-    return Loaded(file, segmenter, segmenter.embed(IMAGE), predictor)
+    return Loaded(file, segmenter, segmenter.embed(IMAGE), predictor, predictor.features[0].numpy())
 
 
-def test_the_embedding_is_that_of_segment_anything_in_half_precision(vit_b: Loaded) -> None:
-    theirs = vit_b.predictor.features[0].numpy()
-    assert vit_b.embedding.features.shape == (256, 64, 64) and vit_b.embedding.features.dtype == np.float16
-    assert np.abs(theirs).max() > 1
-    assert np.abs(vit_b.embedding.features - theirs).max() < 2e-3 * np.abs(theirs).max()
+@pytest.mark.parametrize("name", ["vit_b", "mobile_sam"])
+def test_the_embedding_is_that_of_segment_anything_in_half_precision(request: pytest.FixtureRequest, name: str) -> None:
+    sam: Loaded = request.getfixturevalue(name)
+    theirs = sam.official_features
+    assert sam.embedding.features.shape == (256, 64, 64) and sam.embedding.features.dtype == np.float16
+    assert theirs.max() > 1
+    assert np.abs(sam.embedding.features - theirs).max() < 2e-3 * np.abs(theirs).max()
 
 
 CASES = {

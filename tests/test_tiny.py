@@ -133,10 +133,7 @@ def test_convolutions_pad_as_tensorflow_does(kernel: int, stride: int, groups: i
     for row, column in ((0, 0), (outputs[0] - 1, outputs[1] - 1), (1, 2)):
         y, x = (kernel + i * stride - start for i, start in zip((row, column), starts, strict=True))
         window = filled[0, :, y : y + kernel, x : x + kernel]
-        if groups == 1:
-            expected = (conv.weight * window).sum((1, 2, 3))
-        else:
-            expected = (conv.weight[:, 0] * window).sum((1, 2))
+        expected = (conv.weight * window).sum((1, 2, 3)) if groups == 1 else (conv.weight[:, 0] * window).sum((1, 2))
         assert torch.allclose(found[0, :, row, column], expected, atol=1e-5)
 
 

@@ -2,13 +2,15 @@
 
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from numpy.typing import NDArray
 
-from model.decoder import DecoderConfig
+from model.decoder import DecoderConfig, save
+from model.decoder import load as load_decoder
 from model.predict import predict
 from model.sam import Embedding, Segmenter, load
 from model.synthetic import scene
@@ -144,6 +146,14 @@ def test_the_decoder_is_ready_for_use_and_knows_what_it_is_for() -> None:
     assert predict(decoder, made_up(0).embedding).shape == (2, 64, 64)
 
 
+def test_a_trained_decoder_answers_the_same_once_saved_and_loaded(tmp_path: Path) -> None:
+    decoder = train([made_up(0)], [], config(), TrainConfig(steps=2, batch=1)).decoder
+    save(decoder, tmp_path / "decoder.safetensors")
+    loaded = load_decoder(tmp_path / "decoder.safetensors")
+    embedding = made_up(1).embedding
+    np.testing.assert_allclose(predict(loaded, embedding), predict(decoder, embedding), atol=1e-5)
+
+
 def test_validation_is_about_a_fifth_of_all_tasks_and_always_the_same() -> None:
     chosen = [task for task in range(5000) if in_validation(str(task))]
     assert 0.18 < len(chosen) / 5000 < 0.23
@@ -220,7 +230,7 @@ def test_features_picture_and_target_of_a_crop_are_turned_and_mirrored_together(
     cells = sample.label_map[::8, ::8]
     sample.embedding.features[0] = np.arange(GRID * GRID).reshape(GRID, GRID)  # which cell it was
     sample.embedding.thumbnail[:] = 128 * cells.repeat(4, 0).repeat(4, 1)[..., None]
-    source = CropSource([sample], 1, TrainConfig(noise=0, batch=1), np.random.default_rng(0))
+    source = CropSource([sample], 1, TrainConfig(batch=1), np.random.default_rng(0))
     orders = set()
     for _ in range(60):
         features, pictures, targets = source.draw()

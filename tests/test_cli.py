@@ -1,0 +1,139 @@
+"""The command line."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from click.testing import CliRunner, Result
+from PIL import Image
+
+from backend import cli
+from backend.settings import Settings
+from model import sam, synthetic
+
+
+@pytest.fixture
+def scene(tmp_path: Path) -> Path:
+    """A procedural scene on disk, wider than high."""
+    path = tmp_path / "scene.png"
+    Image.fromarray(synthetic.scene(1, 128).image[:96]).save(path)
+    return path
+
+
+@pytest.fixture
+def skylight(tmp_path: Path, segmenter: sam.Segmenter, monkeypatch: pytest.MonkeyPatch):
+    """Runs the command with nothing set but a home of its own, with the SAM that is loaded already."""
+    for variable in Settings.table():
+        monkeypatch.delenv(variable.env, raising=False)
+    monkeypatch.setenv("SKYLIGHT_HOME", str(tmp_path / "home"))
+    load = sam.load
+    monkeypatch.setattr(sam, "load", lambda name, *more: segmenter if name == "tiny" else load(name, *more))
+
+    def run(*arguments: object) -> Result:
+        return CliRunner().invoke(cli.cli, [str(each) for each in arguments])
+
+    return run
+
+
+def test_help_lists_the_commands_and_every_setting(skylight):
+    text = skylight("--help").output
+    for name in ("serve", "web", "worker", "segment", "demo", "checkpoints"):
+        assert f"\n  {name} " in text
+    for variable in Settings.table():
+        assert variable.env in text
+        assert variable.default in text.replace("\n", "").replace(" ", "")
+
+
+def test_help_does_not_wait_for_pytorch():
+    code = "import sys; from backend import cli; sys.argv[1:] = ['--help']\n"
+    code += "try: cli.main()\nexcept SystemExit: assert 'torch' not in sys.modules\nelse: assert False"
+    assert subprocess.run([sys.executable, "-c", code], stdout=subprocess.DEVNULL).returncode == 0
+
+
+@pytest.mark.parametrize("prompt", ["--point 64,48", "--point 64,48 --point 3,3,neg", "--box 90,70,20,20"])
+def test_segment_writes_a_mask_of_the_images_size_and_prints_the_figures(skylight, scene, tmp_path, prompt):
+    done = skylight("segment", scene, *prompt.split(), "--out", tmp_path / "mask.png")
+    assert done.exit_code == 0, done.output
+    with Image.open(tmp_path / "mask.png") as mask:
+        assert (mask.size, mask.mode) == ((128, 96), "L")
+        values = np.unique(np.asarray(mask)).tolist()
+        pixels = np.count_nonzero(np.asarray(mask))
+    assert set(values) <= {0, 255}
+    assert f"mask.png: {pixels} px, score " in done.output
+    assert "encode " in done.output and done.output.endswith(" ms\n")
+
+
+def test_a_box_means_the_same_from_either_corner(skylight, scene, tmp_path):
+    for name, box in (("a", "20,20,90,70"), ("b", "90,70,20,20")):
+        assert skylight("segment", scene, "--box", box, "--out", tmp_path / name).exit_code == 0
+    assert (tmp_path / "a").read_bytes() == (tmp_path / "b").read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("prompt", "said"),
+    [
+        ((), "at least one --point or a --box"),
+        (("--point", "5"), "'5' is not X,Y"),
+        (("--point", "a,b"), "'a,b' is not X,Y"),
+        (("--point", "1,2,3"), "is not X,Y"),
+        (("--point", "nan,2"), "is not X,Y"),
+        (("--box", "1,2,3"), "is not X0,Y0,X1,Y1"),
+        (("--box", "1,2,3,inf"), "is not X0,Y0,X1,Y1"),
+        (("--point", "128,4"), "128,4 is outside the image, which has 128 x 96 px"),
+        (("--point", "4,-1"), "outside the image"),
+    ],
+)
+def test_a_bad_prompt_is_refused(skylight, scene, tmp_path, prompt, said):
+    done = skylight("segment", scene, *prompt, "--out", tmp_path / "mask.png")
+    assert done.exit_code == 2
+    assert said in done.output
+    assert not (tmp_path / "mask.png").exists()
+
+
+def run_main(monkeypatch: pytest.MonkeyPatch, *arguments: object) -> int:
+    monkeypatch.setattr(sys, "argv", ["skylight", *map(str, arguments)])
+    with pytest.raises(SystemExit) as ended:
+        cli.main()
+    return int(ended.value.code or 0)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "environ", "said"),
+    [
+        (("segment", "{scene}", "--point", "5,5", "--out", "x"), {"SKYLIGHT_SMA": "tiny"}, "Did you mean SKYLIGHT_SAM"),
+        (("segment", "{text}", "--point", "5,5", "--out", "x"), {}, "are not a whole JPEG"),
+        (("segment", "{scene}", "--point", "5,5", "--sam", "vit_b", "--out", "x"), {}, "checkpoints download vit_b"),
+        (("segment", "{scene}", "--point", "5,5", "--sam", "best", "--out", "x"), {}, "No checkpoint is called 'best'"),
+        (("checkpoints", "download", "best"), {}, "No checkpoint is called 'best'"),
+        (("worker",), {"REDIS_URL": "redis://127.0.0.1:1/0", "SKYLIGHT_SAM": "vit_h"}, "checkpoints download vit_h"),
+        (("web",), {"REDIS_URL": "redis://127.0.0.1:1/0", "SKYLIGHT_SAM": "vit_h"}, "checkpoints download vit_h"),
+    ],
+)
+def test_what_was_foreseen_ends_in_one_line(skylight, scene, tmp_path, monkeypatch, capsys, arguments, environ, said):
+    monkeypatch.setattr("os.nice", lambda _: 0)
+    for name, value in environ.items():
+        monkeypatch.setenv(name, value)
+    (tmp_path / "text.png").write_text("no picture")
+    given = [each.format(scene=scene, text=tmp_path / "text.png") for each in arguments]
+    assert run_main(monkeypatch, *given) == 1
+    error = capsys.readouterr().err
+    assert error.startswith("skylight: ") and said in error
+    assert error.count("\n") == 1 and "Traceback" not in error
+
+
+@pytest.mark.parametrize("command", ["web", "worker"])
+def test_parts_alone_need_a_redis(skylight, command):
+    done = skylight(command)
+    assert done.exit_code == 2
+    assert "set REDIS_URL" in done.output
+
+
+def test_checkpoints_are_listed_with_licence_and_what_is_here(skylight, tmp_path):
+    (tmp_path / "home" / "checkpoints").mkdir(parents=True)
+    (tmp_path / "home" / "checkpoints" / "sam_vit_b_01ec64.pth").touch()
+    text = skylight("checkpoints", "list").output
+    assert {line.split()[0] for line in text.splitlines()} == set(sam.NAMES)
+    assert text.count("Apache-2.0") == 4
+    assert [line.split()[0] for line in text.splitlines() if line.endswith("(downloaded)")] == ["vit_b"]
