@@ -37,16 +37,23 @@ class Sample:
 
 @dataclass(frozen=True)
 class TrainConfig:
-    """How a decoder is trained."""
+    """How a decoder is trained.
 
-    steps: int = 320  # at most; 160 cost 0.03 mIoU on procedural pits
-    batch: int = 8  # crops per step
-    crop: float = 0.5  # side of a crop, as a share of the embedding's; a quarter of the work of a whole one
-    centred: float = 0.6  # share of crops laid around an object, since most of a picture is background
+    The defaults were chosen on 15 procedural scenes with prompt-made masks, mIoU on 15 others: 320 steps of 8 half
+    crops 0.705 in 25 s, of 16 quarter crops 0.709 in 15 s; these centred less often 0.727; 480 of them 0.736 in 22 s.
+    """
+
+    steps: int = 480  # at most
+    first_steps: int = 160  # with one image, and
+    image_steps: int = 24  # more for each further image
+    batch: int = 16  # crops per step
+    crop: float = 0.25  # side of a crop, as a share of the embedding's
+    centred: float = 0.3  # share of crops laid around an object, since most of a picture is background
     learning_rate: float = 2e-3  # AdamW, one cycle
     weight_decay: float = 0.02
-    check_every: int = 40  # steps between looks at the validation samples
+    check_every: int = 60  # steps between looks at the validation samples
     patience: int = 4  # looks without a better one before it stops
+    enough: int = 5  # validation images; by fewer it neither stops nor chooses, 0.04 mIoU was lost to their noise
     seed: int = 0
 
 
@@ -74,8 +81,8 @@ def train(
 ) -> Trained:
     """Train a decoder; the same samples and seed give the same one on the same machine.
 
-    Stops early when the validation samples' mean IoU no longer rises and keeps the best weights; without validation
-    samples it takes all its steps. Raises ValueError without training samples.
+    Stops early when the validation samples' mean IoU no longer rises and keeps the best weights; with few of them, or
+    none, it takes all its steps. Raises ValueError without training samples.
     """
     if not training:
         raise ValueError("training needs at least one sample")
@@ -84,10 +91,11 @@ def train(
     rng = np.random.default_rng(how.seed)
     decoder = DomainDecoder(config).to(memory_format=torch.channels_last)
     optimizer = torch.optim.AdamW(decoder.parameters(), lr=how.learning_rate, weight_decay=how.weight_decay)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, how.learning_rate, total_steps=how.steps, pct_start=0.15)
+    steps = min(how.steps, how.first_steps + how.image_steps * (len(training) - 1))
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, how.learning_rate, total_steps=steps, pct_start=0.15)
     crops = CropSource(training, len(config.labels), how, rng)
     best: Trained | None = None
-    for step in range(1, how.steps + 1):
+    for step in range(1, steps + 1):
         features, pictures, targets = crops.draw()
         with torch.autocast("cpu", torch.bfloat16, enabled=HAS_BFLOAT16):
             logits = decoder(features, pictures)
@@ -97,8 +105,8 @@ def train(
         torch.nn.utils.clip_grad_norm_(decoder.parameters(), 1.0)
         optimizer.step()
         schedule.step()
-        progress(step, how.steps)
-        if validation and step % how.check_every == 0:
+        progress(step, steps)
+        if len(validation) >= how.enough and step % how.check_every == 0:
             scores = validate(decoder, validation)
             if best is None or best.scores is None or scores.mean >= best.scores.mean:
                 best = Trained(copy.deepcopy(decoder), scores, step, 0)
@@ -106,7 +114,7 @@ def train(
                 break
     seconds = time.monotonic() - started
     if best is None:
-        best = Trained(decoder, validate(decoder, validation) if validation else None, how.steps, 0)
+        best = Trained(decoder, validate(decoder, validation) if validation else None, steps, 0)
     return Trained(best.decoder.eval().requires_grad_(False), best.scores, best.steps, seconds)
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from safetensors.numpy import save as safetensors
 
 from model.embeddings import EmbeddingCache, nbytes, read, write
 from model.sam import Embedding
@@ -159,18 +160,12 @@ def test_a_damaged_file_is_computed_again(tmp_path: Path, damage: str) -> None:
             "cut": whole[: len(whole) // 2],
             "empty": b"",
             "noise": np.random.default_rng(0).bytes(len(whole)),
-            "no metadata": without_metadata(),
-            "another file": without_metadata(height="30", width="40"),
+            "no metadata": safetensors({"features": embedding().features, "thumbnail": embedding().thumbnail}),
+            "another file": safetensors({"weights": np.zeros(3)}, {"height": "30", "width": "40"}),
         }[damage]
     )
     assert_same(cache.get(key(7), lambda: embedding(8)), embedding(8))
     assert_same(read(path), embedding(8))
-
-
-def without_metadata(**metadata: str) -> bytes:
-    from safetensors.numpy import save
-
-    return save({"weights": np.zeros(3, np.float32)}, metadata or None)
 
 
 def test_the_file_lies_under_its_encoder_and_the_first_digits_of_its_key(tmp_path: Path) -> None:

@@ -273,7 +273,7 @@ import sys
 from backend import cli, queue, service
 from model.train import TrainConfig
 queue.LOCK_SECONDS = 2.0
-service.TrainConfig = lambda: TrainConfig(steps={steps}, batch=2, check_every={steps})
+service.TrainConfig = lambda: TrainConfig(steps={steps}, first_steps={steps}, batch=2)
 sys.argv = ["skylight", "worker"]
 cli.main()
 """

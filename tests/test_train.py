@@ -28,7 +28,7 @@ from model.train import (
 )
 
 GRID = 8  # cells of the made-up embeddings; 16 times fewer than the tiny SAM's, so that a step takes milliseconds
-SHORT = TrainConfig(steps=40, batch=4, learning_rate=1e-2)
+SHORT = TrainConfig(steps=40, batch=4, crop=0.5, centred=0.6, learning_rate=1e-2)
 
 
 def config(*labels: str) -> DecoderConfig:
@@ -108,7 +108,7 @@ def test_it_stops_early_and_keeps_the_best_weights() -> None:
     validation = [Sample("v", made_up(1).embedding, np.ones((64, 64), np.uint8))]
 
     def trained(seed: int, steps: int) -> tuple[Trained, int]:
-        how = TrainConfig(steps=60, batch=2, check_every=2, patience=3, seed=seed)
+        how = TrainConfig(steps=60, batch=2, check_every=2, patience=3, enough=1, seed=seed)
         taken = [0]
         done = train(training, validation, config(), replace(how, steps=steps), lambda step, _: taken.append(step))
         return done, taken[-1]
