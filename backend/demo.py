@@ -39,8 +39,11 @@ def label_config(labels: Sequence[str]) -> str:
     return (
         "<View>\n"
         '  <Image name="image" value="$image" zoom="true" zoomControl="true"/>\n'
+        '  <Header value="By hand" size="6"/>\n'
         f'  <BrushLabels name="mask" toName="image" smart="false">{names}</BrushLabels>\n'
+        '  <Header value="By a click (Alt: not this)" size="6"/>\n'
         f'  <KeyPointLabels name="point" toName="image" smart="true" smartOnly="true">{names}</KeyPointLabels>\n'
+        '  <Header value="By a box" size="6"/>\n'
         f'  <RectangleLabels name="box" toName="image" smart="true" smartOnly="true">{names}</RectangleLabels>\n'
         "</View>"
     )
@@ -91,9 +94,9 @@ def run(settings: Settings, environ: Mapping[str, str], executable: Path, port: 
         click.echo(f"  user          {login.email}\n  password      {login.password}")
         click.echo(f"  Skylight      http://127.0.0.1:{own}/status\n  files         {settings.home}")
         click.echo(
-            "\nOpen a task, switch on Auto-Annotation at the bottom. Choose the label under 'point' and the Auto-Detect"
-            "\ntool, click a pit, accept, submit. After three tasks Skylight trains; open tasks then carry its masks."
-            "\nCtrl-C ends everything; `make demo` goes on where you stopped."
+            "\nOpen a task, switch on Auto-Annotation at the bottom, choose the label under 'By a click' and the"
+            "\nAuto-Detect tool, click a pit, accept, submit. After three tasks Skylight trains; the open tasks then"
+            "\ncarry its masks. Ctrl-C ends everything; `make demo` goes on where you stopped."
         )
         supervisor.watch(stop)
         step("Stopping")

@@ -36,7 +36,7 @@ Picture = tuple[NDArray[np.uint8], NDArray[np.uint16]]
 
 @dataclass(frozen=True)
 class PretrainConfig:
-    """The recipe; every default is what made the bundled weights."""
+    """The recipe; the defaults are what made the bundled weights, but for the time they were given (see their card)."""
 
     steps: int = 2600
     minutes: float = 85.0  # the schedule ends at whichever of steps and minutes comes first

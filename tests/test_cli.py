@@ -14,6 +14,12 @@ from backend.settings import Settings
 from model import sam, synthetic
 
 
+@pytest.fixture(autouse=True)
+def no_packs(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Other tests may be given SKYLIGHT_DATA; to Skylight itself it is an unknown setting."""
+    monkeypatch.delenv("SKYLIGHT_DATA", raising=False)
+
+
 @pytest.fixture
 def scene(tmp_path: Path) -> Path:
     """A procedural scene on disk, wider than high."""
