@@ -105,9 +105,12 @@ def cli() -> None:
 @click.option("--port", default=PORT, show_default=True, help="Port to listen on.")
 def serve(host: str, port: int) -> None:
     """Run everything on this machine: broker, workers, web server."""
+    from backend.labelstudio_server import free_port
     from backend.serve import Supervisor
 
     found = settings()
+    if free_port(port) != port:
+        raise click.UsageError(f"port {port} is in use; end what uses it or give another --port")
     stop = _stop_on_signal()
     with Supervisor(found, os.environ, host, port) as supervisor:
         broker = "Redis at REDIS_URL" if found.redis_url else "an embedded broker"

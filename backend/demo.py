@@ -28,7 +28,7 @@ FIRST_SEED = 7000  # far from those of pretraining, which begin at a million
 EMAIL = "demo@example.com"
 COLOURS = ("#e4572e", "#17bebb", "#ffc914", "#76b041", "#8e44ad")
 SKYLIGHT_PORT = 9090
-READY_SECONDS = 60.0
+READY_SECONDS = 180.0
 
 
 def label_config(labels: Sequence[str]) -> str:

@@ -1,5 +1,6 @@
 """The web server: gunicorn with threads, in one process, so that all clicks share the embeddings in memory."""
 
+import logging
 from typing import Any
 
 from gunicorn.app.base import BaseApplication
@@ -10,6 +11,8 @@ from backend.settings import Settings
 
 REQUEST_SECONDS = 120  # Label Studio itself gives up after 100 s
 KEEP_ALIVE_SECONDS = 75
+
+log = logging.getLogger(__name__)
 
 
 class Server(BaseApplication):  # type: ignore[misc]
@@ -38,7 +41,7 @@ class Server(BaseApplication):  # type: ignore[misc]
     def load(self) -> Any:
         """The application, with the SAM loaded: before the first request, after the fork."""
         service = Service(self.settings)
-        assert service.pictures
+        log.info("SAM %s is loaded", service.pictures.segmenter.encoder_id)
         return create_app(self.settings, service)
 
 

@@ -20,13 +20,13 @@ from .studio import CONFIG
 LABELING = parse_config(CONFIG)
 GOOD = TrainConfig(steps=30, batch=4, check_every=10)
 BAD = TrainConfig(steps=1, batch=1)
-PIT = CONFIG.split("\n")[2].partition("<Label")[2].partition("/>")[0]
+PIT = CONFIG.partition("<Label ")[2].partition("/>")[0]
 
 
 def labelled(*names: str) -> str:
     """The demo's configuration with other labels."""
     labels = "".join(f'<Label value="{name}"/>' for name in names)
-    return CONFIG.replace(f"<Label{PIT}/>", labels)
+    return CONFIG.replace(f"<Label {PIT}/>", labels)
 
 
 def task_numbers(validation: bool):
