@@ -8,29 +8,12 @@ from pathlib import Path
 import pytest
 import torch
 from segment_anything.modeling import Sam
-from torch import Tensor, nn
+from torch import Tensor
 
 from model.checkpoints import CHECKPOINTS
 from model.mobile_sam import Attention, Block, build_mobile_sam, offset_index
 
-
-def random_weights(network: nn.Module, seed: int) -> dict[str, Tensor]:
-    """Weights for a network's whole state dict that keep activations near 1, so that each of them matters."""
-    generator = torch.Generator().manual_seed(seed)
-    return {key: _random(key, value, generator) for key, value in network.state_dict().items()}
-
-
-def _random(key: str, value: Tensor, generator: torch.Generator) -> Tensor:
-    if not value.is_floating_point():
-        return value
-    drawn = torch.randn(value.shape, generator=generator)
-    if key.endswith("running_var"):
-        return drawn.abs() + 0.5
-    if key.endswith("attention_biases"):
-        return drawn
-    if value.ndim == 1:
-        return 0.2 * drawn + float(key.endswith("weight"))
-    return drawn / value[0].numel() ** 0.5
+from .weights import random_weights
 
 
 @pytest.fixture(scope="module")

@@ -14,7 +14,6 @@ from safetensors.torch import save_file
 from segment_anything import SamPredictor, sam_model_registry
 from segment_anything.build_sam import _build_sam
 from segment_anything.modeling import Sam
-from torch import Tensor, nn
 
 from model.checkpoints import CHECKPOINTS
 from model.evaluate import correction_click, interior_point, iou, loose_box
@@ -22,28 +21,13 @@ from model.mobile_sam import build_mobile_sam
 from model.sam import NAMES, TINY_WEIGHTS, Embedding, Prompt, SamError, Segmenter, load
 from model.synthetic import scene
 
+from .weights import random_weights
+
 # Two blocks of 64 channels in place of 12 of 768: the rest, and so all that `model.sam` does, is ViT-B's.
 small_vit_b = partial(
     _build_sam, encoder_embed_dim=64, encoder_depth=2, encoder_num_heads=2, encoder_global_attn_indexes=[1]
 )
 IMAGE = scene(3).image[100:300, 50:370]  # (200, 320, 3)
-
-
-def random_weights(network: nn.Module, seed: int) -> dict[str, Tensor]:
-    """Weights for a network's whole state dict that keep activations near 1, so that each of them matters."""
-    generator = torch.Generator().manual_seed(seed)
-    return {key: _random(key, value, generator) for key, value in network.state_dict().items()}
-
-
-def _random(key: str, value: Tensor, generator: torch.Generator) -> Tensor:
-    if not value.is_floating_point():
-        return value
-    drawn = torch.randn(value.shape, generator=generator)
-    if key.endswith("running_var"):
-        return drawn.abs() + 0.5
-    if value.ndim == 1:
-        return 0.2 * drawn + float(key.endswith("weight"))
-    return drawn / value[0].numel() ** 0.5
 
 
 @dataclass(frozen=True)

@@ -21,24 +21,9 @@ from model.tiny import (
     draw_prompt,
 )
 
+from .weights import random_weights
+
 PEAK = sum(height for _, height in POINT_SIGMAS)  # of a click drawn at the centre of a cell
-
-
-def random_weights(network: nn.Module, seed: int) -> dict[str, Tensor]:
-    """Weights for a network's whole state dict that keep activations near 1, so that each of them matters."""
-    generator = torch.Generator().manual_seed(seed)
-    return {key: _random(key, value, generator) for key, value in network.state_dict().items()}
-
-
-def _random(key: str, value: Tensor, generator: torch.Generator) -> Tensor:
-    if not value.is_floating_point():
-        return value
-    drawn = torch.randn(value.shape, generator=generator)
-    if key.endswith("running_var"):
-        return drawn.abs() + 0.5
-    if value.ndim == 1:
-        return 0.2 * drawn + float(key.endswith("weight"))
-    return 1.4 * drawn / value[0].numel() ** 0.5
 
 
 @pytest.fixture(scope="module")
@@ -52,7 +37,7 @@ def official() -> nn.Module:
     """EfficientNet-Lite0 of the package whose ImageNet weights the tiny SAM starts from, with random weights."""
     package = pytest.importorskip("efficientnet_lite_pytorch", reason="needs efficientnet-lite-pytorch")
     network = package.EfficientNet.from_name("efficientnet-lite0", image_size=None)
-    network.load_state_dict(random_weights(network, seed=1))
+    network.load_state_dict(random_weights(network, seed=1, gain=1.4))
     return network.eval().requires_grad_(False)
 
 

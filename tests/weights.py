@@ -1,0 +1,26 @@
+"""Weights of chance for networks whose trained ones are not to be had."""
+
+import torch
+from torch import Tensor, nn
+
+
+def random_weights(network: nn.Module, seed: int, gain: float = 1.0) -> dict[str, Tensor]:
+    """Weights for a network's whole state dict that keep activations near 1, so that each of them matters.
+
+    `gain` makes up for what the activations between the layers take away.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    return {key: _random(key, value, gain, generator) for key, value in network.state_dict().items()}
+
+
+def _random(key: str, value: Tensor, gain: float, generator: torch.Generator) -> Tensor:
+    if not value.is_floating_point():
+        return value
+    drawn = torch.randn(value.shape, generator=generator)
+    if key.endswith("running_var"):
+        return drawn.abs() + 0.5
+    if key.endswith("attention_biases"):
+        return drawn
+    if value.ndim == 1:
+        return 0.2 * drawn + float(key.endswith("weight"))
+    return gain * drawn / value[0].numel() ** 0.5
