@@ -59,7 +59,7 @@ class Supervisor:
 
     def __init__(self, settings: Settings, environ: Mapping[str, str], host: str, port: int) -> None:
         self.settings = settings
-        # Two processes that compute at once spin for the cores that the other holds, by default for ever: a training
+        # Two processes that compute at once spin for the cores that the other holds, by default for long: a training
         # step beside another process took 6.3 s; it took 1.6 s with a short spin, 2.2 s with none.
         self.environ = {"GOMP_SPINCOUNT": "10000", **environ}
         self._temporary: tempfile.TemporaryDirectory[str] | None = None
