@@ -22,7 +22,8 @@ class DecoderConfig:
     labels: tuple[str, ...]  # in the order of the project's config; class k + 1 is labels[k], class 0 background
     encoder_id: str  # of the SAM whose embeddings it reads; no other's will do
     channels: int = 64  # at the embedding's resolution, 32-128; falls to 3/4 and 1/2 as the resolution doubles
-    stem: int = 32  # channels of the image stem, 8-64; 16 cost 0.02 mIoU on procedural pits
+    separate: tuple[str, ...] = ()  # labels whose regions were single objects: touching ones are to be told apart
+    temperature: float = 1.0  # the logits are divided by it before they are probabilities (arXiv 1706.04599)
 
 
 class DomainDecoder(nn.Module):
@@ -35,24 +36,35 @@ class DomainDecoder(nn.Module):
         super().__init__()
         self.config = config
         wide, middle, fine = config.channels, config.channels * 3 // 4, config.channels // 2
-        self.stem = nn.Sequential(*_layer(3, config.stem), *_layer(config.stem, config.stem))
+        self.stem = nn.Sequential(*_layer(3, fine // 2), *_layer(fine // 2, fine))
         self.reduce = nn.Sequential(*_layer(256, wide, kernel=1))
         self.look = nn.ModuleList([nn.Sequential(*_layer(wide, wide)) for _ in range(2)])
-        self.middle = nn.Sequential(*_layer(wide + config.stem, middle))
-        self.fine = nn.Sequential(*_layer(middle + config.stem, fine))
+        self.middle = nn.Sequential(*_layer(wide + fine, middle))
+        self.narrow = nn.Conv2d(middle, fine, 1)
+        self.fine = nn.Sequential(ChannelNorm(fine), nn.GELU(), *_layer(fine, fine))
         self.head = nn.Conv2d(fine, len(config.labels) + 1, 1)
+        self.distance = nn.Conv2d(fine, 1, 1)
 
-    def forward(self, features: Tensor, picture: Tensor) -> Tensor:
-        """Logits (B, labels + 1, 4h, 4w) from features (B, 256, h, w) and picture (B, 3, 4h, 4w) in [-1, 1]."""
+    def forward(self, features: Tensor, picture: Tensor) -> tuple[Tensor, Tensor]:
+        """Logits (B, labels + 1, 4h, 4w), and of the distance to the rim, 0 to 1 at the deepest, (B, 1, 4h, 4w).
+
+        `features` (B, 256, h, w), `picture` (B, 3, 4h, 4w) in [-1, 1].
+        """
+        fine = self.trunk(features, picture)
+        return self.head(fine), self.distance(fine)
+
+    def trunk(self, features: Tensor, picture: Tensor) -> Tensor:
+        """All but the heads: (B, channels / 2, 4h, 4w)."""
         rims = self.stem(picture)
         x = self.reduce(features)
         for layer in self.look:
             x = x + layer(x)
         x = F.interpolate(x, scale_factor=2.0, mode="bilinear", align_corners=False)
         x = self.middle(torch.cat([x, F.avg_pool2d(rims, 2)], 1))
-        x = F.interpolate(x, scale_factor=2.0, mode="bilinear", align_corners=False)
-        logits: Tensor = self.head(self.fine(torch.cat([x, rims], 1)))
-        return logits
+        # Narrow before it is scaled up: that and the sum halve a training step against a convolution of both.
+        x = F.interpolate(self.narrow(x), scale_factor=2.0, mode="bilinear", align_corners=False)
+        fine: Tensor = self.fine(x + rims)
+        return fine
 
 
 class ChannelNorm(nn.Module):
@@ -86,6 +98,7 @@ def load(path: Path) -> DomainDecoder:
     with safe_open(path, framework="pt") as file:
         config = json.loads(file.metadata()["config"])
         weights = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
-    decoder = DomainDecoder(DecoderConfig(**{**config, "labels": tuple(config["labels"])}))
+    tuples = {name: tuple(config.get(name, ())) for name in ("labels", "separate")}
+    decoder = DomainDecoder(DecoderConfig(**{**config, **tuples}))
     decoder.load_state_dict(weights)
     return decoder.eval().requires_grad_(False)

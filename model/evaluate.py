@@ -1,5 +1,6 @@
 """How good an answer is, and a simulated annotator who knows the truth."""
 
+import sys
 from collections.abc import Sequence
 
 import numpy as np
@@ -25,6 +26,13 @@ def interior_point(mask: NDArray[np.bool_], rng: np.random.Generator, central: b
         flat = depth.ravel()
         y, x = np.unravel_index(int(rng.choice(len(flat), p=flat / flat.sum())), depth.shape)
     return float(x + x0 - 1), float(y + y0 - 1)
+
+
+def any_point(mask: NDArray[np.bool_], rng: np.random.Generator) -> tuple[float, float]:
+    """A click anywhere inside a mask, xy px, every pixel as likely."""
+    places = np.flatnonzero(mask)
+    y, x = np.divmod(places[rng.integers(len(places))], mask.shape[1])
+    return float(x), float(y)
 
 
 def loose_box(mask: NDArray[np.bool_], rng: np.random.Generator) -> tuple[float, float, float, float]:
@@ -84,3 +92,16 @@ class LabelScores:
         """Mean foreground IoU over the labels of `per_label`; 1 if there was nothing and nothing was found."""
         values = self.per_label.values()
         return sum(values) / len(values) if values else 1.0
+
+
+def main() -> None:
+    """Command line: `python -m model.evaluate prompts --help`."""
+    from model import prompts  # it builds on this module
+
+    if sys.argv[1:2] != ["prompts"]:
+        sys.exit("usage: python -m model.evaluate prompts [options]")
+    prompts.main(sys.argv[2:])
+
+
+if __name__ == "__main__":
+    main()

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from model.decoder import DomainDecoder
+from model.instances import separate
 from model.masks import components
 from model.sam import Embedding
 
@@ -29,23 +30,49 @@ def as_tensors(embedding: Embedding) -> tuple[Tensor, Tensor]:
     return features, torch.from_numpy(embedding.thumbnail).permute(2, 0, 1).float() / 127.5 - 1
 
 
+@dataclass(frozen=True)
+class Prediction:
+    """What a decoder says of every pixel of an image.
+
+    `probabilities` (labels + 1, H, W) float32, index 0 is background; `distance` (H, W) float32 in [0, 1], 0 on an
+    object's rim and 1 at its deepest; `separate`: the labels, 0 for the first, whose touching objects `distance` parts.
+    """
+
+    probabilities: NDArray[np.float32]
+    distance: NDArray[np.float32]
+    separate: frozenset[int]
+
+
+def predict_pixels(decoder: DomainDecoder, embedding: Embedding) -> Prediction:
+    """All that the decoder says, at the image's own size. Thread-safe."""
+    features, picture = as_tensors(embedding)
+    config = decoder.config
+    with torch.inference_mode():
+        logits, distance = decoder(features[None], picture[None])
+        both = torch.cat([logits / config.temperature, distance], 1)
+        rows, columns = embedding.extent(both.shape[-1])
+        scaled = F.interpolate(both[..., :rows, :columns], embedding.size, mode="bilinear", align_corners=False)[0]
+        probabilities: NDArray[np.float32] = scaled[:-1].softmax(0).numpy()
+        single = frozenset(config.labels.index(label) for label in config.separate)
+        return Prediction(probabilities, scaled[-1].sigmoid().numpy(), single)
+
+
 def predict(decoder: DomainDecoder, embedding: Embedding) -> NDArray[np.float32]:
     """Probabilities (labels + 1, H, W) float32 at the image's own size; index 0 is background. Thread-safe."""
-    features, picture = as_tensors(embedding)
-    with torch.inference_mode():
-        logits = decoder(features[None], picture[None]).float()
-        rows, columns = embedding.extent(logits.shape[-1])
-        scaled = F.interpolate(logits[..., :rows, :columns], embedding.size, mode="bilinear", align_corners=False)
-        probabilities: NDArray[np.float32] = scaled.softmax(1)[0].numpy()
-    return probabilities
+    return predict_pixels(decoder, embedding).probabilities
 
 
-def instances(probabilities: NDArray[np.float32], min_area: int) -> Iterator[Instance]:
-    """The connected regions of each label with `min_area` px or more, from probabilities (labels + 1, H, W)."""
-    winner = probabilities.argmax(0)
-    for label in range(1, len(probabilities)):
-        for mask in components(winner == label, min_area):
-            yield Instance(label - 1, mask, float(probabilities[label][mask].mean()))
+def instances(prediction: Prediction, min_area: int) -> Iterator[Instance]:
+    """The regions of each label with `min_area` px or more: single objects where those were learned, else parts."""
+    winner = prediction.probabilities.argmax(0)
+    for label, probability in enumerate(prediction.probabilities[1:]):
+        found = winner == label + 1
+        if label in prediction.separate:
+            masks = separate(found, prediction.distance, min_area)
+        else:
+            masks = components(found, min_area)
+        for mask in masks:
+            yield Instance(label, mask, float(probability[mask].mean()))
 
 
 def confidence(probabilities: NDArray[np.float32]) -> float:

@@ -1,9 +1,12 @@
 """How the bundled tiny SAM is made: `python -m model.pretrain --data PACKS --out DIR`.
 
-Pictures are zoom crops of packs (70 %) and procedural scenes (30 %), augmented. Each step prompts a few objects of
-each picture with a click or a loose box, then with a click where that answer was most wrong, as a person
-would. Loss as in SAM (arXiv 2304.02643, appendix A): focal and dice on the best of three masks, squared error on the
-predicted IoU of all three. EfficientNet-Lite0 starts from ImageNet weights, its first blocks stay frozen.
+Pictures come from `augment`: windows of packs and of procedural pictures. Most steps see 256 px of the 512 px frame,
+at a place of the frame drawn at random, which costs a quarter; the share of whole frames grows. Each step prompts a
+few objects of each picture with a click or a loose box, then clicks once or twice more where that answer was most
+wrong, as a person would. Loss as in SAM (arXiv 2304.02643, appendix A): focal and dice on the best of three masks,
+squared error on the predicted IoU of all three; and half as much again on the mask that is trusted most, since that
+is the one people get.
+EfficientNet-Lite0 starts from ImageNet weights, its first blocks stay frozen.
 """
 
 import argparse
@@ -14,35 +17,33 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TypeVar
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
-from PIL import Image
 from safetensors.torch import load_file, save_file
-from scipy import ndimage
 from torch import Tensor, nn
 
-from model import packs, synthetic
-from model.evaluate import correction_click, interior_point, loose_box
-from model.tiny import INPUT_SIZE, TinySam
+from model import packs
+from model.augment import PADDING, Picture, Pictures, usable_objects
+from model.evaluate import any_point, correction_click, interior_point, loose_box
+from model.tiny import GRID, INPUT_SIZE, TinySam
 
-PADDING = np.array([124, 116, 104], np.uint8)  # the pixel mean: 0 once normalised, as segment-anything pads
-Pixel = TypeVar("Pixel", bound=np.generic)
-Picture = tuple[NDArray[np.uint8], NDArray[np.uint16]]
+WINDOW = 256  # px of the 512 px frame that most steps see
+TRUST = 0.05  # temperature of the predicted IoUs when they say which mask is trusted most
 
 
 @dataclass(frozen=True)
 class PretrainConfig:
     """The recipe; the defaults are what made the bundled weights, but for the time they were given (see their card)."""
 
-    steps: int = 2600
+    steps: int = 4000
     minutes: float = 85.0  # the schedule ends at whichever of steps and minutes comes first
-    pictures: int = 4  # per step
+    pictures: int = 8  # of 256 px per step; 3/8 as many whole frames
     prompts: int = 4  # objects per picture
-    corrections: int = 1  # correction clicks after the first prompt
+    whole: tuple[float, float] = (0.1, 0.6)  # share of steps that see whole frames, at the start and at the end
+    second: float = 0.4  # share of steps with two correction clicks instead of one
     learning_rate: float = 5e-4  # AdamW; neck, prompt encoder and mask decoder
     encoder_rate: float = 1e-4  # the encoder's unfrozen blocks
     warmup: int = 50  # steps
@@ -50,113 +51,16 @@ class PretrainConfig:
     frozen_blocks: int = 11  # of 16: depthwise convolutions are slow to train in bfloat16 on a CPU
     average: float = 0.995  # decay of the exponential moving average that is saved
     procedural: float = 0.3  # share of pictures
-    boxes: float = 0.35  # share of first prompts that are boxes
+    boxes: float = 0.3  # share of first prompts that are boxes
     seed: int = 0
 
 
-class Pictures:
-    """Draws augmented (512, 512) pictures; packs weigh by the square root of their size."""
-
-    def __init__(self, pool: Sequence[packs.PackImage], rng: np.random.Generator, procedural: float) -> None:
-        self.rng = rng
-        self.procedural = procedural if pool else 1.0
-        self.pool: dict[str, list[Picture]] = {}
-        for item in pool:
-            self.pool.setdefault(item.pack, []).append(item.read())
-        sizes = np.sqrt([len(pictures) for pictures in self.pool.values()])
-        self.weights = sizes / sizes.sum()
-
-    def draw(self) -> Picture:
-        """A picture with at least one usable object: (512, 512, 3) uint8 and its instances (512, 512) uint16."""
-        while True:
-            if self.rng.random() < self.procedural:
-                image, instances = _scene_instances(int(self.rng.integers(1_000_000, 2**31)))
-            else:
-                pictures = self.pool[str(self.rng.choice(list(self.pool), p=self.weights))]
-                image, instances = pictures[int(self.rng.integers(len(pictures)))]
-            image, instances = self._crop(image, instances)
-            if len(usable_objects(instances)):
-                return self._distort(image), instances
-
-    def _crop(self, image: NDArray[np.uint8], instances: NDArray[np.uint16]) -> Picture:
-        """A square window around some object, which then fills 8-80 % of its side; or, one time in four, all."""
-        rng, (h, w) = self.rng, instances.shape
-        ids = np.unique(instances)[1:]
-        window = (0, 0, max(h, w))
-        if len(ids) and rng.random() > 0.25:
-            rows, columns = np.nonzero(instances == rng.choice(ids))
-            extent = max(np.ptp(rows), np.ptp(columns)) + 1
-            side = int(np.clip(extent / np.exp(rng.uniform(np.log(0.08), np.log(0.8))), 48, max(h, w)))
-            y = _window_start(int(rows.min()), int(rows.max()), side, h, rng)
-            x = _window_start(int(columns.min()), int(columns.max()), side, w, rng)
-            window = (y, x, side)
-        y, x, side = window
-        part, labels = image[y : y + side, x : x + side], instances[y : y + side, x : x + side]
-        scale = INPUT_SIZE / max(part.shape[:2])
-        size = (max(round(part.shape[1] * scale), 1), max(round(part.shape[0] * scale), 1))
-        small = np.full((INPUT_SIZE, INPUT_SIZE, 3), PADDING, np.uint8)
-        ids_small = np.zeros((INPUT_SIZE, INPUT_SIZE), np.uint16)
-        small[: size[1], : size[0]] = np.asarray(Image.fromarray(part).resize(size, Image.Resampling.BILINEAR))
-        ids_small[: size[1], : size[0]] = np.asarray(Image.fromarray(labels).resize(size, Image.Resampling.NEAREST))
-        square = size[0] == size[1]
-        turns, flip = int(rng.integers(4)) if square else 0, square and rng.random() < 0.5
-        return turned(small, turns, flip), turned(ids_small, turns, flip)
-
-    def _distort(self, image: NDArray[np.uint8]) -> NDArray[np.uint8]:
-        """Contrast, brightness, gamma, inversion, gray, blur, noise, and a smooth shading."""
-        rng, x = self.rng, image.astype(np.float32) / 255
-        padded = (image == PADDING).all(axis=2, keepdims=True)
-        if rng.random() < 0.3:
-            x = np.repeat(x.mean(axis=2, keepdims=True), 3, axis=2)
-        if rng.random() < 0.15:
-            x = 1 - x
-        x = np.clip(x, 0, 1) ** np.exp(rng.normal(0, 0.25))
-        x = (x - x.mean()) * np.exp(rng.normal(0, 0.25)) + x.mean() + rng.normal(0, 0.08)
-        x = x * (1 + rng.normal(0, 0.06, 3).astype(np.float32))
-        if rng.random() < 0.3:
-            x = x * (1 + 0.3 * rng.normal() * np.linspace(-1, 1, INPUT_SIZE, dtype=np.float32)[:, None, None])
-        if rng.random() < 0.2:
-            x = ndimage.gaussian_filter(x, (s := rng.uniform(0.4, 1.6), s, 0))
-        if rng.random() < 0.4:
-            x = x + rng.normal(0, rng.uniform(0.005, 0.05), x.shape[:2] + (1,))
-        return np.where(padded, PADDING, (np.clip(x, 0, 1) * 255).astype(np.uint8))
-
-
-def turned(array: NDArray[Pixel], turns: int, flip: bool) -> NDArray[Pixel]:
-    """A picture turned by quarter turns and then mirrored."""
-    array = np.rot90(array, turns)
-    return np.ascontiguousarray(array[:, ::-1] if flip else array)
-
-
-def _window_start(first: int, last: int, side: int, length: int, rng: np.random.Generator) -> int:
-    """Where a window of `side` px starts so that it holds first..last and stays inside, as far as both can be."""
-    low, high = max(last + 1 - side, 0), min(first, length - side)
-    if low <= high:
-        return int(rng.integers(low, high + 1))
-    return max(min((first + last - side) // 2, length - side), 0)
-
-
-def _scene_instances(seed: int) -> Picture:
-    made = synthetic.scene(seed)
-    instances = np.zeros(made.image.shape[:2], np.uint16)
-    for i, item in enumerate(made.objects, 1):
-        instances[item.mask] = i
-    return made.image, instances
-
-
-def usable_objects(instances: NDArray[np.uint16]) -> NDArray[np.int64]:
-    """Ids of the objects with 60 px or more that cover at most 85 % of the picture."""
-    counts = np.bincount(instances.ravel())
-    counts[0] = 0
-    ids: NDArray[np.int64] = np.flatnonzero((counts >= 60) & (counts <= 0.85 * instances.size))
-    return ids
-
-
 def mask_loss(logits: Tensor, predicted: Tensor, truth: Tensor) -> tuple[Tensor, Tensor]:
-    """Loss of some prompts' three masks, and the mean IoU of the best of the three.
+    """Loss of some prompts' three masks, and the mean IoU of the answers.
 
     `logits` (B, 3, h, w), `predicted` IoU (B, 3), `truth` (B, 1, h, w) in [0, 1]. 20 x focal + dice of the best
-    mask, as SAM; plus 2 x squared error of all predicted IoUs (a weight of 1 let the IoU head lag behind).
+    mask, as SAM, and half of that of the mask trusted most; plus 2 x squared error of all predicted IoUs (a weight of
+    1 let the IoU head lag behind). The IoU that is given is that of the mask trusted most.
     """
     p, t = logits.sigmoid(), truth.expand_as(logits)
     entropy = F.binary_cross_entropy_with_logits(logits, t, reduction="none")
@@ -166,16 +70,18 @@ def mask_loss(logits: Tensor, predicted: Tensor, truth: Tensor) -> tuple[Tensor,
     dice = 1 - (2 * (p * t).sum((2, 3)) + 1) / (p.sum((2, 3)) + t.sum((2, 3)) + 1)
     found, there = logits > 0, t > 0.5
     iou = (found & there).sum((2, 3)) / (found | there).sum((2, 3)).clamp(min=1)
-    best, _ = (focal + dice).min(1)
-    return best.mean() + 2 * ((predicted - iou) ** 2).mean(), iou.max(1).values.mean()
+    each = focal + dice
+    trusted = (each * (predicted.detach() / TRUST).softmax(1)).sum(1)
+    loss = each.min(1).values.mean() + 0.5 * trusted.mean() + 2 * ((predicted - iou) ** 2).mean()
+    return loss, iou.gather(1, predicted.argmax(1, keepdim=True)).mean()
 
 
 @dataclass
 class Prompts:
-    """The prompts of one picture's objects, as tensors for `TinySam.encode_prompts`; either clicks or boxes."""
+    """The prompts of one picture's objects, as tensors for `TinySam.answer`; either clicks or boxes."""
 
-    truth: Tensor  # (B, 1, 128, 128) float32
-    masks: NDArray[np.bool_]  # (B, 512, 512)
+    truth: Tensor  # (B, 1, s / 4, s / 4) float32
+    masks: NDArray[np.bool_]  # (B, s, s)
     points: Tensor | None  # (B, N, 2)
     labels: Tensor | None  # (B, N)
     boxes: Tensor | None  # (B, 4)
@@ -188,16 +94,17 @@ def first_prompts(instances: NDArray[np.uint16], config: PretrainConfig, rng: np
     truth = F.avg_pool2d(torch.from_numpy(masks[:, None].astype(np.float32)), 4)
     if rng.random() < config.boxes:
         return Prompts(truth, masks, None, None, torch.tensor([loose_box(m, rng) for m in masks]))
-    clicks = [interior_point(m, rng, central=rng.random() < 0.4) for m in masks]
+    clicks = [
+        interior_point(m, rng, central=rng.random() < 0.6) if rng.random() < 0.75 else any_point(m, rng) for m in masks
+    ]
     return Prompts(truth, masks, torch.tensor(clicks)[:, None], torch.ones(len(ids), 1), None)
 
 
 def corrected(prompts: Prompts, logits: Tensor, rng: np.random.Generator) -> Prompts:
-    """One more click each, in the larger of the two ways the answer is wrong. `logits` (B, 128, 128)."""
+    """One more click each, in the larger of the two ways the answer is wrong. `logits` (B, s / 4, s / 4)."""
     answers = (F.interpolate(logits[:, None], scale_factor=4.0, mode="bilinear")[:, 0] > 0).cpu().numpy()
     clicks = [
-        correction_click(found, mask, rng, central=rng.random() < 0.5)
-        or (*interior_point(mask, rng, central=False), True)
+        correction_click(found, mask, rng, central=rng.random() < 0.5) or (*any_point(mask, rng), True)
         for found, mask in zip(answers, prompts.masks, strict=True)
     ]
     more = torch.tensor([click[:2] for click in clicks])[:, None]
@@ -206,23 +113,6 @@ def corrected(prompts: Prompts, logits: Tensor, rng: np.random.Generator) -> Pro
         return Prompts(prompts.truth, prompts.masks, more, sign, prompts.boxes)
     points, signs = torch.cat([prompts.points, more], 1), torch.cat([prompts.labels, sign], 1)
     return Prompts(prompts.truth, prompts.masks, points, signs, prompts.boxes)
-
-
-def answer(network: TinySam, features: Tensor, prompts: Prompts, logits: Tensor | None) -> tuple[Tensor, Tensor]:
-    """Three masks' logits (B, 3, 128, 128) and predicted IoUs (B, 3) for one picture's prompts."""
-    device = features.device
-    points, labels, boxes = (
-        None if t is None else t.to(device) for t in (prompts.points, prompts.labels, prompts.boxes)
-    )
-    sparse, dense = network.encode_prompts(features, points, labels, boxes, logits)
-    masks, iou = network.mask_decoder(
-        image_embeddings=features,
-        image_pe=network.prompt_encoder.get_dense_pe(),
-        sparse_prompt_embeddings=sparse,
-        dense_prompt_embeddings=dense,
-        multimask_output=True,
-    )
-    return masks.float(), iou.float()
 
 
 def load_imagenet(network: TinySam) -> None:
@@ -257,21 +147,32 @@ def parameter_groups(network: TinySam, config: PretrainConfig) -> list[dict[str,
 def step_loss(
     network: TinySam, pictures: Sequence[Picture], config: PretrainConfig, rng: np.random.Generator
 ) -> tuple[Tensor, list[float]]:
-    """The loss of some pictures with fresh prompts; the best-of-three IoU of the first prompt and each correction."""
-    device = network.device
-    batch = torch.from_numpy(np.stack([image for image, _ in pictures])).to(device).permute(0, 3, 1, 2).float()
+    """The loss of some pictures with fresh prompts; the trusted mask's IoU after the first prompt and each click."""
+    device, side = network.device, len(pictures[0][0])
+    pixels = np.stack([image for image, _ in pictures])
+    padded = torch.from_numpy((pixels == PADDING).all(3)).to(device)[:, None]
+    batch = torch.from_numpy(pixels).to(device).permute(0, 3, 1, 2).float()
+    thumbnails = F.avg_pool2d(batch.masked_fill(padded, 0), 4) / 127.5 - 1
     batch = ((batch - network.pixel_mean) / network.pixel_std).contiguous(memory_format=torch.channels_last)
     features = network.image_encoder(batch)
+    turns = 3 if rng.random() < config.second else 2
     total = torch.zeros((), device=device)
-    reached: list[list[float]] = [[] for _ in range(config.corrections + 1)]
+    reached: list[list[float]] = [[] for _ in range(turns)]
     for i, (_, instances) in enumerate(pictures):
         prompts, logits = first_prompts(instances, config, rng), None
-        for turn in range(config.corrections + 1):
-            masks, predicted = answer(network, features[i : i + 1], prompts, logits)
+        room = GRID - side * GRID // INPUT_SIZE
+        offset = (int(rng.integers(room + 1)), int(rng.integers(room + 1)))
+        rims = network.rims(thumbnails[i : i + 1])
+        for turn in range(turns):
+            points, labels, boxes = (
+                None if t is None else t.to(device) for t in (prompts.points, prompts.labels, prompts.boxes)
+            )
+            masks, predicted = network.answer(features[i : i + 1], rims, points, labels, boxes, logits, offset)
+            masks, predicted = masks.float(), predicted.float()
             loss, iou = mask_loss(masks, predicted, prompts.truth.to(device))
-            total = total + loss / (len(pictures) * (config.corrections + 1))
+            total = total + loss / (len(pictures) * turns)
             reached[turn].append(float(iou))
-            if turn < config.corrections:
+            if turn + 1 < turns:
                 chosen = predicted.argmax(1)
                 logits = masks.detach()[torch.arange(len(masks)), chosen][:, None]
                 prompts = corrected(prompts, logits[:, 0], rng)
@@ -288,22 +189,52 @@ def ahead(batches: Iterator[list[Picture]]) -> Iterator[list[Picture]]:
             yield batch
 
 
-def drawn_pictures(data: Path | None, config: PretrainConfig) -> Iterator[list[Picture]]:
+class Progress:
+    """How far a run is, 0 to 1, by steps or by minutes, whichever is further."""
+
+    def __init__(self, config: PretrainConfig) -> None:
+        self.config, self.step, self.started = config, 0, time.monotonic()
+
+    @property
+    def seconds(self) -> float:
+        return time.monotonic() - self.started
+
+    @property
+    def done(self) -> float:
+        return min(max(self.step / self.config.steps, self.seconds / 60 / self.config.minutes), 1.0)
+
+
+def drawn_pictures(
+    pool: Sequence[packs.PackImage], config: PretrainConfig, progress: Progress
+) -> Iterator[list[Picture]]:
     """Endless batches."""
-    pool = [item for item in packs.images(data) if not item.held_out] if data else []
-    source = Pictures(pool, np.random.default_rng((config.seed, 1)), config.procedural)
+    rng = np.random.default_rng((config.seed, 1))
+    source = Pictures(pool, rng, config.procedural)
+    first, last = config.whole
     while True:
-        yield [source.draw() for _ in range(config.pictures)]
+        if rng.random() < first + (last - first) * progress.done:
+            yield [source.draw(INPUT_SIZE) for _ in range(max(config.pictures * 3 // 8, 1))]
+        else:
+            yield [source.draw(WINDOW) for _ in range(config.pictures)]
 
 
-def pretrain(data: Path | None, out: Path, config: PretrainConfig, resume: Path | None = None) -> None:
+def starting_weights(paths: Sequence[Path]) -> dict[str, Tensor]:
+    """The mean of some runs' weights: runs that share a beginning average well (model soups, arXiv 2203.05482)."""
+    several = [load_file(path) for path in paths]
+    return {name: torch.stack([each[name].float() for each in several]).mean(0) for name in several[0]}
+
+
+def pretrain(pool: Sequence[packs.PackImage], out: Path, config: PretrainConfig, resume: Sequence[Path] = ()) -> None:
     """Train and write `tiny.safetensors` (the moving average, float16) and `log.jsonl` into `out`, every 100 steps."""
     torch.manual_seed(config.seed)
     rng = np.random.default_rng(config.seed)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     network = TinySam()
     if resume:
-        network.load_state_dict({k: v.float() for k, v in load_file(resume).items()}, strict=False)
+        absent = network.load_state_dict(starting_weights(resume), strict=False)
+        missing = [name for name in absent.missing_keys if not name.endswith("num_batches_tracked")]
+        if missing or absent.unexpected_keys:
+            raise ValueError(f"{resume} are not of this network: {missing[:3]} {absent.unexpected_keys[:3]}")
     else:
         load_imagenet(network)
     network = network.to(device, memory_format=torch.channels_last).eval()  # BatchNorm keeps ImageNet's statistics
@@ -311,10 +242,11 @@ def pretrain(data: Path | None, out: Path, config: PretrainConfig, resume: Path 
     rates = [group["lr"] for group in optimizer.param_groups]
     average = {k: v.detach().clone().float() for k, v in network.state_dict().items()}
     out.mkdir(parents=True, exist_ok=True)
-    started, reached = time.monotonic(), np.zeros(config.corrections + 1)
-    for step, pictures in enumerate(ahead(drawn_pictures(data, config))):
-        done = max(step / config.steps, (time.monotonic() - started) / 60 / config.minutes)
-        scale = min((step + 1) / config.warmup, 1.0) * 0.5 * (1 + math.cos(math.pi * min(done, 1.0)))
+    progress, reached = Progress(config), np.zeros(2)
+    for step, pictures in enumerate(ahead(drawn_pictures(pool, config, progress))):
+        progress.step = step
+        done = progress.done
+        scale = min((step + 1) / config.warmup, 1.0) * 0.5 * (1 + math.cos(math.pi * done))
         for group, rate in zip(optimizer.param_groups, rates, strict=True):
             group["lr"] = rate * max(scale, 0.01)
         with torch.autocast(device.type, dtype=torch.bfloat16):
@@ -327,22 +259,20 @@ def pretrain(data: Path | None, out: Path, config: PretrainConfig, resume: Path 
         with torch.no_grad():
             for name, value in network.state_dict().items():
                 average[name].lerp_(value.float(), 1 - decay)
-        reached += 0.02 * (np.array(ious) - reached)
-        finished = done >= 1
-        if step % 20 == 0 or finished:
-            seconds = time.monotonic() - started
+        reached += 0.02 * (np.array(ious)[[0, -1]] - reached)
+        if step % 20 == 0 or done >= 1:
             row = {
                 "step": step,
-                "seconds": round(seconds),
+                "seconds": round(progress.seconds),
                 "loss": round(float(loss.detach()), 3),
                 "iou": [round(float(v / (1 - 0.98 ** (step + 1))), 3) for v in reached],
             }
             print(json.dumps(row), flush=True)
             with (out / "log.jsonl").open("a") as log:
                 log.write(json.dumps(row) + "\n")
-        if (step and step % 100 == 0) or finished:
+        if (step and step % 100 == 0) or done >= 1:
             save(average, out, config, step)
-        if finished:
+        if done >= 1:
             return
 
 
@@ -357,15 +287,20 @@ def save(average: dict[str, Tensor], out: Path, config: PretrainConfig, step: in
 def main() -> None:
     """Command line: `python -m model.pretrain --help`."""
     parser = argparse.ArgumentParser(description=pretrain.__doc__)
-    parser.add_argument("--data", type=Path, help="folder of packs; without it, procedural scenes only")
+    parser.add_argument("--data", type=Path, help="folder of packs; without it, procedural pictures only")
+    parser.add_argument("--without", nargs="*", default=[], help="packs that are left out, to be tested on")
     parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--resume", type=Path, help="weights to start from instead of ImageNet's")
+    parser.add_argument(
+        "--resume", type=Path, nargs="*", default=[], help="weights to start from, averaged, instead of ImageNet's"
+    )
     for name in ("steps", "pictures", "prompts", "seed"):
         parser.add_argument(f"--{name}", type=int, default=getattr(PretrainConfig, name))
-    parser.add_argument("--minutes", type=float, default=PretrainConfig.minutes)
+    for name in ("minutes", "learning_rate", "encoder_rate"):
+        parser.add_argument(f"--{name.replace('_', '-')}", type=float, default=getattr(PretrainConfig, name))
     given = vars(parser.parse_args())
-    data, out, resume = given.pop("data"), given.pop("out"), given.pop("resume")
-    pretrain(data, out, PretrainConfig(**given), resume)
+    data, out, resume, without = (given.pop(name) for name in ("data", "out", "resume", "without"))
+    pool = [item for item in packs.images(data) if not item.held_out and item.pack not in without] if data else []
+    pretrain(pool, out, PretrainConfig(**given), resume)
 
 
 if __name__ == "__main__":

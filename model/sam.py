@@ -141,7 +141,7 @@ class Segmenter:
         """
         with torch.inference_mode():
             features = torch.from_numpy(embedding.features).to(self.device, torch.float32)[None]
-            low, scores = self._answer(features, prompt, embedding.size, logits)
+            low, scores = self._answer(features, embedding, prompt, logits)
             order = scores.argsort(descending=True)[:candidates]
             low, scores = low[order], scores[order]
             scaled = self._resize.get_preprocess_shape(*embedding.size, self.input_size)
@@ -151,12 +151,13 @@ class Segmenter:
     def _answer(
         self,
         features: torch.Tensor,
+        embedding: Embedding,
         prompt: Prompt,
-        size: tuple[int, int],
         logits: NDArray[np.float32] | None,
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Low-resolution logits (K, 4h, 4w) and predicted IoUs (K,)."""
         points = labels = boxes = None
+        size = embedding.size
         if len(prompt.points):
             points = torch.from_numpy(self._resize.apply_coords(prompt.points, size)).to(self.device, torch.float32)
             points, labels = (
@@ -168,12 +169,12 @@ class Segmenter:
         earlier = None if logits is None else torch.from_numpy(logits).to(self.device)[None, None]
         network = self.network
         if isinstance(network, TinySam):
-            sparse, dense = network.encode_prompts(features, points, labels, boxes, earlier)
-            several = True
-        else:
-            given = None if points is None else (points, labels)
-            sparse, dense = network.prompt_encoder(points=given, boxes=boxes, masks=earlier)
-            several = len(prompt.points) == 1 and boxes is None and earlier is None
+            thumbnail = torch.from_numpy(embedding.thumbnail).to(self.device).permute(2, 0, 1)[None] / 127.5 - 1
+            low, scores = network.answer(features, network.rims(thumbnail), points, labels, boxes, earlier)
+            return low[0], scores[0]
+        given = None if points is None else (points, labels)
+        sparse, dense = network.prompt_encoder(points=given, boxes=boxes, masks=earlier)
+        several = len(prompt.points) == 1 and boxes is None and earlier is None
         low, scores = network.mask_decoder(
             image_embeddings=features,
             image_pe=self._position,

@@ -1,11 +1,13 @@
 """The bundled `tiny` SAM: EfficientNet-Lite0 under segment-anything's own prompt encoder and mask decoder.
 
 The image encoder is EfficientNet-Lite0 (Tan & Le 2019; the "Lite" variant has neither squeeze-and-excitation nor
-swish, so it is quick on a CPU) with a small feature pyramid neck. Two additions, both around segment-anything's
+swish, so it is quick on a CPU) with a small feature pyramid neck. Three additions, all around segment-anything's
 classes, let so small a network learn to follow a click:
 
-1. every prompt is also drawn into the prompt encoder's mask input (`draw_prompt`), and
-2. the embedding sampled at a point goes through one linear layer and is added to that point's token.
+1. every prompt is also drawn into the prompt encoder's mask input (`draw_prompt`);
+2. what the embedding and the rims hold at a point goes through a linear layer and is added to that point's token;
+3. the rims, a few convolutions over the embedding's thumbnail, join the mask decoder's upscaling, as SAM 2 does with
+   its encoder's early layers (arXiv 2408.00714): a 32 x 32 grid alone cannot outline what is smaller than a cell.
 """
 
 import torch
@@ -32,6 +34,7 @@ POINT_SIGMAS = (
     (2.0, 4.0),
     (8.0, 2.0),
 )  # (sigma, height) of the Gaussians drawn for a click, at quarter resolution
+RIM_CHANNELS = (32, 64)  # at a quarter and at an eighth of the input's resolution
 BOX_INSIDE, BOX_OUTSIDE = 2.0, -6.0
 LOGIT_LIMIT = 8.0  # earlier logits are clamped to +-8 (p = 0.9997) before they go back in
 
@@ -116,67 +119,128 @@ class TinyEncoder(nn.Module):
         return merged
 
 
+class Rims(nn.Module):
+    """What a 32 x 32 grid loses: (B, 3, 128, 128) thumbnail in [-1, 1] -> (B, 32, 128, 128) and (B, 64, 64, 64)."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        fine, middle = RIM_CHANNELS
+        self.fine = nn.Sequential(
+            nn.Conv2d(3, 16, 3, padding=1),
+            LayerNorm2d(16),
+            nn.GELU(),
+            nn.Conv2d(16, fine, 3, padding=1),
+            nn.GELU(),
+        )
+        self.middle = nn.Sequential(nn.Conv2d(fine, middle, 3, stride=2, padding=1), nn.GELU())
+        self.add_fine = nn.Conv2d(fine, fine, 1)
+        self.add_middle = nn.Conv2d(middle, middle, 1)
+
+    def forward(self, thumbnail: Tensor) -> tuple[Tensor, Tensor]:
+        fine = self.fine(thumbnail)
+        return self.add_fine(fine), self.add_middle(self.middle(fine))
+
+
+class RimMaskDecoder(MaskDecoder):  # type: ignore[misc]  # segment-anything has no types
+    """segment-anything's mask decoder, its upscaled embedding joined by the rims."""
+
+    def forward(
+        self, features: Tensor, position: Tensor, rims: tuple[Tensor, Tensor], sparse: Tensor, dense: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """Logits (B, 3, 4h, 4w) and predicted IoUs (B, 3) of B prompts on one image.
+
+        `features` and `position` (1, 256, h, w), `rims` of that image, `sparse` (B, N, 256), `dense` (B, 256, h, w).
+        """
+        prompts, (height, width) = len(sparse), features.shape[-2:]
+        own = torch.cat([self.iou_token.weight, self.mask_tokens.weight])
+        tokens = torch.cat([own.expand(prompts, -1, -1), sparse], 1)
+        hidden, image = self.transformer(features + dense, position.expand(prompts, -1, -1, -1), tokens)
+        image = image.transpose(1, 2).view(prompts, CHANNELS, height, width)
+        widen, norm, activate, widen_again, activate_again = self.output_upscaling
+        fine, middle = rims
+        image = activate(norm(widen(image) + middle))
+        image = activate_again(widen_again(image) + fine)
+        networks = list(self.output_hypernetworks_mlps)[1:]  # the first is for unambiguous prompts; three, always
+        mixes = torch.stack([network(hidden[:, 2 + i]) for i, network in enumerate(networks)], 1)
+        masks = (mixes @ image.flatten(2)).view(prompts, len(networks), 4 * height, 4 * width)
+        return masks, self.iou_prediction_head(hidden[:, 0])[:, 1:]
+
+
 class TinySam(Sam):  # type: ignore[misc]  # segment-anything has no types
-    """segment-anything's Sam with the tiny encoder, a 32 x 32 grid and the two additions above."""
+    """segment-anything's Sam with the tiny encoder, a 32 x 32 grid and the additions above."""
 
     def __init__(self) -> None:
         transformer = TwoWayTransformer(depth=2, embedding_dim=CHANNELS, mlp_dim=1024, num_heads=8)
         super().__init__(
             image_encoder=TinyEncoder(),
             prompt_encoder=PromptEncoder(CHANNELS, (GRID, GRID), (INPUT_SIZE, INPUT_SIZE), mask_in_chans=16),
-            mask_decoder=MaskDecoder(transformer_dim=CHANNELS, transformer=transformer),
+            mask_decoder=RimMaskDecoder(transformer_dim=CHANNELS, transformer=transformer),
         )
-        self.point_context = nn.Linear(CHANNELS, CHANNELS)
+        self.rims = Rims()
+        self.point_context = nn.Linear(CHANNELS + RIM_CHANNELS[0], CHANNELS)
 
-    def encode_prompts(
+    def answer(
         self,
         features: Tensor,
+        rims: tuple[Tensor, Tensor],
         points: Tensor | None,
         labels: Tensor | None,
         boxes: Tensor | None,
         logits: Tensor | None,
+        offset: tuple[int, int] = (0, 0),
     ) -> tuple[Tensor, Tensor]:
-        """Prompts as the mask decoder's two inputs.
+        """Three masks' logits (B, 3, 4h, 4w) and their predicted IoUs (B, 3) for B prompts on one image.
 
-        `features` (1, 256, 32, 32); `points` (B, N, 2) xy in px of the 512 px input with `labels` (B, N): 1 positive,
-        0 negative, -1 padding; `boxes` (B, 4) xyxy; `logits` (B, 1, 128, 128) of an earlier answer. Any may be None,
-        as long as there is a point or a box. Gives sparse (B, M, 256) and dense (B, 256, 32, 32) embeddings.
+        `features` (1, 256, h, w) and `rims` (of its thumbnail) of an image, or of a part of it, which then starts at
+        `offset` (row, column) of the 32 x 32 grid. `points` (B, N, 2) xy in px of the part with `labels`
+        (B, N): 1 positive, 0 negative; `boxes` (B, 4) xyxy; `logits` (B, 1, 4h, 4w) of an earlier answer. Any of these
+        may be None, as long as there is a point or a box.
         """
-        drawn = draw_prompt(points, labels, boxes)
+        height, width = features.shape[-2:]
+        drawn = draw_prompt(points, labels, boxes, (4 * height, 4 * width))
         if logits is not None:
             drawn = drawn + logits.clamp(-LOGIT_LIMIT, LOGIT_LIMIT)
-        prompt = None if points is None or labels is None else (points, labels)
-        sparse, dense = self.prompt_encoder(points=prompt, boxes=boxes, masks=drawn)
-        if points is not None and labels is not None:
-            at = (points + 0.5) / INPUT_SIZE * 2 - 1
-            sampled = F.grid_sample(
-                features.float().expand(len(points), -1, -1, -1), at[:, :, None].float(), align_corners=False
-            )
-            context = self.point_context(sampled[..., 0].transpose(1, 2)) * (labels >= 0)[..., None]
+        stride = INPUT_SIZE // GRID
+        shift = torch.tensor([offset[1] * stride, offset[0] * stride], device=features.device)
+        prompt = None if points is None or labels is None else (points + shift, labels)
+        framed = None if boxes is None else boxes + shift.repeat(2)
+        sparse, dense = self.prompt_encoder(points=prompt, boxes=framed, masks=drawn)
+        if points is not None:
+            extent = torch.tensor([width * stride, height * stride], device=features.device)
+            at = ((points + 0.5) / extent * 2 - 1)[:, :, None].float()
+            there = [
+                F.grid_sample(each.float().expand(len(points), -1, -1, -1), at, align_corners=False)[..., 0]
+                for each in (features, rims[0])
+            ]
+            context = self.point_context(torch.cat(there, 1).transpose(1, 2))
             sparse = torch.cat([sparse[:, : points.shape[1]] + context, sparse[:, points.shape[1] :]], dim=1)
-        return sparse, dense
+        position = self.prompt_encoder.get_dense_pe()
+        position = position[..., offset[0] : offset[0] + height, offset[1] : offset[1] + width]
+        masks, scores = self.mask_decoder(features, position, rims, sparse, dense)
+        return masks, scores
 
 
-def draw_prompt(points: Tensor | None, labels: Tensor | None, boxes: Tensor | None) -> Tensor:
-    """Prompts drawn as an image of logits, (B, 1, 128, 128) float32: clicks as Gaussians, a box as a rectangle.
+def draw_prompt(points: Tensor | None, labels: Tensor | None, boxes: Tensor | None, size: tuple[int, int]) -> Tensor:
+    """Prompts drawn as an image of logits, (B, 1, *size) float32: clicks as Gaussians, a box as a rectangle.
 
-    Arguments as for `TinySam.encode_prompts`. Raises ValueError without any prompt.
+    Arguments as for `TinySam.answer`, `size` (rows, columns) at a quarter of the input's resolution. Raises ValueError
+    without any prompt.
     """
     given = points if points is not None else boxes
     if given is None:
         raise ValueError("a prompt needs at least one point or a box")
-    size = 4 * GRID
-    axis = (torch.arange(size, device=given.device, dtype=torch.float32) + 0.5) * (INPUT_SIZE / size) - 0.5  # px
-    drawn = torch.zeros((len(given), 1, size, size), device=given.device)
+    # Where the cells' centres lie, px.
+    down, across = (torch.arange(n, device=given.device, dtype=torch.float32) * 4 + 1.5 for n in size)
+    drawn = torch.zeros((len(given), 1, *size), device=given.device)
     if points is not None and labels is not None:
-        sign = torch.where(labels > 0, 1.0, torch.where(labels == 0, -1.0, 0.0))
-        dx = (axis - points[..., :1]) / 4  # (B, N, size), in quarter-resolution cells
-        dy = (axis - points[..., 1:]) / 4
+        sign = torch.where(labels > 0, 1.0, -1.0)
+        dx = (across - points[..., :1]) / 4  # (B, N, columns), in cells
+        dy = (down - points[..., 1:]) / 4
         for sigma, height in POINT_SIGMAS:
             gx, gy = torch.exp(-(dx**2) / (2 * sigma**2)), torch.exp(-(dy**2) / (2 * sigma**2))
             drawn = drawn + height * torch.einsum("bn,bny,bnx->byx", sign, gy, gx)[:, None]
     if boxes is not None:
         x0, y0, x1, y1 = (boxes[:, i, None] for i in range(4))
-        inside = ((axis >= y0) & (axis <= y1))[:, :, None] & ((axis >= x0) & (axis <= x1))[:, None, :]
+        inside = ((down >= y0) & (down <= y1))[:, :, None] & ((across >= x0) & (across <= x1))[:, None, :]
         drawn = drawn + torch.where(inside, BOX_INSIDE, BOX_OUTSIDE)[:, None]
     return drawn

@@ -1,48 +1,40 @@
-"""Training a domain decoder: samples in, a decoder and its metrics out.
+"""Training a domain decoder: samples in, a decoder and what is known of it out.
 
 The encoder never runs here: a sample is an embedding and a label map, and every step reads crops of a few of them.
+With enough validation images the decoder learns from the others and is measured on them. With fewer it learns from all,
+and is measured by cross-validation: decoders trained without some of the images are asked about these.
 """
 
 import copy
 import hashlib
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
-from PIL import Image
+import torch.nn.functional as F
 from torch import Tensor
 
+from model.crops import IGNORE, Batch, CropSource, Sample
 from model.decoder import DecoderConfig, DomainDecoder
 from model.evaluate import LabelScores
-from model.predict import as_tensors, predict
-from model.sam import Embedding
+from model.metrics import Calibration
+from model.predict import predict
 
-IGNORE = 255  # label-map value that neither trains nor counts
+__all__ = ["IGNORE", "Sample", "TrainConfig", "Trained", "in_validation", "train", "validate"]
+
 VALIDATION_SHARE = 0.2
+SINGLE_OBJECTS = 0.8  # share of a label's pixels that must lie in single objects, for touching ones to be separated
+CALIBRATION_CELLS = 4096  # per image, at random
+TEMPERATURES = np.geomspace(0.5, 5, 47)
 # Where the processor multiplies bfloat16 itself a step takes half as long; where it does not, longer.
 HAS_BFLOAT16 = bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
 
 
 @dataclass(frozen=True)
-class Sample:
-    """What training reads: an embedding, a label map (H, W) uint8 of the image's size, and whose task it is."""
-
-    task: str
-    embedding: Embedding
-    label_map: NDArray[np.uint8]
-
-
-@dataclass(frozen=True)
 class TrainConfig:
-    """How a decoder is trained.
-
-    The defaults were chosen on 15 procedural scenes with prompt-made masks, mIoU on 15 others: 320 steps of 8 half
-    crops 0.705 in 25 s, of 16 quarter crops 0.709 in 15 s; these centred less often 0.727; 480 of them 0.736 in 22 s.
-    On another 13 and 15, 450 of them 0.683 in 20 s, 600 of them 0.708 in 27 s; another seed moves these by 0.03.
-    """
+    """How a decoder is trained."""
 
     steps: int = 600  # at most
     first_steps: int = 240  # with one image, and
@@ -54,7 +46,9 @@ class TrainConfig:
     weight_decay: float = 0.02
     check_every: int = 60  # steps between looks at the validation samples
     patience: int = 4  # looks without a better one before it stops
-    enough: int = 5  # validation images; by fewer it neither stops nor chooses, 0.04 mIoU was lost to their noise
+    enough: int = 5  # validation images; fewer choose nothing: 0.04 mIoU was lost to their noise
+    folds: int = 3  # of the cross-validation where there are fewer
+    fold_steps: float = 0.5  # of the steps that the decoder itself gets
     seed: int = 0
 
 
@@ -63,9 +57,53 @@ class Trained:
     """A decoder and what is known of it."""
 
     decoder: DomainDecoder
-    scores: LabelScores | None  # on the validation samples; None without any
+    held: "HeldOut | None"  # how it, or its like, does on images it was not trained on; None with a single image
+    cross_validated: bool  # its like: decoders of the same recipe trained without these images
     steps: int  # of the weights that were kept
     seconds: float
+
+    @property
+    def scores(self) -> LabelScores | None:
+        """IoU per label on `held`'s images."""
+        return self.held.scores if self.held else None
+
+
+class HeldOut:
+    """What a decoder said of images that it was not trained on."""
+
+    def __init__(self, labels: Sequence[str]) -> None:
+        self.scores = LabelScores(labels)
+        self.per_task: dict[str, float] = {}  # mean foreground IoU of each
+        self._logits: list[Tensor] = []
+        self._classes: list[Tensor] = []
+
+    def add(self, decoder: DomainDecoder, sample: Sample) -> None:
+        """Ask a decoder about a sample."""
+        probabilities = predict(decoder, sample.embedding)
+        found = probabilities.argmax(0).astype(np.uint8)
+        alone = LabelScores(self.scores.labels)
+        alone.add(found, sample.label_map)
+        self.scores.add(found, sample.label_map)
+        self.per_task[sample.task] = alone.mean
+        known = torch.from_numpy(np.flatnonzero(sample.label_map.ravel() != IGNORE))
+        some = known[torch.randperm(len(known), generator=torch.Generator().manual_seed(0))[:CALIBRATION_CELLS]]
+        there = torch.from_numpy(probabilities).flatten(1)[:, some]
+        self._logits.append(there.clamp(min=1e-6).log() * decoder.config.temperature)
+        self._classes.append(torch.from_numpy(sample.label_map.ravel()[some.numpy()].astype(np.int64)))
+
+    def temperature(self) -> float:
+        """The one by which the logits must be divided for the likeliest probabilities."""
+        logits, classes = torch.cat(self._logits, 1), torch.cat(self._classes)
+        losses = [float(F.cross_entropy(logits.T / t, classes)) for t in TEMPERATURES]
+        return float(TEMPERATURES[int(np.argmin(losses))])
+
+    def ece(self, temperature: float) -> float:
+        """Expected calibration error of the probabilities at a temperature."""
+        calibration = Calibration()
+        for logits, classes in zip(self._logits, self._classes, strict=True):
+            probabilities = (logits / temperature).softmax(0).numpy()[:, None]
+            calibration.add(probabilities, classes.numpy().astype(np.uint8)[None])
+        return calibration.ece
 
 
 def in_validation(task: str) -> bool:
@@ -82,52 +120,95 @@ def train(
 ) -> Trained:
     """Train a decoder; the same samples and seed give the same one on the same machine.
 
-    Stops early when the validation samples' mean IoU no longer rises and keeps the best weights; with few of them, or
-    none, it takes all its steps. Raises ValueError without training samples.
+    Raises ValueError without training samples.
     """
     if not training:
         raise ValueError("training needs at least one sample")
     started = time.monotonic()
+    config = replace(config, separate=separable([*training, *validation], config.labels))
+    if len({sample.task for sample in validation}) >= how.enough:
+        decoder, steps, held = fit(training, config, how, validation, progress)
+        cross_validated = False
+    else:
+        every = [*training, *validation]
+        held = cross_validate(every, config, how)
+        decoder, steps, _ = fit(every, config, how, (), progress)
+        cross_validated = held is not None
+    if held is not None:
+        decoder.config = replace(config, temperature=held.temperature())
+    seconds = time.monotonic() - started
+    return Trained(decoder.eval().requires_grad_(False), held, cross_validated, steps, seconds)
+
+
+def fit(
+    samples: Sequence[Sample],
+    config: DecoderConfig,
+    how: TrainConfig,
+    validation: Sequence[Sample] = (),
+    progress: Callable[[int, int], None] = lambda step, steps: None,
+) -> tuple[DomainDecoder, int, HeldOut | None]:
+    """The training loop: a decoder, its steps, and how it does on `validation`, by which the steps are then chosen."""
     torch.manual_seed(how.seed)
-    rng = np.random.default_rng(how.seed)
     decoder = DomainDecoder(config).to(memory_format=torch.channels_last)
     optimizer = torch.optim.AdamW(decoder.parameters(), lr=how.learning_rate, weight_decay=how.weight_decay)
-    steps = min(how.steps, how.first_steps + how.image_steps * (len(training) - 1))
+    steps = min(how.steps, how.first_steps + how.image_steps * (len(samples) - 1))
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, how.learning_rate, total_steps=steps, pct_start=0.15)
-    crops = CropSource(training, len(config.labels), how, rng)
-    best: Trained | None = None
+    rng = np.random.default_rng(how.seed)
+    crops = CropSource(samples, len(config.labels), rng, how.batch, how.crop, how.centred)
+    best: tuple[DomainDecoder, int, HeldOut] | None = None
     for step in range(1, steps + 1):
-        features, pictures, targets = crops.draw()
+        batch = crops.draw()
         with torch.autocast("cpu", torch.bfloat16, enabled=HAS_BFLOAT16):
-            logits = decoder(features, pictures)
-        loss = crop_loss(logits.float(), targets)
+            logits, distance = decoder(batch.features, batch.picture)
+        loss = crop_loss(logits.float(), batch.targets) + distance_loss(distance.float(), batch)
         optimizer.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]
         torch.nn.utils.clip_grad_norm_(decoder.parameters(), 1.0)
         optimizer.step()
         schedule.step()
         progress(step, steps)
-        if len(validation) >= how.enough and step % how.check_every == 0:
-            scores = validate(decoder, validation)
-            if best is None or best.scores is None or scores.mean >= best.scores.mean:
-                best = Trained(copy.deepcopy(decoder), scores, step, 0)
-            elif step - best.steps >= how.patience * how.check_every:
+        if validation and (step % how.check_every == 0 or step == steps):
+            held = validate(decoder, validation)
+            if best is None or held.scores.mean >= best[2].scores.mean:
+                best = copy.deepcopy(decoder), step, held
+            elif step - best[1] >= how.patience * how.check_every:
                 break
-    seconds = time.monotonic() - started
-    if best is None:
-        best = Trained(decoder, validate(decoder, validation) if validation else None, steps, 0)
-    return Trained(best.decoder.eval().requires_grad_(False), best.scores, best.steps, seconds)
+    return best or (decoder, steps, None)
 
 
-def validate(decoder: DomainDecoder, samples: Sequence[Sample]) -> LabelScores:
-    """Foreground IoU per label over all pixels of the samples, at the images' own resolution."""
-    scores = LabelScores(decoder.config.labels)
+def cross_validate(samples: Sequence[Sample], config: DecoderConfig, how: TrainConfig) -> HeldOut | None:
+    """How decoders trained without some images do on these, with every image left out once; None with one image.
+
+    Which images are left out together follows from the hash of their task's id.
+    """
+    tasks = sorted({sample.task for sample in samples}, key=lambda task: hashlib.sha256(task.encode()).digest())
+    folds = min(how.folds, len(tasks))
+    if folds < 2:
+        return None
+    shorter = replace(
+        how,
+        steps=max(round(how.steps * how.fold_steps), 1),
+        first_steps=max(round(how.first_steps * how.fold_steps), 1),
+        image_steps=round(how.image_steps * how.fold_steps),
+    )
+    held = HeldOut(config.labels)
+    for fold in range(folds):
+        out = set(tasks[fold::folds])
+        decoder, _, _ = fit([sample for sample in samples if sample.task not in out], config, shorter)
+        for sample in samples:
+            if sample.task in out:
+                held.add(decoder, sample)
+    return held
+
+
+def validate(decoder: DomainDecoder, samples: Sequence[Sample]) -> HeldOut:
+    """How a decoder does on samples, at the images' own resolution."""
+    held = HeldOut(decoder.config.labels)
     decoder.eval()
     for sample in samples:
-        found = predict(decoder, sample.embedding).argmax(0).astype(np.uint8)
-        scores.add(found, sample.label_map)
+        held.add(decoder, sample)
     decoder.train()
-    return scores
+    return held
 
 
 def crop_loss(logits: Tensor, targets: Tensor) -> Tensor:
@@ -142,55 +223,18 @@ def crop_loss(logits: Tensor, targets: Tensor) -> Tensor:
     return entropy + dice.mean()
 
 
-def soft_targets(sample: Sample, labels: int) -> NDArray[np.float32]:
-    """A label map at the decoder's resolution, (labels + 1, 4h, 4w): each cell's share of every class.
-
-    Zero in all classes where the label map says ignore for half the cell or more, and outside the image.
-    """
-    side = len(sample.embedding.thumbnail)
-    rows, columns = sample.embedding.extent(side)
-    targets = np.zeros((labels + 1, side, side), np.float32)
-    for k in range(labels + 1):
-        share = Image.fromarray((sample.label_map == k).astype(np.float32))
-        targets[k, :rows, :columns] = np.asarray(share.resize((columns, rows), Image.Resampling.BOX))
-    targets[:, targets.sum(0) <= 0.5] = 0
-    return targets
+def distance_loss(logits: Tensor, batch: Batch) -> Tensor:
+    """Mean absolute error of the distance to the rim over the cells of known objects; logits (B, 1, h, w)."""
+    known = batch.distance >= 0
+    wrong = (logits.sigmoid() - batch.distance).abs() * known
+    return wrong.sum() / known.sum().clamp(min=1)
 
 
-class CropSource:
-    """Draws batches of augmented crops from samples, all in memory: 0.6 MB each for the tiny SAM."""
-
-    def __init__(self, samples: Sequence[Sample], labels: int, how: TrainConfig, rng: np.random.Generator) -> None:
-        self.how, self.rng = how, rng
-        self.items = [(*as_tensors(s.embedding), torch.from_numpy(soft_targets(s, labels))) for s in samples]
-        self.extents = [s.embedding.extent(s.embedding.features.shape[-1]) for s in samples]
-        self.objects = [np.argwhere(target[1:].sum(0).numpy() > 0.5) // 4 for *_, target in self.items]
-
-    def draw(self) -> tuple[Tensor, Tensor, Tensor]:
-        """Features (B, 256, c, c), pictures (B, 3, 4c, 4c) and targets (B, L + 1, 4c, 4c)."""
-        parts = [self._crop(int(i)) for i in self.rng.integers(len(self.items), size=self.how.batch)]
-        features, pictures, targets = (torch.stack(tensors) for tensors in zip(*parts, strict=True))
-        gain = torch.empty(len(parts), 1, 1, 1).uniform_(0.8, 1.25)
-        return (
-            features,
-            (pictures * gain + torch.empty_like(gain).uniform_(-0.15, 0.15)).clamp(-1, 1),
-            targets,
-        )
-
-    def _crop(self, i: int) -> tuple[Tensor, Tensor, Tensor]:
-        rng, grid = self.rng, self.items[i][0].shape[-1]
-        side = max(round(grid * self.how.crop), 1)
-        corner = []
-        objects = self.objects[i]
-        centre = rng.choice(objects) if len(objects) and rng.random() < self.how.centred else None
-        for axis, extent in enumerate(self.extents[i]):
-            room = max(extent - side, 0)
-            start = rng.integers(room + 1) if centre is None else centre[axis] - rng.integers(side)
-            corner.append(int(np.clip(start, 0, room)))
-        turns, flip = int(rng.integers(4)), bool(rng.random() < 0.5)
-        parts = []
-        for tensor, scale in zip(self.items[i], (1, 4, 4), strict=True):
-            y, x, size = corner[0] * scale, corner[1] * scale, side * scale
-            part = torch.rot90(tensor[:, y : y + size, x : x + size], turns, (1, 2))
-            parts.append(part.flip(2) if flip else part)
-        return parts[0], parts[1], parts[2]
+def separable(samples: Sequence[Sample], labels: Sequence[str]) -> tuple[str, ...]:
+    """The labels whose pixels lie almost all in single objects."""
+    total, single = np.zeros(256, np.int64), np.zeros(256, np.int64)
+    for sample in samples:
+        total += np.bincount(sample.label_map.ravel(), minlength=256)
+        if sample.instances is not None:
+            single += np.bincount(sample.label_map[sample.instances > 0], minlength=256)
+    return tuple(label for k, label in enumerate(labels, 1) if total[k] and single[k] >= SINGLE_OBJECTS * total[k])

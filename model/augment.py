@@ -1,0 +1,142 @@
+"""The pictures that the tiny SAM is pretrained on: windows of packs' images and of procedural ones, augmented."""
+
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+from scipy import ndimage
+
+from model import packs, synthetic
+from model.variety import varied_picture
+
+PADDING = np.array([124, 116, 104], np.uint8)  # the pixel mean: 0 once normalised, as segment-anything pads
+SCENES, VARIED = 200, 1000  # procedural pictures: seeds that are drawn from, each made once and kept
+FIRST_SEED = 1_000_000  # far from those of tests, demo and evaluation
+SCENE_SHARE = 0.25  # of the procedural pictures
+PARTS_SHARE = 0.4  # how often a picture with parts asks for these instead of the things they belong to
+FIRST_EXTENT, LAST_EXTENT = 0.04, 0.8  # of the window's side that the object it was laid around fills
+SMALLEST_OBJECT = 40  # px in the window
+
+Pixel = TypeVar("Pixel", bound=np.generic)
+Picture = tuple[NDArray[np.uint8], NDArray[np.uint16]]
+Source = tuple[NDArray[np.uint8], tuple[NDArray[np.uint16], ...]]
+
+
+class Pictures:
+    """Draws augmented square pictures; packs weigh by the square root of their size."""
+
+    def __init__(self, pool: Sequence[packs.PackImage], rng: np.random.Generator, procedural: float) -> None:
+        self.rng = rng
+        self.procedural = procedural if pool else 1.0
+        self.pool: dict[str, list[Callable[[], Source]]] = {}
+        for item in pool:
+            self.pool.setdefault(item.pack, []).append(partial(_pack_source, item))
+        sizes = np.sqrt([len(pictures) for pictures in self.pool.values()])
+        self.weights = sizes / max(sizes.sum(), 1)
+        self.scenes = [partial(_scene_source, FIRST_SEED + i) for i in range(SCENES)]
+        self.varied = [partial(_varied_source, FIRST_SEED + i) for i in range(VARIED)]
+        self._made: dict[Callable[[], Source], Source] = {}
+
+    def draw(self, side: int) -> Picture:
+        """A picture with at least one usable object: (side, side, 3) uint8 and its instances (side, side) uint16."""
+        rng = self.rng
+        while True:
+            if rng.random() < self.procedural:
+                sources = self.scenes if rng.random() < SCENE_SHARE else self.varied
+            else:
+                sources = self.pool[str(rng.choice(list(self.pool), p=self.weights))]
+            source = sources[int(rng.integers(len(sources)))]
+            if source not in self._made:
+                self._made[source] = source()
+            image, maps = self._made[source]
+            instances = maps[1] if len(maps) > 1 and rng.random() < PARTS_SHARE else maps[0]
+            image, instances = self._crop(image, instances, side)
+            if len(usable_objects(instances)):
+                return self._distort(image), instances
+
+    def _crop(self, image: NDArray[np.uint8], instances: NDArray[np.uint16], side: int) -> Picture:
+        """A square window around some object, which then fills 4-80 % of its side; or, one time in five, all."""
+        rng, (h, w) = self.rng, instances.shape
+        ids = np.unique(instances)[1:]
+        window = (0, 0, max(h, w))
+        if len(ids) and rng.random() > 0.2:
+            rows, columns = np.nonzero(instances == rng.choice(ids))
+            extent = max(np.ptp(rows), np.ptp(columns)) + 1
+            share = np.exp(rng.uniform(np.log(FIRST_EXTENT), np.log(LAST_EXTENT)))
+            reach = int(np.clip(extent / share, 48, max(h, w)))
+            y = _window_start(int(rows.min()), int(rows.max()), reach, h, rng)
+            x = _window_start(int(columns.min()), int(columns.max()), reach, w, rng)
+            window = (y, x, reach)
+        y, x, reach = window
+        part, labels = image[y : y + reach, x : x + reach], instances[y : y + reach, x : x + reach]
+        scale = side / max(part.shape[:2])
+        size = (max(round(part.shape[1] * scale), 1), max(round(part.shape[0] * scale), 1))
+        small = np.full((side, side, 3), PADDING, np.uint8)
+        ids_small = np.zeros((side, side), np.uint16)
+        small[: size[1], : size[0]] = np.asarray(Image.fromarray(part).resize(size, Image.Resampling.BILINEAR))
+        ids_small[: size[1], : size[0]] = np.asarray(Image.fromarray(labels).resize(size, Image.Resampling.NEAREST))
+        square = size[0] == size[1]
+        turns, flip = int(rng.integers(4)) if square else 0, square and rng.random() < 0.5
+        return turned(small, turns, flip), turned(ids_small, turns, flip)
+
+    def _distort(self, image: NDArray[np.uint8]) -> NDArray[np.uint8]:
+        """Contrast, brightness, gamma, inversion, gray, blur, noise, and a smooth shading."""
+        rng, x = self.rng, image.astype(np.float32) / 255
+        padded = (image == PADDING).all(axis=2, keepdims=True)
+        if rng.random() < 0.3:
+            x = np.repeat(x.mean(axis=2, keepdims=True), 3, axis=2)
+        if rng.random() < 0.15:
+            x = 1 - x
+        x = np.clip(x, 0, 1) ** np.exp(rng.normal(0, 0.25))
+        x = (x - x.mean()) * np.exp(rng.normal(0, 0.25)) + x.mean() + rng.normal(0, 0.08)
+        x = x * (1 + rng.normal(0, 0.06, 3).astype(np.float32))
+        if rng.random() < 0.3:
+            x = x * (1 + 0.3 * rng.normal() * np.linspace(-1, 1, len(x), dtype=np.float32)[:, None, None])
+        if rng.random() < 0.2:
+            x = ndimage.gaussian_filter(x, (s := rng.uniform(0.4, 1.6), s, 0))
+        if rng.random() < 0.4:
+            x = x + rng.normal(0, rng.uniform(0.005, 0.05), x.shape[:2] + (1,))
+        return np.where(padded, PADDING, (np.clip(x, 0, 1) * 255).astype(np.uint8))
+
+
+def turned(array: NDArray[Pixel], turns: int, flip: bool) -> NDArray[Pixel]:
+    """A picture turned by quarter turns and then mirrored."""
+    array = np.rot90(array, turns)
+    return np.ascontiguousarray(array[:, ::-1] if flip else array)
+
+
+def _window_start(first: int, last: int, side: int, length: int, rng: np.random.Generator) -> int:
+    """Where a window of `side` px starts so that it holds first..last and stays inside, as far as both can be."""
+    low, high = max(last + 1 - side, 0), min(first, length - side)
+    if low <= high:
+        return int(rng.integers(low, high + 1))
+    return max(min((first + last - side) // 2, length - side), 0)
+
+
+def _pack_source(item: packs.PackImage) -> Source:
+    image, instances = item.read()
+    return image, (instances,)
+
+
+def _scene_source(seed: int) -> Source:
+    made = synthetic.scene(seed)
+    instances = np.zeros(made.image.shape[:2], np.uint16)
+    for i, item in enumerate(made.objects, 1):
+        instances[item.mask] = i
+    return made.image, (instances,)
+
+
+def _varied_source(seed: int) -> Source:
+    made = varied_picture(seed)
+    return made.image, (made.things,) if made.parts is None else (made.things, made.parts)
+
+
+def usable_objects(instances: NDArray[np.uint16]) -> NDArray[np.int64]:
+    """Ids of the objects with 40 px or more that cover at most 85 % of the picture."""
+    counts = np.bincount(instances.ravel())
+    counts[0] = 0
+    ids: NDArray[np.int64] = np.flatnonzero((counts >= SMALLEST_OBJECT) & (counts <= 0.85 * instances.size))
+    return ids

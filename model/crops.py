@@ -1,0 +1,125 @@
+"""What a domain decoder is trained on: samples, and augmented crops of them."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+from torch import Tensor
+
+from model.instances import distance_targets
+from model.sam import Embedding
+
+IGNORE = 255  # label-map value that neither trains nor counts
+UNKNOWN = -1.0  # distance where it is not known which object a pixel belongs to
+
+
+@dataclass(frozen=True)
+class Sample:
+    """What training reads: an embedding, a label map (H, W) uint8 of the image's size, and whose task it is.
+
+    `instances` (H, W) uint16 holds k where the k-th single object lies, 0 elsewhere; None if none are known.
+    """
+
+    task: str
+    embedding: Embedding
+    label_map: NDArray[np.uint8]
+    instances: NDArray[np.uint16] | None = None
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Crops: features (B, 256, c, c), picture (B, 3, 4c, 4c) in [-1, 1], and what is true of them.
+
+    `targets` (B, L + 1, 4c, 4c): each cell's share of every class, all zero where ignored. `distance` (B, 1, 4c, 4c)
+    in [0, 1], 0 on an object's rim, 1 at its deepest; `UNKNOWN` outside of objects.
+    """
+
+    features: Tensor
+    picture: Tensor
+    targets: Tensor
+    distance: Tensor
+
+
+def soft_targets(sample: Sample, labels: int) -> NDArray[np.float32]:
+    """A label map at the decoder's resolution, (labels + 1, 4h, 4w): each cell's share of every class.
+
+    Zero in all classes where the label map says ignore for half the cell or more, and outside the image.
+    """
+    side = len(sample.embedding.thumbnail)
+    rows, columns = sample.embedding.extent(side)
+    targets = np.zeros((labels + 1, side, side), np.float32)
+    for k in range(labels + 1):
+        share = Image.fromarray((sample.label_map == k).astype(np.float32))
+        targets[k, :rows, :columns] = np.asarray(share.resize((columns, rows), Image.Resampling.BOX))
+    targets[:, targets.sum(0) <= 0.5] = 0
+    return targets
+
+
+def rim_distances(sample: Sample) -> NDArray[np.float32]:
+    """How deep each cell lies in its object, (4h, 4w) in [0, 1]; `UNKNOWN` where it lies in none."""
+    side = len(sample.embedding.thumbnail)
+    distance = np.full((side, side), UNKNOWN, np.float32)
+    if sample.instances is not None:
+        rows, columns = sample.embedding.extent(side)
+        small = Image.fromarray((sample.instances > 0).astype(np.float32)).resize((columns, rows), Image.Resampling.BOX)
+        found = distance_targets(sample.instances, rows, columns)
+        distance[:rows, :columns] = np.where(np.asarray(small) > 0.5, found, UNKNOWN)
+    return distance
+
+
+class CropSource:
+    """Draws batches of augmented crops from samples, all in memory: 0.7 MB each for the tiny SAM and one label."""
+
+    def __init__(
+        self,
+        samples: Sequence[Sample],
+        labels: int,
+        rng: np.random.Generator,
+        batch: int,
+        crop: float,
+        centred: float,
+    ) -> None:
+        self.rng, self.batch, self.crop, self.centred = rng, batch, crop, centred
+        self.items: list[tuple[Tensor, ...]] = []
+        self.extents, self.objects = [], []
+        for sample in samples:
+            embedding, targets = sample.embedding, soft_targets(sample, labels)
+            self.items.append(
+                (
+                    torch.from_numpy(embedding.features),
+                    torch.from_numpy(embedding.thumbnail).permute(2, 0, 1),
+                    torch.from_numpy(targets).half(),
+                    torch.from_numpy(rim_distances(sample))[None].half(),
+                )
+            )
+            self.extents.append(embedding.extent(embedding.features.shape[-1]))
+            self.objects.append(np.argwhere(targets[1:].sum(0) > 0.5).astype(np.int16) // 4)
+
+    def draw(self) -> Batch:
+        """A batch of crops, each turned and mirrored at random, its picture's contrast and brightness changed."""
+        parts = [self._crop(int(i)) for i in self.rng.integers(len(self.items), size=self.batch)]
+        features, picture, targets, distance = (torch.stack(tensors).float() for tensors in zip(*parts, strict=True))
+        gain = torch.empty(len(parts), 1, 1, 1).uniform_(0.8, 1.25)
+        shifted = (picture / 127.5 - 1) * gain + torch.empty_like(gain).uniform_(-0.15, 0.15)
+        return Batch(features, shifted.clamp(-1, 1), targets, distance)
+
+    def _crop(self, i: int) -> tuple[Tensor, ...]:
+        rng, grid = self.rng, self.items[i][0].shape[-1]
+        side = max(round(grid * self.crop), 1)
+        corner = []
+        objects = self.objects[i]
+        centre = rng.choice(objects) if len(objects) and rng.random() < self.centred else None
+        for axis, extent in enumerate(self.extents[i]):
+            room = max(extent - side, 0)
+            start = rng.integers(room + 1) if centre is None else centre[axis] - rng.integers(side)
+            corner.append(int(np.clip(start, 0, room)))
+        turns, flip = int(rng.integers(4)), bool(rng.random() < 0.5)
+        parts = []
+        for tensor, scale in zip(self.items[i], (1, 4, 4, 4), strict=True):
+            y, x, size = corner[0] * scale, corner[1] * scale, side * scale
+            part = torch.rot90(tensor[:, y : y + size, x : x + size], turns, (1, 2))
+            parts.append(part.flip(2) if flip else part)
+        return tuple(parts)
