@@ -184,6 +184,78 @@ def segment(image: Path, points: tuple[Any, ...], box: Any, name: str, out: Path
     )
 
 
+def _numbers(ctx: click.Context, param: click.Parameter, value: str) -> tuple[int, ...]:
+    """1,2,5 as numbers."""
+    try:
+        numbers = tuple(sorted({int(part) for part in value.split(",")}))
+    except ValueError:
+        numbers = ()
+    if not numbers or numbers[0] < 1:
+        raise click.BadParameter(f"{value!r} is not a list of whole numbers from 1 on, as 1,2,5")
+    return numbers
+
+
+def _names(ctx: click.Context, param: click.Parameter, value: str) -> tuple[str, ...]:
+    """a,b as names; none of an empty text."""
+    return tuple(name.strip() for name in value.split(",") if name.strip())
+
+
+@cli.command()
+@click.option("--data", type=click.Path(exists=True, file_okay=False, path_type=Path), help="Folder of packs.")
+@click.option("--packs", default="", callback=_names, help="Names, as a,b; 'procedural' needs no --data.  [all]")
+@click.option("--annotations", default="1,2,5,10,20,50", show_default=True, callback=_numbers, help="Images annotated.")
+@click.option("--seeds", type=click.IntRange(1), default=5, show_default=True, help="How often, in another order.")
+@click.option(
+    "--order",
+    type=click.Choice(["random", "uncertainty", "diversity"]),
+    default="random",
+    show_default=True,
+    help="Which images are annotated first.",
+)
+@click.option("--methods", default="", callback=_names, help="decoder, decoder_true, unet, ...  [all]")
+@click.option("--sam", "name", default="tiny", show_default=True, help="tiny, mobile_sam, vit_b, vit_l or vit_h.")
+@click.option("--checkpoint", type=click.Path(exists=True, dir_okay=False, path_type=Path), help="Its file.")
+@click.option("--test-images", type=click.IntRange(1), default=20, show_default=True, help="Per pack, at most.")
+@click.option("--all-images", is_flag=True, help="Also those the bundled SAM was trained on; for another SAM.")
+@click.option("--effort/--no-effort", default=True, show_default=True, help="Also model how long annotating takes.")
+@click.option("--out", type=click.Path(file_okay=False, path_type=Path), required=True, help="Results; resumed there.")
+def simulate(name: str, checkpoint: Path | None, out: Path, all_images: bool, **given: Any) -> None:
+    """Measure what a few prompt-made annotations teach, with a simulated annotator.
+
+    The paper's experiment: SAM is prompted on a pack's images, the decoder and its alternatives learn from the same
+    few masks, and all are measured on other images' truth. Ended early, the same command goes on where it was.
+    """
+    from model import checkpoints, goals, report, sam
+    from model.pools import PoolError
+    from model.results import METHODS, ResultsError
+    from model.simulate import Options, SimulateError, run
+
+    found = settings()
+    if checkpoint is None and name != "tiny":
+        checkpoint = checkpoints.locate(name, found.home / "checkpoints")
+    given["methods"] = given["methods"] or METHODS
+    try:
+        options = Options(out=out, every=all_images, **given)
+        segmenter = sam.load(name, checkpoint, found.device)
+        with click.progressbar(
+            length=1, label="simulate", item_show_func=lambda item: item or "", show_pos=True
+        ) as bar:
+
+            def progress(done: int, total: int, what: str) -> None:
+                bar.length = total
+                bar.update(done - bar.pos, what)
+
+            rows = run(options, segmenter, progress)
+    except (sam.SamError, PoolError, ResultsError, SimulateError) as error:
+        raise Unavailable(str(error)) from error
+    click.echo(f"\n{report.report(rows)}")
+    try:
+        goals.write(rows, out, Path("build/simulate.json"))
+    except report.PlotError as error:
+        raise Unavailable(str(error)) from error
+    click.echo(f"\n{out}/results.csv, {out}/curves.csv, {out}/curves.png, build/simulate.json")
+
+
 @cli.group()
 def checkpoints() -> None:
     """The official SAM checkpoints: what there is, and getting them."""

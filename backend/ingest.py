@@ -1,4 +1,4 @@
-"""From an event to a sample: image bytes, embedding, label map. Idempotent by annotation id and `updated_at`."""
+"""From an event to a sample: embedding, label map and single objects. Idempotent by annotation id and `updated_at`."""
 
 import logging
 
@@ -85,5 +85,5 @@ def _annotation(service: Service, project: str, event: Event) -> bool:
         labels=labeling.labels,
         regions=found.regions,
     )
-    service.store.put(project, record, found.array)
+    service.store.put(project, record, found.array, found.instances)
     return True

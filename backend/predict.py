@@ -14,7 +14,8 @@ from backend.regions import context_index, context_size, make_region, read_promp
 from backend.service import Service
 from model.decoder import DomainDecoder
 from model.images import ImageError
-from model.predict import confidence, instances, predict
+from model.predict import confidence, instances, predict_pixels
+from model.refine import refine
 
 BATCH_SECONDS = 80.0  # Label Studio gives up on a batch after 100 s and then throws all of it away
 
@@ -82,14 +83,19 @@ def click(
 def preannotation(
     service: Service, decoder: DomainDecoder, labeling: Labeling, url: str
 ) -> tuple[list[dict[str, Any]], float]:
-    """The decoder's regions for an image, and how sure it is of the whole: low means "look at me first"."""
+    """The decoder's regions for an image, and how sure it is of the whole: low means "look at me first".
+
+    With `SKYLIGHT_REFINE` SAM is asked about each region too, and the sharper mask is taken where both agree.
+    """
     _, embedding = service.pictures.embedding(url)
-    probabilities = predict(decoder, embedding)
+    prediction = predict_pixels(decoder, embedding)
+    found = instances(prediction, service.settings.min_area)
+    if service.settings.refine:
+        found = refine(service.pictures.segmenter, embedding, prediction, found)
     regions = [
-        make_region(labeling, found.mask, labeling.labels[found.label], found.score, _region_id())
-        for found in instances(probabilities, service.settings.min_area)
+        make_region(labeling, each.mask, labeling.labels[each.label], each.score, _region_id()) for each in found
     ]
-    return regions, round(confidence(probabilities), 4)
+    return regions, round(confidence(prediction.probabilities), 4)
 
 
 def image_url(task: dict[str, Any], labeling: Labeling, index: int | None = None) -> str:

@@ -1,7 +1,7 @@
 """Label Studio's regions, to and from prompts, masks and label maps."""
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from backend.errors import BadRequest, ConfigError
 from backend.labeling import BOX, POINT, Labeling, parse_config
+from model.instances import instance_map
 from model.masks import (
     MAX_PERCENT,
     OPAQUE,
@@ -42,6 +43,7 @@ class LabelMap:
     """What the regions of one annotation say about every pixel."""
 
     array: NDArray[np.uint8]  # (H, W), 0 background, k = k-th label
+    instances: NDArray[np.uint16]  # (H, W), k = the k-th region if it is a single object, 0 where none is known
     regions: int  # how many regions are in it
     ignored: tuple[str, ...]  # why each of the others is not, prompts left out
 
@@ -128,10 +130,12 @@ def label_map(result: Sequence[Item], labeling: Labeling, size: Size, item_index
 
     Brush, bitmask and polygon regions are masks, and so is a rectangle, unless its control is smart: then
     it is a prompt, as key points always are. Of a task with several images only the one at `item_index` is
-    read. Raises BadRequest if a mask was drawn on another size than `size`, or is damaged.
+    read. Raises BadRequest if a mask was drawn on another size than `size`, or is damaged, ValueError if there
+    are more than 65535.
     """
     array = np.zeros(size, np.uint8)
-    used, ignored = 0, []
+    used: list[Item] = []
+    ignored = []
     for region in _items(result):
         if _is_prompt(region, labeling) or (region.get("item_index") or 0) != item_index:
             continue
@@ -139,9 +143,16 @@ def label_map(result: Sequence[Item], labeling: Labeling, size: Size, item_index
         if reason:
             ignored.append(f"region {region.get('id')!r}: {reason}")
             continue
-        array[_read_mask(region, size)] = labeling.number(_label(region))
-        used += 1
-    return LabelMap(array, used, tuple(ignored))
+        used.append(region)
+
+    def drawn() -> Iterator[NDArray[np.bool_]]:  # one mask at a time: hundreds of large ones would fill the memory
+        for region in used:
+            mask = _read_mask(region, size)
+            array[mask] = labeling.number(_label(region))
+            yield mask
+
+    objects = instance_map(drawn(), size)
+    return LabelMap(array, objects, len(used), tuple(ignored))
 
 
 def _items(context: object) -> list[Item]:

@@ -76,6 +76,12 @@ def _device(value: str) -> str:
     return value
 
 
+def _switch(value: str) -> bool:
+    if value.lower() not in ("on", "off"):
+        raise ValueError(f"'{value}' is neither on nor off")
+    return value.lower() == "on"
+
+
 def _log_level(value: str) -> str:
     if value.upper() not in LOG_LEVELS:
         raise ValueError(f"'{value}' is none of {', '.join(LOG_LEVELS)}")
@@ -141,6 +147,12 @@ class Settings:
     )
     min_area: int = _variable(
         "SKYLIGHT_MIN_AREA", "64", "smallest pre-annotated region, pixels, 1 to 100000000", _integer(1, 10**8)
+    )
+    refine: bool = _variable(
+        "SKYLIGHT_REFINE",
+        "off",
+        "on or off: ask SAM about each pre-annotated region too, and keep the sharper mask if both agree",
+        _switch,
     )
     log_level: str = _variable("SKYLIGHT_LOG_LEVEL", "INFO", ", ".join(LOG_LEVELS), _log_level)
 

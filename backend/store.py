@@ -3,6 +3,7 @@
     projects/<project>/project.json               its labeling configuration
     projects/<project>/samples/<annotation>.json  one accepted annotation: a SampleRecord
     projects/<project>/samples/<annotation>-<digest>.png   its label map, 8-bit gray
+    projects/<project>/samples/<annotation>-<digest>-objects.png   its single objects, 16-bit gray
     spool/                                        events that came while Redis was away
 
 Every file is written beside its place and renamed into it; a sample exists when its JSON does.
@@ -30,7 +31,7 @@ from model.files import write
 
 @dataclass(frozen=True)
 class SampleRecord:
-    """One accepted annotation, without its label map."""
+    """One accepted annotation, without its label map and its objects."""
 
     annotation: int
     task: int
@@ -41,6 +42,7 @@ class SampleRecord:
     labels: tuple[str, ...]  # value k + 1 in the label map is labels[k]
     regions: int
     label_map: str = ""  # file name; set by the store
+    objects: str = ""  # file name; set by the store; "" if nothing is known of single objects
 
 
 class Store:
@@ -75,20 +77,25 @@ class Store:
             return ""
         return str(found["label_config"])
 
-    def put(self, project: str, record: SampleRecord, label_map: NDArray[np.uint8]) -> None:
-        """Store a sample in place of an earlier one of the same annotation; `label_map` (H, W) uint8."""
-        buffer = io.BytesIO()
-        Image.fromarray(label_map).save(buffer, "PNG")
-        data = buffer.getvalue()
+    def put(
+        self,
+        project: str,
+        record: SampleRecord,
+        label_map: NDArray[np.uint8],
+        objects: NDArray[np.uint16] | None = None,
+    ) -> None:
+        """Store a sample in place of an earlier one of the same annotation.
+
+        `label_map` (H, W) uint8; `objects` (H, W) uint16, k on the k-th single object, 0 where none is known.
+        """
         folder = self.folder(project) / "samples"
-        name = f"{record.annotation}-{hashlib.sha256(data).hexdigest()[:16]}.png"
-        write(folder / name, data)
-        write(
-            self._record_path(project, record.annotation),
-            json.dumps({**asdict(record), "label_map": name}).encode(),
-        )
+        names = {"label_map": _write_png(folder, f"{record.annotation}-", ".png", label_map), "objects": ""}
+        if objects is not None:
+            names["objects"] = _write_png(folder, f"{record.annotation}-", "-objects.png", objects)
+        body = json.dumps({**asdict(record), **names}).encode()
+        write(self._record_path(project, record.annotation), body)
         for other in folder.glob(f"{record.annotation}-*.png"):
-            if other.name != name:
+            if other.name not in names.values():
                 other.unlink(missing_ok=True)
 
     def get(self, project: str, annotation: int) -> SampleRecord | None:
@@ -106,13 +113,21 @@ class Store:
         with Image.open(self.folder(project) / "samples" / record.label_map) as image:
             return np.asarray(image)
 
+    def objects(self, project: str, record: SampleRecord) -> NDArray[np.uint16] | None:
+        """A sample's single objects, (H, W) uint16, 0 where none is known; None if they were never stored."""
+        if not record.objects:
+            return None
+        with Image.open(self.folder(project) / "samples" / record.objects) as image:
+            return np.asarray(image)
+
     def remove(self, project: str, annotation: int) -> bool:
         """Forget an annotation's sample; gives whether there was one."""
         record = self.get(project, annotation)
         if record is None:
             return False
         self._record_path(project, annotation).unlink(missing_ok=True)
-        (self.folder(project) / "samples" / record.label_map).unlink(missing_ok=True)
+        for name in filter(None, (record.label_map, record.objects)):
+            (self.folder(project) / "samples" / name).unlink(missing_ok=True)
         return True
 
     def remove_tasks(self, project: str, tasks: set[int]) -> int:
@@ -142,6 +157,16 @@ class Store:
 
     def _record_path(self, project: str, annotation: int) -> Path:
         return self.folder(project) / "samples" / f"{int(annotation)}.json"
+
+
+def _write_png(folder: Path, start: str, end: str, array: NDArray[Any]) -> str:
+    """Write a gray picture, (H, W) uint8 or uint16, under a name that holds its digest; gives the name."""
+    buffer = io.BytesIO()
+    Image.fromarray(array).save(buffer, "PNG")
+    data = buffer.getvalue()
+    name = f"{start}{hashlib.sha256(data).hexdigest()[:16]}{end}"
+    write(folder / name, data)
+    return name
 
 
 def _record(path: Path) -> SampleRecord | None:

@@ -16,6 +16,7 @@ from model import decoder as decoders
 from model.decoder import DecoderConfig
 from model.evaluate import LabelScores
 from model.images import ImageError
+from model.metrics import paired
 from model.train import IGNORE, Sample, Trained, in_validation, train, validate
 
 log = logging.getLogger(__name__)
@@ -53,11 +54,7 @@ def train_version(service: Service, project: str) -> int:
     card = {
         "created_at": datetime.now(UTC).isoformat(timespec="seconds"),
         **ingredients,
-        "training_images": len(training),
-        "validation_images": len(validation),
-        "steps": trained.steps,
-        "seconds": round(trained.seconds, 2),
-        "validation": _metrics(trained.scores),
+        **measured(trained, training, validation),
         "promoted": promoted,
         "verdict": verdict,
     }
@@ -75,6 +72,29 @@ def train_version(service: Service, project: str) -> int:
     return number if promoted else 0
 
 
+def measured(trained: Trained, training: list[Sample], validation: list[Sample]) -> dict[str, Any]:
+    """What a version's card says of its training and of how good it is.
+
+    `trained_on` are the tasks its weights have seen: all of them, unless there were enough to validate on others.
+    """
+    held, config = trained.held, trained.decoder.config
+    kept_apart = validation if held is not None and not trained.cross_validated else []
+    seen = [*training, *(sample for sample in validation if not kept_apart)]
+    return {
+        "training_images": len(seen),
+        "validation_images": len(kept_apart),
+        "trained_on": sorted({sample.task for sample in seen}),
+        "steps": trained.steps,
+        "seconds": round(trained.seconds, 2),
+        "separate": list(config.separate),
+        "temperature": round(config.temperature, 4),
+        "cross_validated": trained.cross_validated,
+        "validation": _metrics(trained.scores),
+        "per_task": held.per_task if held else {},
+        "ece": round(held.ece(config.temperature), 4) if held else None,
+    }
+
+
 def made_of(service: Service, project: str, ingredients: dict[str, Any]) -> int:
     """The newest version's number if it was made of just this, else 0: training again would give the same one."""
     numbers = service.versions.numbers(project)
@@ -85,19 +105,42 @@ def made_of(service: Service, project: str, ingredients: dict[str, Any]) -> int:
 def gate(
     service: Service, project: str, labeling: Labeling, trained: Trained, validation: list[Sample]
 ) -> tuple[str, bool]:
-    """Whether the new decoder may be served, and why: not if the current one does better on the same samples."""
+    """Why the new decoder may be served or not, and whether: not if the current one is better beyond the noise.
+
+    Image by image the mean IoU of the new one is compared with the current one's: on the validation tasks that the
+    current one's weights have not seen, or, where those are too few, as both did in cross-validation.
+    """
     try:
         current = service.decoder(project, labeling)
-    except Unavailable as error:
+        card = service.versions.card(project, service.versions.current(project)) if current is not None else {}
+    except (Unavailable, FileNotFoundError) as error:
         return f"promoted: {error}", True
     if current is None:
         return "promoted: nothing that fits the labels and the SAM was served", True
-    if trained.scores is None:
-        return "promoted: there is no validation image yet to compare on", True
-    served = validate(current, validation).mean
-    better = trained.scores.mean >= served
-    word = "promoted" if better else "kept back"
-    return f"{word}: mean IoU {trained.scores.mean:.4f}, the current version's {served:.4f}", better
+    if trained.held is None:
+        return "promoted: a single image is learned from, and none is left to compare on", True
+    if trained.cross_validated:
+        served = card.get("per_task", {}) if card.get("cross_validated") else {}
+        return judge(trained.held.per_task, served, "images left out in cross-validation by both")
+    unseen = [sample for sample in validation if sample.task not in card.get("trained_on", ())]
+    return judge(trained.held.per_task, validate(current, unseen).per_task, "images that neither has learned from")
+
+
+def judge(new: dict[str, float], served: dict[str, float], images: str) -> tuple[str, bool]:
+    """The verdict on a new version, and whether it is promoted, from each task's IoU by it and by the one served.
+
+    It is kept back if the mean difference is below minus its standard error. A single task tells nothing of the noise;
+    then the new version, as it knows the newer annotations, is promoted. `images`: what they are, for the sentence.
+    """
+    found = paired(new, served)
+    if found.n == 0:
+        return f"promoted: to compare it with the current version there are no {images}", True
+    if found.n == 1:
+        return f"promoted: IoU {found.mean:+.4f} on 1 of the {images}, which tells nothing of the noise", True
+    promoted = found.mean >= -found.error
+    word = "promoted" if promoted else "kept back"
+    difference = f"mean IoU {found.mean:+.4f} ± {found.error:.4f} against the current version's"
+    return f"{word}: {difference}, on {found.n} {images}", promoted
 
 
 def load_sample(service: Service, project: str, labeling: Labeling, record: SampleRecord) -> Sample | None:
@@ -105,10 +148,11 @@ def load_sample(service: Service, project: str, labeling: Labeling, record: Samp
     try:
         embedding = service.pictures.known(record.image, record.url)
         drawn = service.store.label_map(project, record)
+        objects = service.store.objects(project, record)
     except (SkylightError, ImageError, FileNotFoundError) as error:  # the last: another worker has replaced it just now
         log.error("project %s annotation %s is left out: %s", project, record.annotation, error)
         return None
-    return Sample(str(record.task), embedding, remap(drawn, record.labels, labeling.labels))
+    return Sample(str(record.task), embedding, remap(drawn, record.labels, labeling.labels), objects)
 
 
 def remap(label_map: NDArray[np.uint8], drawn: tuple[str, ...], wanted: tuple[str, ...]) -> NDArray[np.uint8]:

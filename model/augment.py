@@ -44,9 +44,8 @@ class Pictures:
         """A picture with at least one usable object: (side, side, 3) uint8 and its instances (side, side) uint16."""
         rng = self.rng
         while True:
-            if rng.random() < self.procedural:
-                sources = self.scenes if rng.random() < SCENE_SHARE else self.varied
-            else:
+            sources: Sequence[Callable[[], Source]] = self.scenes if rng.random() < SCENE_SHARE else self.varied
+            if rng.random() >= self.procedural:
                 sources = self.pool[str(rng.choice(list(self.pool), p=self.weights))]
             source = sources[int(rng.integers(len(sources)))]
             if source not in self._made:

@@ -225,7 +225,11 @@ def starting_weights(paths: Sequence[Path]) -> dict[str, Tensor]:
 
 
 def pretrain(pool: Sequence[packs.PackImage], out: Path, config: PretrainConfig, resume: Sequence[Path] = ()) -> None:
-    """Train and write `tiny.safetensors` (the moving average, float16) and `log.jsonl` into `out`, every 100 steps."""
+    """Train and write `tiny.safetensors` (the moving average, float16) and `log.jsonl` into `out`, every 100 steps.
+
+    Starts from the mean of the weights in `resume`, if given; with 0 steps that mean is all it writes. Raises
+    ValueError if they are not this network's.
+    """
     torch.manual_seed(config.seed)
     rng = np.random.default_rng(config.seed)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -242,6 +246,8 @@ def pretrain(pool: Sequence[packs.PackImage], out: Path, config: PretrainConfig,
     rates = [group["lr"] for group in optimizer.param_groups]
     average = {k: v.detach().clone().float() for k, v in network.state_dict().items()}
     out.mkdir(parents=True, exist_ok=True)
+    if not config.steps:
+        return save(average, out, config, 0)
     progress, reached = Progress(config), np.zeros(2)
     for step, pictures in enumerate(ahead(drawn_pictures(pool, config, progress))):
         progress.step = step

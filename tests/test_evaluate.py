@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from model.evaluate import LabelScores, correction_click, interior_point, iou, loose_box
+from model.evaluate import LabelScores, any_point, correction_click, interior_point, iou, loose_box
 
 
 def rectangle(y0: int, x0: int, y1: int, x1: int, shape: tuple[int, int] = (60, 80)) -> NDArray[np.bool_]:
@@ -48,6 +48,18 @@ def test_clicks_that_are_not_central_prefer_deep_places() -> None:
     clicks = np.array([interior_point(mask, rng, central=False) for _ in range(300)])
     depth = np.minimum(clicks, 59 - clicks).min(1)
     assert depth.mean() > 12  # 9.5 if every pixel were as likely, 14.5 for this pyramid
+
+
+def test_a_click_anywhere_falls_on_every_pixel_alike() -> None:
+    mask, rng = rectangle(0, 0, 60, 60) | rectangle(20, 75, 30, 80), np.random.default_rng(7)
+    clicks = np.array([any_point(mask, rng) for _ in range(2000)]).astype(int)
+    assert mask[clicks[:, 1], clicks[:, 0]].all()
+    square = clicks[clicks[:, 0] < 60]
+    assert np.minimum(square, 59 - square).min(1).mean() == pytest.approx(
+        9.5, abs=0.7
+    )  # 14.5 if deep ones are likelier
+    assert len(square) / 2000 == pytest.approx(3600 / 3650, abs=0.01)
+    assert any_point(rectangle(59, 79, 60, 80), rng) == (79, 59)
 
 
 def test_a_loose_box_is_off_by_a_few_pixels_and_percent() -> None:

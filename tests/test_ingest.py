@@ -51,6 +51,18 @@ def test_an_accepted_annotation_becomes_a_sample(planted, studio, project, submi
     assert len(list((planted.settings.home / "embeddings").rglob("*.safetensors"))) == 1
 
 
+def test_touching_objects_are_told_apart_and_those_drawn_as_one_region_are_not(planted, studio, project):
+    one, other = np.zeros((2, 64, 64), bool)
+    one[10:20, 10:20], other[10:20, 20:40] = True, True
+    both = np.roll(one, 40, 0) | np.roll(other, (40, 20), (0, 1))
+    regions = [brush(LABELING, mask) for mask in (one, other, both)]
+    create(planted, studio, project, studio.annotate(studio.add_task(project, png(square(0)[0])), regions))
+    (record,) = planted.store.samples(project)
+    found = planted.store.objects(project, record)
+    assert (found == one + 2 * other).all()
+    assert (planted.store.label_map(project, record) == (one | other | both)).all()
+
+
 def test_the_same_event_again_changes_nothing(planted, studio, project, submitted):
     assert create(planted, studio, project, submitted)
     assert not create(planted, studio, project, submitted)

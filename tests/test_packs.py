@@ -70,8 +70,11 @@ def test_whole_themis_regions_are_held_out() -> None:
 def test_a_fifth_of_other_packs_is_held_out_always_the_same() -> None:
     held_out = [i for i in range(2000) if item("rocks", str(i)).held_out]
     assert 0.17 < len(held_out) / 2000 < 0.23
-    assert held_out[:5] == [0, 6, 9, 10, 15]  # another split than this would mix training images into evaluation
-    assert held_out != [i for i in range(2000) if item("leaves", str(i)).held_out]
+    assert held_out[:5] == [8, 9, 39, 46, 47]  # another split than this would mix training images into evaluation
+
+
+def test_a_picture_that_two_packs_share_is_on_the_same_side_in_both() -> None:
+    assert all(item("leaf", str(i)).held_out == item("leaf_lesions", str(i)).held_out for i in range(200))
 
 
 @pytest.fixture(scope="module")
@@ -107,3 +110,13 @@ def test_every_real_pack_has_images_to_train_on_and_its_masks_number_objects(rea
         assert picture.shape == (*instances.shape, 3)
         ids = np.unique(instances)
         assert ids[0] == 0 and ids[-1] >= 1, pack
+
+
+def test_the_real_packs_that_share_pictures_hold_out_the_same_ones(real: list[PackImage]) -> None:
+    sides: dict[str, set[bool]] = {}
+    for one in real:
+        if one.pack in ("coffee_leaf", "coffee_leaf_lesions"):
+            sides.setdefault(one.stem, set()).add(one.held_out)
+    shared = {one.stem for one in real if one.pack == "coffee_leaf_lesions"}
+    assert {len(side) for side in sides.values()} == {1}
+    assert len(shared) > 100 and {True} in [sides[stem] for stem in shared]

@@ -123,6 +123,21 @@ def test_an_open_task_gets_the_decoders_regions(client, planted, pictures):
     assert mask_of(region).shape == SIZE and mask_of(region).all()
 
 
+@pytest.mark.parametrize("refine", [False, True])
+def test_sam_is_asked_about_the_decoders_regions_if_it_is_set(client, planted, pictures, refine, monkeypatch):
+    serve_decoder(planted, P, ("Dog", "Object"))
+    planted.settings = replace(planted.settings, refine=refine)
+    asked = []
+    segment = planted.pictures.segmenter.segment
+    monkeypatch.setattr(
+        planted.pictures.segmenter, "segment", lambda *given, **more: asked.append(given) or segment(*given, **more)
+    )
+    (result,) = ask(client, capture("06"))
+    (region,) = result["result"]
+    assert mask_of(region).all()  # what SAM says here is a single row: another object
+    assert [prompt.box.tolist() for _, prompt in asked] == ([[0, 0, SIZE[1] - 1, SIZE[0] - 1]] if refine else [])
+
+
 def test_a_batch_has_one_result_per_task_in_order_even_where_images_fail(client, planted, pictures):
     serve_decoder(planted, P, ("Dog", "Object"))
     body = capture("08")

@@ -1,5 +1,6 @@
 import json
 import math
+import weakref
 from pathlib import Path
 from typing import Any
 
@@ -8,6 +9,7 @@ import pytest
 from label_studio_sdk.converter import brush
 from numpy.typing import NDArray
 
+from backend import regions as regions_module
 from backend.errors import BadRequest, ConfigError
 from backend.regions import (
     Labeling,
@@ -256,6 +258,35 @@ def test_later_regions_cover_earlier_ones(labeling: Labeling) -> None:
     assert found.regions == 2
 
 
+def test_single_objects_are_kept_beside_the_label_map_later_over_earlier(labeling: Labeling) -> None:
+    left, top, apart = np.zeros((3, *SIZE), bool)
+    left[:, :40], top[:30] = True, True
+    apart[40:50, 50:55], apart[40:50, 70:75] = True, True  # two things in one region: which pixel is whose is unknown
+    ellipse = item("ellipselabels", "ell", {"x": 50, "y": 50, "radiusX": 9, "radiusY": 9})
+    regions = [brushed(left), ellipse, point(5, 5), brushed(top, label="Object"), brushed(apart)]
+    found = label_map(regions, labeling, SIZE)
+    assert found.instances.dtype == np.uint16
+    np.testing.assert_array_equal(found.instances, np.where(top, 2, np.where(left, 1, 0)))
+    assert (found.array[apart] == 1).all()
+
+
+def test_the_masks_of_many_regions_are_not_in_memory_at_once(labeling: Labeling, monkeypatch: Any) -> None:
+    living: list[weakref.ref[NDArray[np.bool_]]] = []
+    most = [0]
+    read = regions_module._read_mask
+
+    def watched(region: Any, size: tuple[int, int]) -> NDArray[np.bool_]:
+        mask = read(region, size)
+        living.append(weakref.ref(mask))
+        most.append(sum(each() is not None for each in living))
+        return mask
+
+    monkeypatch.setattr(regions_module, "_read_mask", watched)
+    found = label_map([brushed(RNG.random(SIZE) < 0.9) for _ in range(20)], labeling, SIZE)
+    assert found.regions == len(living) == 20
+    assert max(most) <= 3
+
+
 def test_polygons_and_plain_rectangles_are_masks(labeling: Labeling) -> None:
     polygon = item("polygonlabels", "poly", {"points": [[0, 0], [50, 0], [50, 50], [0, 50]], "closed": True})
     turned = box(50, 50, 25, 20, rotation=90, control="plain", label="Object")  # 20 x 12 px about 40, 30
@@ -346,4 +377,5 @@ def test_the_recorded_prompt_left_in_an_annotation_is_no_mask() -> None:
 def test_the_recorded_skipped_annotation_is_empty() -> None:
     recorded = body("26")
     labeling = parse_config(recorded["project"]["label_config"])
-    assert label_map(recorded["annotation"]["result"], labeling, (10, 10)).regions == 0
+    found = label_map(recorded["annotation"]["result"], labeling, (10, 10))
+    assert (found.regions, found.instances.shape, found.instances.any()) == (0, (10, 10), False)

@@ -21,6 +21,7 @@ def test_an_empty_environment_gives_the_defaults():
     )
     assert (settings.label_studio_url, settings.redis_url, settings.checkpoint_url) == ("", "", "")
     assert settings.home == Path.home() / ".skylight"
+    assert settings.refine is False
 
 
 def test_every_variable_of_the_table_reaches_its_field():
@@ -38,6 +39,7 @@ def test_every_variable_of_the_table_reaches_its_field():
         "SKYLIGHT_MEMORY_MB": "64",
         "SKYLIGHT_MAX_PIXELS": "1000",
         "SKYLIGHT_MIN_AREA": "5",
+        "SKYLIGHT_REFINE": "On",
         "SKYLIGHT_LOG_LEVEL": "debug",
     }
     assert {row.env for row in Settings.table()} == set(given)
@@ -55,6 +57,7 @@ def test_every_variable_of_the_table_reaches_its_field():
         memory_mb=64,
         max_pixels=1000,
         min_area=5,
+        refine=True,
         log_level="DEBUG",
     )
     assert Settings.from_env(given) == expected
@@ -98,6 +101,7 @@ def test_a_bad_number_is_refused_with_variable_and_value(value):
         ("SKYLIGHT_HOME", "s3://bucket/skylight"),
         ("SKYLIGHT_DEVICE", "gpu"),
         ("SKYLIGHT_LOG_LEVEL", "loud"),
+        ("SKYLIGHT_REFINE", "1"),
     ],
 )
 def test_a_bad_text_is_refused_with_its_variable(name, value):

@@ -1,5 +1,6 @@
 """The store: whole files or none, and events on disk in their order."""
 
+import json
 import threading
 import time
 from dataclasses import replace
@@ -8,14 +9,17 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from backend import store as module
 from backend.errors import BadRequest
 from backend.store import SampleRecord, Store
+from model.files import write
 
 P = "1.1795340435"
 RECORD = SampleRecord(
     7, 3, "2026-11-22T10:00:00.000001Z", "/data/upload/1/a.png", "ab" * 32, (4, 6), ("Pit", "Rock"), 2
 )
 MAP = np.arange(24, dtype=np.uint8).reshape(4, 6)
+OBJECTS = np.arange(24, dtype=np.uint16).reshape(4, 6) * 2849  # up to 65527
 
 
 @pytest.fixture
@@ -45,10 +49,52 @@ def test_a_configuration_is_kept_and_another_one_noticed(store):
 def test_a_sample_comes_back_as_it_was_put(store):
     store.put(P, RECORD, MAP)
     found = store.get(P, 7)
-    assert replace(found, label_map="") == RECORD
+    assert replace(found, label_map="", objects="") == RECORD
     assert store.samples(P) == [found]
     assert store.label_map(P, found).dtype == np.uint8
     assert (store.label_map(P, found) == MAP).all()
+
+
+def test_single_objects_come_back_as_they_were_put(store):
+    store.put(P, RECORD, MAP, OBJECTS)
+    found = store.get(P, 7)
+    assert store.objects(P, found).dtype == np.uint16
+    assert (store.objects(P, found) == OBJECTS).all()
+    assert (store.label_map(P, found) == MAP).all()
+    assert len(files(store)) == 3
+    store.put(P, RECORD, MAP)
+    assert store.objects(P, store.get(P, 7)) is None
+    assert len(files(store)) == 2
+
+
+def test_a_sample_of_before_there_were_objects_is_still_read(store):
+    store.put(P, RECORD, MAP)
+    path = store.folder(P) / "samples" / "7.json"
+    body = json.loads(path.read_bytes())
+    del body["objects"]
+    path.write_text(json.dumps(body))
+    found = store.get(P, 7)
+    assert store.objects(P, found) is None
+    assert (store.label_map(P, found) == MAP).all()
+
+
+def test_until_the_record_is_written_the_earlier_sample_is_whole(store, monkeypatch):
+    store.put(P, RECORD, MAP, OBJECTS)
+
+    def crash(path, data):
+        if path.suffix == ".json":
+            raise OSError("no space left")
+        write(path, data)
+
+    monkeypatch.setattr(module, "write", crash)
+    with pytest.raises(OSError, match="no space"):
+        store.put(P, replace(RECORD, regions=9), MAP, OBJECTS // 2)
+    found = store.get(P, 7)
+    assert found.regions == 2
+    assert (store.objects(P, found) == OBJECTS).all()
+    monkeypatch.undo()
+    store.put(P, RECORD, MAP, OBJECTS)
+    assert len(files(store)) == 3
 
 
 def test_a_newer_annotation_takes_the_place_of_the_earlier_one(store):
@@ -69,8 +115,9 @@ def test_a_sample_exists_when_its_record_does(store):
     assert len(store.samples(P)) == 1
 
 
-def test_a_removed_sample_leaves_no_file(store):
-    store.put(P, RECORD, MAP)
+@pytest.mark.parametrize("objects", [None, OBJECTS])
+def test_a_removed_sample_leaves_no_file(store, objects):
+    store.put(P, RECORD, MAP, objects)
     assert store.remove(P, 7)
     assert not store.remove(P, 7)
     assert not files(store)

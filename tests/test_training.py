@@ -9,7 +9,7 @@ import pytest
 from backend.ingest import save_config
 from backend.reconcile import reconcile
 from backend.regions import parse_config
-from backend.training import gate, load_sample, remap, train_version
+from backend.training import gate, judge, load_sample, remap, train_version
 from model.evaluate import iou
 from model.predict import predict
 from model.train import IGNORE, TrainConfig, Trained, in_validation, validate
@@ -20,6 +20,7 @@ from .studio import CONFIG
 LABELING = parse_config(CONFIG)
 GOOD = TrainConfig(steps=30, batch=4, check_every=10)
 BAD = TrainConfig(steps=1, batch=1)
+TWO = 2  # validation tasks: enough for those tests that ask for them to be measured on
 PIT = CONFIG.partition("<Label ")[2].partition("/>")[0]
 
 
@@ -78,62 +79,167 @@ def test_the_first_version_is_promoted_and_finds_what_it_was_taught(planted, stu
     assert iou(found, mask) > 0.7
 
 
-def test_the_card_says_what_it_was_made_of(planted, studio, project):
+def test_the_card_says_what_it_was_made_of_and_how_good_it_is(planted, studio, project):
     annotate(planted, studio, project, training=3, validation=1)
     train_version(planted, project)
     card = planted.versions.card(project, 1)
-    assert card["annotations"] == {str(r.annotation): r.updated_at for r in planted.store.samples(project)}
+    records = planted.store.samples(project)
+    assert card["annotations"] == {str(r.annotation): r.updated_at for r in records}
     assert (card["labels"], card["encoder_id"]) == (["Pit"], "planted-1")
-    assert (card["training_images"], card["validation_images"]) == (3, 1)
     assert card["recipe"]["steps"] == 30 and 0 < card["steps"] <= 30
     assert card["validation"]["iou"].keys() == {"Pit"}
     assert (card["promoted"], card["version"]) == (True, 1)
+    assert card["temperature"] == pytest.approx(planted.decoder(project, LABELING).config.temperature, abs=1e-4)
+    assert 0 <= card["ece"] <= 1
+
+
+def test_with_few_validation_tasks_all_are_learned_from_and_cross_validated(planted, studio, project):
+    annotate(planted, studio, project, training=3, validation=1)
+    train_version(planted, project)
+    card = planted.versions.card(project, 1)
+    tasks = {str(number) for number in studio.tasks}
+    assert card["cross_validated"] and card["per_task"].keys() == tasks and card["trained_on"] == sorted(tasks)
+    assert (card["training_images"], card["validation_images"]) == (4, 0)
+    assert card["validation"]["mean_iou"] > 0.3
+
+
+def test_with_enough_validation_tasks_the_others_are_learned_from(planted, studio, project):
+    planted.recipe = replace(GOOD, enough=TWO)
+    annotate(planted, studio, project, training=3, validation=2)
+    train_version(planted, project)
+    card = planted.versions.card(project, 1)
+    validation = {str(number) for number in studio.tasks if in_validation(str(number))}
+    assert not card["cross_validated"] and card["per_task"].keys() == validation
+    assert card["trained_on"] == sorted({str(number) for number in studio.tasks} - validation)
+    assert (card["training_images"], card["validation_images"]) == (3, 2)
+
+
+def test_a_single_image_is_learned_from_and_nothing_is_claimed_of_it(planted, studio, project):
+    planted.settings = replace(planted.settings, min_annotations=1)
+    annotate(planted, studio, project, validation=1)
+    assert train_version(planted, project) == 1
+    card = planted.versions.card(project, 1)
+    assert (card["cross_validated"], card["validation"], card["per_task"], card["ece"]) == (False, None, {}, None)
+    assert card["trained_on"] == [str(number) for number in studio.tasks]
+    planted.recipe = BAD
+    assert train_version(planted, project) == 2
+
+
+@pytest.mark.parametrize(("parts", "separate"), [(1, ["Pit"]), (2, [])])
+def test_touching_objects_are_separated_only_if_single_ones_were_drawn(planted, studio, project, parts, separate):
+    planted.settings = replace(planted.settings, min_annotations=1)
+    planted.recipe = BAD
+    image, mask = square(0)
+    drawn = mask if parts == 1 else mask | np.roll(mask, 32, 1)
+    studio.annotate(studio.add_task(project, png(image)), [brush(LABELING, drawn)])
+    reconcile(planted, project)
+    (record,) = planted.store.samples(project)
+    sample = load_sample(planted, project, LABELING, record)
+    assert (sample.instances == (mask if parts == 1 else 0)).all()
+    train_version(planted, project)
+    assert planted.versions.card(project, 1)["separate"] == separate
+    assert planted.decoder(project, LABELING).config.separate == tuple(separate)
+
+
+def test_a_sample_of_before_there_were_objects_trains(planted, studio, project):
+    annotate(planted, studio, project, training=3)
+    for record in planted.store.samples(project):
+        planted.store.put(project, record, planted.store.label_map(project, record))
+    assert train_version(planted, project) == 1
+    assert planted.versions.card(project, 1)["separate"] == []
 
 
 def test_tasks_that_all_fell_to_validation_train(planted, studio, project):
+    planted.recipe = replace(GOOD, enough=TWO)
     annotate(planted, studio, project, validation=3)
     assert train_version(planted, project) == 1
-    assert planted.versions.card(project, 1)["validation_images"] == 0
+    assert planted.versions.card(project, 1)["training_images"] == 3
 
 
-def test_a_worse_version_is_published_but_not_served(planted, studio, project):
+@pytest.mark.parametrize("enough", [TWO, 5])
+def test_a_worse_version_is_published_but_not_served(planted, studio, project, enough):
+    planted.recipe = replace(GOOD, enough=enough)
     annotate(planted, studio, project, training=4, validation=2)
     assert train_version(planted, project) == 1
-    planted.recipe = BAD
+    planted.recipe = replace(BAD, enough=enough)
     assert train_version(planted, project) == 0
     assert planted.versions.numbers(project) == [1, 2]
     assert planted.versions.current(project) == 1
     card = planted.versions.card(project, 2)
-    assert not card["promoted"] and card["verdict"].startswith("kept back")
+    kind = "on 2 images that neither has learned from" if enough == TWO else "on 6 images left out in cross-validation"
+    assert not card["promoted"] and card["verdict"].startswith("kept back: mean IoU -") and kind in card["verdict"]
 
 
-def test_a_better_version_is_served(planted, studio, project):
+@pytest.mark.parametrize("enough", [TWO, 5])
+def test_a_better_version_is_served(planted, studio, project, enough):
     annotate(planted, studio, project, training=4, validation=2)
-    planted.recipe = BAD
+    planted.recipe = replace(BAD, enough=enough)
     train_version(planted, project)
-    planted.recipe = GOOD
+    planted.recipe = replace(GOOD, enough=enough)
     assert train_version(planted, project) == 2
     assert planted.versions.current(project) == 2
+    assert planted.versions.card(project, 2)["verdict"].startswith("promoted: mean IoU +")
 
 
-def test_without_a_validation_image_the_new_one_is_served(planted, studio, project):
-    annotate(planted, studio, project, training=4)
-    train_version(planted, project)
-    planted.recipe = BAD
+def test_a_current_version_is_not_asked_about_images_that_it_has_learned_from(planted, studio, project):
+    annotate(planted, studio, project, training=3, validation=2)
+    train_version(planted, project)  # of all five
+    planted.recipe = replace(BAD, enough=TWO)
     assert train_version(planted, project) == 2
+    assert "there are no images that neither has learned from" in planted.versions.card(project, 2)["verdict"]
+    planted.versions.promote(project, 1)
+    annotate(planted, studio, project, validation=2)
+    assert train_version(planted, project) == 0
+    assert "on 2 images that neither has learned from" in planted.versions.card(project, 3)["verdict"]
 
 
-@pytest.mark.parametrize(("worse", "promoted"), [(False, True), (True, False)])
-def test_the_gate_lets_an_equal_one_through_and_a_slightly_worse_one_not(planted, studio, project, worse, promoted):
-    annotate(planted, studio, project, training=4, validation=2)
+def test_what_was_measured_otherwise_is_not_compared(planted, studio, project):
+    planted.recipe = replace(GOOD, enough=TWO)
+    annotate(planted, studio, project, training=3, validation=2)
+    train_version(planted, project)
+    planted.recipe = BAD  # cross-validated, against a version that was not
+    assert train_version(planted, project) == 2
+    assert "there are no images left out" in planted.versions.card(project, 2)["verdict"]
+
+
+@pytest.mark.parametrize(
+    ("change", "promoted"), [((0, 0, 0), True), ((-0.02, -0.03, -0.02), False), ((-0.3, 0.2, 0.05), True)]
+)
+def test_the_gate_keeps_back_only_what_is_worse_beyond_the_noise(planted, studio, project, change, promoted):
+    planted.recipe = replace(GOOD, enough=3)
+    annotate(planted, studio, project, training=3, validation=3)
     train_version(planted, project)
     records = [r for r in planted.store.samples(project) if in_validation(str(r.task))]
     samples = [load_sample(planted, project, LABELING, record) for record in records]
     current = planted.decoder(project, LABELING)
-    scores = validate(current, samples)
-    if worse:
-        scores.add(np.array([[1]], np.uint8), np.array([[0]], np.uint8))  # one pixel more is wrong
-    assert gate(planted, project, LABELING, Trained(current, scores, 1, 0.0), samples)[1] is promoted
+    held = validate(current, samples)
+    for task, difference in zip(held.per_task, change, strict=True):
+        held.per_task[task] += difference
+    trained = Trained(current, held, False, 1, 0.0)
+    assert gate(planted, project, LABELING, trained, samples)[1] is promoted
+
+
+def test_the_verdict_names_difference_error_and_images() -> None:
+    new, served = {"1": 0.5, "2": 0.7, "3": 0.1}, {"1": 0.6, "2": 0.9, "4": 0.9}
+    verdict = "kept back: mean IoU -0.1500 ± 0.0500 against the current version's, on 2 pictures"
+    assert judge(new, served, "pictures") == (verdict, False)
+    assert judge(served, new, "pictures") == (verdict.replace("kept back", "promoted").replace("-", "+"), True)
+
+
+def test_one_image_decides_nothing() -> None:
+    verdict, promoted = judge({"1": 0.1, "2": 0.5}, {"1": 0.9, "3": 0.5}, "pictures")
+    assert promoted and "IoU -0.8000 on 1 of the pictures" in verdict
+    assert judge({"1": 0.1}, {"3": 0.5}, "pictures")[1]
+
+
+def test_a_version_whose_card_is_lost_does_not_stand_in_the_way(planted, studio, project):
+    annotate(planted, studio, project, training=3)
+    train_version(planted, project)
+    current = planted.decoder(project, LABELING)
+    (planted.versions.folder(project) / "1" / "card.json").unlink()
+    trained = Trained(current, validate(current, []), True, 1, 0.0)
+    verdict, promoted = gate(planted, project, LABELING, trained, [])
+    assert promoted and "card.json" in verdict
 
 
 def test_a_new_set_of_labels_is_served_at_once_and_old_maps_follow(planted, studio, project):

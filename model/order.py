@@ -1,0 +1,95 @@
+"""In which order an annotator is given the images of a pool: by chance, by what the decoder doubts, or by variety."""
+
+import json
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from model import files
+from model.pools import Source
+from model.sam import Embedding
+
+ORDERS = ("random", "uncertainty", "diversity")
+
+Sure = Callable[[Source], float]
+
+
+class Order:
+    """A seed's order of a pool, made as far as it is asked for: what `first` gives is part of all that it gives later.
+
+    `sizes` are the numbers of images at which a decoder is trained, whose doubts then choose the images up to the next
+    size; `train` gives, for the images so far, how sure that decoder is of an image, in [0, 1]. An uncertain order is
+    kept in `path`, so that a run that is taken up again need not train for it.
+    """
+
+    def __init__(
+        self,
+        kind: str,
+        pool: Sequence[Source],
+        seed: int,
+        sizes: Sequence[int],
+        embed: Callable[[Source], Embedding],
+        train: Callable[[Sequence[Source]], Sure],
+        path: Path,
+    ) -> None:
+        self.kind, self.sizes = kind, sorted(sizes)
+        self._pool = {source.stem: source for source in pool}
+        self._embed, self._train, self._path = embed, train, path
+        self._rng = np.random.default_rng(seed)
+        self._shuffled = [list(self._pool)[i] for i in self._rng.permutation(len(self._pool))]
+        self._chosen: list[str] = []
+        if kind == "random":
+            self._chosen = self._shuffled
+        elif kind == "uncertainty":
+            self._chosen = self._kept()
+
+    def first(self, count: int) -> list[Source]:
+        """The first `count` images. Raises ValueError if the pool has fewer."""
+        if count > len(self._pool):
+            raise ValueError(f"the pool has {len(self._pool)} images, not {count}")
+        if len(self._chosen) < count and self.kind == "diversity":
+            self._chosen = self._spread()
+        while len(self._chosen) < count:
+            self._doubt()
+        return [self._pool[stem] for stem in self._chosen[:count]]
+
+    def _spread(self) -> list[str]:
+        means = np.stack([mean_feature(self._embed(self._pool[stem])) for stem in self._shuffled])
+        return [self._shuffled[i] for i in farthest_first(means)]
+
+    def _doubt(self) -> None:
+        """Add the images up to the next size: those of which the decoder is least sure, the first ones by chance."""
+        open_ones = [stem for stem in self._shuffled if stem not in self._chosen]
+        target = next((size for size in self.sizes if size > len(self._chosen)), len(self._pool))
+        if self._chosen:
+            sure = self._train([self._pool[stem] for stem in self._chosen])
+            open_ones.sort(key=lambda stem: sure(self._pool[stem]))
+        self._chosen = self._chosen + open_ones[: target - len(self._chosen)]
+        files.write(self._path, json.dumps(self._chosen).encode())
+
+    def _kept(self) -> list[str]:
+        kept: list[str] = json.loads(self._path.read_text()) if self._path.is_file() else []
+        return kept
+
+
+def mean_feature(embedding: Embedding) -> NDArray[np.float32]:
+    """An embedding's mean over the cells that the image fills, (256,) float32 of length 1."""
+    rows, columns = embedding.extent(embedding.features.shape[-1])
+    mean: NDArray[np.float32] = embedding.features[:, :rows, :columns].astype(np.float32).mean((1, 2))
+    return mean / max(float(np.linalg.norm(mean)), 1e-6)
+
+
+def farthest_first(points: NDArray[np.float32]) -> list[int]:
+    """An order of points (N, D): from the first one on, each is the farthest from all before it.
+
+    The greedy 2-approximation of k-centre (Gonzalez 1985), as Sener & Savarese choose a core-set (arXiv 1708.00489).
+    """
+    order = [0]
+    distance = np.linalg.norm(points - points[0], axis=1)
+    while len(order) < len(points):
+        distance[order] = -1
+        order.append(int(distance.argmax()))
+        distance = np.minimum(distance, np.linalg.norm(points - points[order[-1]], axis=1))
+    return order

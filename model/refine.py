@@ -1,0 +1,107 @@
+"""What the decoder found, handed to SAM: where both mean the same object, the sharper of their two masks is kept."""
+
+from collections.abc import Iterable, Iterator
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import ndimage
+
+from model.evaluate import interior_point, iou
+from model.predict import Instance, Prediction
+from model.sam import Embedding, Prompt, Segmenter
+
+AGREE = 0.7  # IoU from which on two masks are taken for the same object
+LOOSE = 2  # px that a prompt's box reaches beyond the object, as one drawn by hand
+OFFSET = 1.0  # logits above and below 0 at which a mask must stay the same, as in segment-anything's own generator
+MARGIN = 2  # cells of SAM's answer around an object in which its rim is looked at: as far as either's rim is soft
+
+Window = tuple[slice, slice]
+
+
+def refine(
+    segmenter: Segmenter, embedding: Embedding, prediction: Prediction, found: Iterable[Instance]
+) -> Iterator[Instance]:
+    """Each found instance with SAM's mask in place of the decoder's, if the two agree and SAM's is sharper.
+
+    SAM is asked with the instance's box and deepest point; its most trusted mask is taken without the pixels that
+    belong to another instance. Label, score and order stay. `found` are disjoint masks of `prediction`, none empty,
+    as `instances` gives them, and disjoint they remain.
+    """
+    owner = np.zeros(embedding.size, np.int32)
+    rest = []
+    for number, each in enumerate(found, 1):
+        owner[each.mask] = number
+        rest.append((number, each.label, each.score))  # without its mask: hundreds of large ones would fill the memory
+    for number, label, score in rest:
+        own = owner == number
+        mask = _sharper(segmenter, embedding, prediction.probabilities[label + 1], own, own | (owner == 0))
+        owner[own] = 0
+        owner[mask] = number
+        yield Instance(label, mask, score)
+
+
+def _sharper(
+    segmenter: Segmenter,
+    embedding: Embedding,
+    probability: NDArray[np.float32],
+    own: NDArray[np.bool_],
+    free: NDArray[np.bool_],
+) -> NDArray[np.bool_]:
+    """The decoder's mask `own` or SAM's, (H, W) bool; `free` (H, W) bool is where no other instance lies."""
+    answer = segmenter.segment(embedding, prompt_for(own), candidates=1)
+    mask = answer.masks[0] & free
+    if iou(mask, own) < AGREE:
+        return own
+    cell = max(embedding.size) / answer.logits.shape[-1]
+    window = _window(own, round(MARGIN * cell))
+    theirs = _scaled(answer.logits[0], embedding, window)[free[window]]
+    ours = probability[window][free[window]]
+    return mask if stability(theirs) > stability(_logit(ours)) else own
+
+
+def prompt_for(mask: NDArray[np.bool_]) -> Prompt:
+    """What a person would ask SAM for the object of a (H, W) bool mask: a loose box, and a click at its deepest point.
+
+    Raises ValueError if the mask is empty.
+    """
+    if not mask.any():
+        raise ValueError("an empty mask is no object to ask SAM for: leave it out")
+    rows, columns = _window(mask, LOOSE)
+    box = columns.start, rows.start, columns.stop - 1, rows.stop - 1
+    return Prompt.of([(*interior_point(mask, np.random.default_rng(0), central=True), True)], box)
+
+
+def stability(logits: NDArray[np.float32]) -> float:
+    """How little a mask changes with its threshold, in [0, 1]: IoU of the masks at logits over +1 and over -1.
+
+    The stability score of Kirillov et al. 2023 (arXiv 2304.02643, "Automatic mask generation"); 0 without a mask.
+    """
+    low = np.count_nonzero(logits > -OFFSET)
+    return np.count_nonzero(logits > OFFSET) / low if low else 0.0
+
+
+def _logit(probability: NDArray[np.float32]) -> NDArray[np.float32]:
+    sure = np.clip(probability, 1e-6, 1 - 1e-6)
+    logits: NDArray[np.float32] = np.log(sure / (1 - sure))
+    return logits
+
+
+def _window(mask: NDArray[np.bool_], margin: int) -> Window:
+    """The bounding box of a (H, W) bool mask, `margin` px larger on each side, within the image."""
+    spans = []
+    for axis, length in enumerate(mask.shape):
+        lines = np.flatnonzero(mask.any(1 - axis))
+        spans.append(slice(max(int(lines[0]) - margin, 0), min(int(lines[-1]) + 1 + margin, length)))
+    return spans[0], spans[1]
+
+
+def _scaled(logits: NDArray[np.float32], embedding: Embedding, window: Window) -> NDArray[np.float32]:
+    """SAM's logits (4h, 4w) over the padded square, bilinear, at the image's pixels in a window."""
+    rows, columns = embedding.extent(logits.shape[-1])
+    scale = logits.shape[-1] / max(embedding.size)
+    start = np.array([span.start for span in window])
+    shape = tuple(span.stop - span.start for span in window)
+    scaled: NDArray[np.float32] = ndimage.affine_transform(
+        logits[:rows, :columns], [scale, scale], (start + 0.5) * scale - 0.5, shape, order=1, mode="nearest"
+    )
+    return scaled

@@ -1,0 +1,101 @@
+"""How one trained method does on a pack's test images: pixels, rims, instances, seconds and effort."""
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from model import effort
+from model.annotator import SMALLEST, Annotated
+from model.decoder import DomainDecoder
+from model.evaluate import LabelScores
+from model.metrics import InstanceScores, boundary_f
+from model.predict import instances, predict_pixels
+from model.sam import Embedding
+
+
+@dataclass(frozen=True)
+class Subject:
+    """An image at work: (H, W, 3) uint8 RGB, its true instances (H, W) uint16, its embedding."""
+
+    stem: str
+    image: NDArray[np.uint8]
+    truth: NDArray[np.uint16]
+    embedding: Embedding
+    digest: str
+
+
+class Trial:
+    """What one trained method said of the test images."""
+
+    def __init__(self, labels: Sequence[str]) -> None:
+        self._pixels = LabelScores(labels)
+        self._rims: list[float] = []
+        self._seconds: list[float] = []
+        self._instances: InstanceScores | None = None
+        self._efforts: list[list[float]] = []
+
+    def ask(self, predictor: Any, subject: Subject) -> None:
+        """Ask an alternative about an image."""
+        started = time.perf_counter()
+        found = predictor.predict(subject.image, subject.embedding)
+        self._seconds.append(time.perf_counter() - started)
+        self._count(found, subject)
+
+    def ask_decoder(self, decoder: DomainDecoder, subject: Subject, clicked: Annotated | None) -> None:
+        """Ask a decoder about an image and its instances; with `clicked`, also how long putting them right takes."""
+        started = time.perf_counter()
+        prediction = predict_pixels(decoder, subject.embedding)
+        found = prediction.probabilities.argmax(0).astype(np.uint8)
+        self._seconds.append(time.perf_counter() - started)
+        self._count(found, subject)
+        regions = list(instances(prediction, SMALLEST))
+        masks = [region.mask for region in regions]
+        if self._instances is None:
+            self._instances = InstanceScores()
+        self._instances.add(masks, [region.score for region in regions], subject.truth)
+        if clicked is not None:
+            self._efforts.append(efforts(masks, subject.truth, clicked))
+
+    def _count(self, found: NDArray[np.uint8], subject: Subject) -> None:
+        truth = subject.truth > 0
+        self._pixels.add(found, truth.astype(np.uint8))
+        self._rims.append(boundary_f(found > 0, truth))
+
+    def scores(self) -> dict[str, Any]:
+        """The columns of a `Row` that a trial gives."""
+        hand, clicks, preannotated, settled = np.mean(self._efforts, axis=0).tolist() if self._efforts else [None] * 4
+        return {
+            "test_images": self._pixels.images,
+            "iou": self._pixels.mean,
+            "boundary_f": float(np.mean(self._rims)),
+            "ap50": self._instances.ap50 if self._instances else None,
+            "pq": self._instances.panoptic_quality if self._instances else None,
+            "predict_seconds": float(np.mean(self._seconds)),
+            "hand_seconds": hand,
+            "sam_seconds": clicks,
+            "preannotated_seconds": preannotated,
+            "settled_seconds": settled,
+        }
+
+
+def efforts(found: Sequence[NDArray[np.bool_]], truth: NDArray[np.uint16], clicked: Annotated) -> list[float]:
+    """Seconds for one image: outlined by hand, by clicks alone, by putting the found regions right, or settling."""
+    by_hand = [effort.outlined(effort.outline_vertices(truth == number)) for number in clicked.reached]
+    by_clicks = [effort.prompted(turns) for turns in clicked.reached.values()]
+    reviews = [effort.reviewed(found, truth, clicked.reached, settle) for settle in (False, True)]
+    return [effort.seconds(log) for log in (effort.image_log(by_hand), effort.image_log(by_clicks), *reviews)]
+
+
+def prompt_scores(given: Sequence[Annotated]) -> dict[str, Any]:
+    """The columns of a `Row` about the annotated images: what they cost and how good their masks are."""
+    accepted = [value for each in given for value in each.accepted]
+    clicks = sum(each.clicks for each in given)
+    return {
+        "objects": len(accepted),
+        "clicks": clicks / len(accepted) if accepted else None,
+        "prompt_iou": float(np.mean(accepted)) if accepted else None,
+    }

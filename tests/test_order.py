@@ -1,0 +1,102 @@
+"""The order in which images are annotated."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from model.order import ORDERS, Order, farthest_first, mean_feature
+from model.sam import Embedding
+
+
+@dataclass(frozen=True)
+class Named:
+    """A source by name alone."""
+
+    stem: str
+    group: str = ""
+    pack: str = "p"
+
+
+POOL = [Named(str(i)) for i in range(12)]
+
+
+def embed(source: Named) -> Embedding:
+    features = np.zeros((256, 4, 4), np.float16)
+    angle = int(source.stem) // 6 * np.pi / 2 + int(source.stem) * 0.01  # two heaps
+    features[0, :2], features[1, :2] = np.cos(angle), np.sin(angle)
+    features[2, 2:] = 1000  # below the image, which fills the upper half
+    return Embedding(features, (32, 64), np.zeros((16, 16, 3), np.uint8))
+
+
+class Trainer:
+    """A decoder that is least sure of the highest number, and keeps what it was trained on."""
+
+    def __init__(self) -> None:
+        self.trained: list[list[str]] = []
+
+    def __call__(self, sources: Sequence[Named]) -> Callable[[Named], float]:
+        self.trained.append([source.stem for source in sources])
+        return lambda source: -float(source.stem)
+
+
+def order(kind: str, path: Path, seed: int = 0, train: Trainer | None = None) -> Order:
+    return Order(kind, POOL, seed, (2, 5, 9), embed, train or Trainer(), path / f"{kind}.json")
+
+
+def stems(sources: Sequence[Named]) -> list[str]:
+    return [source.stem for source in sources]
+
+
+@pytest.mark.parametrize("kind", ORDERS)
+def test_more_images_are_those_before_and_others(kind: str, tmp_path: Path) -> None:
+    made = order(kind, tmp_path)
+    five, two, twelve = stems(made.first(5)), stems(made.first(2)), stems(made.first(12))
+    assert five[:2] == two and twelve[:5] == five
+    assert sorted(twelve) == sorted(stems(POOL))
+
+
+@pytest.mark.parametrize("kind", ORDERS)
+def test_an_order_follows_from_its_seed(kind: str, tmp_path: Path) -> None:
+    orders = [stems(order(kind, tmp_path / str(i), seed).first(9)) for i, seed in enumerate((0, 0, 1))]
+    assert orders[0] == orders[1] != orders[2]
+
+
+def test_the_decoder_chooses_what_it_is_least_sure_of_at_each_size(tmp_path: Path) -> None:
+    train = Trainer()
+    chosen = stems(order("uncertainty", tmp_path, train=train).first(9))
+    assert train.trained == [chosen[:2], chosen[:5]]
+    left = sorted(set(stems(POOL)) - set(chosen[:2]), key=int, reverse=True)
+    assert chosen[2:9] == left[:7]
+
+
+def test_an_uncertain_order_is_kept_and_not_trained_for_again(tmp_path: Path) -> None:
+    first = stems(order("uncertainty", tmp_path).first(9))
+    train = Trainer()
+    again = order("uncertainty", tmp_path, train=train)
+    assert stems(again.first(9)) == first and not train.trained
+    assert stems(again.first(12))[:9] == first and train.trained == [first]
+
+
+def test_diversity_takes_the_second_image_from_the_other_heap(tmp_path: Path) -> None:
+    first, second = (int(stem) for stem in stems(order("diversity", tmp_path).first(2)))
+    assert (first < 6) != (second < 6)
+
+
+def test_the_farthest_point_comes_next() -> None:
+    points = np.array([[0.0], [1.0], [10.0], [4.0]], np.float32)
+    assert farthest_first(points) == [0, 2, 3, 1]
+    assert sorted(farthest_first(np.zeros((4, 1), np.float32))) == [0, 1, 2, 3]
+
+
+def test_the_mean_feature_leaves_out_what_is_beyond_the_image() -> None:
+    mean = mean_feature(embed(POOL[0]))
+    assert mean.shape == (256,) and mean[2] == 0
+    assert np.linalg.norm(mean) == pytest.approx(1, abs=1e-3)
+
+
+def test_more_images_than_there_are_is_an_error(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="12 images, not 13"):
+        order("random", tmp_path).first(13)

@@ -1,0 +1,105 @@
+"""Packs parted into what is annotated and what is tested on."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from model import pools
+from model.pools import PROCEDURAL, PoolError, ProceduralImage, part
+
+from .bright import add_pack
+
+
+@dataclass(frozen=True)
+class Named:
+    """A source by name alone."""
+
+    stem: str
+    group: str = ""
+    pack: str = "p"
+
+
+def test_no_image_is_on_both_sides_and_the_test_set_is_half_or_what_is_wanted() -> None:
+    images = [Named(str(i)) for i in range(50)]
+    for wanted, tested in ((20, 20), (100, 25), (1, 1)):
+        pool = part("p", images, wanted)
+        assert len(pool.test) == tested and len(pool.annotate) == 50 - tested
+        assert {each.stem for each in (*pool.test, *pool.annotate)} == {each.stem for each in images}
+
+
+def test_the_split_follows_from_the_names_not_from_their_order() -> None:
+    images = [Named(str(i)) for i in range(30)]
+    there, back = part("p", images, 10), part("p", images[::-1], 10)
+    assert there == back and there.split == back.split
+    assert there.split != part("p", images, 11).split
+
+
+def test_no_group_is_on_both_sides() -> None:
+    images = [
+        Named(f"{group}{i}", group)
+        for group, count in zip("abcdef", (25, 13, 4, 9, 6, 20), strict=True)
+        for i in range(count)
+    ]
+    pool = part("p", images, 20, by_group=True)
+    assert not {each.group for each in pool.test} & {each.group for each in pool.annotate}
+    assert 10 <= len(pool.test) <= 20 and len(pool.annotate) >= 30
+
+
+def test_a_single_group_is_parted_by_image() -> None:
+    pool = part("p", [Named(str(i), "only") for i in range(10)], 20, by_group=True)
+    assert len(pool.test) == len(pool.annotate) == 5
+
+
+@pytest.mark.parametrize("sizes", [(1, 1), (9, 1), (1, 9), (5, 5, 1)])
+def test_both_sides_have_images_however_groups_are_sized(sizes: tuple[int, ...]) -> None:
+    images = [Named(f"{group}{i}", group) for group, count in zip("abc", sizes, strict=False) for i in range(count)]
+    pool = part("p", images, 20, by_group=True)
+    assert pool.test and pool.annotate
+
+
+def test_one_image_cannot_be_parted() -> None:
+    with pytest.raises(PoolError, match="p has 1 image"):
+        part("p", [Named("a")], 20)
+
+
+def test_held_out_images_alone_are_taken_unless_every_one_is_wanted(tmp_path: Path) -> None:
+    add_pack(tmp_path, "squares", 40)
+    few, all_of_them = (pools.pools(tmp_path, ("squares",), 20, every)[0] for every in (False, True))
+    assert all(each.held_out for each in (*few.test, *few.annotate))
+    assert 2 <= len(few.test) + len(few.annotate) < 20
+    assert len(all_of_them.test) == len(all_of_them.annotate) == 20
+
+
+def test_regions_are_parted_as_wholes_but_kinds_are_not(tmp_path: Path) -> None:
+    add_pack(tmp_path, "regional", 4, region="tharsis")
+    add_pack(tmp_path, "kinds", 4, kind="fluo")
+    assert pools.has_regions(tmp_path / "regional" / "meta.json")
+    assert not pools.has_regions(tmp_path / "kinds" / "meta.json")
+
+
+def test_without_a_folder_there_are_procedural_pits(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pools, "SCENES", 6)
+    (pool,) = pools.pools(None, (), 2)
+    assert (pool.pack, len(pool.test), len(pool.annotate)) == (PROCEDURAL, 2, 4)
+
+
+def test_a_procedural_image_has_its_pits_as_instances() -> None:
+    image, instances = ProceduralImage(3, 128).read()
+    assert image.shape == (128, 128, 3) and instances.shape == (128, 128) and instances.dtype == np.uint16
+    assert 1 <= len(np.unique(instances)) - 1 <= 5
+
+
+def test_unknown_packs_and_packs_too_small_are_refused_by_name(tmp_path: Path) -> None:
+    add_pack(tmp_path, "tiny_pack", 1)
+    with pytest.raises(PoolError, match="called nonsense; there are procedural, tiny_pack"):
+        pools.pools(tmp_path, ("nonsense",), 20)
+    with pytest.raises(PoolError, match="tiny_pack: fewer than 2"):
+        pools.pools(tmp_path, ("tiny_pack",), 20, every=True)
+    assert [pool.pack for pool in pools.pools(tmp_path, (), 20, every=True)] == [PROCEDURAL]
+
+
+def test_a_folder_without_packs_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(PoolError, match="holds no pack"):
+        pools.pools(tmp_path, (), 20)
