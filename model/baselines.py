@@ -21,8 +21,12 @@ from model.sam import Embedding
 from model.unet import UNetConfig, apply_unet, train_unet
 
 SIGMAS = (0.7, 1.6, 3.5, 5.0, 10.0)  # px; ilastik's, but for 1.0
-ODDS = tuple(sorted((2.0 ** (k / 2) for k in range(-16, 9)), key=lambda odds: abs(np.log(odds))))  # 1 first: ties stay
+ODDS = tuple(sorted((2.0 ** (k / 2) for k in range(-16, 13)), key=lambda odds: abs(np.log(odds))))  # 1 first: ties stay
 SMOOTHING = 2.0  # levels of brightness; a histogram of few pixels is ragged
+# Tried for the probe: scikit-learn's C, the inverse of the regularisation. Mean IoU by 0.01 and by 1.0: one image of
+# nuclei 0.28 and 0.14, five of pits 0.39 and 0.46; with ten 0.1 and 1.0 are alike. 0.001 was best for none of them but
+# one image of nuclei, by 0.02.
+STRENGTHS = (0.01, 0.1, 1.0)
 FOLDS = 5  # parts of the examples, each left out once to find the probe's odds
 
 
@@ -68,7 +72,8 @@ class Forest:
     """A random forest on multi-scale features of each pixel, as in ilastik (Berg et al. 2019).
 
     It learns from at most `pixels` pixels, as many of each class as there are, on pictures scaled down to `side` px.
-    Its odds follow from its out-of-bag votes, each weighing as many pixels as it was drawn from.
+    Its odds follow from its out-of-bag votes, each weighing as many pixels as it was drawn from: mean IoU with 5 images
+    0.673 on procedural pits and 0.853 on nuclei; plain votes 0.416 and 0.874, the true shares as odds 0.685 and 0.774.
     """
 
     def __init__(self, trees: int = 100, pixels: int = 20_000, side: int = 512, jobs: int = 2) -> None:
@@ -84,7 +89,7 @@ class Forest:
         forest = RandomForestClassifier(self.trees, oob_score=True, n_jobs=self.jobs, random_state=seed)
         self.classifier: Any = forest.fit(rows, classes)
         votes = spread(forest.oob_decision_function_, forest.classes_, labels)
-        self.odds = best_odds(votes, classes, weights)
+        self.odds, _ = best_odds(votes, classes, weights)
 
     def predict(self, image: NDArray[np.uint8], embedding: Embedding) -> NDArray[np.uint8]:
         """As `Alternative.predict`; the embedding is not used."""
@@ -123,28 +128,28 @@ class Forest:
 class Probe:
     """Logistic regression from an embedding's cell to its class: what the frozen features alone know.
 
-    A cell on a rim counts for each of its classes by its share. The odds are those that are best for images that were
-    left out of the fit, a fifth at a time, or for a fifth of the rows if there is one image only.
+    A cell on a rim counts for each of its classes by its share. The regularisation and the odds are those that are best
+    for images that were left out of the fit, a fifth at a time (`folds`); on 5 and 10 images of nuclei these odds gain
+    0.05 to 0.18 mean IoU, on pits they move it by -0.03 to 0.1.
     """
-
-    def __init__(self, strength: float = 0.1) -> None:
-        self.strength = strength  # scikit-learn's C, the inverse of the regularisation
 
     def fit(self, examples: Sequence[Example], labels: int, seed: int) -> None:
         """As `Alternative.fit`; there is no chance in it, so `seed` is not used."""
         check(examples, labels)
         parts = [cell_classes(each, labels) for each in examples]
         cells, classes, weights = (np.concatenate(part) for part in zip(*parts, strict=True))
-        fold = np.repeat(np.arange(len(parts)), [len(part[1]) for part in parts]) % FOLDS
-        if len(parts) == 1:
-            fold = np.arange(len(cells)) * FOLDS // len(cells)
-        found = np.zeros((len(cells), labels + 1))
-        for k in np.unique(fold):
-            rest = fold != k
-            other = self._regression(cells[rest], classes[rest], weights[rest])
-            found[~rest] = spread(other.predict_proba(cells[~rest]), other.classes_, labels)
-        self.odds = best_odds(found, classes, weights)
-        self.classifier = self._regression(cells, classes, weights)
+        fold = folds([part[1] for part in parts])
+        best = -1.0
+        for strength in STRENGTHS:
+            found = np.zeros((len(cells), labels + 1))
+            for k in np.unique(fold):
+                rest = fold != k
+                other = regression(cells[rest], classes[rest], weights[rest], strength)
+                found[~rest] = spread(other.predict_proba(cells[~rest]), other.classes_, labels)
+            odds, reached = best_odds(found, classes, weights)
+            if reached > best:
+                best, self.odds, chosen = reached, odds, strength
+        self.classifier = regression(cells, classes, weights, chosen)
 
     def predict(self, image: NDArray[np.uint8], embedding: Embedding) -> NDArray[np.uint8]:
         """As `Alternative.predict`; of the image, only the size is used."""
@@ -154,17 +159,6 @@ class Probe:
         grid = torch.from_numpy(found.T.reshape(1, -1, rows, columns))
         full = F.interpolate(grid, image.shape[:2], mode="bilinear", align_corners=False)
         return full[0].argmax(0).numpy().astype(np.uint8)
-
-    def _regression(self, cells: NDArray[np.float32], classes: NDArray[np.uint8], weights: NDArray[np.float64]) -> Any:
-        from sklearn.dummy import DummyClassifier
-        from sklearn.linear_model import LogisticRegression
-        from sklearn.pipeline import make_pipeline
-        from sklearn.preprocessing import StandardScaler
-
-        if len(np.unique(classes)) == 1:
-            return DummyClassifier().fit(cells, classes)
-        pipeline = make_pipeline(StandardScaler(), LogisticRegression(C=self.strength, max_iter=2000))
-        return pipeline.fit(cells, classes, logisticregression__sample_weight=weights)
 
 
 class Threshold:
@@ -206,10 +200,10 @@ def check(examples: Sequence[Example], labels: int) -> None:
 
 def best_odds(
     found: NDArray[np.float64], classes: NDArray[np.uint8], weights: NDArray[np.float64]
-) -> NDArray[np.float64]:
-    """Factors (C,) on probabilities `found` (N, C) under which argmax has the best mean IoU of the labels, 1 to C - 1.
+) -> tuple[NDArray[np.float64], float]:
+    """Factors (C,) on probabilities `found` (N, C) under which argmax has the best mean IoU of the labels 1 to C - 1.
 
-    `classes` (N,) is the truth, `weights` (N,) how much each row counts. One label at a time, twice around.
+    And that IoU. `classes` (N,) is the truth, `weights` (N,) how much each row counts. One label at a time, two rounds.
     """
     odds = np.ones(found.shape[1])
     present = [k for k in range(1, len(odds)) if weights[classes == k].sum() > 0]
@@ -221,7 +215,7 @@ def best_odds(
             reached = _mean_iou(found * tried, classes, weights, present)
             if reached > best:
                 best, odds = reached, tried
-    return odds
+    return odds, best
 
 
 def _mean_iou(
@@ -246,7 +240,7 @@ def best_levels(counts: NDArray[np.float64]) -> NDArray[np.uint8]:
     share = ndimage.gaussian_filter1d(counts, SMOOTHING, axis=1, mode="nearest").T + 1e-9
     share /= share.sum(1, keepdims=True)
     classes = np.repeat(np.arange(len(counts)), 256).astype(np.uint8)
-    odds = best_odds(np.tile(share, (len(counts), 1)), classes, counts.ravel())
+    odds, _ = best_odds(np.tile(share, (len(counts), 1)), classes, counts.ravel())
     return likeliest(share, odds)
 
 
@@ -254,6 +248,21 @@ def likeliest(found: NDArray[np.float64], odds: NDArray[np.float64]) -> NDArray[
     """The class (N,) of each row of probabilities (N, C) under odds (C,)."""
     winner: NDArray[np.uint8] = (found * odds).argmax(1).astype(np.uint8)
     return winner
+
+
+def regression(
+    cells: NDArray[np.float32], classes: NDArray[np.uint8], weights: NDArray[np.float64], strength: float
+) -> Any:
+    """A fitted scikit-learn classifier of cells (N, 256) with classes (N,) and weights (N,): logistic, standardised."""
+    from sklearn.dummy import DummyClassifier
+    from sklearn.linear_model import LogisticRegression
+    from sklearn.pipeline import make_pipeline
+    from sklearn.preprocessing import StandardScaler
+
+    if len(np.unique(classes)) == 1:
+        return DummyClassifier().fit(cells, classes)
+    pipeline = make_pipeline(StandardScaler(), LogisticRegression(C=strength, max_iter=2000))
+    return pipeline.fit(cells, classes, logisticregression__sample_weight=weights)
 
 
 def spread(found: NDArray[np.float64], classes: NDArray[np.uint8], labels: int) -> NDArray[np.float64]:
@@ -277,6 +286,17 @@ def cell_classes(example: Example, labels: int) -> tuple[NDArray[np.float32], ND
     which, classes = np.nonzero(shares)
     cells = example.embedding.features[:, :rows, :columns].reshape(256, -1).T.astype(np.float32)
     return cells[which], classes.astype(np.uint8), shares[which, classes]
+
+
+def folds(classes: Sequence[NDArray[np.uint8]]) -> NDArray[np.int64]:
+    """Which of `FOLDS` parts each cell falls into, (N,), from the classes (n,) of every image's cells in reading order.
+
+    Whole images, or, where some class is in one image alone and could not be learned without it, bands of each.
+    """
+    holders = np.bincount(np.concatenate([np.unique(own) for own in classes]))
+    if holders[holders > 0].min() > 1:
+        return np.repeat(np.arange(len(classes)) % FOLDS, [len(own) for own in classes])
+    return np.concatenate([np.arange(len(own)) * FOLDS // max(len(own), 1) for own in classes])
 
 
 def pixel_features(image: NDArray[np.uint8]) -> NDArray[np.float32]:

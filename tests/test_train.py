@@ -1,6 +1,6 @@
-"""Training a domain decoder: it learns, repeatably, and only from what it may learn from."""
+"""Training a domain decoder: it learns, repeatably, only from what it may learn from, and says how well."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -8,51 +8,39 @@ import numpy as np
 import pytest
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
-from model.decoder import DecoderConfig, save
+from model import train as module
+from model.crops import IGNORE, UNKNOWN, Batch, Sample, soft_targets
+from model.decoder import DecoderConfig, DomainDecoder, save
 from model.decoder import load as load_decoder
-from model.predict import predict
-from model.sam import Embedding, Segmenter, load
+from model.predict import predict, predict_pixels
+from model.sam import Segmenter
 from model.synthetic import scene
 from model.train import (
-    IGNORE,
-    CropSource,
-    Sample,
+    HeldOut,
     TrainConfig,
     Trained,
     crop_loss,
+    cross_validate,
+    distance_loss,
+    fit,
     in_validation,
-    soft_targets,
+    separable,
     train,
     validate,
 )
 
-GRID = 8  # cells of the made-up embeddings; 16 times fewer than the tiny SAM's, so that a step takes milliseconds
+from .test_crops import made_up
+
 SHORT = TrainConfig(steps=40, batch=4, crop=0.5, centred=0.6, learning_rate=1e-2)
 
 
 def config(*labels: str) -> DecoderConfig:
-    return DecoderConfig(labels or ("pit",), "made-up", channels=32, stem=8)
+    return DecoderConfig(labels or ("pit",), "made-up", channels=32)
 
 
-def made_up(seed: int, labels: int = 1, size: tuple[int, int] = (64, 64)) -> Sample:
-    """A sample whose features say which label is where: channel k is 3 in the cells of class k."""
-    rng = np.random.default_rng(seed)
-    embedding = Embedding(
-        rng.normal(size=(256, GRID, GRID)).astype(np.float16) * 0.3, size, np.zeros((4 * GRID, 4 * GRID, 3), np.uint8)
-    )
-    rows, columns = embedding.extent(GRID)
-    cells = np.zeros((rows, columns), np.uint8)
-    for k in range(1, labels + 1):
-        y, x = (2 * rng.integers(n // 2 - 1) for n in (rows, columns))
-        cells[y : y + 3, x : x + 3] = k
-    for k in range(labels + 1):
-        embedding.features[k, :rows, :columns] += 3 * (cells == k)
-    label_map = cells.repeat(-(-size[0] // rows), 0).repeat(-(-size[1] // columns), 1)[: size[0], : size[1]]
-    return Sample(f"task {seed}", embedding, label_map)
-
-
-def weights(trained: Trained) -> dict[str, torch.Tensor]:
+def weights(trained: Trained) -> dict[str, Tensor]:
     return trained.decoder.state_dict()
 
 
@@ -65,26 +53,21 @@ def test_the_same_samples_and_seed_give_the_same_decoder() -> None:
     assert not all(torch.equal(one[name], third[name]) for name in one)
 
 
-@pytest.fixture(scope="module")
-def tiny() -> Segmenter:
-    return load("tiny", device="cpu")
-
-
-def test_a_few_scenes_teach_it_to_find_pits_in_others(tiny: Segmenter) -> None:
+def test_a_few_scenes_teach_it_to_find_pits_in_others(segmenter: Segmenter) -> None:
     scenes = {seed: scene(seed) for seed in range(11)}
     samples = [
-        Sample(str(seed), tiny.embed(made.image), made.truth().astype(np.uint8)) for seed, made in scenes.items()
+        Sample(str(seed), segmenter.embed(made.image), made.truth().astype(np.uint8)) for seed, made in scenes.items()
     ]
-    trained = train(samples[:8], [], config(), TrainConfig(steps=60, batch=4))
-    assert validate(trained.decoder, samples[8:]).mean > 0.4
-    untrained = train(samples[:1], [], config(), TrainConfig(steps=2, batch=1))
-    assert validate(untrained.decoder, samples[8:]).mean < 0.2
+    trained, _, _ = fit(samples[:8], config(), TrainConfig(steps=60, batch=4))
+    assert validate(trained, samples[8:]).scores.mean > 0.4
+    untrained, _, _ = fit(samples[:1], config(), TrainConfig(steps=2, batch=1))
+    assert validate(untrained, samples[8:]).scores.mean < 0.2
 
 
 def test_it_learns_several_labels_at_once() -> None:
     samples = [made_up(i, labels=3) for i in range(12)]
-    trained = train(samples[:8], [], config("pit", "crater", "boulder"), SHORT)
-    scores = validate(trained.decoder, samples[8:])
+    decoder, _, _ = fit(samples[:8], config("pit", "crater", "boulder"), replace(SHORT, steps=100))
+    scores = validate(decoder, samples[8:]).scores
     assert list(scores.per_label) == ["pit", "crater", "boulder"]
     assert min(scores.per_label.values()) > 0.6
 
@@ -92,9 +75,20 @@ def test_it_learns_several_labels_at_once() -> None:
 def test_it_learns_objects_in_images_that_are_not_square() -> None:
     sizes = [(40, 80), (90, 60), (200, 100), (64, 64)]
     samples = [made_up(i, size=sizes[i % 4]) for i in range(12)]
-    trained = train(samples[:8], [], config(), SHORT)
+    decoder, _, _ = fit(samples[:8], config(), SHORT)
     for sample in samples[8:]:
-        assert validate(trained.decoder, [sample]).mean > 0.6, sample.embedding.size
+        assert validate(decoder, [sample]).scores.mean > 0.6, sample.embedding.size
+
+
+def test_it_learns_how_deep_in_an_object_a_pixel_lies() -> None:
+    samples = [made_up(i) for i in range(10)]
+    decoder, _, _ = fit(samples[:8], config(), replace(SHORT, steps=150))
+    for sample in samples[8:]:
+        distance = predict_pixels(decoder, sample.embedding).distance
+        rows, columns = np.nonzero(sample.label_map)
+        y, x = rows.min(), columns.min()  # of a square of 24 px
+        middle, corner = distance[y + 8 : y + 16, x + 8 : x + 16], distance[y : y + 4, x : x + 4]
+        assert middle.mean() > corner.mean() + 0.3
 
 
 def test_training_without_samples_is_refused() -> None:
@@ -107,41 +101,184 @@ def test_it_stops_early_and_keeps_the_best_weights() -> None:
     training = [Sample("t", made_up(0).embedding, np.zeros((64, 64), np.uint8))]
     validation = [Sample("v", made_up(1).embedding, np.ones((64, 64), np.uint8))]
 
-    def trained(seed: int, steps: int) -> tuple[Trained, int]:
-        how = TrainConfig(steps=60, batch=2, check_every=2, patience=3, enough=1, seed=seed)
+    def fitted(seed: int, steps: int) -> tuple[DomainDecoder, int, float, int]:
+        how = TrainConfig(steps=steps, first_steps=60, batch=2, check_every=2, patience=3, seed=seed)
         taken = [0]
-        done = train(training, validation, config(), replace(how, steps=steps), lambda step, _: taken.append(step))
-        return done, taken[-1]
+        decoder, kept, held = fit(training, config(), how, validation, lambda step, _: taken.append(step))
+        assert held is not None
+        return decoder, kept, held.scores.mean, taken[-1]
 
     # Not every seed's untrained decoder calls enough pixels pits to have something to lose.
-    seed = next(seed for seed in range(30) if score(trained(seed, 2)[0]) > 0.3)
-    best, taken = trained(seed, 60)
-    assert best.steps < taken == best.steps + 3 * 2 < 60
-    assert validate(best.decoder, validation).mean == score(best) > 0.3
+    seed = next(seed for seed in range(30) if fitted(seed, 2)[2] > 0.3)
+    best, kept, score, taken = fitted(seed, 60)
+    assert kept < taken == kept + 3 * 2 < 60
+    assert validate(best, validation).scores.mean == score > 0.3
 
 
-def score(trained: Trained) -> float:
-    assert trained.scores is not None
-    return trained.scores.mean
+@pytest.mark.parametrize(("images", "expected"), [(1, 7), (3, 11), (9, 20)])
+def test_more_images_get_more_steps_up_to_a_limit(images: int, expected: int) -> None:
+    how = TrainConfig(steps=20, first_steps=7, image_steps=2, batch=1)
+    taken = []
+    _, steps, held = fit([made_up(i) for i in range(images)], config(), how, (), lambda *given: taken.append(given))
+    assert taken == [(step, expected) for step in range(1, expected + 1)]
+    assert steps == expected and held is None
 
 
-def test_without_validation_it_takes_all_its_steps() -> None:
-    steps = []
-    trained = train(
-        [made_up(0)], [], config(), TrainConfig(steps=7, batch=1), lambda step, total: steps.append((step, total))
-    )
-    assert steps == [(step, 7) for step in range(1, 8)]
-    assert trained.steps == 7 and trained.scores is None and trained.seconds > 0
+def test_a_single_image_trains_a_decoder_that_nothing_is_known_of() -> None:
+    trained = train([made_up(0)], [], config(), TrainConfig(steps=3, batch=1))
+    assert trained.held is None and trained.scores is None and not trained.cross_validated
+    assert trained.steps == 3 and trained.seconds > 0 and trained.decoder.config.temperature == 1
 
 
-def test_fewer_steps_than_the_first_look_are_still_measured() -> None:
-    trained = train([made_up(0)], [made_up(1)], config(), TrainConfig(steps=3, batch=1, check_every=30))
-    assert trained.steps == 3 and trained.scores is not None and trained.scores.images == 1
+def test_with_enough_validation_images_it_learns_from_the_others_only() -> None:
+    how = TrainConfig(steps=3, batch=2, check_every=30, enough=2)
+    training, validation = [made_up(i) for i in range(3)], [made_up(7), made_up(8)]
+    trained = train(training, validation, config(), how)
+    assert not trained.cross_validated and trained.steps == 3  # fewer than the first look, and measured all the same
+    assert trained.held is not None and set(trained.held.per_task) == {"task 7", "task 8"}
+    assert trained.scores is trained.held.scores and trained.held.scores.images == 2
+    assert same(trained.decoder, fit(training, config(), how)[0])
+
+
+def test_with_fewer_it_learns_from_all_and_is_cross_validated() -> None:
+    how = TrainConfig(steps=4, batch=2, enough=3)
+    training, validation = [made_up(i) for i in range(3)], [made_up(7), made_up(8)]
+    trained = train(training, validation, config(), how)
+    assert trained.cross_validated and trained.held is not None
+    assert set(trained.held.per_task) == {f"task {i}" for i in (0, 1, 2, 7, 8)} and trained.held.scores.images == 5
+    assert same(trained.decoder, fit([*training, *validation], config(), how)[0])
+
+
+def test_two_samples_of_one_task_are_one_validation_image() -> None:
+    again = replace(made_up(8), task="task 7")
+    trained = train([made_up(0)], [made_up(7), again], config(), TrainConfig(steps=2, batch=1, enough=2))
+    assert trained.cross_validated
+
+
+def same(one: DomainDecoder, other: DomainDecoder) -> bool:
+    ours, theirs = one.state_dict(), other.state_dict()
+    return all(torch.equal(ours[name], theirs[name]) for name in theirs)
+
+
+Fits = list[tuple[set[str], set[str], TrainConfig]]
+
+
+def folds_of(monkeypatch: pytest.MonkeyPatch, samples: Sequence[Sample], how: TrainConfig) -> Fits:
+    """What each decoder of a cross-validation learned from, and was asked about, and how it was trained."""
+    made: dict[DomainDecoder, tuple[set[str], set[str], TrainConfig]] = {}
+
+    def fitted(taught: Sequence[Sample], config: DecoderConfig, how: TrainConfig) -> tuple[DomainDecoder, int, None]:
+        decoder = DomainDecoder(config)
+        made[decoder] = {sample.task for sample in taught}, set(), how
+        return decoder, 1, None
+
+    monkeypatch.setattr(module, "fit", fitted)
+    monkeypatch.setattr(HeldOut, "add", lambda self, decoder, sample: made[decoder][1].add(sample.task))
+    assert cross_validate(samples, config(), how) is not None
+    return list(made.values())
+
+
+@pytest.mark.parametrize(("images", "folds"), [(2, 2), (3, 3), (7, 3)])
+def test_each_image_is_asked_of_a_decoder_that_saw_all_but_its_fold(
+    monkeypatch: pytest.MonkeyPatch, images: int, folds: int
+) -> None:
+    samples = [made_up(i) for i in range(images)]
+    samples.append(replace(made_up(9), task="task 0"))  # two samples of one task are never parted
+    found = folds_of(monkeypatch, samples, TrainConfig(folds=3))
+    tasks = {sample.task for sample in samples}
+    assert len(found) == folds and all(out and taught | out == tasks and not taught & out for taught, out, _ in found)
+    assert sum(len(out) for _, out, _ in found) == images
+    assert max(len(out) for _, out, _ in found) - min(len(out) for _, out, _ in found) <= 1
+    backwards = folds_of(monkeypatch, samples[::-1], TrainConfig(folds=3))
+    assert [out for _, out, _ in backwards] == [out for _, out, _ in found]
+
+
+def test_decoders_of_a_cross_validation_get_their_share_of_the_steps(monkeypatch: pytest.MonkeyPatch) -> None:
+    how = TrainConfig(steps=100, first_steps=40, image_steps=6, fold_steps=0.5, seed=3)
+    for _, _, used in folds_of(monkeypatch, [made_up(i) for i in range(3)], how):
+        assert used == replace(how, steps=50, first_steps=20, image_steps=3)
+
+
+def test_a_single_image_cannot_be_cross_validated() -> None:
+    assert cross_validate([made_up(0), made_up(0)], config(), TrainConfig()) is None
+
+
+class Overconfident(DomainDecoder):
+    """Says label 1 everywhere, by 8 in the logits."""
+
+    def forward(self, features: Tensor, picture: Tensor) -> tuple[Tensor, Tensor]:
+        logits = torch.full((1, 2, *picture.shape[2:]), -4.0)
+        logits[:, 1] = 4
+        return logits, logits[:, :1]
+
+
+def right_in(share: float, wrong: int = 0) -> Sample:
+    label_map = np.full((64, 64), wrong, np.uint8)
+    label_map[: round(64 * share)] = 1
+    return Sample(f"right in {share}", made_up(0).embedding, label_map)
+
+
+@pytest.mark.parametrize("already", [1.0, 2.5])
+def test_the_temperature_makes_probabilities_as_high_as_they_are_right(already: float) -> None:
+    """Right in 7/8 of the pixels, so the logits should differ by ln 7; whatever temperature the decoder has now."""
+    held = HeldOut(("pit",))
+    held.add(Overconfident(replace(config(), temperature=already)), right_in(0.75))
+    held.add(Overconfident(replace(config(), temperature=already)), right_in(1.0))
+    assert held.temperature() == pytest.approx(8 / np.log(7), rel=0.03)
+    assert held.ece(1.0) == pytest.approx(1 / 8, abs=0.001)
+    assert held.ece(held.temperature()) < 0.01
+
+
+def test_ignored_pixels_do_not_count_against_the_probabilities() -> None:
+    held = HeldOut(("pit",))
+    held.add(Overconfident(config()), right_in(0.75, wrong=IGNORE))
+    assert held.temperature() == pytest.approx(0.5) and held.ece(1.0) < 0.001
+
+
+def test_scores_are_known_by_task_and_over_all() -> None:
+    held = HeldOut(("pit",))
+    for share in (0.25, 0.75):
+        held.add(Overconfident(config()), right_in(share))
+    assert held.per_task == {"right in 0.25": 0.25, "right in 0.75": 0.75}
+    assert held.scores.mean == 0.5 and held.scores.images == 2
+
+
+def test_a_trained_decoder_has_the_temperature_that_was_found() -> None:
+    trained = train([made_up(i) for i in range(4)], [], config(), SHORT)
+    assert trained.held is not None
+    assert trained.decoder.config.temperature == trained.held.temperature()
+
+
+def labelled(pixels: dict[int, int], single: dict[int, int]) -> Sample:
+    """A sample with so many pixels of each label, so many of them in single objects."""
+    label_map, instances = np.zeros(4096, np.uint8), np.zeros(4096, np.uint16)
+    at = 0
+    for label, count in pixels.items():
+        label_map[at : at + count] = label
+        instances[at : at + single.get(label, 0)] = label
+        at += count
+    return Sample("t", made_up(0).embedding, label_map.reshape(64, 64), instances.reshape(64, 64))
+
+
+def test_labels_of_single_objects_are_to_be_separated() -> None:
+    labels = ("pit", "dust", "rock", "none")
+    one = labelled({1: 100, 2: 100, 3: 50}, {1: 80, 2: 79, 3: 0})
+    two = labelled({3: 450}, {3: 450})
+    assert separable([one], labels) == ("pit",)
+    assert separable([one, two], labels) == ("pit", "rock")  # 450 of 500
+    assert separable([replace(one, instances=None)], labels) == ()
+
+
+def test_a_trained_decoder_knows_what_to_separate() -> None:
+    sample, few = made_up(0, labels=2), TrainConfig(steps=2, batch=1)
+    only = np.where(sample.label_map == 2, sample.instances, 0).astype(np.uint16)
+    assert train([replace(sample, instances=only)], [], config("pit", "rock"), few).decoder.config.separate == ("rock",)
+    assert train([replace(sample, instances=None)], [], config("pit", "rock"), few).decoder.config.separate == ()
 
 
 def test_the_decoder_is_ready_for_use_and_knows_what_it_is_for() -> None:
     decoder = train([made_up(0)], [], config("rock"), TrainConfig(steps=2, batch=1)).decoder
-    assert decoder.config == config("rock")
+    assert decoder.config == replace(config("rock"), separate=("rock",))
     assert not decoder.training and not any(p.requires_grad for p in decoder.parameters())
     assert predict(decoder, made_up(0).embedding).shape == (2, 64, 64)
 
@@ -160,26 +297,7 @@ def test_validation_is_about_a_fifth_of_all_tasks_and_always_the_same() -> None:
     assert chosen[:5] == [8, 9, 39, 46, 47]  # another split than this would mix training images into validation
 
 
-def test_targets_are_shares_of_a_cell() -> None:
-    sample = made_up(0)
-    sample.label_map[:] = 0
-    sample.label_map[0:2, 0:1] = 1  # half of the first cell of 2 x 2 px
-    sample.label_map[2:4, 0:2] = 1
-    targets = soft_targets(sample, 1)
-    assert targets.shape == (2, 32, 32)
-    assert targets[:, :3, 0].T.tolist() == [[0.5, 0.5], [0, 1], [1, 0]]
-
-
-def test_cells_that_are_mostly_ignored_have_no_target() -> None:
-    sample = made_up(0)
-    sample.label_map[:] = 0
-    sample.label_map[0:2, 0:2] = IGNORE
-    sample.label_map[2:4, 0:1] = IGNORE
-    sample.label_map[4, 0] = IGNORE
-    assert soft_targets(sample, 1)[:, :3, 0].T.tolist() == [[0, 0], [0, 0], [0.75, 0]]
-
-
-def loss_with(change: Callable[[torch.Tensor], None], targets: NDArray[np.float32]) -> float:
+def loss_with(change: Callable[[Tensor], None], targets: NDArray[np.float32]) -> float:
     logits = torch.randn(1, *targets.shape, generator=torch.Generator().manual_seed(0))
     change(logits)
     return float(crop_loss(logits, torch.from_numpy(targets)[None]))
@@ -204,52 +322,23 @@ def test_the_label_under_an_ignored_region_changes_nothing() -> None:
     assert all(torch.equal(found[0][name], found[1][name]) for name in found[0])
 
 
-@pytest.mark.parametrize(("size", "rows", "columns"), [((32, 64), 16, 32), ((128, 64), 32, 16)])
-def test_padding_beside_an_image_costs_nothing(size: tuple[int, int], rows: int, columns: int) -> None:
-    targets = soft_targets(made_up(0, size=size), 1)
-    assert targets[:, :rows, :columns].sum(0).min() == 1
-    assert targets.sum() == rows * columns
+def test_what_it_says_of_the_padding_beside_an_image_costs_nothing() -> None:
+    targets = soft_targets(made_up(0, size=(32, 64)), 1)
 
-    def shout_in_the_padding(logits: torch.Tensor) -> None:
-        logits[..., rows:, :] *= -30
-        logits[..., columns:] *= -30
+    def shout_in_the_padding(logits: Tensor) -> None:
+        logits[..., 16:, :] *= -30
 
     assert loss_with(shout_in_the_padding, targets) == pytest.approx(loss_with(lambda logits: None, targets), abs=1e-6)
 
 
-def test_crops_lie_within_the_image() -> None:
-    source = CropSource([made_up(i, size=(40, 80)) for i in range(3)], 1, SHORT, np.random.default_rng(0))
-    for _ in range(20):
-        features, pictures, targets = source.draw()
-        assert features.shape == (4, 256, 4, 4) and pictures.shape == (4, 3, 16, 16) and targets.shape == (4, 2, 16, 16)
-        assert (targets.sum(1) == 1).all() and pictures.abs().max() <= 1
+def distances(*values: float) -> Batch:
+    nothing = torch.zeros(0)
+    return Batch(nothing, nothing, nothing, torch.tensor(values).reshape(1, 1, 1, -1))
 
 
-def test_features_picture_and_target_of_a_crop_are_turned_and_mirrored_together() -> None:
-    sample = made_up(0)
-    cells = sample.label_map[::8, ::8]
-    sample.embedding.features[0] = np.arange(GRID * GRID).reshape(GRID, GRID)  # which cell it was
-    sample.embedding.thumbnail[:] = 128 * cells.repeat(4, 0).repeat(4, 1)[..., None]
-    source = CropSource([sample], 1, TrainConfig(batch=1), np.random.default_rng(0))
-    orders = set()
-    for _ in range(60):
-        features, pictures, targets = source.draw()
-        came_from = features[0, 0].long()
-        orders.add(tuple((came_from - came_from.min()).flatten().tolist()))
-        expected = torch.from_numpy(cells.reshape(-1))[came_from].bool()
-        assert torch.equal(targets[0, 1, ::4, ::4].bool(), expected)
-        dark = pictures[0, 0, ::4, ::4] < -0.5
-        assert torch.equal(~dark, expected)
-    assert len(orders) == 8
-
-
-def test_most_crops_hold_an_object_when_asked_to() -> None:
-    sample = made_up(0)
-    sample.label_map[:] = 0
-    sample.label_map[:8, :8] = 1  # one of 64 cells, in the corner
-    held = {}
-    for share in (0.0, 1.0):
-        how = TrainConfig(batch=50, crop=0.25, centred=share)
-        targets = CropSource([sample], 1, how, np.random.default_rng(0)).draw()[2]
-        held[share] = float((targets[:, 1].amax((1, 2)) > 0).float().mean())
-    assert held[1.0] == 1 and held[0.0] < 0.3
+def test_a_wrong_distance_costs_its_error_where_it_is_known() -> None:
+    said = torch.tensor([0.9, 0.5, 0.2, 0.1]).logit().reshape(1, 1, 1, -1)
+    assert float(distance_loss(said, distances(0.9, 0.5, 0.2, 0.1))) == pytest.approx(0, abs=1e-6)
+    assert float(distance_loss(said, distances(0.6, 0.5, UNKNOWN, UNKNOWN))) == pytest.approx(0.15, abs=1e-6)
+    assert float(distance_loss(said, distances(0.0, UNKNOWN, UNKNOWN, UNKNOWN))) == pytest.approx(0.9, abs=1e-6)
+    assert float(distance_loss(said, distances(*[UNKNOWN] * 4))) == 0
