@@ -65,7 +65,7 @@ def test_packs_weigh_by_the_square_root_of_their_size(tmp_path: Path) -> None:
 
 
 def test_windows_hold_the_object_whole_at_many_sizes(tmp_path: Path) -> None:
-    source = source_of(tmp_path, rectangles((150, 240, 190, 280), shape=(400, 400)))
+    source = source_of(tmp_path, rectangles((300, 480, 380, 560), shape=(800, 800)))
     shares = []
     for _ in range(60):
         _, instances = source.draw(256)

@@ -265,12 +265,15 @@ def test_embedding_rims_and_prompt_each_change_the_answer(network: TinySam, prom
         assert (after[0] - before).abs().max() > 1e-3
 
 
-def test_a_rim_changes_the_answer_where_it_is_and_not_far_away(network: TinySam) -> None:
+@pytest.mark.parametrize("which", [0, 1])
+def test_a_rim_changes_the_answer_where_it_is_and_not_far_away(network: TinySam, which: int) -> None:
     """What makes masks finer than the grid: with a box, whose token does not read the rims, each is local."""
     features, thumbnail = picture(5)
     changed = thumbnail.clone()
     changed[..., 40:44, 80:84] *= -1
-    masks = [network.answer(features, network.rims(seen), None, None, BOX, None)[0] for seen in (thumbnail, changed)]
+    rims, others = network.rims(thumbnail), network.rims(changed)
+    one = (others[0], rims[1]) if which == 0 else (rims[0], others[1])
+    masks = [network.answer(features, seen, None, None, BOX, None)[0] for seen in (rims, one)]
     rows, columns = ((masks[1] - masks[0]).abs().amax((0, 1)) > 1e-6).nonzero().T
     assert 33 <= rows.min() <= 40 and 43 <= rows.max() <= 51
     assert 73 <= columns.min() <= 80 and 83 <= columns.max() <= 91

@@ -246,7 +246,7 @@ def test_scores_are_known_by_task_and_over_all() -> None:
 def test_a_trained_decoder_has_the_temperature_that_was_found() -> None:
     trained = train([made_up(i) for i in range(4)], [], config(), SHORT)
     assert trained.held is not None
-    assert trained.decoder.config.temperature == trained.held.temperature()
+    assert trained.decoder.config.temperature == max(trained.held.temperature(), 1.0)
 
 
 def labelled(pixels: dict[int, int], single: dict[int, int]) -> Sample:
