@@ -73,7 +73,8 @@ class Forest:
 
     It learns from at most `pixels` pixels, as many of each class as there are, on pictures scaled down to `side` px.
     Its odds follow from its out-of-bag votes, each weighing as many pixels as it was drawn from: mean IoU with 5 images
-    0.673 on procedural pits and 0.853 on nuclei; plain votes 0.416 and 0.874, the true shares as odds 0.685 and 0.774.
+    0.673 on procedural pits and 0.853 on nuclei; plain votes 0.416 and 0.874, the true shares as odds 0.685 and 0.774
+    (50 trees, one seed, 3 test images of each).
     """
 
     def __init__(self, trees: int = 100, pixels: int = 20_000, side: int = 512, jobs: int = 2) -> None:

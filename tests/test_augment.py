@@ -90,10 +90,11 @@ def test_what_a_picture_does_not_fill_is_padded_with_the_mean_colour(tmp_path: P
 
 
 def test_an_object_and_its_pixels_stay_together(tmp_path: Path) -> None:
-    source = source_of(tmp_path, rectangles((20, 130, 60, 230), (200, 40, 260, 80), shape=(300, 300)))
+    source = source_of(tmp_path, 50 * rectangles((20, 130, 60, 230), (200, 40, 260, 80), shape=(300, 300)))
     seen = set()
     for _ in range(40):
         image, instances = source.draw(256)
+        assert set(np.unique(instances)) <= {0, 50, 100}  # no id is mixed from its neighbours
         gray, inside = image.mean(2), instances > 0
         middle = (gray[inside].mean() + gray[~inside].mean()) / 2
         bright = (gray > middle) if gray[inside].mean() > middle else (gray < middle)

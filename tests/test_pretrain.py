@@ -89,6 +89,20 @@ def test_several_files_to_start_from_are_averaged(tmp_path: Path) -> None:
     assert found["weight"].dtype == torch.float32 and torch.equal(found["weight"], torch.full((2, 3), 3.0))
 
 
+def test_without_steps_a_run_writes_the_mean_of_what_it_starts_from(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    weights = {name: value for name, value in TinySam().state_dict().items() if "num_batches" not in name}
+    for file, share in (("a", 0.5), ("b", 1.5)):
+        save_file({name: (share * value).contiguous() for name, value in weights.items()}, tmp_path / file)
+    run(monkeypatch, tmp_path / "out", "--steps", "0", "--resume", str(tmp_path / "a"), str(tmp_path / "b"))
+    found = load_file(tmp_path / "out" / "tiny.safetensors")
+    assert found.keys() == weights.keys()
+    for name, value in found.items():
+        torch.testing.assert_close(value, weights[name].half(), rtol=2e-3, atol=1e-6)
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["tiny.safetensors"]
+
+
 @pytest.mark.parametrize(("change", "said"), [("lost", r"point_context\.bias"), ("surplus", "surplus")])
 def test_weights_of_another_network_are_no_start(tmp_path: Path, change: str, said: str) -> None:
     weights = {name: value for name, value in TinySam().state_dict().items() if "num_batches" not in name}

@@ -199,8 +199,9 @@ def test_decoders_of_a_cross_validation_get_their_share_of_the_steps(monkeypatch
         assert used == replace(how, steps=50, first_steps=20, image_steps=3)
 
 
-def test_a_single_image_cannot_be_cross_validated() -> None:
+def test_a_single_image_or_fold_is_no_cross_validation() -> None:
     assert cross_validate([made_up(0), made_up(0)], config(), TrainConfig()) is None
+    assert cross_validate([made_up(0), made_up(1)], config(), TrainConfig(folds=1)) is None
 
 
 class Overconfident(DomainDecoder):
@@ -243,10 +244,16 @@ def test_scores_are_known_by_task_and_over_all() -> None:
     assert held.scores.mean == 0.5 and held.scores.images == 2
 
 
-def test_a_trained_decoder_has_the_temperature_that_was_found() -> None:
-    trained = train([made_up(i) for i in range(4)], [], config(), SHORT)
-    assert trained.held is not None
-    assert trained.decoder.config.temperature == max(trained.held.temperature(), 1.0)
+@pytest.mark.parametrize(
+    ("found", "validation", "expected"), [(1.6, 0, 1.6), (0.7, 0, 1), (1.6, 2, 1.6), (0.7, 2, 0.7)]
+)
+def test_a_decoder_has_its_own_temperature_and_one_of_shorter_trainings_if_that_tempers(
+    monkeypatch: pytest.MonkeyPatch, found: float, validation: int, expected: float
+) -> None:
+    monkeypatch.setattr(HeldOut, "temperature", lambda self: found)
+    others = [made_up(7 + i) for i in range(validation)]
+    trained = train([made_up(0), made_up(1)], others, config(), TrainConfig(steps=2, batch=1, enough=2))
+    assert trained.cross_validated == (not validation) and trained.decoder.config.temperature == expected
 
 
 def labelled(pixels: dict[int, int], single: dict[int, int]) -> Sample:

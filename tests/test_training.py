@@ -186,7 +186,7 @@ def test_a_current_version_is_not_asked_about_images_that_it_has_learned_from(pl
     train_version(planted, project)  # of all five
     planted.recipe = replace(BAD, enough=TWO)
     assert train_version(planted, project) == 2
-    assert "there are no images that neither has learned from" in planted.versions.card(project, 2)["verdict"]
+    assert "2 images that neither has learned from, not 0" in planted.versions.card(project, 2)["verdict"]
     planted.versions.promote(project, 1)
     annotate(planted, studio, project, validation=2)
     assert train_version(planted, project) == 0
@@ -199,7 +199,7 @@ def test_what_was_measured_otherwise_is_not_compared(planted, studio, project):
     train_version(planted, project)
     planted.recipe = BAD  # cross-validated, against a version that was not
     assert train_version(planted, project) == 2
-    assert "there are no images left out" in planted.versions.card(project, 2)["verdict"]
+    assert "images left out in cross-validation by both, not 0" in planted.versions.card(project, 2)["verdict"]
 
 
 @pytest.mark.parametrize(
@@ -222,14 +222,14 @@ def test_the_gate_keeps_back_only_what_is_worse_beyond_the_noise(planted, studio
 def test_the_verdict_names_difference_error_and_images() -> None:
     new, served = {"1": 0.5, "2": 0.7, "3": 0.1}, {"1": 0.6, "2": 0.9, "4": 0.9}
     verdict = "kept back: mean IoU -0.1500 ± 0.0500 against the current version's, on 2 pictures"
-    assert judge(new, served, "pictures") == (verdict, False)
-    assert judge(served, new, "pictures") == (verdict.replace("kept back", "promoted").replace("-", "+"), True)
+    assert judge(new, served, "pictures", 2) == (verdict, False)
+    assert judge(served, new, "pictures", 2) == (verdict.replace("kept back", "promoted").replace("-", "+"), True)
 
 
-def test_one_image_decides_nothing() -> None:
-    verdict, promoted = judge({"1": 0.1, "2": 0.5}, {"1": 0.9, "3": 0.5}, "pictures")
-    assert promoted and "IoU -0.8000 on 1 of the pictures" in verdict
-    assert judge({"1": 0.1}, {"3": 0.5}, "pictures")[1]
+def test_fewer_images_than_enough_decide_nothing() -> None:
+    verdict, promoted = judge({"1": 0.1, "2": 0.5}, {"1": 0.9, "3": 0.5}, "pictures", 2)
+    assert promoted and verdict == "promoted: to compare it with the current version takes 2 pictures, not 1"
+    assert not judge({"1": 0.1, "2": 0.5}, {"1": 0.9, "2": 0.9}, "pictures", 2)[1]
 
 
 def test_a_version_whose_card_is_lost_does_not_stand_in_the_way(planted, studio, project):
