@@ -61,7 +61,7 @@ class DomainDecoder(nn.Module):
             x = x + layer(x)
         x = F.interpolate(x, scale_factor=2.0, mode="bilinear", align_corners=False)
         x = self.middle(torch.cat([x, F.avg_pool2d(rims, 2)], 1))
-        # Narrow before it is scaled up: that and the sum halve a training step against a convolution of both.
+        # Narrowed before it is scaled up, and added: a convolution of both would multiply 2.5 times as often per cell.
         x = F.interpolate(self.narrow(x), scale_factor=2.0, mode="bilinear", align_corners=False)
         fine: Tensor = self.fine(x + rims)
         return fine

@@ -8,12 +8,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from backend.labelstudio import LabelStudio
+from model.annotator import CORRECTIONS, SMALLEST
+from model.effort import SATISFIED
 from model.evaluate import correction_click, interior_point, iou
 from model.masks import decode_rle
-
-SATISFIED = 0.85  # IoU at which the annotator stops correcting
-CORRECTIONS = 3
-SMALLEST = 30  # px; smaller objects are not clicked
 
 Mask = NDArray[np.bool_]
 
