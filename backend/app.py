@@ -6,7 +6,7 @@ import redis
 from flask import Flask, Response
 from werkzeug.exceptions import HTTPException
 
-from backend import predict, status, webhook
+from backend import dashboard, page, predict, status, webhook
 from backend.answers import json_response
 from backend.errors import SkylightError
 from backend.service import Service
@@ -21,8 +21,9 @@ def create_app(settings: Settings, service: Service | None = None) -> Flask:
     """A Flask application over the given settings, or over a service that is there already."""
     app = Flask("skylight")
     app.extensions["skylight"] = service or Service(settings)
-    for module in (status, predict, webhook):
+    for module in (status, predict, webhook, page):
         app.register_blueprint(module.blueprint)
+    dashboard.mount(app, settings.redis_url)
     app.register_error_handler(SkylightError, _known)
     app.register_error_handler(HTTPException, _http)
     app.register_error_handler(Exception, _unforeseen)

@@ -7,8 +7,10 @@ import signal
 import sys
 import threading
 import time
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -16,9 +18,14 @@ from backend.errors import SkylightError, Unavailable
 from backend.lifeline import follow
 from backend.settings import Settings
 
+if TYPE_CHECKING:
+    from backend.connect import Change
+    from backend.service import Service
+
 HOST, PORT = "127.0.0.1", 9090
 WORKER_NICENESS = 5  # a click goes before training
 FOLLOW = click.option("--follow", "parent", type=int, hidden=True, help="End when the process with this id is gone.")
+COLOURS = {"ok": "green", "warn": "yellow", "fail": "red"}
 LOG_FORMAT = "%(asctime)s %(levelname).1s %(name)s: %(message)s"
 
 
@@ -207,7 +214,7 @@ def _names(ctx: click.Context, param: click.Parameter, value: str) -> tuple[str,
 @click.option("--seeds", type=click.IntRange(1), default=5, show_default=True, help="How often, in another order.")
 @click.option(
     "--order",
-    type=click.Choice(["random", "uncertainty", "diversity"]),
+    type=click.Choice(["random", "uncertainty", "clustered", "diversity"]),
     default="random",
     show_default=True,
     help="Which images are annotated first.",
@@ -228,7 +235,7 @@ def simulate(name: str, checkpoint: Path | None, out: Path, all_images: bool, **
     from model import checkpoints, goals, report, sam
     from model.pools import PoolError
     from model.results import METHODS, ResultsError
-    from model.simulate import Options, SimulateError, run
+    from model.simulate import Options, SimulateError, left_out, run
 
     found = settings()
     if checkpoint is None and name != "tiny":
@@ -236,6 +243,9 @@ def simulate(name: str, checkpoint: Path | None, out: Path, all_images: bool, **
     given["methods"] = given["methods"] or METHODS
     try:
         options = Options(out=out, every=all_images, **given)
+        notes = left_out(options)
+        for note in notes:
+            click.echo(note)
         segmenter = sam.load(name, checkpoint, found.device)
         with click.progressbar(
             length=1, label="simulate", item_show_func=lambda item: item or "", show_pos=True
@@ -248,12 +258,60 @@ def simulate(name: str, checkpoint: Path | None, out: Path, all_images: bool, **
             rows = run(options, segmenter, progress)
     except (sam.SamError, PoolError, ResultsError, SimulateError) as error:
         raise Unavailable(str(error)) from error
-    click.echo(f"\n{report.report(rows)}")
+    click.echo(f"\n{report.report(rows, options.annotations, notes)}")
     try:
         goals.write(rows, out, Path("build/simulate.json"))
     except report.PlotError as error:
         raise Unavailable(str(error)) from error
     click.echo(f"\n{out}/results.csv, {out}/curves.csv, {out}/curves.png, build/simulate.json")
+
+
+@cli.command()
+@click.option("--fix", is_flag=True, help="Repair webhook, its secret header, order and display of predictions.")
+def doctor(fix: bool) -> None:
+    """Look whether everything is there, connected and heard; say what to do next. Ends with 1 if something fails."""
+    from backend import doctor
+
+    service = _beside_serve()
+    if fix:
+        try:
+            _report(doctor.fix(service))
+        except SkylightError as error:
+            click.secho(f"not repaired: {error}", fg="red")
+    found = doctor.findings(service)
+    for each in found:
+        click.secho(f"{each.state:5}", fg=COLOURS[each.state], bold=True, nl=False)
+        click.echo(f"{each.what}: {each.detail}")
+        if each.next_step:
+            click.echo(f"     -> {each.next_step}")
+    if any(each.state == "fail" for each in found):
+        sys.exit(1)
+
+
+@cli.command()
+@click.option("--project", type=click.IntRange(1), required=True, help="Its id: the number in Label Studio's address.")
+@click.option("--url", default="", help="Skylight as Label Studio reaches it, http://...  [http://127.0.0.1:9090]")
+def connect(project: int, url: str) -> None:
+    """Connect a project: as interactive ML backend, with a signed webhook, uncertain tasks first, predictions shown.
+
+    May be run again: what is right already is left alone.
+    """
+    from backend.connect import connect
+
+    if url and not url.startswith(("http://", "https://")):
+        raise click.UsageError(f"--url {url!r} must begin with http:// or https://")
+    service = _beside_serve()
+    if service.labelstudio is None:
+        raise click.UsageError("set LABEL_STUDIO_URL and LABEL_STUDIO_API_KEY")
+    _report(connect(service.labelstudio, service.secret, project, url))
+
+
+def _report(changes: "Sequence[Change]") -> None:
+    """Say what was changed, and what was not."""
+    for change in changes:
+        click.echo(f"{'done ' if change.made else 'so   '}{change.what}")
+    if not any(change.made for change in changes):
+        click.echo("Nothing had to be changed.")
 
 
 @cli.group()
@@ -306,6 +364,18 @@ def _stop_on_signal() -> threading.Event:
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: stop.set())
     return stop
+
+
+def _beside_serve() -> "Service":
+    """A service for a command beside `skylight serve`, whose embedded broker it shares if REDIS_URL is not set."""
+    from backend.serve import broker_note
+    from backend.service import Service
+
+    found = settings()
+    if not found.redis_url:
+        note = broker_note(found)
+        found = replace(found, redis_url=note.read_text() if note.is_file() else f"unix://{note.parent}/none.sock")
+    return Service(found)
 
 
 def _with_redis(found: Settings) -> Settings:

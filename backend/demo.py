@@ -14,9 +14,11 @@ import click
 import requests
 from PIL import Image
 
+from backend.connect import connect
 from backend.errors import Unavailable
 from backend.labelstudio import LabelStudio
 from backend.labelstudio_server import LabelStudioServer, free_port
+from backend.secret import Secret
 from backend.serve import Supervisor
 from backend.settings import Settings
 from model import synthetic
@@ -88,11 +90,11 @@ def run(settings: Settings, environ: Mapping[str, str], executable: Path, port: 
         await_skylight(f"http://127.0.0.1:{own}", stop)
         client = LabelStudio(server.url, login.token)
         project = make_project(client, folder / "truth")
-        connect(client, project, f"http://127.0.0.1:{own}")
+        connect(client, Secret(found), project, f"http://127.0.0.1:{own}")
         click.echo()
         click.secho(f"  Label Studio  {server.url}/projects/{project}", bold=True)
         click.echo(f"  user          {login.email}\n  password      {login.password}")
-        click.echo(f"  Skylight      http://127.0.0.1:{own}/status\n  files         {settings.home}")
+        click.echo(f"  Skylight      http://127.0.0.1:{own}/\n  files         {settings.home}")
         click.echo(
             "\nOpen a task, switch on Auto-Annotation at the bottom, choose the label under 'By a click' and the"
             "\nAuto-Detect tool, click a pit, accept, submit. After three tasks Skylight trains; the open tasks then"
@@ -118,16 +120,6 @@ def make_project(client: LabelStudio, truth: Path) -> int:
     made_project = client.create_project(TITLE, label_config([LABEL]), sampling="Uncertainty sampling")
     client.import_files(int(made_project["id"]), files)
     return int(made_project["id"])
-
-
-def connect(client: LabelStudio, project: int, url: str) -> int:
-    """Connect Skylight to a project as interactive ML backend, or move the connection; gives its id."""
-    for backend in client.ml_backends(project):
-        if backend["title"] == "Skylight":
-            if backend["url"].rstrip("/") != url:
-                client.move_ml_backend(project, int(backend["id"]), url)
-            return int(backend["id"])
-    return int(client.connect_ml_backend(project, url, "Skylight")["id"])
 
 
 def await_skylight(url: str, stop: threading.Event) -> None:

@@ -2,17 +2,14 @@
 
 import logging
 
-from backend.errors import SkylightError
+from backend.errors import DATA_ERRORS, SkylightError
+from backend.history import agreement
 from backend.predict import image_url
 from backend.regions import label_map
 from backend.service import Service
 from backend.store import SampleRecord
 from backend.webhook import Event
 from model.images import ImageError
-
-# What odd content of an annotation could raise; such an event must not hold up all those behind it. Errors of the
-# machine (Redis, the disk) are not among them: they end the job, and the event stays where it is.
-DATA_ERRORS = (ValueError, TypeError, LookupError, ArithmeticError, AttributeError)
 
 log = logging.getLogger(__name__)
 
@@ -34,6 +31,8 @@ def handle(service: Service, project: str, event: Event) -> bool:
         save_config(service, project, event["label_config"])
     if event.get("reconcile"):
         service.queue.want_reconciliation(project)
+    if event["what"] == "train":
+        service.queue.want_training(project)
     if event["what"] == "annotations_deleted":
         return any([service.store.remove(project, each) for each in event["ids"]])
     if event["what"] == "tasks_deleted":
@@ -62,7 +61,8 @@ def save_config(service: Service, project: str, label_config: str) -> None:
 
 def _annotation(service: Service, project: str, event: Event) -> bool:
     earlier = service.store.get(project, event["id"])
-    if earlier and earlier.updated_at >= event["updated_at"]:
+    marks = {"ground_truth": event.get("ground_truth", False), "reviewed": event.get("reviewed", False)}
+    if earlier and not earlier.outdated(event["updated_at"], **marks):
         return False
     if event["skipped"]:
         return service.store.remove(project, event["id"])
@@ -75,6 +75,8 @@ def _annotation(service: Service, project: str, event: Event) -> bool:
     if event["result"] and not found.regions:
         log.warning("project %s annotation %s holds prompts but no mask; not learned from", project, event["id"])
         return service.store.remove(project, event["id"])
+    shown = event.get("shown")
+    agreed = agreement(shown, found, labeling)
     record = SampleRecord(
         annotation=event["id"],
         task=event["task"],
@@ -84,6 +86,9 @@ def _annotation(service: Service, project: str, event: Event) -> bool:
         size=embedding.size,
         labels=labeling.labels,
         regions=found.regions,
+        shown=shown["version"] if shown and agreed is not None else "",
+        agreement=agreed,
+        **marks,
     )
     service.store.put(project, record, found.array, found.instances)
     return True

@@ -41,7 +41,9 @@ def train(project: str) -> None:
         dirty = service.queue.dirty(project)
         while service.queue.inbox_length(project):  # what `dirty` counts must be ingested before it counts as trained
             drain(service, project)
-        train_version(service, project)
+        wanted = service.queue.wanted(project)
+        train_version(service, project, asked=wanted > 0)
+        service.queue.grant(project, wanted)
         service.queue.set_trained(project, dirty)
     if service.queue.dirty(project) > dirty:
         service.queue.request(project, "train")

@@ -8,86 +8,189 @@ from xml.etree import ElementTree
 from label_studio_sdk._extensions.label_studio_tools.core import label_config
 
 from backend.errors import ConfigError
+from backend.settings import OUTPUTS
 
-OUTPUTS = ("brushlabels", "bitmasklabels")  # in order of preference
-POINT, BOX = "keypointlabels", "rectanglelabels"
+KINDS = tuple(f"{kind}labels" for kind in OUTPUTS)  # of controls for masks, preferred first
+POINT, BOX, VECTOR = "keypointlabels", "rectanglelabels", "vectorlabels"
 MAX_LABELS = 254  # a label map has 8 bits; 0 is background, 255 is ignore
 ADD_OUTPUT = '<BrushLabels name="brush" toName="image" smart="false"><Label value="..."/></BrushLabels>'
 ADD_IMAGE = '<Image name="image" value="$image"/>'
+WANTED = "BrushLabels, BitmaskLabels, PolygonLabels, VectorLabels (closable) or RectangleLabels"
 
 _parse: Callable[[str], dict[str, dict[str, Any]]] = label_config.parse_config
 
 
 @dataclass(frozen=True)
-class Labeling:
-    """What a labeling configuration asks for: one image, and one control that takes masks of it."""
+class Output:
+    """A control that takes masks of one image."""
 
-    image: str  # name of the Image tag: to_name
-    data_key: str  # key of the picture in a task's data
-    control: str  # name of the control masks go to: from_name
-    type: str  # "brushlabels" or "bitmasklabels"
-    labels: tuple[str, ...]  # as results name them (by alias, if it has one), in the order of the config
-    shown: tuple[str, ...]  # the same labels as the editor shows them
-    prompts: tuple[str, ...]  # names of the smart point and rectangle controls of the image
+    name: str  # from_name
+    type: str  # "brushlabels", "bitmasklabels", "polygonlabels", "vectorlabels" or "rectanglelabels"
+    image: str  # to_name
+    data_key: str  # key of the image's picture in a task's data
+    labels: tuple[str, ...]  # as results name them (by alias, if it has one)
+    also: tuple[tuple[str, ...], ...]  # other names of each: as the editor shows it, and its `predicted_values`
+    smart: bool  # whether it is a rectangle that prompts are drawn with
+
+    def spelled(self, label: str) -> str:
+        """The control's own name of a label, which another may spell otherwise; "" if it does not have it."""
+        at = find(label, self.labels, self.also)
+        return "" if at is None else self.labels[at]
+
+
+@dataclass(frozen=True)
+class Labeling:
+    """What a labeling configuration asks for.
+
+    Clicks are answered on every image that has a control for masks. Learned from, and pre-annotated, is one of them,
+    `image`: that of the first control of the most preferred kind (`KINDS`). `labels` are those of all its
+    controls in the order of the configuration, each once, as a project has one decoder.
+    """
+
+    image: str  # name of the Image tag that is learned from: to_name
+    data_key: str  # key of its picture in a task's data
+    labels: tuple[str, ...]  # as results name them (by alias, if it has one)
+    also: tuple[tuple[str, ...], ...]  # other names of each
+    prompts: tuple[str, ...]  # names of the smart point and rectangle controls
+    outputs: tuple[Output, ...]  # of all images, the one preferred first
+
+    @property
+    def control(self) -> str:
+        """Name of the control that the image's first label goes to."""
+        return self.output(self.labels[0]).name
+
+    @property
+    def type(self) -> str:
+        """Type of that control."""
+        return self.output(self.labels[0]).type
 
     def number(self, label: str) -> int:
         """The label's number in a label map, 1 for the first, 0 if unknown. Case counts only if it must."""
-        for names in (self.labels, self.shown):
-            if label in names:
-                return names.index(label) + 1
-        folded = [name.casefold() for name in self.labels]
-        return folded.index(label.casefold()) + 1 if label.casefold() in folded else 0
+        at = find(label, self.labels, self.also)
+        return 0 if at is None else at + 1
+
+    def output(self, label: str, image: str = "") -> Output:
+        """The control that an image's masks of a label go to; of the image that is learned from, if none is named.
+
+        Raises ConfigError if there is none.
+        """
+        image = image or self.image
+        for each in self.outputs:
+            if each.image == image and each.spelled(label):
+                return each
+        there = sorted({name for each in self.outputs if each.image == image for name in each.labels})
+        known = ", ".join(there) or "no labels at all"
+        raise ConfigError(f"no control for masks of {image!r} has label {label!r}, only {known}; add it to the config")
+
+    def takes(self, control: str, label: str) -> bool:
+        """Whether masks of a label go to this control, on whatever image."""
+        return any(
+            each.name == control and each.spelled(label) and self.output(label, each.image) == each
+            for each in self.outputs
+        )
 
 
-def parse_config(xml: str) -> Labeling:
-    """What a project asks for, from its XML; the first BrushLabels takes the masks, else BitmaskLabels.
+def find(label: str, labels: Sequence[str], also: Sequence[Sequence[str]]) -> int | None:
+    """Where a label is among some that each have other names; one that differs by case alone only if none is equal."""
+    names = [(name,) for name in labels]
+    for case in (str, str.casefold):
+        for each in (names, also):
+            for at, known in enumerate(each):
+                if case(label) in map(case, known):
+                    return at
+    return None
 
-    Raises ConfigError, which says what to add, if it is not XML, has no Image, or no such control with
-    labels for it.
+
+def parse_config(xml: str, output: str = "") -> Labeling:
+    """What a project asks for, from its XML; `output` is the preferred kind (one of `OUTPUTS`), "" without one.
+
+    A smart rectangle is a prompt, and takes masks only where nothing else does or it is asked for by `output`.
+    Raises ConfigError, which says what to add, if it is not XML, has no Image, or no control for masks with labels.
     """
-    try:
-        root = ElementTree.fromstring(xml)
-        # Written anew: the SDK's parser refuses an encoding declaration, and need not meet foreign XML.
-        tags = _parse(ElementTree.tostring(root, encoding="unicode"))
-    except (ElementTree.ParseError, ValueError, TypeError) as error:
-        raise ConfigError(f"the labeling configuration is not valid XML: {error}; correct it and save") from error
+    root, tags = _tags(xml)
     attributes = {tag.get("name", ""): tag.attrib for tag in root.iter()}
     images = [tag.get("name", "") for tag in root.iter() if tag.tag.lower() == "image"]
     if not images:
         raise ConfigError(f"the labeling configuration has no Image; add {ADD_IMAGE}")
-    control, image = _output(tags, images)
-    labels: list[str] = tags[control]["labels"]
+    found = _outputs(tags, images, attributes)
+    usual = sorted(found, key=lambda each: (each.smart, KINDS.index(each.type)))
+    image = usual[0].image
+    # A smart rectangle's labels come last: where there are other controls it rarely has one of its own.
+    labels, also = _union(sorted((each for each in found if each.image == image), key=lambda each: each.smart))
     if not 0 < len(labels) <= MAX_LABELS:
-        raise ConfigError(f"control {control!r} has {len(labels)} labels; give it 1 to {MAX_LABELS} <Label> tags")
+        raise ConfigError(f"control {usual[0].name!r} has {len(labels)} labels; give it 1 to {MAX_LABELS} <Label> tags")
+    served = {each.image for each in found}
+    prompts = [name for name, tag in tags.items() if tag["type"].lower() in (POINT, BOX) and served & {*tag["to_name"]}]
     return Labeling(
         image=image,
-        data_key=_data_key(image, attributes[image]),
-        control=control,
-        type=tags[control]["type"].lower(),
-        labels=tuple(labels),
-        shown=tuple(tags[control]["labels_attrs"][label].get("value", label) for label in labels),
-        prompts=tuple(
-            name
-            for name, tag in tags.items()
-            if tag["type"].lower() in (POINT, BOX) and image in tag["to_name"] and _is_smart(attributes[name])
-        ),
+        data_key=usual[0].data_key,
+        labels=labels,
+        also=also,
+        prompts=tuple(name for name in prompts if _is_smart(attributes[name])),
+        outputs=tuple(sorted(usual, key=lambda each: each.type != f"{output}labels")),
     )
 
 
-def _output(tags: Mapping[str, Mapping[str, Any]], images: Sequence[str]) -> tuple[str, str]:
-    for kind in OUTPUTS:
-        for name, tag in tags.items():
-            image = next((image for image in tag["to_name"] if image in images), None)
-            if tag["type"].lower() == kind and image is not None:
-                return name, image
-    raise ConfigError(f"the labeling configuration has no BrushLabels or BitmaskLabels for an Image; add {ADD_OUTPUT}")
+def _tags(xml: str) -> tuple[ElementTree.Element, dict[str, dict[str, Any]]]:
+    try:
+        root = ElementTree.fromstring(xml)
+        # Written anew: the SDK's parser refuses an encoding declaration, and need not meet foreign XML.
+        return root, _parse(ElementTree.tostring(root, encoding="unicode"))
+    except (ElementTree.ParseError, ValueError, TypeError) as error:
+        raise ConfigError(f"the labeling configuration is not valid XML: {error}; correct it and save") from error
 
 
-def _data_key(image: str, attributes: Mapping[str, str]) -> str:
-    value = attributes.get("value") or attributes.get("valueList") or ""
-    if not value.startswith("$") or len(value) < 2:
-        raise ConfigError(f"Image {image!r} has value {value!r}, not a field of the task's data; use {ADD_IMAGE}")
-    return value[1:]
+def _outputs(
+    tags: Mapping[str, Mapping[str, Any]], images: Sequence[str], attributes: Mapping[str, Mapping[str, str]]
+) -> list[Output]:
+    """The controls that take masks of an image, in the order of the configuration. Raises ConfigError without one."""
+    found, unusable = [], ""
+    for name, tag in tags.items():
+        kind = tag["type"].lower()
+        if kind not in KINDS or (kind == VECTOR and attributes[name].get("closable", "").lower() != "true"):
+            continue  # a vector that is not closable is a line
+        labels = tuple(tag["labels"])
+        also = tuple(_also(label, tag["labels_attrs"][label]) for label in labels)
+        for image in tag["to_name"]:
+            value = attributes.get(image, {}).get("value") or attributes.get(image, {}).get("valueList") or ""
+            if image in images and value.startswith("$") and len(value) > 1:
+                smart = kind == BOX and _is_smart(attributes[name])
+                found.append(Output(name, kind, image, value[1:], labels, also, smart))
+            elif image in images:
+                unusable = f"Image {image!r} has value {value!r}, not a field of the task's data; use {ADD_IMAGE}"
+    if not found:
+        raise ConfigError(unusable or f"the labeling configuration has no {WANTED} for an Image; add {ADD_OUTPUT}")
+    return [each for each in found if each.labels] or found
+
+
+def _also(label: str, attributes: Mapping[str, str]) -> tuple[str, ...]:
+    predicted = (name.strip() for name in attributes.get("predicted_values", "").split(","))
+    return tuple(name for name in (attributes.get("value", label), *predicted) if name and name != label)
+
+
+def _union(outputs: Sequence[Output]) -> tuple[tuple[str, ...], tuple[tuple[str, ...], ...]]:
+    """Labels and their other names, over some controls; what one control calls two labels stays two."""
+    labels: list[str] = []
+    also: list[tuple[str, ...]] = []
+    for each in outputs:
+        held = _find_all(each.labels, labels, also)
+        for name, others, at in zip(each.labels, each.also, held, strict=True):
+            if at is None:
+                labels.append(name)
+                also.append(others)
+            else:
+                also[at] = tuple(dict.fromkeys((*also[at], *others)))
+    return tuple(labels), tuple(also)
+
+
+def _find_all(names: Sequence[str], labels: Sequence[str], also: Sequence[Sequence[str]]) -> list[int | None]:
+    """`find` for the labels of one control: no two of them are the same; the one spelled alike comes first."""
+    found = [labels.index(name) if name in labels else None for name in names]
+    for i, name in enumerate(names):
+        at = find(name, labels, also) if found[i] is None else None
+        if at is not None and at not in found:
+            found[i] = at
+    return found
 
 
 def _is_smart(attributes: Mapping[str, str]) -> bool:

@@ -11,6 +11,7 @@ import json
 import threading
 import time
 from collections.abc import Callable
+from email.utils import parsedate_to_datetime
 from typing import Any
 
 import requests
@@ -37,7 +38,7 @@ class Connection:
         self.url = url
         self.timeout = timeout
         self._key = api_key
-        self._personal = api_key.count(".") == 2
+        self.personal = api_key.count(".") == 2
         self._clock = clock
         self._local = threading.local()
         self._lock = threading.Lock()
@@ -50,7 +51,7 @@ class Connection:
         `refused` is an `Authorization` value that was answered with a 401: if it is the present one, it is
         renewed.
         """
-        if not self._personal:
+        if not self.personal:
             return {"Authorization": f"Token {self._key}"} if self._key else {}
         with self._lock:
             age = self._clock() - self._access_since
@@ -60,8 +61,8 @@ class Connection:
                 self._access_since = self._clock()
             return {"Authorization": f"Bearer {self._access}"}
 
-    def request(self, method: str, path: str, missing_ok: bool = False, **options: Any) -> Any:
-        """Send one request; return the decoded JSON, None for an empty body or, with `missing_ok`, for a 404.
+    def request(self, method: str, path: str, **options: Any) -> Any:
+        """Send one request; return the decoded JSON, None for an empty body.
 
         `path` begins with a slash; `options` are those of `requests.request`: params, json, files, timeout
         (a number of seconds for reading). Raises `LabelStudioError` when Label Studio cannot be reached or
@@ -69,12 +70,24 @@ class Connection:
         """
         headers = self.headers()
         answer = self._send(method, path, headers, **options)
-        if answer.status_code == 401 and self._personal:
+        if answer.status_code == 401 and self.personal:
             headers = self.headers(refused=headers["Authorization"])
             answer = self._send(method, path, headers, **options)
-        if answer.status_code == 404 and missing_ok and _is_json(answer):
-            return None
         return _read(answer, method, path)
+
+    def greet(self, path: str) -> tuple[Any, float | None]:
+        """Send one GET without the key; return the decoded JSON, and the seconds Label Studio's clock is ahead of ours.
+
+        The clock is that of the answer's Date header, which counts whole seconds; None without one.
+        """
+        began = time.time()
+        answer = self._send("GET", path, {})
+        midway = (began + time.time()) / 2
+        try:
+            ahead = parsedate_to_datetime(answer.headers.get("Date", "")).timestamp() + 0.5 - midway
+        except ValueError:
+            ahead = None
+        return _read(answer, "GET", path), ahead
 
     def _send(
         self, method: str, path: str, headers: dict[str, str], timeout: float | None = None, **options: Any

@@ -8,7 +8,7 @@ import signal
 import socket
 import subprocess
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import TracebackType
 
@@ -43,16 +43,27 @@ class LabelStudioServer:
     An empty folder makes a new instance with one user, who may also come in with `token` as legacy token (40
     hex digits); a used one goes on with what it holds. Nothing is inherited from the environment, no browser
     opened, no statistics sent, and both of its guards against local addresses are off, so that it can call
-    an ML backend here. A context manager: entering starts it and waits until it is ready.
+    an ML backend here; `variables` change its environment. A context manager: entering starts it and waits
+    until it is ready.
     """
 
-    def __init__(self, executable: Path, data_dir: Path, port: int, username: str, password: str, token: str) -> None:
+    def __init__(
+        self,
+        executable: Path,
+        data_dir: Path,
+        port: int,
+        username: str,
+        password: str,
+        token: str,
+        variables: Mapping[str, str] | None = None,
+    ) -> None:
         self.executable = executable.absolute()
         self.data_dir = data_dir.absolute()
         self.port = port
         self.username = username
         self.password = password
         self.token = token
+        self.variables = dict(variables or {})
         self._process: subprocess.Popen[bytes] | None = None
 
     @property
@@ -162,6 +173,7 @@ class LabelStudioServer:
             "FRONTEND_SENTRY_DSN": "",
             "DJANGO_DB": "sqlite",
             "LOG_LEVEL": "INFO",
+            **self.variables,
         }
 
     def _answers(self, session: requests.Session) -> bool:

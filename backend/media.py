@@ -7,6 +7,8 @@ redirects has left that origin it gets none any more, even if it comes back.
 
 from __future__ import annotations
 
+import base64
+import re
 import time
 from urllib.parse import urljoin, urlsplit
 
@@ -28,8 +30,26 @@ TOTAL_SECONDS = 300.0
 MAX_REDIRECTS = 5
 CHUNK_BYTES = 2**18
 KINDS = "an http:// or https:// URL, or a path of Label Studio such as /data/upload/1/a.png"
+CLOUD = ("s3://", "gs://", "azure-blob://")
+"""Schemes of the cloud storages that Label Studio 1.23.2 resolves."""
+RESOLVED = re.compile(r"(?:https?://[^/?#]+)?(?:/[^?#]*)?/tasks/[0-9]+/(?:resolve|presign)/\?fileuri=([\w=-]+)")
 
 Origin = tuple[str, str, int]
+
+
+def through_label_studio(url: str, task: object) -> str:
+    """Return the path at which Label Studio hands out a task's file in cloud storage; any other address as it is.
+
+    `url` is a cloud URI, as Label Studio sends it to ML backends, or the address of the same endpoint on whatever
+    host Label Studio believes to be, as it lists it elsewhere: both give the same path. The endpoint, of the task,
+    answers with the content or with a redirect to a presigned address (Label Studio's io_storages/proxy_api.py).
+    `task` is its id; anything but a number leaves the address as it is.
+    """
+    resolved = RESOLVED.fullmatch(url)
+    if not isinstance(task, int) or not (resolved or url.lower().startswith(CLOUD)):
+        return url
+    file = resolved[1] if resolved else base64.urlsafe_b64encode(url.encode()).decode()
+    return f"/tasks/{task}/resolve/?fileuri={file}"
 
 
 def fetch(url: str, settings: Settings, client: LabelStudio) -> bytes:
@@ -123,6 +143,11 @@ def _read(response: requests.Response, url: str, home: str, trusted: bool, deadl
 
 def _refusal(status: int, url: str, home: str, trusted: bool) -> str:
     message = f"{_shown(url)} answered {status}."
+    if trusted and status in (404, 424) and RESOLVED.fullmatch(url):
+        return (
+            f"{message} Is the file there, and does the project have a storage (Settings > Cloud Storage) for its "
+            "bucket?"
+        )
     if status not in (401, 403):
         return f"{message} Does the file still exist?" if status in (404, 410) else message
     if trusted:

@@ -1,20 +1,26 @@
 """Predictions of the current version on the tasks still open, sent to Label Studio."""
 
 import logging
+from contextlib import suppress
 from dataclasses import dataclass
-from typing import Any
 
-from backend.errors import SkylightError
+import numpy as np
+from numpy.typing import NDArray
+
+from backend.clustering import cluster_of, find_clusters
+from backend.errors import BadRequest, LabelStudioError, SkylightError
 from backend.labeling import Labeling
 from backend.labelstudio import LabelStudio, TaskSummary
 from backend.predict import image_url, preannotation
-from backend.queue import key
+from backend.queue import Progress, key
 from backend.service import Service
 from model.decoder import DomainDecoder
 from model.images import ImageError
 
-BATCH = 16  # predictions sent at once
+REFUSALS = 3  # in a row, after which Label Studio is taken to be down
 MARK_SECONDS = 30 * 24 * 3600  # how long it is remembered which tasks have a version's prediction
+
+NO_CLUSTERS = np.zeros((0, 1), np.float32)
 
 log = logging.getLogger(__name__)
 
@@ -64,37 +70,69 @@ class _Round:
         done = {int(task) for task in redis.smembers(done_key)}
         tasks = [task for task in self.client.tasks(self.number) if not task.annotations and not task.skipped]
         todo = [task for task in tasks if task.id not in done and self.version not in task.model_versions]
-        for start in range(0, len(todo), BATCH):
-            urgent = self.service.queue.waiting("ingest", "train")
-            if urgent or self.service.version_name(self.project) != self.version:
+        self._note(len(tasks) - len(todo), len(tasks))
+        centres = self._clusters(tasks) if todo else NO_CLUSTERS
+        if centres is None:
+            return True
+        refused = settled = 0
+        for task in todo:
+            if self._interrupted():
                 return True
-            settled = self._send(todo[start : start + BATCH])
-            if settled:
-                redis.sadd(done_key, *settled)
-                redis.expire(done_key, MARK_SECONDS)
+            try:
+                if self._send(task, centres):
+                    settled += 1
+                    redis.sadd(done_key, task.id)
+                    redis.expire(done_key, MARK_SECONDS)
+                refused = 0
+            except LabelStudioError as error:
+                refused += 1
+                if refused == REFUSALS:
+                    raise
+                log.warning("project %s task %s: its pre-annotation was refused: %s", self.project, task.id, error)
+            self._note(len(tasks) - len(todo) + settled, len(tasks))
         self._show()
         if todo:
-            log.info("project %s: %d open tasks have been pre-annotated by %s", self.project, len(todo), self.version)
+            log.info(
+                "project %s: %d of %d open tasks have been pre-annotated by %s",
+                self.project,
+                settled,
+                len(todo),
+                self.version,
+            )
         return False
 
-    def _send(self, tasks: list[TaskSummary]) -> list[int]:
-        """Predict some tasks and send it; gives the ids of the settled: sent, or their picture unreadable."""
-        predictions: list[dict[str, Any]] = []
-        settled = []
+    def _interrupted(self) -> bool:
+        """Whether something more urgent is queued, or this version is not the current one any more."""
+        return self.service.queue.waiting("ingest", "train") or self.service.version_name(self.project) != self.version
+
+    def _note(self, done: int, total: int) -> None:
+        self.service.queue.set_progress(self.project, Progress(self.version, done, total))
+
+    def _clusters(self, tasks: list[TaskSummary]) -> NDArray[np.float32] | None:
+        urls = {}
         for task in tasks:
-            try:
-                url = image_url({"id": task.id, "data": task.data}, self.labeling)
-                regions, score = preannotation(self.service, self.decoder, self.labeling, url)
-                made = {"task": task.id, "result": regions, "score": score, "model_version": self.version}
-                predictions.append(made)
-            except ImageError as error:
-                log.warning("project %s task %s gets no pre-annotation: %s", self.project, task.id, error)
-            except SkylightError as error:  # it cannot be fetched now
-                log.warning("project %s task %s gets no pre-annotation yet: %s", self.project, task.id, error)
-                continue
-            settled.append(task.id)
-        self.client.create_predictions(self.number, predictions)
-        return settled
+            with suppress(BadRequest):
+                urls[task.id] = self._url(task)
+        return find_clusters(self.service, self.project, self.version, urls, self._interrupted)
+
+    def _url(self, task: TaskSummary) -> str:
+        return image_url({"id": task.id, "data": task.data}, self.labeling)
+
+    def _send(self, task: TaskSummary, centres: NDArray[np.float32]) -> bool:
+        """Predict a task and send it; gives whether it is settled: sent, gone, or its picture unreadable."""
+        try:
+            url = self._url(task)
+            regions, score = preannotation(self.service, self.decoder, self.labeling, url)
+            cluster = cluster_of(self.service, centres, url)
+        except ImageError as error:
+            log.warning("project %s task %s gets no pre-annotation: %s", self.project, task.id, error)
+            return True
+        except SkylightError as error:  # it cannot be fetched now
+            log.warning("project %s task %s gets no pre-annotation yet: %s", self.project, task.id, error)
+            return False
+        made = {"result": regions, "score": score, "model_version": self.version, "cluster": cluster}
+        self.client.create_prediction(self.number, task.id, made)
+        return True
 
     def _show(self) -> None:
         """Have Label Studio show and sort by this version, and forget those before."""

@@ -2,15 +2,18 @@
 
 import logging
 import time
-import uuid
 from typing import Any
 
 from flask import Blueprint, Response, current_app, request
 
 from backend.answers import body_object, json_response, service_of
-from backend.errors import BadRequest, SkylightError
-from backend.labeling import Labeling
-from backend.regions import context_index, context_size, make_region, read_prompt
+from backend.checks import check_regions
+from backend.drawing import draw
+from backend.errors import DATA_ERRORS, BadRequest, SkylightError
+from backend.labeling import Labeling, Output
+from backend.media import through_label_studio
+from backend.overlap import covered
+from backend.question import read_prompt
 from backend.service import Service
 from model.decoder import DomainDecoder
 from model.images import ImageError
@@ -58,26 +61,40 @@ def _one(
         return preannotation(service, decoder, labeling, image_url(task, labeling)) if decoder else ([], 0.0)
     except (SkylightError, ImageError) as error:
         log.warning("project %s task %s: %s", project, task.get("id"), error)
-        return [], 0.0
+    except DATA_ERRORS:
+        log.exception("project %s task %s: an error that Skylight did not foresee", project, task.get("id"))
+    return [], 0.0
 
 
 def click(
     service: Service, labeling: Labeling, task: dict[str, Any], context: dict[str, Any]
 ) -> tuple[list[dict[str, Any]], float]:
-    """SAM's best mask for the prompt in a context, as a region, and SAM's own estimate of its IoU."""
+    """SAM's best mask for the prompt in a context, as regions, and SAM's own estimate of its IoU.
+
+    SAM's answer to the same points but the last is given back to it. With `SKYLIGHT_AVOID_OVERLAP` the mask is cut
+    where another of the label is on the task.
+    """
     asked = read_prompt(context, labeling)
     if asked is None:
         return [], 0.0
-    prompt, label = asked
-    _, embedding = service.pictures.embedding(image_url(task, labeling, context_index(context)))
-    if context_size(context) != embedding.size:
-        shown, real = context_size(context), embedding.size
+    digest, embedding = service.pictures.embedding(image_url(task, asked.output, asked.index))
+    if asked.size != embedding.size:
+        shown, real = asked.size, embedding.size
         raise BadRequest(f"the browser shows the image as (height, width) {shown}, but it is {real}; reload the task")
-    found = service.pictures.segmenter.segment(embedding, prompt, candidates=1)
-    if not found.masks[0].any():
-        return [], 0.0
+    place = str(task.get("id")), digest, asked.output.image, asked.index, asked.label
+    asked = service.turns.with_box(place, asked, task.get("drafts"))
+    if asked.prompt.box is None and not asked.prompt.positive.any():
+        raise BadRequest("there is no object in the negative clicks alone; click inside one first")
+    earlier = service.turns.before(place, asked)
+    found = service.pictures.segmenter.segment(embedding, asked.prompt, earlier, candidates=1)
+    service.turns.keep(place, asked, found.logits[0])
+    mask = found.masks[0]
+    if service.settings.avoid_overlap:
+        mask = mask & ~covered(task, asked, labeling)
     score = min(max(float(found.scores[0]), 0.0), 1.0)
-    return [make_region(labeling, found.masks[0], label, score, _region_id(), context_index(context))], score
+    regions = draw(asked.output, mask, asked.label, score, asked.index, asked.rotation)
+    check_regions(regions, labeling, embedding.size)
+    return regions, score if regions else 0.0
 
 
 def preannotation(
@@ -92,22 +109,23 @@ def preannotation(
     found = instances(prediction, service.settings.min_area)
     if service.settings.refine:
         found = refine(service.pictures.segmenter, embedding, prediction, found)
-    regions = [
-        make_region(labeling, each.mask, labeling.labels[each.label], each.score, _region_id()) for each in found
-    ]
+    regions = []
+    for each in found:
+        output = labeling.output(labeling.labels[each.label])
+        regions += draw(output, each.mask, output.spelled(labeling.labels[each.label]), each.score)
+    check_regions(regions, labeling, embedding.size)
     return regions, round(confidence(prediction.probabilities), 4)
 
 
-def image_url(task: dict[str, Any], labeling: Labeling, index: int | None = None) -> str:
-    """The address of a task's image; of the `index`-th where it has several. Raises BadRequest if there is none."""
+def image_url(task: dict[str, Any], source: Labeling | Output, index: int | None = None) -> str:
+    """The address of the image that is learned from, or of that of a control; of the `index`-th where it has several.
+
+    Raises BadRequest if there is none.
+    """
     data = task.get("data")
-    value = data.get(labeling.data_key) if isinstance(data, dict) else None
+    value = data.get(source.data_key) if isinstance(data, dict) else None
     if isinstance(value, list):
-        value = value[index or 0] if len(value) > (index or 0) else None
+        value = value[index or 0] if 0 <= (index or 0) < len(value) else None
     if not isinstance(value, str) or not value:
-        raise BadRequest(f"task {task.get('id')} has no image address in data[{labeling.data_key!r}]")
-    return value
-
-
-def _region_id() -> str:
-    return uuid.uuid4().hex[:10]
+        raise BadRequest(f"task {task.get('id')} has no image address in data[{source.data_key!r}]")
+    return through_label_studio(value, task.get("id"))

@@ -11,7 +11,7 @@ import logging
 import threading
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import redis
 from redis.backoff import NoBackoff
@@ -36,6 +36,11 @@ def key(project: str, noun: str) -> str:
     return f"skylight:{project}:{noun}"
 
 
+def job_id(project: str, kind: Kind, generation: Any = "") -> str:
+    """The id of a job; without a generation the beginning of all of that kind."""
+    return f"{kind}-{project.replace('.', '-')}-{generation}"
+
+
 PROJECTS = "skylight:projects"  # set of the projects that ever wrote
 
 
@@ -48,6 +53,14 @@ def connect(url: str) -> redis.Redis:
         health_check_interval=30,
         retry=Retry(NoBackoff(), 1, (redis.ConnectionError,)),  # a slow one is not asked twice
     )
+
+
+class Progress(NamedTuple):
+    """How far the open tasks have been pre-annotated: by which version, how many of how many."""
+
+    version: str
+    done: int
+    total: int
 
 
 class Queue:
@@ -92,7 +105,7 @@ class Queue:
                 self.queues[kind].enqueue_call(
                     f"backend.jobs.{kind}",
                     (project,),
-                    job_id=f"{kind}-{project.replace('.', '-')}-{generation}",
+                    job_id=job_id(project, kind, generation),
                     timeout=JOB_SECONDS,
                     result_ttl=0,
                     failure_ttl=FAILED_JOBS_SECONDS,
@@ -140,6 +153,29 @@ class Queue:
     def take_reconciliation(self, project: str) -> bool:
         """Whether a comparison is wanted; the wish is taken."""
         return bool(self.redis.delete(key(project, "reconcile")))
+
+    def want_training(self, project: str) -> None:
+        """Have the next train job train on whatever is new, however little."""
+        self.redis.incr(key(project, "wanted"))
+
+    def wanted(self, project: str) -> int:
+        """The number of the newest wish for a training, 0 if all have been granted."""
+        wanted, granted = (int(self.redis.get(key(project, noun)) or 0) for noun in ("wanted", "granted"))
+        return wanted if wanted > granted else 0
+
+    def grant(self, project: str, wanted: int) -> None:
+        """Note that the wishes up to this number have been granted; 0 changes nothing."""
+        if wanted:
+            self.redis.set(key(project, "granted"), wanted)
+
+    def set_progress(self, project: str, progress: Progress) -> None:
+        """Note how far the open tasks have been brought a version's predictions."""
+        self.redis.set(key(project, "predicted"), json.dumps(progress))
+
+    def progress(self, project: str) -> Progress | None:
+        """How many tasks open at the newest round of pre-annotation have its prediction; None before one."""
+        found = self.redis.get(key(project, "predicted"))
+        return Progress(*json.loads(found)) if found else None
 
     def projects(self) -> list[str]:
         """All known projects, sorted."""

@@ -43,7 +43,8 @@ def _reconcile(service: Service, project: str) -> int:
     missing = {
         one.id: one
         for one in held.values()
-        if not one.was_cancelled and (one.id not in stored or stored[one.id].updated_at < one.updated_at)
+        if not one.was_cancelled
+        and (one.id not in stored or stored[one.id].outdated(one.updated_at, one.ground_truth, one.reviewed))
     }
     tasks = sorted({one.task for one in missing.values()})
     if tasks:

@@ -17,12 +17,18 @@ import redis
 
 from backend.errors import Unavailable
 from backend.settings import Settings
+from model.files import write
 
 BROKER_SECONDS = 20.0  # to start; a large append-only file is read first
 STOP_SECONDS = 10.0  # from SIGTERM to SIGKILL
 RESTART_SECONDS = 1.0  # pause before an ended child is started again
 
 log = logging.getLogger(__name__)
+
+
+def broker_note(settings: Settings) -> Path:
+    """The file that says where the embedded broker of the running `skylight serve` is; stale after its end."""
+    return settings.home / "broker" / "address"
 
 
 @dataclass
@@ -84,6 +90,7 @@ class Supervisor:
             if self.broker:
                 self.broker.start()
                 self._await_broker()
+                write(broker_note(self.settings), self.environ["REDIS_URL"].encode())  # for `skylight doctor`
             for child in self.children:
                 child.start()
         except BaseException:

@@ -1,26 +1,33 @@
 """What every part of the service works with: settings, queue, store, versions, Label Studio, and the loaded SAM."""
 
 import functools
+import logging
 import threading
 from pathlib import Path
 
 from safetensors import SafetensorError
 
 from backend import media
+from backend.addresses import Addresses
 from backend.errors import Unavailable
 from backend.labeling import Labeling, parse_config
 from backend.labelstudio import LabelStudio
 from backend.pictures import Pictures
 from backend.queue import Queue, connect
+from backend.secret import Secret
 from backend.settings import Settings
 from backend.store import Store
+from backend.turns import Turns
 from backend.versions import Versions
 from model import checkpoints, decoder, sam
-from model.decoder import DomainDecoder
+from model.decoder import DomainDecoder, OtherLayout
 from model.embeddings import EmbeddingCache
+from model.images import content_hash
 from model.train import TrainConfig
 
 MEGABYTE = 2**20
+
+log = logging.getLogger(__name__)
 
 
 class Service:
@@ -32,11 +39,14 @@ class Service:
         self.recipe = TrainConfig()
         self.queue = Queue(connection)
         self.store = Store(settings.home)
+        self.addresses = Addresses(settings.home / "addresses")
+        self.secret = Secret(settings)
         self.versions = Versions(self.store, connection)
         self._labelstudio = LabelStudio(settings.label_studio_url, settings.label_studio_api_key)
         self._lock = threading.Lock()
         self._pictures: Pictures | None = None
-        self.labeling = functools.lru_cache(maxsize=256)(parse_config)
+        self.labeling = functools.lru_cache(maxsize=256)(functools.partial(parse_config, output=settings.output))
+        self.turns = Turns()
         self._decoder = functools.lru_cache(maxsize=16)(self._load_decoder)
 
     @property
@@ -62,8 +72,13 @@ class Service:
         settings = self.settings
         segmenter = sam.load(settings.sam, self.check_weights(), settings.device)
         cache = EmbeddingCache(settings.home / "embeddings", segmenter.encoder_id, settings.memory_mb * MEGABYTE)
-        fetch = functools.partial(media.fetch, settings=settings, client=self._labelstudio)
-        return Pictures(segmenter, cache, fetch, settings.max_pixels)
+        return Pictures(segmenter, cache, self._fetch, settings.max_pixels)
+
+    def _fetch(self, url: str) -> bytes:
+        """An image's file; which image it is goes to `addresses`."""
+        data = media.fetch(url, settings=self.settings, client=self._labelstudio)
+        self.addresses.note(url, content_hash(data))
+        return data
 
     def version_name(self, project: str) -> str:
         """The `model_version` of what the project is served now: the same in every answer."""
@@ -71,16 +86,27 @@ class Service:
         return f"skylight-{current}" if current else f"sam-{self.settings.sam}"
 
     def decoder(self, project: str, labeling: Labeling) -> DomainDecoder | None:
-        """The current decoder, None before the first or when it was trained for other labels or another SAM."""
+        """The current decoder, None before the first or when it was trained for other labels, another SAM or by an
+        earlier version of Skylight whose network was another.
+        """
         current = self.versions.current(project)
         if not current:
             return None
-        found = self._decoder(project, current)
+        found = self.decoder_of(project, current)
+        if found is None:
+            return None
         fits = found.config.labels == labeling.labels and found.config.encoder_id == self.pictures.segmenter.encoder_id
         return found if fits else None
 
-    def _load_decoder(self, project: str, number: int) -> DomainDecoder:
+    def decoder_of(self, project: str, number: int) -> DomainDecoder | None:
+        """The decoder of any version, None if its layout is another release's. Raises Unavailable if unreadable."""
+        return self._decoder(project, number)
+
+    def _load_decoder(self, project: str, number: int) -> DomainDecoder | None:
         try:
             return decoder.load(self.versions.weights(project, number))
+        except OtherLayout as error:
+            log.warning("project %s has no decoder until its next training: %s", project, error)
+            return None
         except (FileNotFoundError, SafetensorError) as error:
             raise Unavailable(f"version {number} of project {project} cannot be read: {error}; train anew") from error

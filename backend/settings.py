@@ -18,6 +18,9 @@ from urllib.parse import urlsplit, urlunsplit
 from backend.errors import ConfigError
 
 PREFIX = "SKYLIGHT_"
+ACCEPTED = ("submitted", "ground_truth", "reviewed")
+CONSENSUS = ("newest", "majority")
+OUTPUTS = ("brush", "bitmask", "polygon", "vector", "rectangle")
 LOG_LEVELS = ("DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL")
 
 
@@ -32,6 +35,8 @@ class Variable(NamedTuple):
 
 def redact_url(url: str) -> str:
     """Return the URL with its password, in the authority or in the query, replaced by `***`."""
+    if "@" not in url and "?" not in url:
+        return url
     parts = urlsplit(url)
     authority = parts.netloc
     if "@" in authority:
@@ -76,16 +81,37 @@ def _device(value: str) -> str:
     return value
 
 
+def _one_of(*names: str) -> Callable[[str], str]:
+    def parse(value: str) -> str:
+        if value.lower() not in names:
+            raise ValueError(f"'{value}' is none of {', '.join(names)}")
+        return value.lower()
+
+    return parse
+
+
 def _switch(value: str) -> bool:
     if value.lower() not in ("on", "off"):
         raise ValueError(f"'{value}' is neither on nor off")
     return value.lower() == "on"
 
 
+def _output(value: str) -> str:
+    if value.lower() not in OUTPUTS:
+        raise ValueError(f"'{value}' is none of {', '.join(OUTPUTS)}")
+    return value.lower()
+
+
 def _log_level(value: str) -> str:
     if value.upper() not in LOG_LEVELS:
         raise ValueError(f"'{value}' is none of {', '.join(LOG_LEVELS)}")
     return value.upper()
+
+
+def _secret(value: str) -> str:
+    if not re.fullmatch(r"[!-~]{16,200}", value):
+        raise ValueError("it has other characters than letters, digits and signs of ASCII, or not 16 to 200 of them")
+    return value
 
 
 def _folder(value: str) -> Path:
@@ -133,6 +159,25 @@ class Settings:
         "accepted annotations before the first training, 1 to 1000000",
         _integer(1, 10**6),
     )
+    retrain_every: int = _variable(
+        "SKYLIGHT_RETRAIN_EVERY",
+        "1",
+        "annotations that are new, changed or withdrawn before the next training, 1 to 1000000",
+        _integer(1, 10**6),
+    )
+    accept: str = _variable(
+        "SKYLIGHT_ACCEPT",
+        "submitted",
+        "which annotations are learned from: submitted (all that are not skipped), ground_truth (those marked so) or "
+        "reviewed (those a reviewer has accepted, where Label Studio has reviews)",
+        _one_of(*ACCEPTED),
+    )
+    consensus: str = _variable(
+        "SKYLIGHT_CONSENSUS",
+        "newest",
+        "what is learned from a task with several annotations: newest, or the majority at each pixel, without ties",
+        _one_of(*CONSENSUS),
+    )
     memory_mb: int = _variable(
         "SKYLIGHT_MEMORY_MB",
         "512",
@@ -154,7 +199,26 @@ class Settings:
         "on or off: ask SAM about each pre-annotated region too, and keep the sharper mask if both agree",
         _switch,
     )
+    output: str = _variable(
+        "SKYLIGHT_OUTPUT",
+        "",
+        "kind of region preferred where the configuration has several: brush, bitmask, polygon, vector or rectangle; "
+        "unset: the first of these",
+        _output,
+    )
+    avoid_overlap: bool = _variable(
+        "SKYLIGHT_AVOID_OVERLAP",
+        "off",
+        "on or off: cut a click's mask where the task has another of the same label",
+        _switch,
+    )
     log_level: str = _variable("SKYLIGHT_LOG_LEVEL", "INFO", ", ".join(LOG_LEVELS), _log_level)
+    webhook_secret: str = _variable(
+        "SKYLIGHT_WEBHOOK_SECRET",
+        "",
+        "what Label Studio's webhooks must carry, 16 to 200 characters; unset: one is made and kept in SKYLIGHT_HOME",
+        _secret,
+    )
 
     @classmethod
     def from_env(cls, environ: Mapping[str, str]) -> Settings:
@@ -184,9 +248,10 @@ class Settings:
         )
 
     def __repr__(self) -> str:
-        """All fields, but `***` for the API key and for passwords in URLs: it may be logged."""
+        """All fields, but `***` for the keys and for passwords in URLs: it may be logged."""
         shown = {f.name: getattr(self, f.name) for f in fields(self)}
-        shown["label_studio_api_key"] = "***" if self.label_studio_api_key else ""
+        for name in ("label_studio_api_key", "webhook_secret"):
+            shown[name] = "***" if shown[name] else ""
         for name in ("redis_url", "checkpoint_url", "label_studio_url"):
             shown[name] = redact_url(shown[name])
         return f"Settings({', '.join(f'{name}={value!r}' for name, value in shown.items())})"

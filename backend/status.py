@@ -15,10 +15,14 @@ log = logging.getLogger(__name__)
 
 
 @blueprint.get("/health")
-@blueprint.get("/")
 def health() -> Response:
-    """Alive; asked before every /setup, so nothing is looked up."""
-    return json_response({"status": "UP", "model_class": "Skylight"})
+    """Alive, and which Skylight it is; asked before every /setup, so little is looked up."""
+    try:
+        instance = service_of(current_app).secret.instance
+    except OSError as error:  # alive all the same
+        log.error("SKYLIGHT_HOME cannot be used: %s", error)
+        instance = ""
+    return json_response({"status": "UP", "model_class": "Skylight", "instance": instance})
 
 
 @blueprint.post("/setup")

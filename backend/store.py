@@ -43,6 +43,19 @@ class SampleRecord:
     regions: int
     label_map: str = ""  # file name; set by the store
     objects: str = ""  # file name; set by the store; "" if nothing is known of single objects
+    shown: str = ""  # the version whose pre-annotation the annotator began with, "" if none
+    agreement: float | None = None  # mean foreground IoU with that pre-annotation
+    ground_truth: bool = False  # marked so in Label Studio
+    reviewed: bool = False  # accepted by a reviewer, in a Label Studio that has reviews
+
+    def outdated(self, updated_at: str, ground_truth: bool, reviewed: bool) -> bool:
+        """Whether this is news of the annotation: a later state of it, or other marks on the same one.
+
+        Label Studio takes `ground_truth` from the other annotations of a task without touching their `updated_at`.
+        """
+        if self.updated_at != updated_at:
+            return self.updated_at < updated_at
+        return (self.ground_truth, self.reviewed) != (ground_truth, reviewed)
 
 
 class Store:

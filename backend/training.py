@@ -1,6 +1,7 @@
 """From a project's samples to a new version, and whether it is served."""
 
 import logging
+from collections.abc import Sequence
 from dataclasses import asdict
 from datetime import UTC, datetime
 from typing import Any
@@ -8,11 +9,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from backend.acceptance import accepted, by_task
 from backend.errors import SkylightError, Unavailable
 from backend.labeling import Labeling
+from backend.progress import reporter
 from backend.service import Service
 from backend.store import SampleRecord
 from model import decoder as decoders
+from model.consensus import agreed_objects, majority
 from model.decoder import DecoderConfig
 from model.evaluate import LabelScores
 from model.images import ImageError
@@ -22,17 +26,18 @@ from model.train import IGNORE, Sample, Trained, in_validation, train, validate
 log = logging.getLogger(__name__)
 
 
-def train_version(service: Service, project: str) -> int:
-    """Train on all samples and publish a version; promote it if it is not worse. Gives its number if it
-    is served now, else 0.
+def train_version(service: Service, project: str, asked: bool = False) -> int:
+    """Train on all accepted samples and publish a version; promote it if it is not worse.
+
+    Gives its number if it is served now, else 0. `asked`: somebody wants it now, however few annotations are new.
     """
+    settings = service.settings
     labeling = service.labeling(service.store.config(project))
-    records = service.store.samples(project)
-    tasks = {record.task for record in records}
-    if len(tasks) < service.settings.min_annotations or not any(record.regions for record in records):
-        log.info("project %s: %d of %d annotated tasks", project, len(tasks), service.settings.min_annotations)
+    tasks = by_task(accepted(service.store.samples(project), settings.accept), settings.consensus)
+    if len(tasks) < settings.min_annotations or not any(record.regions for task in tasks for record in task):
+        log.info("project %s: %d of %d annotated tasks", project, len(tasks), settings.min_annotations)
         return 0
-    used = [(record, sample) for record in records if (sample := load_sample(service, project, labeling, record))]
+    used = [found for task in tasks if (found := load_task(service, project, labeling, task))]
     training = [sample for _, sample in used if not in_validation(sample.task)]
     validation = [sample for _, sample in used if in_validation(sample.task)]
     if not training:
@@ -43,13 +48,15 @@ def train_version(service: Service, project: str) -> int:
     ingredients = {
         "labels": list(labeling.labels),
         "encoder_id": config.encoder_id,
-        "annotations": {str(record.annotation): record.updated_at for record, _ in used},
+        "layout": decoders.LAYOUT,
+        "annotations": {str(record.annotation): record.updated_at for records, _ in used for record in records},
+        "consensus": settings.consensus,
         "recipe": asdict(service.recipe),
     }
-    if same := made_of(service, project, ingredients):
-        log.info("project %s: nothing has changed since version %d", project, same)
+    if reason := premature(service, project, ingredients, asked):
+        log.info("project %s is not trained: %s", project, reason)
         return 0
-    trained = train(training, validation, config, service.recipe)
+    trained = train(training, validation, config, service.recipe, reporter(service.queue, project, "train"))
     verdict, promoted = gate(service, project, labeling, trained, validation)
     card = {
         "created_at": datetime.now(UTC).isoformat(timespec="seconds"),
@@ -95,11 +102,22 @@ def measured(trained: Trained, training: list[Sample], validation: list[Sample])
     }
 
 
-def made_of(service: Service, project: str, ingredients: dict[str, Any]) -> int:
-    """The newest version's number if it was made of just this, else 0: training again would give the same one."""
+def premature(service: Service, project: str, ingredients: dict[str, Any], asked: bool) -> str:
+    """Why there is no need to train yet, "" if there is: too few annotations differ from the newest version's.
+
+    One that differs is new, changed or withdrawn. One is enough if somebody has `asked`, and anything else that
+    differs, such as the labels, is enough by itself.
+    """
     numbers = service.versions.numbers(project)
     card = service.versions.card(project, numbers[-1]) if numbers else {}
-    return numbers[-1] if numbers and all(card.get(name) == value for name, value in ingredients.items()) else 0
+    if any(card.get(name) != value for name, value in ingredients.items() if name != "annotations"):
+        return ""
+    now, then = (set(each["annotations"].items()) for each in (ingredients, card))
+    different = len({annotation for annotation, _ in now ^ then})
+    if not different:
+        return f"nothing has changed since version {numbers[-1]}"
+    wanted = 1 if asked else service.settings.retrain_every
+    return f"{different} of {wanted} annotations differ from version {numbers[-1]}'s" if different < wanted else ""
 
 
 def gate(
@@ -143,6 +161,22 @@ def judge(new: dict[str, float], served: dict[str, float], images: str, enough: 
     word = "promoted" if promoted else "kept back"
     difference = f"mean IoU {found.mean:+.4f} ± {found.error:.4f} against the current version's"
     return f"{word}: {difference}, on {found.n} {images}", promoted
+
+
+def load_task(
+    service: Service, project: str, labeling: Labeling, records: Sequence[SampleRecord]
+) -> tuple[list[SampleRecord], Sample] | None:
+    """The samples of a task, the newest first, as the one that training reads, and those that it was made of.
+
+    None, with a line in the log, if none of them can be read.
+    """
+    read = [(each, sample) for each in records if (sample := load_sample(service, project, labeling, each))]
+    if len(read) < 2:
+        return ([read[0][0]], read[0][1]) if read else None
+    maps = [sample.label_map for _, sample in read]
+    agreed = majority(maps)
+    objects = agreed_objects(agreed, maps, [sample.instances for _, sample in read])
+    return [each for each, _ in read], Sample(read[0][1].task, read[0][1].embedding, agreed, objects)
 
 
 def load_sample(service: Service, project: str, labeling: Labeling, record: SampleRecord) -> Sample | None:

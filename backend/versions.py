@@ -72,6 +72,10 @@ class Versions:
         except redis.RedisError:
             return self._stored(project)["version"]
 
+    def before(self, project: str) -> int:
+        """The number that `roll_back` would go to; 0: none, SAM alone."""
+        return self._stored(project)["before"]
+
     def promote(self, project: str, number: int) -> None:
         """Serve a version from now on. Raises FileNotFoundError if there is no such version."""
         self.card(project, number)

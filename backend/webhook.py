@@ -1,6 +1,7 @@
 """/webhook: what happened in Label Studio goes into the inbox. No image is read here and no model is loaded."""
 
 import logging
+import time
 from collections.abc import Iterator, Sequence
 from datetime import datetime
 from typing import Any
@@ -9,7 +10,11 @@ import redis
 from flask import Blueprint, Response, current_app, request
 
 from backend.answers import body_object, json_response, service_of
-from backend.errors import BadRequest
+from backend.errors import BadRequest, Forbidden
+from backend.history import shown_prediction
+from backend.labelstudio import reviewed
+from backend.queue import key
+from backend.secret import HEADER
 from backend.service import Service
 
 blueprint = Blueprint("webhook", __name__)
@@ -25,10 +30,29 @@ def receive() -> Response:
     """Keep the event and answer: Label Studio waits one second and never tries again."""
     service, body = service_of(current_app), body_object(request)
     project = project_key(body.get("project"))
+    signed = service.secret.matches(request.headers.get(HEADER))
+    if not signed and service.secret.expected(project):
+        body = unsigned(project, body)
     found = list(events(body))
     accept(service, project, found)
+    if signed:
+        service.secret.expect(project)
     log.info("project %s: %s, %d kept", project, body.get("action"), len(found))
     return json_response({"status": "queued" if found else "ignored"}, 202 if found else 200)
+
+
+def unsigned(project: str, body: dict[str, Any]) -> dict[str, Any]:
+    """What may be believed of an event without the secret, in a project whose webhook carries it.
+
+    START_TRAINING, which Label Studio sends as a call of the ML backend, without the webhook's headers; but not the
+    configuration that it brings. Anything else raises Forbidden.
+    """
+    if body.get("action") == "START_TRAINING":
+        return {"action": "START_TRAINING", "project": {}}
+    raise Forbidden(
+        f"an event of project {project} came without the header {HEADER} that its webhook is known to carry; "
+        "if the webhook was made anew, run: skylight doctor --fix"
+    )
 
 
 def accept(service: Service, project: str, found: Sequence[Event]) -> None:
@@ -39,6 +63,8 @@ def accept(service: Service, project: str, found: Sequence[Event]) -> None:
         for event in found:
             service.queue.accept(project, event, dirty=event["what"] in DIRTYING)
             taken += 1
+        if any(event["what"] != "train" for event in found):  # which does not come by the webhook
+            service.queue.redis.set(key(project, "heard"), int(time.time()))
     except redis.RedisError as error:
         log.error("Redis is away (%s): %d events of project %s wait on disk", error, len(found) - taken, project)
         for event in found[taken:]:
@@ -93,6 +119,9 @@ def annotation_event(annotation: dict[str, Any], task: dict[str, Any], label_con
             "updated_at": str(annotation["updated_at"]),
             "skipped": bool(annotation.get("was_cancelled")),
             "result": annotation.get("result") or [],
+            "shown": shown_prediction(annotation),
+            "ground_truth": bool(annotation.get("ground_truth")),
+            "reviewed": reviewed(annotation),
             "data": task.get("data") or {},
             "label_config": label_config,
         }

@@ -45,24 +45,33 @@ class Annotated:
 
 
 def click(
-    segmenter: Segmenter, embedding: Embedding, truth: NDArray[np.bool_], rng: np.random.Generator
+    segmenter: Segmenter,
+    embedding: Embedding,
+    truth: NDArray[np.bool_],
+    rng: np.random.Generator,
+    refine: bool = False,
+    enough: float = SATISFIED,
+    corrections: int = CORRECTIONS,
 ) -> tuple[NDArray[np.bool_] | None, list[float]]:
     """One object, (H, W) bool: the best mask seen, (H, W) bool, and the IoU after each click.
 
-    The first click is at the deepest point, up to `CORRECTIONS` more where the mask is most wrong, as long as it is
-    not good enough. None if no mask touched the object.
+    The first click is at the deepest point, up to `corrections` more where the mask is most wrong, as long as its IoU
+    is not `enough`; with `refine` SAM is given its answer before with each of these. None if no mask touched the
+    object.
     """
     clicks = [(*interior_point(truth, rng, central=True), True)]
     best: NDArray[np.bool_] | None = None
     reached: list[float] = []
+    logits = None
     while True:
-        mask = segmenter.segment(embedding, Prompt.of(clicks), candidates=1).masks[0]
+        answer = segmenter.segment(embedding, Prompt.of(clicks), logits, candidates=1)
+        mask, logits = answer.masks[0], answer.logits[0] if refine else None
         value = iou(mask, truth)
         if value > max(reached, default=0.0):
             best = mask
         reached.append(value)
         wrong = correction_click(mask, truth, rng)
-        if value >= SATISFIED or wrong is None or len(reached) > CORRECTIONS:
+        if value >= enough or wrong is None or len(reached) > corrections:
             return best, reached
         clicks.append(wrong)
 

@@ -1,7 +1,8 @@
-"""The pictures that the tiny SAM is pretrained on: windows of packs' images and of procedural ones, augmented."""
+"""The pictures that the tiny SAM is pretrained on: windows of packs' images and of made ones, augmented."""
 
 from collections.abc import Callable, Sequence
 from functools import partial
+from pathlib import Path
 from typing import TypeVar
 
 import numpy as np
@@ -10,12 +11,14 @@ from PIL import Image
 from scipy import ndimage
 
 from model import packs, synthetic
+from model.cutouts import Cutouts
 from model.variety import varied_picture
 
 PADDING = np.array([124, 116, 104], np.uint8)  # the pixel mean: 0 once normalised, as segment-anything pads
-SCENES, VARIED = 200, 1000  # procedural pictures: seeds that are drawn from, each made once and kept
+SCENES, VARIED, CUT = 200, 1000, 1000  # made pictures: seeds that are drawn from, each made once and kept
 FIRST_SEED = 1_000_000  # far from those of tests, demo and evaluation
-SCENE_SHARE = 0.25  # of the procedural pictures
+SCENE_SHARE = 0.25  # of the made pictures
+CUT_SHARE = 0.45  # of the made pictures, where there are drawings to cut out
 PARTS_SHARE = 0.4  # how often a picture with parts asks for these instead of the things they belong to
 FIRST_EXTENT, LAST_EXTENT = 0.04, 0.8  # of the window's side that the object it was laid around fills
 SMALLEST_OBJECT = 40  # px in the window
@@ -28,9 +31,12 @@ Source = tuple[NDArray[np.uint8], tuple[NDArray[np.uint16], ...]]
 class Pictures:
     """Draws augmented square pictures; packs weigh by the square root of their size."""
 
-    def __init__(self, pool: Sequence[packs.PackImage], rng: np.random.Generator, procedural: float) -> None:
+    def __init__(
+        self, pool: Sequence[packs.PackImage], rng: np.random.Generator, made: float, drawings: Path | None = None
+    ) -> None:
+        """`made`: the share of made pictures; `drawings`: a folder for `Cutouts`, whose grounds are the pool's."""
         self.rng = rng
-        self.procedural = procedural if pool else 1.0
+        self.made = made if pool else 1.0
         self.pool: dict[str, list[Callable[[], Source]]] = {}
         for item in pool:
             self.pool.setdefault(item.pack, []).append(partial(_pack_source, item))
@@ -38,23 +44,37 @@ class Pictures:
         self.weights = sizes / max(sizes.sum(), 1)
         self.scenes = [partial(_scene_source, FIRST_SEED + i) for i in range(SCENES)]
         self.varied = [partial(_varied_source, FIRST_SEED + i) for i in range(VARIED)]
-        self._made: dict[Callable[[], Source], Source] = {}
+        self.cut: list[Callable[[], Source]] = []
+        if drawings:
+            photographs = [partial(_photograph, self, source) for each in self.pool.values() for source in each]
+            cutouts = Cutouts(drawings, photographs)
+            self.cut = [partial(_cut_source, cutouts, FIRST_SEED + i) for i in range(CUT)]
+        self._kept: dict[Callable[[], Source], Source] = {}
+
+    def source(self, source: Callable[[], Source]) -> Source:
+        """A picture before it is cropped; read or made once."""
+        if source not in self._kept:
+            self._kept[source] = source()
+        return self._kept[source]
 
     def draw(self, side: int) -> Picture:
         """A picture with at least one usable object: (side, side, 3) uint8 and its instances (side, side) uint16."""
         rng = self.rng
         while True:
-            sources: Sequence[Callable[[], Source]] = self.scenes if rng.random() < SCENE_SHARE else self.varied
-            if rng.random() >= self.procedural:
-                sources = self.pool[str(rng.choice(list(self.pool), p=self.weights))]
-            source = sources[int(rng.integers(len(sources)))]
-            if source not in self._made:
-                self._made[source] = source()
-            image, maps = self._made[source]
+            sources = self._sources(rng.random() < self.made)
+            image, maps = self.source(sources[int(rng.integers(len(sources)))])
             instances = maps[1] if len(maps) > 1 and rng.random() < PARTS_SHARE else maps[0]
             image, instances = self._crop(image, instances, side)
             if len(usable_objects(instances)):
                 return self._distort(image), instances
+
+    def _sources(self, made: bool) -> Sequence[Callable[[], Source]]:
+        rng = self.rng
+        if not made:
+            return self.pool[str(rng.choice(list(self.pool), p=self.weights))]
+        if self.cut and rng.random() < CUT_SHARE:
+            return self.cut
+        return self.scenes if rng.random() < SCENE_SHARE / (1 - CUT_SHARE if self.cut else 1) else self.varied
 
     def _crop(self, image: NDArray[np.uint8], instances: NDArray[np.uint16], side: int) -> Picture:
         """A square window around some object, which then fills 4-80 % of its side; or, one time in five, all."""
@@ -131,6 +151,15 @@ def _scene_source(seed: int) -> Source:
 def _varied_source(seed: int) -> Source:
     made = varied_picture(seed)
     return made.image, (made.things,) if made.parts is None else (made.things, made.parts)
+
+
+def _cut_source(cutouts: Cutouts, seed: int) -> Source:
+    image, things = cutouts.picture(np.random.default_rng(seed))
+    return image, (things,)
+
+
+def _photograph(pictures: Pictures, source: Callable[[], Source]) -> NDArray[np.uint8]:
+    return pictures.source(source)[0]
 
 
 def usable_objects(instances: NDArray[np.uint16]) -> NDArray[np.int64]:

@@ -9,13 +9,15 @@ from collections import OrderedDict
 from collections.abc import Callable
 from concurrent.futures import Future
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
 from model import files
-from model.sam import Embedding
+from model.sam import PER_CELL, Embedding
 
 
 class EmbeddingCache:
@@ -70,7 +72,7 @@ class EmbeddingCache:
         except FileNotFoundError:
             return None
         except (SafetensorError, KeyError, ValueError):
-            path.unlink(missing_ok=True)  # half-written by a crashed disk, say: compute it again
+            path.unlink(missing_ok=True)  # half-written by a crashed disk, or an earlier version's: compute it again
             return None
 
     def _remember(self, key: str, embedding: Embedding) -> None:
@@ -84,23 +86,30 @@ class EmbeddingCache:
 
 def nbytes(embedding: Embedding) -> int:
     """Bytes an embedding takes in memory."""
-    return embedding.features.nbytes + embedding.thumbnail.nbytes
+    return embedding.learned_from.nbytes + embedding.thumbnail.nbytes
 
 
 def write(path: Path, embedding: Embedding) -> None:
     """Write an embedding as safetensors, whole or not at all."""
-    tensors = {"features": embedding.features, "thumbnail": embedding.thumbnail}
+    tensors: dict[str, NDArray[Any]] = {"features": embedding.features, "thumbnail": embedding.thumbnail}
+    if embedding.context is not None:
+        tensors["context"] = embedding.context
     metadata = {"height": str(embedding.size[0]), "width": str(embedding.size[1])}
     data = save({name: np.ascontiguousarray(tensor) for name, tensor in tensors.items()}, metadata)
     files.write(path, data)
 
 
 def read(path: Path) -> Embedding:
-    """Read an embedding. Raises FileNotFoundError, or SafetensorError, KeyError or ValueError if it is damaged."""
+    """Read an embedding.
+
+    Raises FileNotFoundError, or SafetensorError, KeyError or ValueError if it is damaged or its thumbnail, as those
+    of earlier versions, is not of `PER_CELL` px per cell.
+    """
     with safe_open(path, framework="numpy") as file:
         metadata = file.metadata() or {}
-        return Embedding(
-            file.get_tensor("features"),
-            (int(metadata["height"]), int(metadata["width"])),
-            file.get_tensor("thumbnail"),
-        )
+        features, thumbnail = file.get_tensor("features"), file.get_tensor("thumbnail")
+        context = file.get_tensor("context") if "context" in file.keys() else None  # noqa: SIM118 (not a dict)
+        size = int(metadata["height"]), int(metadata["width"])
+    if thumbnail.shape != (*(PER_CELL * cells for cells in features.shape[1:]), 3):
+        raise ValueError(f"{path}: a thumbnail {thumbnail.shape} does not fit features {features.shape}; embed it anew")
+    return Embedding(features, size, thumbnail, context)

@@ -95,12 +95,13 @@ class LabelScores:
 
 
 def main() -> None:
-    """Command line: `python -m model.evaluate prompts --help`."""
-    from model import prompts  # it builds on this module
+    """Command line: `python -m model.evaluate prompts --help`, or `refinement`."""
+    from model import prompts, refinement  # they build on this module
 
-    if sys.argv[1:2] != ["prompts"]:
-        sys.exit("usage: python -m model.evaluate prompts [options]")
-    prompts.main(sys.argv[2:])
+    commands = {"prompts": prompts.main, "refinement": refinement.main}
+    if len(sys.argv) < 2 or sys.argv[1] not in commands:
+        sys.exit(f"usage: python -m model.evaluate {'|'.join(commands)} [options]")
+    commands[sys.argv[1]](sys.argv[2:])
 
 
 if __name__ == "__main__":

@@ -3,9 +3,10 @@
 import hashlib
 import io
 import struct
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+import cv2
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageOps
@@ -16,6 +17,8 @@ MAX_PIXELS = 100_000_000
 DEEP_MODES = ("I", "F", "I;16", "I;16L", "I;16B", "I;16N")
 STRETCH_PERCENT = (1.0, 99.0)
 STRETCH_SAMPLES = 4_000_000  # percentiles of more values than this are taken from an even grid of them
+ORIENTATION, BITS_PER_SAMPLE = 0x0112, 258  # EXIF and TIFF tags
+PNG_COLOURS = (2, 4, 6)  # PNG colour types with several bands: RGB, gray with alpha, RGBA
 NO_DATA = 1e38  # raster formats mark missing float pixels with values near -3.4e38
 
 # Everything Pillow was seen to raise on damaged files, and what its own `open` expects of its readers.
@@ -37,13 +40,17 @@ def content_hash(data: bytes) -> str:
 def decode(data: bytes, max_pixels: int = MAX_PIXELS) -> NDArray[np.uint8]:
     """The picture as (H, W, 3) uint8 RGB, in the size and orientation the browser shows (EXIF applied).
 
-    16-bit, 32-bit and float single bands are stretched from their 1st..99th percentile to 0..255. Alpha is
+    16-bit, 32-bit and float single bands, and 16-bit colours together, are stretched from their 1st..99th percentile to
+    0..255. Alpha is
     dropped, not composited: in mosaics it marks where data is valid, and a painted background would add an
     edge that is not in the scene. Of an animation or a multi-page file the first frame is taken. Raises
     ImageError for what is not a picture, is damaged or truncated, or has more than `max_pixels` pixels by
     its header; then no pixel was decoded.
     """
     picture = load(data, FORMATS, max_pixels)
+    deep = _deep_colours(data)
+    if deep is not None and deep.shape[:2] == picture.size[::-1]:
+        return _stretch(deep)
     if picture.mode in DEEP_MODES:
         return np.repeat(_stretch(np.asarray(picture))[..., None], 3, axis=2)
     try:
@@ -70,6 +77,37 @@ def load(data: bytes, formats: Sequence[str], max_pixels: int) -> Image.Image:
         raise ImageError(f"{what} are not a whole {'/'.join(formats)} picture: {error}") from error
 
 
+def _deep_colours(data: bytes) -> NDArray[np.uint16] | None:
+    """(H, W, 3) uint16 RGB of a PNG or TIFF of 16-bit colours, EXIF applied, else None: Pillow reads 8 bits of them."""
+    png = data.startswith(b"\x89PNG") and len(data) > 25 and data[24] == 16 and data[25] in PNG_COLOURS
+    if not (png or data.startswith((b"II*\0", b"MM\0*"))):
+        return None
+    try:
+        with Image.open(io.BytesIO(data)) as picture:
+            turn = picture.getexif().get(ORIENTATION, 1)
+            if not png and set(picture.tag_v2.get(BITS_PER_SAMPLE, ())) != {16}:  # type: ignore[attr-defined]
+                return None
+        pixels = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
+    except (*_READ_ERRORS, cv2.error):
+        return None
+    if pixels is None or pixels.dtype != np.uint16 or pixels.ndim != 3 or pixels.shape[2] < 3:
+        return None
+    colours = np.asarray(pixels, np.uint16)[..., 2::-1]  # OpenCV has blue first
+    return _TURNS[turn](colours) if turn in _TURNS else colours
+
+
+# What each EXIF orientation asks for, https://exiftool.org/TagNames/EXIF.html
+_TURNS: Mapping[int, Callable[[NDArray[Any]], NDArray[Any]]] = {
+    2: lambda array: array[:, ::-1],
+    3: lambda array: array[::-1, ::-1],
+    4: lambda array: array[::-1],
+    5: lambda array: array.swapaxes(0, 1),
+    6: lambda array: array.swapaxes(0, 1)[:, ::-1],
+    7: lambda array: array[::-1, ::-1].swapaxes(0, 1),
+    8: lambda array: array.swapaxes(0, 1)[::-1],
+}
+
+
 def _check_size(size: tuple[int, int], max_pixels: int) -> None:
     width, height = size
     if width < 1 or height < 1:
@@ -81,7 +119,7 @@ def _check_size(size: tuple[int, int], max_pixels: int) -> None:
 
 
 def _stretch(band: NDArray[Any]) -> NDArray[np.uint8]:
-    """(H, W) numbers -> (H, W) uint8, the 1st..99th percentile onto 0..255; missing values become 0."""
+    """Numbers to uint8 of the same shape, the 1st..99th percentile of all onto 0..255; missing values become 0."""
     values = band.astype(np.float32)
     valid = np.isfinite(values) & (np.abs(values) < NO_DATA)
     known = values[valid]

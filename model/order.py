@@ -1,6 +1,7 @@
 """In which order an annotator is given the images of a pool: by chance, by what the decoder doubts, or by variety."""
 
 import json
+from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -8,10 +9,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from model import files
+from model.clusters import kinds, nearest
 from model.pools import Source
 from model.sam import Embedding
 
-ORDERS = ("random", "uncertainty", "diversity")
+ORDERS = ("random", "uncertainty", "clustered", "diversity")
 
 Sure = Callable[[Source], float]
 
@@ -20,8 +22,9 @@ class Order:
     """A seed's order of a pool, made as far as it is asked for: what `first` gives is part of all that it gives later.
 
     `sizes` are the numbers of images at which a decoder is trained, whose doubts then choose the images up to the next
-    size; `train` gives, for the images so far, how sure that decoder is of an image, in [0, 1]. An uncertain order is
-    kept in `path`, so that a run that is taken up again need not train for it.
+    size; `train` gives, for the images so far, how sure that decoder is of an image, in [0, 1]. "uncertainty" takes the
+    least sure ones, "clustered" takes them from the clusters in turn, as Label Studio's uncertainty sampling does with
+    both. These two are kept in `path`, so that a run that is taken up again need not train for them.
     """
 
     def __init__(
@@ -42,7 +45,7 @@ class Order:
         self._chosen: list[str] = []
         if kind == "random":
             self._chosen = self._shuffled
-        elif kind == "uncertainty":
+        elif kind in ("uncertainty", "clustered"):
             self._chosen = self._kept()
 
     def first(self, count: int) -> list[Source]:
@@ -56,8 +59,23 @@ class Order:
         return [self._pool[stem] for stem in self._chosen[:count]]
 
     def _spread(self) -> list[str]:
-        means = np.stack([mean_feature(self._embed(self._pool[stem])) for stem in self._shuffled])
-        return [self._shuffled[i] for i in farthest_first(means)]
+        return [self._shuffled[i] for i in farthest_first(self._means(self._shuffled))]
+
+    def _means(self, stems: Sequence[str]) -> NDArray[np.float32]:
+        return np.stack([mean_feature(self._embed(self._pool[stem])) for stem in stems])
+
+    def _in_turn(self, stems: Sequence[str]) -> list[str]:
+        """The first of each cluster, then the second of each, and so on, otherwise in the order given."""
+        means = self._means(stems)
+        centres = kinds(means)
+        if not len(centres):
+            return list(stems)
+        taken: Counter[int] = Counter()
+        turns = {}
+        for stem, cluster in zip(stems, nearest(means, centres).tolist(), strict=True):
+            turns[stem] = taken[cluster]
+            taken[cluster] += 1
+        return sorted(stems, key=lambda stem: turns[stem])
 
     def _doubt(self) -> None:
         """Add the images up to the next size: those of which the decoder is least sure, the first ones by chance."""
@@ -66,6 +84,8 @@ class Order:
         if self._chosen:
             sure = self._train([self._pool[stem] for stem in self._chosen])
             open_ones.sort(key=lambda stem: sure(self._pool[stem]))
+            if self.kind == "clustered":
+                open_ones = self._in_turn(open_ones)
         self._chosen = self._chosen + open_ones[: target - len(self._chosen)]
         files.write(self._path, json.dumps(self._chosen).encode())
 

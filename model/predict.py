@@ -25,8 +25,8 @@ class Instance:
 
 
 def as_tensors(embedding: Embedding) -> tuple[Tensor, Tensor]:
-    """A decoder's two inputs: features (256, h, w) float32 and the thumbnail (3, 4h, 4w) in [-1, 1]."""
-    features = torch.from_numpy(embedding.features).float()
+    """A decoder's inputs: features and context (256 + C, h, w) float32, and the thumbnail (3, 8h, 8w) in [-1, 1]."""
+    features = torch.from_numpy(embedding.learned_from).float()
     return features, torch.from_numpy(embedding.thumbnail).permute(2, 0, 1).float() / 127.5 - 1
 
 

@@ -1,6 +1,6 @@
 """How the bundled tiny SAM is made: `python -m model.pretrain --data PACKS --out DIR`.
 
-Pictures come from `augment`: windows of packs and of procedural pictures. Most steps see 256 px of the 512 px frame,
+Pictures come from `augment`: windows of packs and of made pictures. Most steps see 256 px of the 512 px frame,
 at a place of the frame drawn at random, which costs a quarter; the share of whole frames grows. Each step prompts a
 few objects of each picture with a click or a loose box, then clicks once or twice more where that answer was most
 wrong, as a person would. Loss as in SAM (arXiv 2304.02643, appendix A): focal and dice on the best of three masks,
@@ -36,7 +36,7 @@ TRUST = 0.05  # temperature of the predicted IoUs when they say which mask is tr
 
 @dataclass(frozen=True)
 class PretrainConfig:
-    """The recipe; the defaults are what made the bundled weights, but for the time they were given (see their card)."""
+    """The recipe. The bundled weights were made before drawings, with `made` 0.3 and `forget` 0 (see their card)."""
 
     steps: int = 4000
     minutes: float = 85.0  # the schedule ends at whichever of steps and minutes comes first
@@ -50,8 +50,9 @@ class PretrainConfig:
     weight_decay: float = 1e-2
     frozen_blocks: int = 11  # of 16: depthwise convolutions are slow to train in bfloat16 on a CPU
     average: float = 0.995  # decay of the exponential moving average that is saved
-    procedural: float = 0.3  # share of pictures
+    made: float = 0.4  # share of made pictures: procedural ones, and cut-out drawings where a folder of them is given
     boxes: float = 0.3  # share of first prompts that are boxes
+    forget: float = 0.4  # share of corrections that come without the earlier answer's logits, as from a plain client
     seed: int = 0
 
 
@@ -95,7 +96,7 @@ def first_prompts(instances: NDArray[np.uint16], config: PretrainConfig, rng: np
     if rng.random() < config.boxes:
         return Prompts(truth, masks, None, None, torch.tensor([loose_box(m, rng) for m in masks]))
     clicks = [
-        interior_point(m, rng, central=rng.random() < 0.6) if rng.random() < 0.75 else any_point(m, rng) for m in masks
+        interior_point(m, rng, central=rng.random() < 0.6) if rng.random() < 0.7 else any_point(m, rng) for m in masks
     ]
     return Prompts(truth, masks, torch.tensor(clicks)[:, None], torch.ones(len(ids), 1), None)
 
@@ -176,6 +177,7 @@ def step_loss(
                 chosen = predicted.argmax(1)
                 logits = masks.detach()[torch.arange(len(masks)), chosen][:, None]
                 prompts = corrected(prompts, logits[:, 0], rng)
+                logits = logits if rng.random() >= config.forget else None
     return total, [float(np.mean(values)) for values in reached]
 
 
@@ -205,11 +207,11 @@ class Progress:
 
 
 def drawn_pictures(
-    pool: Sequence[packs.PackImage], config: PretrainConfig, progress: Progress
+    pool: Sequence[packs.PackImage], config: PretrainConfig, progress: Progress, drawings: Path | None = None
 ) -> Iterator[list[Picture]]:
     """Endless batches."""
     rng = np.random.default_rng((config.seed, 1))
-    source = Pictures(pool, rng, config.procedural)
+    source = Pictures(pool, rng, config.made, drawings)
     first, last = config.whole
     while True:
         if rng.random() < first + (last - first) * progress.done:
@@ -224,7 +226,13 @@ def starting_weights(paths: Sequence[Path]) -> dict[str, Tensor]:
     return {name: torch.stack([each[name].float() for each in several]).mean(0) for name in several[0]}
 
 
-def pretrain(pool: Sequence[packs.PackImage], out: Path, config: PretrainConfig, resume: Sequence[Path] = ()) -> None:
+def pretrain(
+    pool: Sequence[packs.PackImage],
+    out: Path,
+    config: PretrainConfig,
+    resume: Sequence[Path] = (),
+    drawings: Path | None = None,
+) -> None:
     """Train and write `tiny.safetensors` (the moving average, float16) and `log.jsonl` into `out`, every 100 steps.
 
     Starts from the mean of the weights in `resume`, if given; with 0 steps that mean is all it writes. Raises
@@ -249,7 +257,7 @@ def pretrain(pool: Sequence[packs.PackImage], out: Path, config: PretrainConfig,
     if not config.steps:
         return save(average, out, config, 0)
     progress, reached = Progress(config), np.zeros(2)
-    for step, pictures in enumerate(ahead(drawn_pictures(pool, config, progress))):
+    for step, pictures in enumerate(ahead(drawn_pictures(pool, config, progress, drawings))):
         progress.step = step
         done = progress.done
         scale = min((step + 1) / config.warmup, 1.0) * 0.5 * (1 + math.cos(math.pi * done))
@@ -293,7 +301,12 @@ def save(average: dict[str, Tensor], out: Path, config: PretrainConfig, step: in
 def main() -> None:
     """Command line: `python -m model.pretrain --help`."""
     parser = argparse.ArgumentParser(description=pretrain.__doc__)
-    parser.add_argument("--data", type=Path, help="folder of packs; without it, procedural pictures only")
+    parser.add_argument(
+        "--data", type=Path, nargs="*", default=[], help="folders of packs; without, made pictures only"
+    )
+    parser.add_argument(
+        "--drawings", type=Path, help="folder of PNG drawings to be cut out, as Debian's openclipart-png"
+    )
     parser.add_argument("--without", nargs="*", default=[], help="packs that are left out, to be tested on")
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument(
@@ -304,9 +317,12 @@ def main() -> None:
     for name in ("minutes", "learning_rate", "encoder_rate"):
         parser.add_argument(f"--{name.replace('_', '-')}", type=float, default=getattr(PretrainConfig, name))
     given = vars(parser.parse_args())
-    data, out, resume, without = (given.pop(name) for name in ("data", "out", "resume", "without"))
-    pool = [item for item in packs.images(data) if not item.held_out and item.pack not in without] if data else []
-    pretrain(pool, out, PretrainConfig(**given), resume)
+    data, drawings, out, resume, without = (
+        given.pop(name) for name in ("data", "drawings", "out", "resume", "without")
+    )
+    found = [item for folder in data for item in packs.images(folder)]
+    pool = [item for item in found if not item.held_out and item.pack not in without]
+    pretrain(pool, out, PretrainConfig(**given), resume, drawings)
 
 
 if __name__ == "__main__":

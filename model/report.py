@@ -53,12 +53,15 @@ def mean_of_packs(rows: Sequence[Row], method: str, size: int, value: Value) -> 
     return float(np.mean([mean for mean, _ in known])), float(np.mean([deviation for _, deviation in known]))
 
 
-def table(rows: Sequence[Row], title: str, value: Value, digits: int = 2) -> str:
-    """A table per pack, and of their mean: rows are methods, columns annotated images; "" without values."""
+def table(rows: Sequence[Row], title: str, value: Value, digits: int = 2, asked: Sequence[int] = ()) -> str:
+    """A table per pack, and of their mean: rows are methods, columns annotated images; "" without values.
+
+    There is a column for each number of images that any pack has or that was `asked` for, "-" where a pack has fewer.
+    """
     several = [*packs(rows), MEAN] if len(packs(rows)) > 1 else packs(rows)
+    columns = sorted({*sizes(rows), *asked})
     blocks = []
     for pack in several:
-        columns = sizes([row for row in rows if pack in (row.pack, MEAN)])
         lines = []
         for method in methods(rows):
             found = [
@@ -101,15 +104,16 @@ def effort_table(rows: Sequence[Row]) -> str:
     return "\n".join(lines)
 
 
-def report(rows: Sequence[Row]) -> str:
-    """All tables, as text."""
+def report(rows: Sequence[Row], asked: Sequence[int] = (), notes: Sequence[str] = ()) -> str:
+    """All tables, as text, with a column for each number of images that was `asked` for, and `notes` below them."""
     blocks = [
-        table(rows, "IoU of the foreground on the test images", lambda row: row.iou),
-        table(rows, "boundary F-score", lambda row: row.boundary_f),
-        table(rows, "AP50 of instances", lambda row: row.ap50),
-        table(rows, "panoptic quality", lambda row: row.pq),
-        table(rows, "seconds of training", lambda row: row.train_seconds, 1),
+        table(rows, "IoU of the foreground on the test images", lambda row: row.iou, asked=asked),
+        table(rows, "boundary F-score", lambda row: row.boundary_f, asked=asked),
+        table(rows, "AP50 of instances", lambda row: row.ap50, asked=asked),
+        table(rows, "panoptic quality", lambda row: row.pq, asked=asked),
+        table(rows, "seconds of training", lambda row: row.train_seconds, 1, asked),
         effort_table(rows),
+        "\n".join(notes),
     ]
     return "\n\n".join(block for block in blocks if block)
 

@@ -10,7 +10,7 @@ DECODERS = ("decoder", "decoder_true")  # trained on prompt-made masks, on the t
 OTHERS = ("unet", "unet_imagenet", "forest", "probe", "threshold")  # `baselines.ALTERNATIVES`
 METHODS = DECODERS + OTHERS
 
-Key = tuple[str, str, int, int, str, str, str]
+Key = tuple[str, str, int, int, str, str, str, str]
 
 
 class ResultsError(ValueError):
@@ -31,6 +31,7 @@ class Row:
     order: str
     sam: str  # encoder id
     split: str  # fingerprint of pool and test set
+    recipe: str  # fingerprint of the method's settings and size
     test_images: int
     iou: float  # of the foreground, over all pixels of the test images
     boundary_f: float  # of the foreground, mean over the test images
@@ -49,7 +50,8 @@ class Row:
     @property
     def key(self) -> Key:
         """What a row is about; measured once."""
-        return self.pack, self.method, self.annotations, self.seed, self.order, self.sam, self.split
+        about = self.pack, self.method, self.annotations, self.seed
+        return *about, self.order, self.sam, self.split, self.recipe
 
 
 COLUMNS = tuple(field.name for field in fields(Row))
@@ -72,7 +74,10 @@ class Results:
             path.write_bytes(whole)
         reader = csv.DictReader(io.StringIO(whole.decode()))
         if tuple(reader.fieldnames or ()) != COLUMNS:
-            raise ResultsError(f"{path} has other columns than this version writes; give another --out or move it away")
+            raise ResultsError(
+                f"{path} has other columns than this version writes, so its rows may be other methods' than today's; "
+                "give another --out or move it away"
+            )
         self.rows: list[Row] = [_row(line) for line in reader]
 
     def find(self, key: Key) -> Row | None:

@@ -12,6 +12,7 @@ from pickle import UnpicklingError
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from numpy.typing import NDArray
 from PIL import Image
 from safetensors import SafetensorError
@@ -24,6 +25,8 @@ from model.mobile_sam import build_mobile_sam
 from model.tiny import TinySam
 
 NAMES = ("tiny", "mobile_sam", "vit_b", "vit_l", "vit_h")
+FEATURES = 256  # channels of every SAM's embedding
+PER_CELL = 8  # px of a thumbnail along a side of an embedding's cell: half of the resolution that SAM sees
 TINY_WEIGHTS = Path(__file__).parent / "weights" / "tiny.safetensors"
 # What a file that is cut short, empty, a saved error page, another pickle or other weights raises on loading.
 NOT_WEIGHTS = (RuntimeError, OSError, ValueError, EOFError, AttributeError, UnpicklingError, SafetensorError)
@@ -73,12 +76,20 @@ class Embedding:
     """SAM's image-encoder output of one image, with the little of the image that the domain decoder needs.
 
     `features` (256, h, w) float16, for the image scaled so that its longer side is 16 w px and padded right and
-    below; `size` (H, W) px of the image itself; `thumbnail` (4h, 4w, 3) uint8 RGB, scaled and padded alike.
+    below; `size` (H, W) px of the image itself; `thumbnail` (8h, 8w, 3) uint8 RGB, scaled and padded alike. `context`
+    (C, h, w) float16 is of an earlier layer, which no SAM has trained to outline anything, whatever it is: it knows a
+    pit from a crater's dark floor. Only the tiny SAM gives it.
     """
 
     features: NDArray[np.float16]
     size: tuple[int, int]
     thumbnail: NDArray[np.uint8]
+    context: NDArray[np.float16] | None = None
+
+    @property
+    def learned_from(self) -> NDArray[np.float16]:
+        """What a domain decoder reads: features and context, (256 + C, h, w) float16."""
+        return self.features if self.context is None else np.concatenate([self.features, self.context])
 
     def extent(self, cells: int) -> tuple[int, int]:
         """Rows and columns that the image fills of a `cells` x `cells` grid laid over the padded square."""
@@ -116,15 +127,23 @@ class Segmenter:
         scaled = self._resize.apply_image(image)
         pixels = torch.from_numpy(np.array(scaled)).permute(2, 0, 1).to(self.device, torch.float32)
         with torch.inference_mode():
-            features = self.network.image_encoder(self.network.preprocess(pixels)[None])[0]
-        side = 4 * features.shape[-1]
+            features, context = self._encode(self.network.preprocess(pixels)[None])
+        side = PER_CELL * features.shape[-1]
         thumbnail = np.zeros((side, side, 3), np.uint8)
         height, width = image.shape[:2]
-        embedding = Embedding(features.to(torch.float16).cpu().numpy(), (height, width), thumbnail)
+        embedding = Embedding(features, (height, width), thumbnail, context)
         rows, columns = embedding.extent(side)
         small = Image.fromarray(image).resize((columns, rows), Image.Resampling.BOX)
         thumbnail[:rows, :columns] = np.asarray(small)
         return embedding
+
+    def _encode(self, pixels: torch.Tensor) -> tuple[NDArray[np.float16], NDArray[np.float16] | None]:
+        """Features (256, h, w), and context (C, h, w) from a SAM that gives it."""
+        encoder = self.network.image_encoder
+        if not isinstance(self.network, TinySam):
+            return encoder(pixels)[0].to(torch.float16).cpu().numpy(), None
+        features, context = (each[0].to(torch.float16).cpu().numpy() for each in encoder.with_context(pixels))
+        return features, context
 
     def segment(
         self,
@@ -169,8 +188,9 @@ class Segmenter:
         earlier = None if logits is None else torch.from_numpy(logits).to(self.device)[None, None]
         network = self.network
         if isinstance(network, TinySam):
-            thumbnail = torch.from_numpy(embedding.thumbnail).to(self.device).permute(2, 0, 1)[None] / 127.5 - 1
-            low, scores = network.answer(features, network.rims(thumbnail), points, labels, boxes, earlier)
+            thumbnail = torch.from_numpy(embedding.thumbnail).to(self.device, torch.float32).permute(2, 0, 1)[None]
+            rims = network.rims(F.avg_pool2d(thumbnail, 2) / 127.5 - 1)  # they were trained at a quarter
+            low, scores = network.answer(features, rims, points, labels, boxes, earlier)
             return low[0], scores[0]
         given = None if points is None else (points, labels)
         sparse, dense = network.prompt_encoder(points=given, boxes=boxes, masks=earlier)

@@ -21,6 +21,7 @@ from model.embeddings import EmbeddingCache
 from model.order import ORDERS, Order
 from model.pools import Pool, Source, pools
 from model.predict import confidence, predict
+from model.recipes import recipe
 from model.results import COLUMNS, DECODERS, METHODS, Key, Results, Row
 from model.sam import Segmenter
 from model.train import Sample, TrainConfig, train
@@ -64,8 +65,9 @@ class Options:
 def run(options: Options, segmenter: Segmenter, progress: Progress = lambda done, total, what: None) -> list[Row]:
     """Measure all that `options` ask for and is not in their results yet; gives all rows asked for, in order.
 
-    `progress` hears how many rows of how many are there, and what is being done. Raises PoolError, ResultsError, and
-    SimulateError if a package that a method needs is not installed.
+    Rows that a method gave by another recipe count as not there; they stay in the file. `progress` hears how many rows
+    of how many are there, and what is being done. Raises PoolError, ResultsError, and SimulateError if a package that a
+    method needs is not installed or no pack has as many images as asked for.
     """
     results = Results(options.out / "results.csv")
     every = [
@@ -73,6 +75,8 @@ def run(options: Options, segmenter: Segmenter, progress: Progress = lambda done
         for pool in pools(options.data, options.packs, options.test_images, options.every)
     ]
     total = sum(len(bench.sizes) for bench in every) * options.seeds * len(options.methods)
+    if not total:
+        raise SimulateError(f"{'; '.join(left_out(options))}: nothing is left to measure, ask for fewer --annotations")
     rows: list[Row] = []
     for bench in every:
         for seed in range(options.seeds):
@@ -90,6 +94,17 @@ def run(options: Options, segmenter: Segmenter, progress: Progress = lambda done
     return rows
 
 
+def left_out(options: Options) -> list[str]:
+    """A line for each pack with too few images to annotate: which of the numbers are left out. Raises PoolError."""
+    lines = []
+    for pool in pools(options.data, options.packs, options.test_images, options.every):
+        there = len(pool.annotate)
+        missing = ", ".join(str(size) for size in sorted(set(options.annotations)) if size > there)
+        if missing:
+            lines.append(f"{pool.pack} has {there} images to annotate; {missing} left out")
+    return lines
+
+
 class Bench:
     """One pack: its images, what their annotator handed in, and the methods' trials on them."""
 
@@ -97,6 +112,8 @@ class Bench:
         self.pool, self.options, self.segmenter = pool, options, segmenter
         self.sizes = sorted({size for size in options.annotations if size <= len(pool.annotate)})
         self._embeddings = EmbeddingCache(options.out / "embeddings", segmenter.encoder_id, MEMORY_BYTES)
+        self._config = DecoderConfig((pool.pack,), segmenter.encoder_id)
+        self._recipes: dict[str, str] = {}
         self.forget()
 
     def forget(self) -> None:
@@ -107,7 +124,15 @@ class Bench:
 
     def key(self, method: str, size: int, seed: int) -> Key:
         """See `Row.key`."""
-        return self.pool.pack, method, size, seed, self.options.order, self.segmenter.encoder_id, self.pool.split
+        about = self.pool.pack, method, size, seed
+        return *about, self.options.order, self.segmenter.encoder_id, self.pool.split, self.recipe(method)
+
+    def recipe(self, method: str) -> str:
+        """A method's fingerprint; in the uncertain order also the decoder's, whose doubts choose the images."""
+        if method not in self._recipes:
+            chooser = ("decoder",) if self.options.order == "uncertainty" else ()
+            self._recipes[method] = recipe((method, *chooser), self._config, self.options.recipe)
+        return self._recipes[method]
 
     def subject(self, source: Source) -> Subject:
         """An image, read and embedded once."""
@@ -134,7 +159,8 @@ class Bench:
 
     def order(self, seed: int) -> Order:
         """The order in which a seed's annotator is given the pool's images."""
-        name = f"{self.pool.pack}-{self.options.order}-{seed}-{self.segmenter.encoder_id}-{self.pool.split}.json"
+        about = self.pool.pack, self.options.order, str(seed), self.segmenter.encoder_id, self.pool.split
+        name = f"{'-'.join(about)}-{self.recipe('decoder')}.json"
         return Order(
             self.options.order,
             self.pool.annotate,
@@ -156,9 +182,8 @@ class Bench:
         if self._latest and self._latest[0] == key:
             return self._latest[1:]
         samples = [self._sample(method, source) for source in sources]
-        config = DecoderConfig((self.pool.pack,), self.segmenter.encoder_id)
         started = time.perf_counter()
-        decoder = train(samples, [], config, replace(self.options.recipe, seed=seed)).decoder
+        decoder = train(samples, [], self._config, replace(self.options.recipe, seed=seed)).decoder
         spent = time.perf_counter() - started
         if method == "decoder":
             self._latest = key, decoder, spent
@@ -191,7 +216,8 @@ class Bench:
 
     def _fit(self, method: str, sources: Sequence[Source], seed: int) -> tuple[Any, float]:
         try:
-            from model.baselines import ALTERNATIVES, Example
+            from model.alternative import Example
+            from model.baselines import ALTERNATIVES
 
             examples = []
             for source in sources:

@@ -47,7 +47,7 @@ def varied_picture(seed: int, size: int = 384) -> VariedPicture:
     """A picture of `size` x `size` px from a seed; the same seed gives the same picture."""
     rng = np.random.default_rng((seed, 7))
     light = rng.uniform(0, 2 * np.pi)
-    picture = _surface(rng, size)
+    picture = surface(rng, size)
     kinds = [_kind(rng, size, picture) for _ in range(int(rng.integers(1, 4)))]
     layout = str(rng.choice(LAYOUTS))
     things = np.zeros((size, size), np.uint16)
@@ -97,7 +97,7 @@ def _pattern(rng: np.random.Generator, size: int) -> Grid:
     return np.asarray((x - 0.5) * rng.normal() + (y - 0.5) * rng.normal(), np.float32)
 
 
-def _surface(rng: np.random.Generator, size: int) -> Grid:
+def surface(rng: np.random.Generator, size: int) -> Grid:
     """The background, (size, size, 3) in about [0, 1]."""
     gray = rng.random() < 0.5
     colour = np.full(3, rng.uniform(0.08, 0.9)) if gray else rng.uniform(0.05, 0.95, 3)

@@ -14,7 +14,7 @@ from model.sam import Embedding, Prompt, Segmentation
 
 from .planted import square
 
-CELLS = 16  # of its embeddings, a side; the thumbnail has the 64 px of the pictures
+CELLS = 8  # of its embeddings, a side; the thumbnail has the 64 px of the pictures
 
 
 class Bright:
@@ -27,7 +27,7 @@ class Bright:
 
     def embed(self, image: NDArray[np.uint8]) -> Embedding:
         self.embedded += 1
-        small = image[::4, ::4, 0].astype(np.float16) / 64
+        small = image[::8, ::8, 0].astype(np.float16) / 64
         features = np.random.default_rng(0).normal(size=(256, 1, 1)).astype(np.float16) * small
         return Embedding(features, image.shape[:2], image.copy())
 
@@ -36,7 +36,7 @@ class Bright:
         parts, _ = ndimage.label(embedding.thumbnail[..., 0] > 130)
         x, y = prompt.points[0].astype(int)
         mask = (parts == parts[y, x]) & (parts > 0)
-        return Segmentation(mask[None], np.array([0.9], np.float32), np.zeros((1, 64, 64), np.float32))
+        return Segmentation(mask[None], np.array([0.9], np.float32), np.zeros((1, 32, 32), np.float32))
 
 
 def add_pack(folder: Path, name: str, images: int, **entry: str) -> None:
@@ -57,6 +57,7 @@ def row(pack: str, method: str, annotations: int, iou: float, seed: int = 0, **m
         "order": "random",
         "sam": "bright-1",
         "split": "0",
+        "recipe": "0",
         "test_images": 3,
         "boundary_f": 0.5,
         "ap50": None,

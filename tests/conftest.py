@@ -1,6 +1,5 @@
 """What many tests need: a real broker, a service over it, a loaded SAM, and a Label Studio to talk to."""
 
-import functools
 import logging
 import signal
 import subprocess
@@ -13,7 +12,7 @@ import redis
 import torch
 from flask.testing import FlaskClient
 
-from backend import media, worker
+from backend import worker
 from backend.app import create_app
 from backend.pictures import Pictures
 from backend.service import Service
@@ -23,7 +22,7 @@ from model.embeddings import EmbeddingCache
 from model.train import TrainConfig
 
 from .planted import Planted
-from .studio import KEY, Studio, wait_until
+from .studio import KEY, Studio, serving, wait_until
 
 QUICK = TrainConfig(steps=2, batch=2, check_every=2)  # for tests that do not ask how good it is
 
@@ -90,14 +89,20 @@ def planted(service: Service) -> Service:
     """The same service with the quick stand-in for a SAM, through the real cache; what it trains takes no time."""
     torch.set_num_threads(1)
     cache = EmbeddingCache(service.settings.home / "embeddings", Planted.encoder_id, 0)  # memory for one only
-    fetch = functools.partial(media.fetch, settings=service.settings, client=service._labelstudio)
-    service._pictures = Pictures(Planted(), cache, fetch, 10**6)  # type: ignore[arg-type]
+    service._pictures = Pictures(Planted(), cache, service._fetch, 10**6)  # type: ignore[arg-type]
     return service
 
 
 @pytest.fixture
 def client(service: Service) -> FlaskClient:
     return create_app(service.settings, service).test_client()
+
+
+@pytest.fixture
+def served(service: Service) -> Iterator[str]:
+    """The service's address, over HTTP."""
+    with serving(service) as url:
+        yield url
 
 
 @pytest.fixture

@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from backend.regions import Labeling, make_region
-from model.sam import Embedding, Prompt, Segmentation
+from model.sam import PER_CELL, Embedding, Prompt, Segmentation
 
 CELLS = 8  # of a planted embedding, a side
 STEP = 64  # gray levels per 1.0 of a feature
@@ -26,7 +26,7 @@ class Planted:
     def embed(self, image: NDArray[np.uint8]) -> Embedding:
         height, width = image.shape[:2]
         empty = Embedding(np.zeros((256, CELLS, CELLS), np.float16), (height, width), _black())
-        for array, cells in ((empty.features, CELLS), (empty.thumbnail, 4 * CELLS)):
+        for array, cells in ((empty.features, CELLS), (empty.thumbnail, PER_CELL * CELLS)):
             rows, columns = empty.extent(cells)
             small = np.asarray(Image.fromarray(image).resize((columns, rows), Image.Resampling.BOX))
             if array is empty.thumbnail:
@@ -42,7 +42,7 @@ class Planted:
 
 
 def _black() -> NDArray[np.uint8]:
-    return np.zeros((4 * CELLS, 4 * CELLS, 3), np.uint8)
+    return np.zeros((PER_CELL * CELLS, PER_CELL * CELLS, 3), np.uint8)
 
 
 def square(seed: int, size: int = 64) -> tuple[NDArray[np.uint8], NDArray[np.bool_]]:

@@ -7,16 +7,23 @@ person does in it; `webhook` is what it would send about that.
 import json
 import threading
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from flask import Flask, Response, jsonify, request
 from werkzeug.serving import make_server
 
+from backend.app import create_app
 from backend.demo import label_config
+from backend.service import Service
 
 KEY = "0123456789abcdef0123456789abcdef01234567"
+PERSONAL = "personal.refresh.token"
+ACCESS = "access.token.of-it"
+OWNER = "owner@example.com"
+REFUSAL = "URL resolves to a reserved network address (block: 127.0.0.0/8)"
 INVITE = "the-project's-invite-token"
 CONFIG = label_config(["Pit"])
 CAPTURES = Path(__file__).parent / "captures"
@@ -44,7 +51,11 @@ class Studio:
         self.tasks: dict[int, dict[str, Any]] = {}
         self.predictions: dict[int, dict[str, Any]] = {}
         self.backends: dict[int, dict[str, Any]] = {}
+        self.webhooks: dict[int, dict[str, Any]] = {}
+        self.guards: set[str] = set()  # "ml", "webhook": what refuses addresses such as 127.0.0.1
+        self.legacy = True  # whether legacy tokens are valid
         self.pictures: dict[str, bytes] = {}
+        self.resolved: dict[str, bytes] = {}  # files in cloud storage by their address here
         self.fetched: list[str] = []  # paths of pictures, as they were asked for
         self.changes = 0  # every change of anything moves the clock by a microsecond
         self.on_predictions: Callable[[], None] = lambda: None
@@ -89,6 +100,8 @@ class Studio:
             "label_config": config,
             "created_at": f"2026-11-22T09:40:{number:02d}.831122Z",
             "model_version": "",
+            "sampling": "Sequential sampling",
+            "show_collab_predictions": True,
             "token": INVITE,
         }
         return f"{number}.{1795340400 + number}"
@@ -118,10 +131,19 @@ class Studio:
             "project": self.tasks[task]["project"],
             "result": list(result),
             "was_cancelled": skip,
+            "ground_truth": False,
+            "last_action": None,
             "updated_at": self.now(),
+            "prediction": self._shown(task),
         }
         self.tasks[task]["annotations"].append(annotation)
         return annotation
+
+    def _shown(self, task: int) -> dict[str, Any]:
+        """The copy that a new annotation keeps of the prediction of the project's model version."""
+        wanted = self.projects[self.tasks[task]["project"]]["model_version"]
+        found = [one for one in self.predictions.values() if (one["task"], one["model_version"]) == (task, wanted)]
+        return found[0] if found else {}
 
     def update(self, annotation: dict[str, Any], result: Iterable[dict[str, Any]], skip: bool = False) -> None:
         """Submit an annotation anew."""
@@ -151,15 +173,39 @@ def _app(studio: Studio) -> Flask:
 
     @app.before_request
     def authorize() -> tuple[Response, int] | None:
-        if request.headers.get("Authorization") != f"Token {KEY}":
-            return jsonify(detail="Invalid token."), 401
-        return None
+        given = request.headers.get("Authorization")
+        if request.path in ("/api/version", "/api/token/refresh/") or given == f"Bearer {ACCESS}":
+            return None
+        if given == f"Token {KEY}":
+            disabled = "legacy token authentication has been disabled for this organization"
+            return None if studio.legacy else (jsonify(detail=disabled), 401)
+        return jsonify(detail="Invalid token."), 401
+
+    @app.get("/api/version")
+    def version() -> Response:
+        return jsonify(release="1.23.2")
+
+    @app.post("/api/token/refresh/")
+    def refresh() -> tuple[Response, int]:
+        if request.json["refresh"] != PERSONAL:
+            return jsonify(detail="Token is invalid"), 401
+        return jsonify(access=ACCESS), 200
+
+    @app.get("/api/current-user/whoami")
+    def whoami() -> Response:
+        return jsonify(email=OWNER)
 
     @app.get("/data/upload/<path:_>")
     def upload(_: str) -> Response | tuple[str, int]:
         studio.fetched.append(request.path)
         picture = studio.pictures.get(request.path)
         return ("no", 404) if picture is None else Response(picture, mimetype="image/png")
+
+    @app.get("/tasks/<int:_>/resolve/")
+    def resolve(_: int) -> Response | tuple[str, int]:
+        asked = request.full_path
+        studio.fetched.append(asked)
+        return Response(studio.resolved[asked]) if asked in studio.resolved else ("no", 404)
 
     @app.route("/api/projects/", methods=["GET", "POST"])
     def projects() -> tuple[Response, int]:
@@ -175,11 +221,12 @@ def _app(studio: Studio) -> Flask:
         if number not in studio.projects:
             return jsonify(detail="No Project matches the given query."), 404
         if request.method == "PATCH":
-            wanted = request.json["model_version"]
-            if wanted not in {one["model_version"] for one in studio.predictions.values()}:
+            wanted = request.json.get("model_version")
+            if wanted and wanted not in {one["model_version"] for one in studio.predictions.values()}:
                 return jsonify(detail="Validation error", validation_errors="Model version doesn't exist"), 400
             studio.projects[number].update(request.json)
-        return jsonify(studio.projects[number]), 200
+        count = sum(task["project"] == number for task in studio.tasks.values())
+        return jsonify({**studio.projects[number], "task_number": count}), 200
 
     @app.post("/api/projects/<int:number>/import")
     def import_files(number: int) -> tuple[Response, int]:
@@ -190,6 +237,8 @@ def _app(studio: Studio) -> Flask:
     @app.get("/api/tasks/")
     def tasks() -> Response:
         query = json.loads(request.args["query"])
+        if query["ordering"] == ["-tasks:completed_at"]:
+            return _newest(studio, int(request.args["project"]))
         behind, *others = query["filters"]["items"]
         found = [task for key, task in sorted(studio.tasks.items()) if key > behind["value"]]
         found = [task for task in found if task["project"] == int(request.args["project"])]
@@ -205,13 +254,14 @@ def _app(studio: Studio) -> Flask:
 
 
 def _predictions(app: Flask, studio: Studio) -> None:
-    @app.post("/api/projects/<int:_>/import/predictions")
-    def import_predictions(_: int) -> tuple[Response, int]:
+    @app.post("/api/predictions/")
+    def predict() -> tuple[Response, int]:
         studio.on_predictions()
-        for one in request.json:
-            studio.predictions[len(studio.predictions) + 1 + studio.changes] = one
-            studio.changes += 1
-        return jsonify(created=len(request.json)), 201
+        if request.json["task"] not in studio.tasks:
+            return jsonify(detail="Validation error", validation_errors={"task": ["Invalid pk"]}), 400
+        studio.predictions[len(studio.predictions) + 1 + studio.changes] = request.json
+        studio.changes += 1
+        return jsonify(request.json), 201
 
     @app.route("/api/projects/<int:number>/model-versions/", methods=["GET", "DELETE"])
     def model_versions(number: int) -> Response:
@@ -225,27 +275,70 @@ def _predictions(app: Flask, studio: Studio) -> None:
         return jsonify({name: names.count(name) for name in names})
 
 
+def _newest(studio: Studio, project: int) -> Response:
+    """The task with the newest annotation, as the Data Manager lists it when sorted by that."""
+    done = [task for task in studio.tasks.values() if task["project"] == project and task["annotations"]]
+    listed = [{"id": task["id"], "completed_at": task["annotations"][-1]["updated_at"]} for task in done]
+    listed.sort(key=lambda task: task["completed_at"], reverse=True)
+    return jsonify(tasks=listed[:1], total=len(listed))
+
+
 def _backends(app: Flask, studio: Studio) -> None:
     @app.route("/api/ml/", methods=["GET", "POST"])
     def backends() -> tuple[Response, int]:
         if request.method == "GET":
             return jsonify([b for b in studio.backends.values() if str(b["project"]) == request.args["project"]]), 200
-        made = {**request.json, "id": len(studio.backends) + 1}
+        if "ml" in studio.guards:
+            return jsonify(detail=REFUSAL), 403
+        made = {
+            "is_interactive": False,
+            **request.json,
+            "id": len(studio.backends) + 1,
+            "state": "CO",
+            "error_message": None,
+            "created_at": "2026-11-22T09:41:00.000001Z",
+        }
         studio.backends[made["id"]] = made
-        return jsonify(made), 201
+        return _hook(studio, made["project"], f"{made['url'].rstrip('/')}/webhook", made)
 
     @app.patch("/api/ml/<int:number>")
     def backend(number: int) -> Response:
+        assert {"url", "project"} <= set(request.json)  # else the real one answers 500
         studio.backends[number].update(request.json)
         return jsonify(studio.backends[number])
+
+    @app.route("/api/webhooks/", methods=["GET", "POST"])
+    def webhooks() -> tuple[Response, int]:
+        if request.method == "GET":
+            return jsonify([w for w in studio.webhooks.values() if str(w["project"]) == request.args["project"]]), 200
+        return _hook(studio, request.json["project"], request.json["url"], None, request.json)
+
+    @app.patch("/api/webhooks/<int:number>/")
+    def webhook(number: int) -> tuple[Response, int]:
+        if "webhook" in studio.guards:
+            return jsonify(detail=REFUSAL), 403
+        studio.webhooks[number].update(request.json)
+        return jsonify(studio.webhooks[number]), 200
+
+
+def _hook(studio: Studio, project: int, url: str, answer: Any, fields: Any = ()) -> tuple[Response, int]:
+    """Make a webhook, unless refused; the answer is it, or what it was made for."""
+    if "webhook" in studio.guards:
+        return jsonify(detail=REFUSAL), 403
+    plain = {"is_active": True, "send_payload": True, "send_for_all_actions": True, "actions": [], "headers": {}}
+    made = {**plain, **dict(fields), "id": len(studio.webhooks) + 1, "project": project, "url": url}
+    studio.webhooks[made["id"]] = made
+    return jsonify(answer or made), 201
 
 
 def _listed(studio: Studio, task: dict[str, Any]) -> dict[str, Any]:
     """A task as the Data Manager lists it; `include` names fields of tasks and annotations alike."""
+    shown = [{k: v for k, v in one.items() if k != "prediction"} for one in task["annotations"]]  # webhooks only
     submitted = [one for one in task["annotations"] if not one["was_cancelled"]]
     versions = {one["model_version"] for one in studio.predictions.values() if one["task"] == task["id"]}
     whole = {
         **task,
+        "annotations": shown,
         "is_labeled": bool(submitted),
         "total_annotations": len(submitted),
         "cancelled_annotations": len(task["annotations"]) - len(submitted),
@@ -259,3 +352,17 @@ def _listed(studio: Studio, task: dict[str, Any]) -> dict[str, Any]:
     if "annotations" in listed:
         listed["annotations"] = [{k: v for k, v in one.items() if k in wanted} for one in listed["annotations"]]
     return listed
+
+
+@contextmanager
+def serving(service: Service) -> Iterator[str]:
+    """A Skylight that answers over HTTP; gives its address."""
+    server = make_server("127.0.0.1", 0, create_app(service.settings, service), threaded=True)
+    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02})
+    thread.start()
+    try:
+        yield f"http://127.0.0.1:{server.port}"
+    finally:
+        server.shutdown()
+        thread.join()
+        server.server_close()

@@ -33,7 +33,7 @@ class Scripted:
 
 
 def embedding(side: int = 64) -> Embedding:
-    return Embedding(np.zeros((256, 2, 2), np.float16), (side, side), np.zeros((8, 8, 3), np.uint8))
+    return Embedding(np.zeros((256, 2, 2), np.float16), (side, side), np.zeros((16, 16, 3), np.uint8))
 
 
 TRUTH = rectangle(10, 10, 30, 30)

@@ -34,12 +34,12 @@ def add_pack(folder: Path, name: str, instances: NDArray[np.uint16], count: int 
 
 def source_of(folder: Path, instances: NDArray[np.uint16], seed: int = 0) -> Pictures:
     add_pack(folder, "rocks", instances)
-    return Pictures(list(images(folder)), np.random.default_rng(seed), procedural=0.0)
+    return Pictures(list(images(folder)), np.random.default_rng(seed), made=0.0)
 
 
 @pytest.mark.parametrize("side", [256, 512])
 def test_pictures_have_the_side_that_is_asked_for_and_an_object(side: int) -> None:
-    source = Pictures([], np.random.default_rng(0), procedural=0.0)  # without packs, procedural all the same
+    source = Pictures([], np.random.default_rng(0), made=0.0)  # without packs, procedural all the same
     for _ in range(4):
         image, instances = source.draw(side)
         assert image.shape == (side, side, 3) and image.dtype == np.uint8

@@ -6,18 +6,10 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from model.baselines import (
-    ALTERNATIVES,
-    Alternative,
-    Convolutional,
-    Example,
-    Forest,
-    best_cut,
-    best_odds,
-    folds,
-    pixel_features,
-)
+from model.alternative import Alternative, Example
+from model.baselines import ALTERNATIVES, Convolutional, best_cut
 from model.evaluate import LabelScores
+from model.forest import Forest, ForestConfig
 from model.sam import Embedding
 from model.unet import UNetConfig
 
@@ -30,7 +22,7 @@ QUICK = UNetConfig(steps=40, batch=4, side=64, crop=32)
 def quick(name: str) -> Alternative:
     """An alternative with so few steps or trees that it learns in a second or two."""
     if name == "forest":
-        return Forest(trees=40, pixels=1500, jobs=1)
+        return Forest(ForestConfig(trees=40, pixels=1500))
     if name == "unet_imagenet":
         return Convolutional(replace(QUICK, imagenet=True, steps=30))
     if name == "unet":
@@ -53,7 +45,7 @@ def example(seed: int, labels: int = 1) -> Example:
     for k in range(labels + 1):
         features[k, :, :6] += 3 * (label_map == k).reshape(8, 8, 6, 8).mean((1, 3)).astype(np.float16)
     gray = (np.array(LEVELS)[label_map] + rng.normal(0, 12, SIZE)).clip(0, 255).astype(np.uint8)
-    embedding = Embedding(features, SIZE, np.zeros((4 * GRID, 4 * GRID, 3), np.uint8))
+    embedding = Embedding(features, SIZE, np.zeros((8 * GRID, 8 * GRID, 3), np.uint8))
     return Example(np.repeat(gray[..., None], 3, 2), label_map, embedding)
 
 
@@ -125,40 +117,9 @@ def test_nothing_to_learn_from_and_unknown_labels_are_refused(name: str) -> None
         ALTERNATIVES[name]().fit([example(0, labels=2)], 1, seed=0)
 
 
-def test_a_label_that_only_one_image_has_is_not_left_out_with_it() -> None:
-    none, some = np.zeros(10, np.uint8), np.repeat([0, 1], 5).astype(np.uint8)
-    np.testing.assert_array_equal(folds([some, none, some]), np.repeat([0, 1, 2], 10))
-    np.testing.assert_array_equal(folds([some, none]), np.tile(np.repeat(np.arange(5), 2), 2))
-
-
-def test_odds_lift_a_label_that_argmax_never_chooses() -> None:
-    found = np.array([[0.9, 0.1]] * 90 + [[0.7, 0.3]] * 10)
-    classes = np.repeat([0, 1], [90, 10]).astype(np.uint8)
-    odds, reached = best_odds(found, classes, np.ones(100))
-    assert reached == 1
-    np.testing.assert_array_equal((found * odds).argmax(1), classes)
-
-
-def test_odds_weigh_rows_by_what_they_stand_for() -> None:
-    """One in ten of the doubtful rows is the label's; where each of these stands for 50, they are worth choosing."""
-    found = np.array([[0.6, 0.4]] * 10 + [[0.1, 0.9]] * 5)
-    classes = np.array([1] + [0] * 9 + [1] * 5, np.uint8)
-    for weight, doubtful in ((1.0, 0), (50.0, 1)):
-        odds, _ = best_odds(found, classes, np.where(np.arange(15) == 0, weight, 1.0))
-        assert (found[0] * odds).argmax() == doubtful
-
-
 @pytest.mark.parametrize("dark", [True, False])
 def test_the_cut_takes_the_side_that_the_label_is_on(dark: bool) -> None:
     low, high = np.zeros(256), np.zeros(256)
     low[40:60], high[58:90] = 1, 1
     background, inside = (high, low) if dark else (low, high)
     np.testing.assert_array_equal(best_cut(background, inside), (np.arange(256) < 60) if dark else np.arange(256) > 57)
-
-
-def test_pixel_features_do_not_depend_on_how_the_picture_is_turned() -> None:
-    image = np.random.default_rng(0).integers(256, size=(33, 33, 2), dtype=np.uint8)
-    upright, turned = pixel_features(image), pixel_features(np.rot90(image).copy())
-    assert upright.shape == (33 * 33, 82)
-    middle = 33 * 16 + 16
-    np.testing.assert_allclose(upright[middle], turned[middle], atol=1e-5)

@@ -10,8 +10,11 @@ from click.testing import CliRunner, Result
 from PIL import Image
 
 from backend import cli
+from backend.serve import broker_note
 from backend.settings import Settings
 from model import sam, synthetic
+
+from .studio import KEY
 
 
 @pytest.fixture(autouse=True)
@@ -45,7 +48,7 @@ def skylight(tmp_path: Path, segmenter: sam.Segmenter, monkeypatch: pytest.Monke
 
 def test_help_lists_the_commands_and_every_setting(skylight):
     text = skylight("--help").output
-    for name in ("serve", "web", "worker", "segment", "demo", "checkpoints"):
+    for name in ("serve", "web", "worker", "segment", "demo", "checkpoints", "doctor", "connect"):
         assert f"\n  {name} " in text
     for variable in Settings.table():
         assert variable.env in text
@@ -143,3 +146,67 @@ def test_checkpoints_are_listed_with_licence_and_what_is_here(skylight, tmp_path
     assert {line.split()[0] for line in text.splitlines()} == set(sam.NAMES)
     assert text.count("Apache-2.0") == 4
     assert [line.split()[0] for line in text.splitlines() if line.endswith("(downloaded)")] == ["vit_b"]
+
+
+@pytest.fixture
+def beside(skylight, service, studio, monkeypatch):
+    """Runs the command as beside the given service, with one project in Label Studio."""
+    studio.add_project()
+    monkeypatch.setenv("LABEL_STUDIO_URL", studio.url)
+    monkeypatch.setenv("LABEL_STUDIO_API_KEY", KEY)
+    monkeypatch.setenv("SKYLIGHT_HOME", str(service.settings.home))
+    note = broker_note(service.settings)
+    note.parent.mkdir(parents=True)
+    note.write_text(service.settings.redis_url)
+    return skylight
+
+
+def test_connect_says_what_it_did_and_the_second_time_that_nothing_was_left_to_do(beside, served):
+    first, second = (beside("connect", "--project", 1, "--url", served).output for _ in range(2))
+    assert f"done ML backend {served}\n" in first and "Nothing" not in first
+    assert "done" not in second and second.endswith("Nothing had to be changed.\n")
+
+
+def test_doctor_prints_each_finding_with_the_next_step_and_ends_with_1(beside, service, served):
+    beside("connect", "--project", 1, "--url", served)
+    done = beside("doctor")
+    lines = done.output.splitlines()
+    assert f"ok   project 1 'pits': ML backend: {served}, connected, interactive" in lines
+    assert lines[lines.index("fail worker: none runs; 0 jobs wait, nothing is learned") + 1].startswith("     -> ")
+    assert (done.exit_code, "Traceback" in done.output) == (1, False)
+    assert KEY not in done.output and service.secret.value not in done.output
+
+
+def test_doctor_repairs_when_asked(beside, studio, served):
+    beside("connect", "--project", 1, "--url", served)
+    studio.webhooks.clear()
+    assert "fail project 1 'pits': webhook" in beside("doctor").output
+    fixed = beside("doctor", "--fix").output
+    assert "done project 1 'pits': webhook" in fixed and "ok   project 1 'pits': webhook" in fixed
+    assert "Nothing had to be changed." in beside("doctor", "--fix").output
+    studio.webhooks.clear()
+    studio.guards = {"webhook"}
+    refused = beside("doctor", "--fix").output
+    assert "not repaired: Label Studio refuses the webhook" in refused and "fail project 1" in refused
+
+
+def test_doctor_says_that_nothing_runs(skylight, tmp_path):
+    done = skylight("doctor")
+    assert done.exit_code == 1
+    assert "fail Label Studio: LABEL_STUDIO_URL is not set" in done.output
+    assert "fail Redis: " in done.output and "skylight serve" in done.output
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (("--project", "1", "--url", "skylight:9090"), "'skylight:9090' must begin with http://"),
+        (("--project", "0"), "x>=1"),
+        ((), "--project"),
+        (("--project", "1"), "set LABEL_STUDIO_URL and LABEL_STUDIO_API_KEY"),
+    ],
+)
+def test_connect_says_what_it_lacks(skylight, arguments, said):
+    done = skylight("connect", *arguments)
+    assert done.exit_code == 2
+    assert said in done.output

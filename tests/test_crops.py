@@ -6,17 +6,17 @@ import torch
 from numpy.typing import NDArray
 
 from model.crops import IGNORE, UNKNOWN, CropSource, Sample, rim_distances, soft_targets
-from model.sam import Embedding
+from model.sam import PER_CELL, Embedding
 
 GRID = 8  # cells of the made-up embeddings; 16 times fewer than the tiny SAM's, so that a step takes milliseconds
+SIDE = PER_CELL * GRID  # of their thumbnails and targets
 
 
 def made_up(seed: int, labels: int = 1, size: tuple[int, int] = (64, 64)) -> Sample:
     """A sample whose features say which label is where: channel k is 3 in the cells of class k; one object each."""
     rng = np.random.default_rng(seed)
-    embedding = Embedding(
-        rng.normal(size=(256, GRID, GRID)).astype(np.float16) * 0.3, size, np.zeros((4 * GRID, 4 * GRID, 3), np.uint8)
-    )
+    features = rng.normal(size=(256, GRID, GRID)).astype(np.float16) * 0.3
+    embedding = Embedding(features, size, np.zeros((SIDE, SIDE, 3), np.uint8))
     rows, columns = embedding.extent(GRID)
     cells = np.zeros((rows, columns), np.uint8)
     for k in range(1, labels + 1):
@@ -29,28 +29,28 @@ def made_up(seed: int, labels: int = 1, size: tuple[int, int] = (64, 64)) -> Sam
 
 
 def sample_of(label_map: NDArray[np.uint8], instances: NDArray[np.uint16] | None = None) -> Sample:
-    embedding = Embedding(np.zeros((256, GRID, GRID), np.float16), label_map.shape, np.zeros((32, 32, 3), np.uint8))
+    embedding = Embedding(np.zeros((256, GRID, GRID), np.float16), label_map.shape, np.zeros((SIDE, SIDE, 3), np.uint8))
     return Sample("t", embedding, label_map, instances)
 
 
 def test_targets_are_shares_of_a_cell() -> None:
-    label_map = np.zeros((64, 64), np.uint8)
+    label_map = np.zeros((128, 128), np.uint8)
     label_map[0:2, 0:1] = 1  # half of the first cell of 2 x 2 px
     label_map[2:4, 0:2] = 1
     targets = soft_targets(sample_of(label_map), 1)
-    assert targets.shape == (2, 32, 32) and targets.dtype == np.float32
+    assert targets.shape == (2, 64, 64) and targets.dtype == np.float32
     assert targets[:, :3, 0].T.tolist() == [[0.5, 0.5], [0, 1], [1, 0]]
 
 
 def test_cells_that_are_mostly_ignored_have_no_target() -> None:
-    label_map = np.zeros((64, 64), np.uint8)
+    label_map = np.zeros((128, 128), np.uint8)
     label_map[0:2, 0:2] = IGNORE
     label_map[2:4, 0:1] = IGNORE
     label_map[4, 0] = IGNORE
     assert soft_targets(sample_of(label_map), 1)[:, :3, 0].T.tolist() == [[0, 0], [0, 0], [0.75, 0]]
 
 
-@pytest.mark.parametrize(("size", "rows", "columns"), [((32, 64), 16, 32), ((128, 64), 32, 16)])
+@pytest.mark.parametrize(("size", "rows", "columns"), [((32, 64), 32, 64), ((128, 64), 64, 32)])
 def test_padding_beside_an_image_has_no_target_and_no_distance(size: tuple[int, int], rows: int, columns: int) -> None:
     sample = made_up(0, size=size)
     targets, distance = soft_targets(sample, 1), rim_distances(sample)
@@ -60,21 +60,21 @@ def test_padding_beside_an_image_has_no_target_and_no_distance(size: tuple[int, 
 
 
 def test_distances_are_known_within_objects_and_fall_to_their_rims() -> None:
-    instances = np.zeros((64, 64), np.uint16)
-    instances[8:40, 4:32] = 1
-    instances[8:40, 32:60] = 2  # touches the first
+    instances = np.zeros((128, 128), np.uint16)
+    instances[16:80, 8:64] = 1
+    instances[16:80, 64:120] = 2  # touches the first
     distance = rim_distances(sample_of((instances > 0).astype(np.uint8), instances))
-    assert distance.shape == (32, 32) and distance.dtype == np.float32
-    known = np.zeros((32, 32), bool)
-    known[4:20, 2:30] = True
+    assert distance.shape == (64, 64) and distance.dtype == np.float32
+    known = np.zeros((64, 64), bool)
+    known[8:40, 4:60] = True
     np.testing.assert_array_equal(distance != UNKNOWN, known)
-    line = distance[12]
-    assert line[2] < 0.1 and line[15] < 0.1 and line[16] < 0.1 and line[29] < 0.1  # also where the two touch
-    assert line[8] > 0.9 and line[23] > 0.9 and distance.max() <= 1
+    line = distance[24]
+    assert line[4] < 0.1 and line[31] < 0.1 and line[32] < 0.1 and line[59] < 0.1  # also where the two touch
+    assert line[17] > 0.9 and line[46] > 0.9 and distance.max() <= 1
 
 
 def test_a_cell_that_is_mostly_background_has_no_distance() -> None:
-    instances = np.zeros((64, 64), np.uint16)
+    instances = np.zeros((128, 128), np.uint16)
     instances[0:20, 0:21] = 1  # half of the cells of column 10, none of column 11
     distance = rim_distances(sample_of((instances > 0).astype(np.uint8), instances))
     assert distance[5, 9] != UNKNOWN and distance[5, 10] == UNKNOWN
@@ -92,8 +92,8 @@ def source(samples: list[Sample], batch: int = 4, crop: float = 0.5, centred: fl
 
 def test_crops_have_the_batch_and_side_that_are_asked_for() -> None:
     batch = source([made_up(0)], batch=3, crop=0.25).draw()
-    assert batch.features.shape == (3, 256, 2, 2) and batch.picture.shape == (3, 3, 8, 8)
-    assert batch.targets.shape == (3, 2, 8, 8) and batch.distance.shape == (3, 1, 8, 8)
+    assert batch.features.shape == (3, 256, 2, 2) and batch.picture.shape == (3, 3, 16, 16)
+    assert batch.targets.shape == (3, 2, 16, 16) and batch.distance.shape == (3, 1, 16, 16)
     assert {tensor.dtype for tensor in vars(batch).values()} == {torch.float32}
 
 
@@ -107,9 +107,9 @@ def test_crops_lie_within_the_image() -> None:
 def test_all_parts_of_a_crop_are_turned_and_mirrored_together() -> None:
     sample = made_up(0)
     cells = sample.label_map[::8, ::8]
-    depth = torch.from_numpy(rim_distances(sample)[::4, ::4].copy()).half().float().reshape(-1)
+    depth = torch.from_numpy(rim_distances(sample)[::8, ::8].copy()).half().float().reshape(-1)
     sample.embedding.features[0] = np.arange(GRID * GRID).reshape(GRID, GRID)  # which cell it was
-    sample.embedding.thumbnail[:] = 128 * cells.repeat(4, 0).repeat(4, 1)[..., None]
+    sample.embedding.thumbnail[:] = 128 * cells.repeat(PER_CELL, 0).repeat(PER_CELL, 1)[..., None]
     crops = source([sample], batch=1, crop=0.5)
     orders = set()
     for _ in range(60):
@@ -117,11 +117,11 @@ def test_all_parts_of_a_crop_are_turned_and_mirrored_together() -> None:
         came_from = batch.features[0, 0].long()
         orders.add(tuple((came_from - came_from.min()).flatten().tolist()))
         expected = torch.from_numpy(cells.reshape(-1))[came_from].bool()
-        assert torch.equal(batch.targets[0, 1, ::4, ::4].bool(), expected)
-        assert torch.equal(batch.distance[0, 0, ::4, ::4] >= 0, expected)
-        assert torch.equal(batch.picture[0, 0, ::4, ::4] >= -0.5, expected)
+        assert torch.equal(batch.targets[0, 1, ::8, ::8].bool(), expected)
+        assert torch.equal(batch.distance[0, 0, ::8, ::8] >= 0, expected)
+        assert torch.equal(batch.picture[0, 0, ::8, ::8] >= -0.5, expected)
         if torch.equal(came_from, came_from.sort(0).values.sort(1).values):  # this one was left as it is
-            assert torch.equal(batch.distance[0, 0, ::4, ::4], depth[came_from])
+            assert torch.equal(batch.distance[0, 0, ::8, ::8], depth[came_from])
     assert len(orders) == 8
 
 

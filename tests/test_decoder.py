@@ -9,8 +9,11 @@ import torch
 from safetensors import SafetensorError, safe_open
 from segment_anything.modeling.common import LayerNorm2d
 from torch import Tensor
+from torch.nn.functional import avg_pool2d
 
-from model.decoder import ChannelNorm, DecoderConfig, DomainDecoder, load, save
+from model.decoder import LAYOUT, ChannelNorm, DecoderConfig, DomainDecoder, OtherLayout, load, save
+
+from .weights import forget_layout
 
 CONFIG = DecoderConfig(("pit", "crater"), "tiny-0123456789ab", channels=32, separate=("crater",), temperature=1.7)
 
@@ -24,7 +27,7 @@ def decoder() -> DomainDecoder:
 def inputs(height: int, width: int, batch: int = 1) -> tuple[Tensor, Tensor]:
     generator = torch.Generator().manual_seed(1)
     features = torch.randn(batch, 256, height, width, generator=generator)
-    return features, torch.rand(batch, 3, 4 * height, 4 * width, generator=generator) * 2 - 1
+    return features, torch.rand(batch, 3, 8 * height, 8 * width, generator=generator) * 2 - 1
 
 
 def test_the_norm_is_segment_anything_s_layer_norm_over_channels() -> None:
@@ -37,21 +40,21 @@ def test_the_norm_is_segment_anything_s_layer_norm_over_channels() -> None:
 
 
 @pytest.mark.parametrize("labels", [1, 2, 7])
-def test_it_answers_with_a_logit_per_class_and_a_distance_at_four_times_the_grid(labels: int) -> None:
+def test_it_answers_with_a_logit_per_class_and_a_distance_at_eight_times_the_grid(labels: int) -> None:
     network = DomainDecoder(DecoderConfig(tuple(f"label {k}" for k in range(labels)), "tiny-1"))
     logits, distance = network(*inputs(6, 8, batch=2))
-    assert logits.shape == (2, labels + 1, 24, 32) and distance.shape == (2, 1, 24, 32)
+    assert logits.shape == (2, labels + 1, 48, 64) and distance.shape == (2, 1, 48, 64)
 
 
 def test_a_crop_of_the_embedding_gives_the_crop_of_the_answer(decoder: DomainDecoder) -> None:
     features, picture = inputs(32, 32)
     whole = torch.cat(decoder(features, picture), 1)
-    part = torch.cat(decoder(features[..., 8:24, 4:20], picture[..., 32:96, 16:80]), 1)
-    margin = 20  # px at the output's resolution: a crop's border does not know its neighbours
+    part = torch.cat(decoder(features[..., 8:24, 4:20], picture[..., 64:192, 32:160]), 1)
+    margin = 40  # px at the output's resolution: a crop's border does not know its neighbours
     inner = slice(margin, -margin)
-    expected = whole[..., 32:96, 16:80][..., inner, inner]
+    expected = whole[..., 64:192, 32:160][..., inner, inner]
     assert (part[..., inner, inner] - expected).abs().max() < 1e-4
-    assert (part - whole[..., 32:96, 16:80]).abs().max() > 1e-2
+    assert (part - whole[..., 64:192, 32:160]).abs().max() > 1e-2
 
 
 def test_it_reads_both_the_embedding_and_the_picture(decoder: DomainDecoder) -> None:
@@ -66,7 +69,25 @@ def test_the_distance_has_a_head_of_its_own(decoder: DomainDecoder) -> None:
     fine = decoder.trunk(*inputs(8, 8))
     logits, distance = decoder(*inputs(8, 8))
     assert fine.shape == (1, CONFIG.channels // 2, 32, 32)
-    assert torch.equal(logits, decoder.head(fine)) and torch.equal(distance, decoder.distance(fine))
+    for found, head in ((logits, decoder.head), (distance, decoder.distance)):
+        quarters = head(fine).unflatten(1, (-1, 2, 2))  # (1, classes, 2, 2, 32, 32): a cell's own, by row and column
+        for row in range(2):
+            for column in range(2):
+                assert torch.equal(found[:, :, row::2, column::2], quarters[:, :, row, column])
+
+
+def test_the_quarters_of_a_cell_answer_alike_before_training(decoder: DomainDecoder) -> None:
+    for found in decoder(*inputs(8, 8)):
+        assert torch.equal(found, found[..., ::2, ::2].repeat_interleave(2, 2).repeat_interleave(2, 3))
+
+
+def test_the_quarters_of_a_cell_see_detail_finer_than_a_cell(decoder: DomainDecoder) -> None:
+    features, picture = inputs(8, 8)
+    blocks = picture.unflatten(2, (-1, 2)).unflatten(4, (-1, 2))  # (1, 3, 32, 2, 32, 2)
+    same_means = blocks.flip(3, 5).flatten(2, 3).flatten(3, 4)
+    assert (avg_pool2d(same_means, 2) - avg_pool2d(picture, 2)).abs().max() < 1e-6
+    before, after = decoder(features, picture)[0], decoder(features, same_means)[0]
+    assert (after - before).abs().max() > 0.01
 
 
 def test_it_is_light() -> None:
@@ -99,4 +120,13 @@ def test_a_missing_or_damaged_file_is_refused(decoder: DomainDecoder, tmp_path: 
     save(decoder, path)
     path.write_bytes(path.read_bytes()[:5000])
     with pytest.raises(SafetensorError):
+        load(path)
+
+
+def test_a_decoder_of_an_earlier_layout_is_refused_by_name(decoder: DomainDecoder, tmp_path: Path) -> None:
+    path = tmp_path / "decoder.safetensors"
+    save(decoder, path)
+    load(path)
+    forget_layout(path)
+    with pytest.raises(OtherLayout, match=f"layout 1, not {LAYOUT}; train anew"):
         load(path)

@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 from backend import demo
-from backend.demo import Login, await_skylight, connect, label_config, make_project
+from backend.demo import Login, await_skylight, label_config, make_project
 from backend.errors import Unavailable
 from backend.labeling import parse_config
 from backend.labelstudio import LabelStudio
@@ -58,15 +58,6 @@ def test_the_project_is_made_once_with_its_scenes(ls, studio, tmp_path, monkeypa
         assert (np.asarray(picture) == scene.image).all()
     with Image.open(tmp_path / "truth" / "scene-00.png") as truth:
         assert (np.asarray(truth) == scene.truth()).all()
-
-
-def test_skylight_is_connected_once_and_moved_when_its_port_changes(ls, studio):
-    project = int(float(studio.add_project()))
-    backend = connect(ls, project, "http://127.0.0.1:9090")
-    assert studio.backends[backend]["is_interactive"] is True
-    assert connect(ls, project, "http://127.0.0.1:9090") == backend
-    assert connect(ls, project, "http://127.0.0.1:9191") == backend
-    assert [one["url"] for one in studio.backends.values()] == ["http://127.0.0.1:9191"]
 
 
 def test_a_skylight_that_never_answers_is_given_up(monkeypatch):

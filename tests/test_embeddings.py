@@ -20,7 +20,7 @@ MEGABYTE = 1 << 20
 def embedding(seed: int = 0, size: tuple[int, int] = (30, 40)) -> Embedding:
     rng = np.random.default_rng(seed)
     features = rng.normal(size=(256, 4, 4)).astype(np.float16)
-    return Embedding(features, size, rng.integers(0, 256, (16, 16, 3)).astype(np.uint8))
+    return Embedding(features, size, rng.integers(0, 256, (32, 32, 3)).astype(np.uint8))
 
 
 def key(number: int) -> str:
@@ -149,7 +149,7 @@ def test_another_encoder_s_embeddings_are_its_own(tmp_path: Path) -> None:
     assert_same(other, embedding(6))
 
 
-@pytest.mark.parametrize("damage", ["cut", "empty", "noise", "no metadata", "another file"])
+@pytest.mark.parametrize("damage", ["cut", "empty", "noise", "no metadata", "another file", "of before"])
 def test_a_damaged_file_is_computed_again(tmp_path: Path, damage: str) -> None:
     cache = EmbeddingCache(tmp_path, "tiny-1", MEGABYTE)
     path = cache.path(key(7))
@@ -161,6 +161,10 @@ def test_a_damaged_file_is_computed_again(tmp_path: Path, damage: str) -> None:
             "empty": b"",
             "noise": np.random.default_rng(0).bytes(len(whole)),
             "no metadata": safetensors({"features": embedding().features, "thumbnail": embedding().thumbnail}),
+            "of before": safetensors(  # when thumbnails had 4 px per cell
+                {"features": embedding().features, "thumbnail": embedding().thumbnail[::2, ::2].copy()},
+                {"height": "30", "width": "40"},
+            ),
             "another file": safetensors({"weights": np.zeros(3)}, {"height": "30", "width": "40"}),
         }[damage]
     )

@@ -6,6 +6,7 @@ import warnings
 import zlib
 from typing import Any
 
+import cv2
 import numpy as np
 import pytest
 from numpy.typing import NDArray
@@ -87,6 +88,45 @@ def test_sixteen_bits_are_stretched_to_the_percentiles(format: str) -> None:
     assert (np.diff(ramp) >= 0).all()
     assert abs(ramp[500] - 255 * (0.25 - 0.01) / 0.98) < 2
     assert len(np.unique(ramp)) > 200
+
+
+def deep_file(pixels: NDArray[np.uint16], extension: str) -> bytes:
+    """A file of 16-bit colours, (H, W, 3) RGB or (H, W, 4) RGBA, which Pillow cannot write."""
+    order = [2, 1, 0, 3][: pixels.shape[2]]
+    return bytes(cv2.imencode(extension, np.ascontiguousarray(pixels[..., order]))[1])
+
+
+@pytest.mark.parametrize("bands", [3, 4])
+@pytest.mark.parametrize("extension", [".png", ".tiff"])
+def test_sixteen_bit_colours_are_stretched_together(extension: str, bands: int) -> None:
+    pixels = np.zeros((40, 50, bands), np.uint16)
+    pixels[..., 0] = np.linspace(300, 700, 2000).reshape(40, 50)  # Pillow's 8 bits are 1 or 2
+    pixels[..., 1], pixels[..., 2] = 300, 700
+    pixels[..., 3:] = 65535
+    image = decode(deep_file(pixels, extension))
+    assert (image.shape, image.dtype) == ((40, 50, 3), np.uint8)
+    assert (image[..., 1] == 0).all() and (image[..., 2] == 255).all()
+    assert len(np.unique(image[..., 0])) > 200 and (np.diff(image[..., 0].ravel().astype(int)) >= 0).all()
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_sixteen_bit_colours_are_turned_too(orientation: int) -> None:
+    pixels = (RNG.integers(0, 256, (3, 5, 3)) * 257).astype(np.uint16)
+    exif = Image.Exif()
+    exif[ORIENTATION] = orientation
+    chunk = exif.tobytes().removeprefix(b"Exif\x00\x00")
+    block = struct.pack(">I", len(chunk)) + b"eXIf" + chunk + struct.pack(">I", zlib.crc32(b"eXIf" + chunk))
+    data = deep_file(pixels, ".png")
+    picture = Image.fromarray(decode(data))
+    picture.getexif()[ORIENTATION] = orientation
+    turned = decode(data[:33] + block + data[33:])  # after the header
+    np.testing.assert_array_equal(turned, np.asarray(ImageOps.exif_transpose(picture)))
+
+
+def test_sixteen_bit_colours_that_cannot_be_read_whole_are_refused() -> None:
+    data = deep_file(np.zeros((40, 50, 3), np.uint16) + 7, ".png")
+    with pytest.raises(ImageError):
+        decode(data[: len(data) // 2])
 
 
 def test_a_turned_sixteen_bit_picture_is_turned_too() -> None:

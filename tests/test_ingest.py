@@ -51,6 +51,30 @@ def test_an_accepted_annotation_becomes_a_sample(planted, studio, project, submi
     assert len(list((planted.settings.home / "embeddings").rglob("*.safetensors"))) == 1
 
 
+def test_an_annotation_that_began_with_a_pre_annotation_keeps_how_far_the_two_agree(planted, studio, project):
+    image, mask = square(0)
+    task, half = studio.add_task(project, png(image)), mask.copy()
+    half[:, np.flatnonzero(mask.any(axis=0))[:12]] = False
+    shown = {"task": task, "model_version": "skylight-3", "score": 0.5, "result": [brush(LABELING, half)]}
+    studio.predictions[1] = shown
+    studio.projects[1]["model_version"] = "skylight-3"
+    annotation = studio.annotate(task, [brush(LABELING, mask)])
+    del studio.predictions[1]  # as when the next version is promoted
+    create(planted, studio, project, annotation)
+    (record,) = planted.store.samples(project)
+    assert (record.shown, record.agreement) == ("skylight-3", 0.5)
+    studio.update(annotation, [brush(LABELING, half)])
+    apply(planted, studio, project, "ANNOTATION_UPDATED", annotation)
+    (record,) = planted.store.samples(project)
+    assert (record.shown, record.agreement) == ("skylight-3", 1.0)
+
+
+def test_an_annotation_made_from_nothing_agrees_with_nothing(planted, studio, project, submitted):
+    create(planted, studio, project, submitted)
+    (record,) = planted.store.samples(project)
+    assert (record.shown, record.agreement) == ("", None)
+
+
 def test_touching_objects_are_told_apart_and_those_drawn_as_one_region_are_not(planted, studio, project):
     one, other = np.zeros((2, 64, 64), bool)
     one[10:20, 10:20], other[10:20, 20:40] = True, True
@@ -237,3 +261,27 @@ def test_an_import_with_annotations_asks_for_a_reconciliation(planted, project):
 def test_an_event_of_a_list_is_read_like_any_other(planted, studio, project, submitted):
     task = {"id": submitted["task"], "data": studio.tasks[submitted["task"]]["data"]}
     assert handle(planted, project, annotation_event(submitted, task, CONFIG))
+
+
+def test_marks_are_kept_and_news_of_them_is_news(planted, studio, project, submitted):
+    create(planted, studio, project, submitted)
+    submitted.update(ground_truth=True, last_action="accepted", updated_at=studio.now())
+    assert apply(planted, studio, project, "ANNOTATION_UPDATED", submitted)
+    (record,) = planted.store.samples(project)
+    assert record.ground_truth and record.reviewed
+    submitted["ground_truth"] = False  # taken by another annotation: `updated_at` stays
+    assert apply(planted, studio, project, "ANNOTATION_UPDATED", submitted)
+    (record,) = planted.store.samples(project)
+    assert (record.ground_truth, record.reviewed) == (False, True)
+    assert not apply(planted, studio, project, "ANNOTATION_UPDATED", submitted)
+
+
+def test_an_earlier_state_of_an_annotation_is_no_news_whatever_its_marks(planted, studio, project, submitted):
+    create(planted, studio, project, submitted | {"updated_at": studio.now()})
+    assert not create(planted, studio, project, submitted | {"ground_truth": True})
+
+
+def test_a_start_of_training_is_a_wish_for_it(planted, studio, project):
+    (event,) = events(studio.webhook("START_TRAINING", project))
+    assert not handle(planted, project, event)
+    assert planted.queue.wanted(project)

@@ -123,10 +123,10 @@ def test_what_comes_while_it_trains_is_trained_on_next(client, planted, studio, 
         submit(client, studio, project, seed)
     train = jobs.train_version
 
-    def interrupted(service, key: str) -> int:
+    def interrupted(service, key: str, asked: bool) -> int:
         if not planted.versions.numbers(project):
             submit(client, studio, project, 7)
-        return train(service, key)
+        return train(service, key, asked)
 
     monkeypatch.setattr(jobs, "train_version", interrupted)
     work()
@@ -137,7 +137,7 @@ def test_what_comes_while_it_trains_is_trained_on_next(client, planted, studio, 
 def test_a_change_that_another_worker_left_to_the_one_that_trains_is_trained_on(planted, studio, project, monkeypatch):
     CURRENT_SERVICE.set(planted)
     planted.store.save_config(project, CONFIG)
-    monkeypatch.setattr(jobs, "train_version", lambda service, key: planted.queue.touch(project))
+    monkeypatch.setattr(jobs, "train_version", lambda *_, asked: planted.queue.touch(project))
     jobs.train(project)
     assert planted.queue.queues["train"].count == 1
 
@@ -327,3 +327,17 @@ def test_a_recorded_skip_of_an_unknown_project_ends_without_a_trace_of_training(
     client.post("/webhook", json=capture("26"))
     work()
     assert status(client, "1.1795340435")["versions"] == []
+
+
+def test_start_training_does_not_wait_for_enough_annotations(client, planted, studio, project, work):
+    planted.settings = replace(planted.settings, retrain_every=10)
+    for seed in range(3):
+        submit(client, studio, project, seed)
+    work()
+    last = submit(client, studio, project, 3)
+    work()
+    assert len(learned(planted, project)) == 1
+    tell(client, studio, project, "START_TRAINING")
+    work()
+    assert str(last["id"]) in learned(planted, project)[1]
+    assert planted.queue.wanted(project) == 0

@@ -29,11 +29,71 @@ def test_the_recommended_configuration_is_read() -> None:
     assert labeling.prompts == ("kp", "rect")
 
 
-def test_brush_is_preferred_to_bitmask_and_the_first_of_each_is_taken() -> None:
-    bitmask = control("BitmaskLabels", "bitmask", "A")
-    brushes = control("BrushLabels", "one", "B,C"), control("BrushLabels", "two", "D")
-    assert parse_config(view(bitmask, *brushes)).control == "one"
-    assert parse_config(view(bitmask)).type == "bitmasklabels"
+KINDS = ("BrushLabels", "BitmaskLabels", "PolygonLabels", "VectorLabels", "RectangleLabels")
+
+
+def every_kind(first: int = 0) -> list[str]:
+    """Controls of all kinds from one on, the least preferred first."""
+    return [control(kind, kind[:4], more='smart="false" closable="true"') for kind in KINDS[first:]][::-1]
+
+
+@pytest.mark.parametrize(("first", "kind"), list(enumerate(KINDS)))
+def test_masks_go_to_the_first_kind_of_control_that_there_is(first: int, kind: str) -> None:
+    labeling = parse_config(view(*every_kind(first)))
+    assert (labeling.type, labeling.control) == (kind.lower(), kind[:4])
+    assert len(labeling.outputs) == 5 - first
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_kind_asked_for_goes_first_where_there_is_one(kind: str) -> None:
+    wanted = kind.removesuffix("Labels").lower()
+    assert parse_config(view(*every_kind()), wanted).type == kind.lower()
+    assert parse_config(view(control("BrushLabels", "b")), wanted).type == "brushlabels"
+
+
+def test_each_label_goes_to_a_control_that_has_it_and_all_are_learned() -> None:
+    brushes = control("BrushLabels", "one", "B,C"), control("BrushLabels", "two", "D,b")
+    labeling = parse_config(view(control("BitmaskLabels", "bitmask", "A,B"), *brushes))
+    assert labeling.labels == ("A", "B", "C", "D")
+    found = [labeling.output(label) for label in ("A", "B", "C", "D", "b")]
+    assert [each.name for each in found] == ["bitmask", "one", "one", "two", "one"]
+    with pytest.raises(ConfigError, match="no control for masks of 'image' has label 'E', only A, B, C, D, b"):
+        labeling.output("E")
+
+
+def test_each_image_has_its_own_controls() -> None:
+    images = '<Image name="left" value="$l"/><Image name="right" value="$r"/>'
+    controls = control("PolygonLabels", "p", "A", "left"), control("BrushLabels", "b", "B", "right")
+    labeling = parse_config(view(*controls, image=images))
+    assert (labeling.image, labeling.data_key, labeling.labels) == ("right", "r", ("B",))
+    assert (labeling.output("A", "left").name, labeling.output("A", "left").data_key) == ("p", "l")
+    with pytest.raises(ConfigError, match="'left' has label 'B', only A"):
+        labeling.output("B", "left")
+
+
+def test_an_image_that_shows_no_field_of_the_task_costs_its_controls_only() -> None:
+    images = '<Image name="logo" value="http://x/y.png"/><Image name="image" value="$image"/>'
+    controls = control("BrushLabels", "a", image="logo"), control("PolygonLabels", "b")
+    assert [each.name for each in parse_config(view(*controls, image=images)).outputs] == ["b"]
+
+
+def test_a_smart_rectangle_takes_masks_only_where_nothing_else_does_or_it_is_asked_for() -> None:
+    rectangle = control("RectangleLabels", "r", "Pit,Rock")
+    assert parse_config(view(rectangle)).control == "r"
+    both = parse_config(view(rectangle, control("PolygonLabels", "p", "Pit")))
+    assert [both.output(label).name for label in ("Pit", "Rock")] == ["p", "r"]
+    assert [both.takes("r", label) for label in ("Pit", "Rock")] == [False, True]
+    assert both.labels == ("Pit", "Rock")
+    asked = parse_config(view(rectangle, control("PolygonLabels", "p", "Pit")), "rectangle")
+    assert asked.output("Pit").name == "r" and asked.takes("r", "Pit")
+    assert asked.labels == both.labels
+
+
+def test_a_label_goes_by_its_predicted_values_too() -> None:
+    labels = '<Label value="Vehicle" predicted_values="car, Truck"/><Label value="Car"/>'
+    labeling = parse_config(view(f'<BrushLabels name="b" toName="image">{labels}</BrushLabels>'))
+    assert [labeling.number(name) for name in ("car", "truck", "Car", "vehicle")] == [1, 1, 2, 1]
+    assert labeling.output("car").spelled("TRUCK") == "Vehicle"
 
 
 def test_the_image_of_the_output_control_counts() -> None:
@@ -51,7 +111,7 @@ def test_the_field_of_a_list_of_images_is_read() -> None:
 def test_a_label_goes_by_its_alias_as_in_results() -> None:
     labels = '<Label value="Lava tube" alias="tube"/><Label value="Pit"/>'
     labeling = parse_config(view(f'<BrushLabels name="b" toName="image">{labels}</BrushLabels>'))
-    assert (labeling.labels, labeling.shown) == (("tube", "Pit"), ("Lava tube", "Pit"))
+    assert (labeling.labels, labeling.also) == (("tube", "Pit"), (("Lava tube",), ()))
     assert [labeling.number(name) for name in ("tube", "Lava tube", "Pit", "pit", "Dune")] == [1, 1, 2, 2, 0]
 
 
@@ -84,7 +144,8 @@ def test_nested_labels_comments_declarations_and_other_controls_are_no_obstacle(
         ("<View>&undefined;</View>", "not valid XML"),
         ("<View></View>", "add <Image"),
         (view(), "add <BrushLabels"),
-        (view(control("PolygonLabels", "p")), "add <BrushLabels"),
+        (view(control("EllipseLabels", "e")), "add <BrushLabels"),
+        (view(control("VectorLabels", "v")), "VectorLabels .closable.*add <BrushLabels"),
         (view(control("BrushLabels", "b", image="other")), "add <BrushLabels"),
         (view(control("BrushLabels", "b", labels="")), "'b' has 0 labels"),
         (view(control("BrushLabels", "b", labels=",".join(map(str, range(255))))), "'b' has 255 labels"),

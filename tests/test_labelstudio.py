@@ -3,7 +3,9 @@
 import json
 import re
 import threading
+import time
 from collections.abc import Iterator
+from email.utils import formatdate
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
@@ -31,7 +33,7 @@ class FakeServer(ThreadingHTTPServer):
         self.refreshes = 0
         self.asked: list[tuple[str, str, dict[str, list[str]]]] = []
         self.before_page = lambda: None
-        self.drop = 0  # predictions that an import silently leaves out
+        self.refused: list[str] = []  # why predictions are refused
         self.uploads: list[int] = []
 
     @property
@@ -120,32 +122,14 @@ class Handler(BaseHTTPRequestHandler):
         page = found[: int(query["page_size"][0])]
         self.send(200, {"tasks": [light(task, query) for task in page], "total": len(found)})
 
-    def one_task(self, raw: bytes, query: dict[str, list[str]], task: int) -> None:
-        if task not in self.server.tasks:
-            return self.refuse(404, "No Task matches the given query.")
-        self.send(200, self.server.tasks[task])
-
-    def one_annotation(self, raw: bytes, query: dict[str, list[str]], annotation: int) -> None:
-        for task in self.server.tasks.values():
-            for one in task["annotations"]:
-                if one["id"] == annotation:
-                    return self.send(200, one)
-        self.refuse(404, "No Annotation matches the given query.")
-
-    def import_predictions(self, raw: bytes, query: dict[str, list[str]], project: int) -> None:
-        items = json.loads(raw)
-        gone = [item for item in items if item["task"] not in self.server.tasks]
-        if gone:
-            message = f'{gone[0]} contains invalid "task" field'
-            return self.refuse(400, "Validation error", {"non_field_errors": [message]})
-        stored = items[self.server.drop :]
-        self.server.predictions += stored
-        self.send(201, {"created": len(stored)})
-
-    def delete_prediction(self, raw: bytes, query: dict[str, list[str]], prediction: int) -> None:
-        if prediction == 7:
-            return self.send(204, None)
-        self.refuse(404, "No Prediction matches the given query.")
+    def predict(self, raw: bytes, query: dict[str, list[str]]) -> None:
+        item = json.loads(raw)
+        gone = item["task"] not in self.server.tasks
+        refused = [f'Invalid pk "{item["task"]}" - object does not exist.'] if gone else self.server.refused
+        if refused:
+            return self.refuse(400, "Validation error", {"task" if gone else "non_field_errors": refused})
+        self.server.predictions.append(item)
+        self.send(201, item)
 
     def upload(self, raw: bytes, query: dict[str, list[str]], project: int) -> None:
         count = raw.count(b"Content-Disposition: form-data")
@@ -164,11 +148,8 @@ ROUTES: list[tuple[str, str, Any]] = [
     ("GET", r"/api/projects/(\d+)/", Handler.project),
     ("PATCH", r"/api/projects/(\d+)/", Handler.project),
     ("GET", r"/api/tasks/", Handler.list_tasks),
-    ("GET", r"/api/tasks/(\d+)/", Handler.one_task),
-    ("GET", r"/api/annotations/(\d+)/", Handler.one_annotation),
     ("POST", r"/api/projects/(\d+)/import", Handler.upload),
-    ("POST", r"/api/projects/(\d+)/import/predictions", Handler.import_predictions),
-    ("DELETE", r"/api/predictions/(\d+)/", Handler.delete_prediction),
+    ("POST", r"/api/predictions/", Handler.predict),
     ("POST", r"/api/ml/(\d+)/interactive-annotating", Handler.interactive),
 ]
 
@@ -228,7 +209,7 @@ class Clock:
 
 
 def test_a_legacy_token_is_sent_as_it_is(client, server):
-    assert client.version() == "1.23.2"
+    assert client.version()[0] == "1.23.2"
     assert client.project(1)["title"] == "moon"
     assert client.headers() == {"Authorization": f"Token {LEGACY}"}
     assert server.refreshes == 0
@@ -272,6 +253,17 @@ def test_a_bad_key_is_named_as_the_setting_but_never_shown(server, key):
     assert not key or key not in str(caught.value)
 
 
+def test_the_version_is_asked_without_a_key_and_comes_with_the_clocks_difference(server, monkeypatch):
+    for key in ("wrong", "another.refresh.token", ""):
+        release, ahead = LabelStudio(server.url, key).version()
+        assert release == "1.23.2" and abs(ahead) <= 1
+    assert server.refreshes == 0
+    monkeypatch.setattr(Handler, "date_time_string", lambda self: formatdate(time.time() + 100, usegmt=True))
+    assert LabelStudio(server.url, LEGACY).version()[1] == pytest.approx(100, abs=2)
+    monkeypatch.setattr(Handler, "date_time_string", lambda self: "today")
+    assert LabelStudio(server.url, LEGACY).version()[1] is None
+
+
 def test_an_error_names_status_path_and_the_servers_reason(client):
     with pytest.raises(LabelStudioError, match="404 to GET /api/projects/5/: No Project matches"):
         client.project(5)
@@ -281,16 +273,14 @@ def test_an_error_names_status_path_and_the_servers_reason(client):
 
 def test_an_error_page_is_not_quoted(client):
     with pytest.raises(LabelStudioError, match="404 to GET /api/nothing/: a page that is not JSON") as caught:
-        client.request("GET", "/api/nothing/", missing_ok=True)
+        client.request("GET", "/api/nothing/")
     assert len(str(caught.value)) < 200
 
 
 def test_a_long_reason_is_cut(client, server):
-    long = {"task": 1, "result": ["x" * 10_000], "score": 0.5, "model_version": "v"}
-    server.tasks[1] = make_task(1)
-    server.before_page = lambda: server.tasks.setdefault(2, make_task(2))  # back when it is looked for
+    server.tasks[1], server.refused = make_task(1), ["x" * 10_000]
     with pytest.raises(LabelStudioError) as caught:
-        client.create_predictions(1, [long | {"task": 2}])
+        client.create_prediction(1, 1, PREDICTION)
     assert len(str(caught.value)) < labelstudio_connection.DETAIL_CHARS + 200
 
 
@@ -335,12 +325,13 @@ def test_annotations_are_summed_up_without_their_results(client, server):
     server.tasks = {
         1: make_task(1),
         2: make_task(2, [make_annotation(5, 2), make_annotation(6, 2, skipped=True)]),
-        3: make_task(3, [make_annotation(4, 3)]),
+        3: make_task(3, [make_annotation(4, 3) | {"last_action": "fixed_and_accepted"}]),
     }
+    server.tasks[2]["annotations"][0]["ground_truth"] = True
     assert list(client.annotation_summaries(1)) == [
-        AnnotationSummary(5, 2, "2026-11-22T12:14:53.000005Z", False),
-        AnnotationSummary(6, 2, "2026-11-22T12:14:53.000006Z", True),
-        AnnotationSummary(4, 3, "2026-11-22T12:14:53.000004Z", False),
+        AnnotationSummary(5, 2, "2026-11-22T12:14:53.000005Z", False, True, False),
+        AnnotationSummary(6, 2, "2026-11-22T12:14:53.000006Z", True, False, False),
+        AnnotationSummary(4, 3, "2026-11-22T12:14:53.000004Z", False, False, True),
     ]
     assert "result" not in server.asked[0][2]["include"][0]
 
@@ -359,45 +350,25 @@ def test_listing_annotations_does_not_wake_an_ml_backend(client, server):
     assert [query["review"] for _, _, query in server.asked] == [["true"], ["true"]]
 
 
-def test_what_is_gone_is_none(client, server):
-    server.tasks = {1: make_task(1, [make_annotation(5, 1)])}
-    assert client.task(2) is None
-    assert client.annotation(6) is None
-    found, annotation = client.task(1), client.annotation(5)
-    assert found is not None and found["id"] == 1
-    assert annotation == make_annotation(5, 1)
+PREDICTION = {"result": [], "score": 0.25, "model_version": "v1", "cluster": 3}
 
 
-def prediction(task: int) -> dict[str, Any]:
-    return {"task": task, "result": [], "score": 0.25, "model_version": "v1"}
+def test_a_prediction_is_stored_with_its_cluster(client, server):
+    server.tasks = {1: make_task(1)}
+    assert client.create_prediction(1, 1, PREDICTION)
+    assert server.predictions == [{"project": 1, "task": 1, **PREDICTION}]
 
 
-def test_predictions_are_stored_in_chunks(client, server, monkeypatch):
-    monkeypatch.setattr(labelstudio, "PREDICTIONS_CHUNK", 2)
-    server.tasks = {number: make_task(number) for number in range(1, 6)}
-    assert client.create_predictions(1, [prediction(number) for number in range(1, 6)]) == 5
-    assert server.predictions == [prediction(number) for number in range(1, 6)]
-    assert len(server.asked) == 3
+def test_a_prediction_of_a_vanished_task_is_let_go(client, server):
+    assert not client.create_prediction(1, 2, PREDICTION)
+    assert server.predictions == []
 
 
-def test_predictions_of_vanished_tasks_do_not_take_the_others_along(client, server):
-    server.tasks = {1: make_task(1), 3: make_task(3)}
-    assert client.create_predictions(1, [prediction(1), prediction(2), prediction(3)]) == 2
-    assert server.predictions == [prediction(1), prediction(3)]
-    assert client.create_predictions(1, [prediction(2)]) == 0
-    assert client.create_predictions(1, []) == 0
-
-
-def test_predictions_that_label_studio_drops_silently_are_reported(client, server):
-    server.tasks = {1: make_task(1), 2: make_task(2)}
-    server.drop = 1
-    with pytest.raises(LabelStudioError, match="dropped 1 of 2 predictions for project 1"):
-        client.create_predictions(1, [prediction(1), prediction(2)])
-
-
-def test_deleting_a_prediction_twice_is_fine(client):
-    client.delete_prediction(7)
-    client.delete_prediction(8)
+def test_a_prediction_that_is_refused_though_its_task_is_there_is_an_error(client, server):
+    server.tasks = {1: make_task(1)}
+    server.refused = ["a score is a number"]
+    with pytest.raises(LabelStudioError, match="400 to POST /api/predictions/.*a score is a number"):
+        client.create_prediction(1, 1, PREDICTION)
 
 
 def test_many_files_go_up_in_several_requests(client, server, monkeypatch):

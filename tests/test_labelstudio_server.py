@@ -62,13 +62,16 @@ def test_entering_waits_until_it_answers_and_leaving_ends_all_its_processes(tmp_
 def test_it_is_told_user_port_and_folder_and_inherits_nothing(tmp_path, monkeypatch):
     monkeypatch.setenv("LABEL_STUDIO_API_KEY", "ours")
     monkeypatch.setenv("DATABASE_URL", "postgres://somewhere")
-    with make(tmp_path) as server:
+    server = make(tmp_path)
+    server.variables = {"DJANGO_DB": "default"}
+    with server:
         arguments, environment = json.loads((server.data_dir / "called.json").read_text())
     assert arguments[0] == "start" and "--no-browser" in arguments
     assert arguments[arguments.index("--port") + 1] == str(server.port)
     assert arguments[arguments.index("--internal-host") + 1] == "127.0.0.1"
     assert environment["LABEL_STUDIO_USER_TOKEN"] == TOKEN
     assert environment["ML_BLOCK_LOCAL_IP"] == environment["SSRF_PROTECTION_ENABLED"] == "false"
+    assert environment["DJANGO_DB"] == "default"
     assert not {"LABEL_STUDIO_API_KEY", "DATABASE_URL"} & set(environment)
 
 

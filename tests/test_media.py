@@ -1,5 +1,6 @@
 """Fetching images: who gets the key, what is refused, and where the limits are. All servers are real ones."""
 
+import base64
 import gzip
 import threading
 from collections.abc import Callable, Iterator
@@ -157,6 +158,56 @@ def test_a_redirect_back_from_elsewhere_brings_no_key(home, elsewhere):
     with pytest.raises(MediaError, match="401"):
         fetch(f"{elsewhere.url}/c.png", home)
     assert home.seen == [("/data/upload/1/a.png", None)]
+
+
+S3 = "s3://pictures/mars/a%20b.png"
+RESOLVE = "/tasks/5/resolve/?fileuri=czM6Ly9waWN0dXJlcy9tYXJzL2ElMjBiLnBuZw=="
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        S3,
+        RESOLVE,
+        f"http://localhost:8080{RESOLVE}",
+        f"https://labels.example/below{RESOLVE}".replace("resolve", "presign"),
+    ],
+)
+def test_a_cloud_address_becomes_one_path_of_label_studio_however_it_was_written(url):
+    assert media.through_label_studio(url, 5) == RESOLVE
+
+
+@pytest.mark.parametrize("url", ["gs://bucket/a.png", "azure-blob://container/a.png", "S3://bucket/a.png"])
+def test_every_storage_is_asked_for_through_the_task(url):
+    path = media.through_label_studio(url, 12)
+    assert path.startswith("/tasks/12/resolve/?fileuri=")
+    assert base64.urlsafe_b64decode(path.partition("=")[2]).decode() == url
+
+
+@pytest.mark.parametrize("url", ["/data/upload/1/a.png", "https://host/a.png?x=s3://b/c", "/tasks/5/resolve/?x=1"])
+def test_other_addresses_stay_as_they_are(url):
+    assert media.through_label_studio(url, 5) == url
+    assert media.through_label_studio(S3, "5/../6") == S3
+
+
+def test_a_cloud_picture_is_fetched_from_the_presigned_address_without_the_key(home, elsewhere):
+    elsewhere.routes["/pictures/mars/a.png?X-Amz-Signature=abc"] = (200, {}, IMAGE)
+    presigned = f"{elsewhere.url}/pictures/mars/a.png?X-Amz-Signature=abc"
+    home.routes[RESOLVE] = (303, {"Location": presigned}, b"")
+    assert fetch(RESOLVE, home) == IMAGE
+    assert (home.seen, elsewhere.seen[0][1]) == ([(RESOLVE, f"Token {KEY}")], None)
+
+
+def test_a_cloud_picture_that_label_studio_hands_out_itself_is_taken(home):
+    home.routes[RESOLVE] = (200, {}, IMAGE)
+    assert fetch(RESOLVE, home) == IMAGE
+
+
+@pytest.mark.parametrize("status", [404, 424])
+def test_a_cloud_picture_without_a_storage_names_the_place_to_look(home, status):
+    home.routes[RESOLVE] = (status, {}, b"")
+    with pytest.raises(MediaError, match="Settings > Cloud Storage"):
+        fetch(RESOLVE, home)
 
 
 def test_a_redirect_in_a_circle_ends(elsewhere):

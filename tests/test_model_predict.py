@@ -30,11 +30,11 @@ def brightness() -> BrightnessDecoder:
 
 
 def embedding(size: tuple[int, int], bright: tuple[float, float, float, float] = (0, 0, 0, 0)) -> Embedding:
-    """An embedding with a thumbnail (64, 64) that is white in y0, x0, y1, x1, shares of the image's own size."""
+    """An embedding with a thumbnail (128, 128) that is white in y0, x0, y1, x1, shares of the image's own size."""
     made = Embedding(
-        np.random.default_rng(0).normal(size=(256, 16, 16)).astype(np.float16), size, np.zeros((64, 64, 3), np.uint8)
+        np.random.default_rng(0).normal(size=(256, 16, 16)).astype(np.float16), size, np.zeros((128, 128, 3), np.uint8)
     )
-    rows, columns = made.extent(64)
+    rows, columns = made.extent(128)
     y0, x0, y1, x1 = (round(v * n) for v, n in zip(bright, (rows, columns) * 2, strict=True))
     made.thumbnail[y0:y1, x0:x1] = 255
     return made
@@ -53,8 +53,8 @@ def whole(*labels: NDArray[np.floating]) -> Prediction:
 def test_a_decoder_s_inputs_are_float_features_and_a_picture_in_plus_minus_1() -> None:
     features, picture = as_tensors(embedding((64, 64), (0, 0, 1, 0.5)))
     assert features.shape == (256, 16, 16) and features.dtype == torch.float32
-    assert picture.shape == (3, 64, 64)
-    assert (picture[:, :, :32] == 1).all() and (picture[:, :, 32:] == -1).all()
+    assert picture.shape == (3, 128, 128)
+    assert (picture[:, :, :64] == 1).all() and (picture[:, :, 64:] == -1).all()
 
 
 @pytest.mark.parametrize("size", [(64, 64), (33, 100), (500, 130), (7, 5)])

@@ -28,7 +28,7 @@ def embed(source: Named) -> Embedding:
     angle = int(source.stem) // 6 * np.pi / 2 + int(source.stem) * 0.01  # two heaps
     features[0, :2], features[1, :2] = np.cos(angle), np.sin(angle)
     features[2, 2:] = 1000  # below the image, which fills the upper half
-    return Embedding(features, (32, 64), np.zeros((16, 16, 3), np.uint8))
+    return Embedding(features, (32, 64), np.zeros((32, 32, 3), np.uint8))
 
 
 class Trainer:
@@ -100,3 +100,15 @@ def test_the_mean_feature_leaves_out_what_is_beyond_the_image() -> None:
 def test_more_images_than_there_are_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="12 images, not 13"):
         order("random", tmp_path).first(13)
+
+
+def test_what_is_doubted_is_taken_from_the_clusters_in_turn(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The two heaps are the numbers below six and from six on; the doubts alone would take the highest numbers."""
+    monkeypatch.setattr("model.clusters.CLUSTERS", 2)
+    made = order("clustered", tmp_path)
+    two = stems(made.first(2))
+    left = [number for number in range(11, -1, -1) if str(number) not in two]
+    third, fourth, fifth = (int(stem) for stem in stems(made.first(5))[2:])
+    assert third == left[0]
+    assert fourth == next(number for number in left if number < 6)
+    assert fifth == left[1]

@@ -2,10 +2,12 @@
 
 from dataclasses import replace
 
+import numpy as np
 import pytest
 
-from backend import preannotate as module
+from backend.clustering import cluster_of, find_clusters
 from backend.preannotate import preannotate
+from backend.queue import Progress
 from backend.regions import parse_config
 from backend.service import Service
 from model import decoder as decoders
@@ -22,14 +24,13 @@ def promote(service, project, labels=("Pit",)) -> None:
     """Publish and serve a version that finds its first label everywhere."""
     decoder = DomainDecoder(DecoderConfig(labels, service.pictures.segmenter.encoder_id))
     decoder.head.bias.data[:] = 0
-    decoder.head.bias.data[1] = 1000
+    decoder.head.bias.data[4:8] = 1000  # of the four quarters of a cell
     service.versions.promote(project, service.versions.publish(project, lambda path: decoders.save(decoder, path), {}))
 
 
 @pytest.fixture
-def project(planted, studio, monkeypatch) -> str:
-    """Five open tasks, and a version to be brought to them two at a time."""
-    monkeypatch.setattr(module, "BATCH", 2)
+def project(planted, studio) -> str:
+    """Five open tasks, and a version to be brought to them."""
     key = studio.add_project()
     planted.store.save_config(key, CONFIG)
     for seed in range(5):
@@ -85,9 +86,10 @@ def test_a_new_version_takes_the_place_of_those_before_it_and_of_no_other_model(
 def test_something_urgent_interrupts_it_and_it_goes_on_afterwards(planted, studio, project):
     studio.on_predictions = lambda: planted.queue.request(project, "ingest")
     assert preannotate(planted, project)
-    assert studio.predicted("skylight-1") == [1, 2]
+    assert studio.predicted("skylight-1") == [1]
     assert preannotate(planted, project)  # it is still waiting
-    assert studio.predicted("skylight-1") == [1, 2]
+    assert studio.predicted("skylight-1") == [1]
+    assert planted.queue.progress(project) == Progress("skylight-1", 1, 5)
     planted.queue.queues["ingest"].empty()
     planted.queue.begin(project, "ingest")
     studio.on_predictions = lambda: None
@@ -98,7 +100,7 @@ def test_something_urgent_interrupts_it_and_it_goes_on_afterwards(planted, studi
 def test_a_version_promoted_meanwhile_stops_it(planted, studio, project):
     studio.on_predictions = lambda: promote(planted, project)
     assert preannotate(planted, project)
-    assert studio.predicted("skylight-1") == [1, 2]
+    assert studio.predicted("skylight-1") == [1]
     studio.on_predictions = lambda: None
     assert not preannotate(planted, project)
     assert studio.predicted("skylight-2") == [1, 2, 3, 4, 5]
@@ -152,3 +154,116 @@ def test_without_a_version_or_a_key_there_is_nothing_to_do(planted, studio, proj
     promote(planted, project)
     assert not preannotate(Service(replace(planted.settings, label_studio_api_key="")), project)
     assert studio.predictions == {}
+
+
+def test_progress_says_how_far_which_version_has_come(planted, studio, project):
+    assert planted.queue.progress(project) is None
+    seen = []
+    studio.on_predictions = lambda: seen.append(planted.queue.progress(project))
+    preannotate(planted, project)
+    assert seen == [Progress("skylight-1", done, 5) for done in range(5)]
+    assert planted.queue.progress(project) == Progress("skylight-1", 5, 5)
+    promote(planted, project)
+    studio.annotate(2, [brush(LABELING, square(1)[1])])
+    seen.clear()
+    preannotate(planted, project)
+    assert seen[0] == Progress("skylight-2", 0, 4)
+
+
+def test_a_picture_that_cannot_be_fetched_is_missing_from_the_progress(planted, studio, project):
+    del studio.pictures[studio.tasks[3]["data"]["image"]]
+    preannotate(planted, project)
+    assert planted.queue.progress(project) == Progress("skylight-1", 4, 5)
+
+
+def test_a_prediction_that_label_studio_refuses_does_not_hold_up_the_others(planted, studio, project, caplog):
+    calls = []
+
+    def refuse_the_second():
+        calls.append(1)
+        assert len(calls) != 2
+
+    studio.on_predictions = refuse_the_second
+    assert not preannotate(planted, project)
+    assert studio.predicted("skylight-1") == [1, 3, 4, 5]
+    assert "task 2: its pre-annotation was refused" in caplog.text
+    preannotate(planted, project)
+    assert studio.predicted("skylight-1") == [1, 2, 3, 4, 5]
+
+
+def test_a_task_deleted_meanwhile_is_let_go(planted, studio, project):
+    studio.on_predictions = lambda: studio.tasks.pop(3, None)
+    assert not preannotate(planted, project)
+    assert studio.predicted("skylight-1") == [1, 2, 4, 5]
+
+
+def shades(service, studio, project, *levels: int) -> None:
+    """Open tasks of plain gray pictures."""
+    for level in levels:
+        studio.add_task(project, png(np.full((64, 64, 3), level, np.uint8)))
+
+
+def clusters(studio, version) -> list[int | None]:
+    """Of the predictions of a version, by task."""
+    made = [one for one in studio.predictions.values() if one["model_version"] == version]
+    return [one["cluster"] for one in sorted(made, key=lambda one: one["task"])]
+
+
+def pictures_apart(service) -> None:
+    """Have pooled embeddings tell bright pictures from dark ones: the planted ones differ in length alone."""
+    embed = service.pictures.segmenter.embed
+
+    def apart(image):
+        found = embed(image)
+        found.features[0] = 1 if image.mean() > 128 else -1
+        return found
+
+    service.pictures.segmenter.embed = apart
+
+
+def test_predictions_carry_the_kind_of_picture(planted, studio):
+    project = studio.add_project()
+    planted.store.save_config(project, CONFIG)
+    pictures_apart(planted)
+    shades(planted, studio, project, 250, 10, 250, 10, 10)
+    promote(planted, project)
+    preannotate(planted, project)
+    one, other = clusters(studio, "skylight-1")[:2]
+    assert {one, other} == {0, 1}
+    assert clusters(studio, "skylight-1") == [one, other, one, other, other]
+
+
+def test_a_clusters_number_means_the_same_in_all_predictions_of_a_version(planted, studio, project, monkeypatch):
+    preannotate(planted, project)
+    monkeypatch.setattr("backend.clustering.kinds", lambda *_: 1 / 0)
+    studio.add_task(project, png(square(3)[0]))  # like the fourth
+    preannotate(planted, project)
+    assert clusters(studio, "skylight-1")[5] == clusters(studio, "skylight-1")[3]
+    promote(planted, project)
+    with pytest.raises(ZeroDivisionError):
+        preannotate(planted, project)
+
+
+def test_too_few_tasks_have_no_clusters(planted, studio):
+    project = studio.add_project()
+    planted.store.save_config(project, CONFIG)
+    shades(planted, studio, project, 20, 30, 40)
+    promote(planted, project)
+    preannotate(planted, project)
+    assert clusters(studio, "skylight-1") == [None, None, None]
+
+
+def test_many_tasks_are_clustered_by_a_sample(planted, studio, project, monkeypatch):
+    pictures_apart(planted)
+    shades(planted, studio, project, 250)
+    monkeypatch.setattr("backend.clustering.SAMPLE", 5)
+    urls = {number: task["data"]["image"] for number, task in studio.tasks.items()}
+    centres = find_clusters(planted, project, "skylight-1", urls, lambda: False)
+    assert len(centres) == 2 and len(studio.fetched) == 5
+    assert {cluster_of(planted, centres, url) for url in urls.values()} <= {0, 1}
+
+
+def test_clustering_gives_way_to_something_urgent(planted, studio, project):
+    planted.queue.request(project, "train")
+    assert preannotate(planted, project)
+    assert studio.fetched == [] and studio.predictions == {}

@@ -16,15 +16,23 @@ from werkzeug.serving import make_server
 
 from backend import predict as module
 from backend.app import create_app
-from backend.regions import parse_config, read_prompt
+from backend.demo import label_config
+from backend.labeling import parse_config
+from backend.question import read_prompt
+from backend.regions import read_mask
 from backend.service import Service
+from backend.settings import OUTPUTS
+from backend.turns import SECONDS
 from model import decoder as decoders
 from model import synthetic
 from model.decoder import DecoderConfig, DomainDecoder
+from model.evaluate import iou
 from model.masks import decode_png, decode_rle
+from model.polygons import bounding_box
 
-from .planted import key_point, png
+from .planted import brush, key_point, png
 from .studio import CONFIG, Studio, capture
+from .weights import forget_layout
 
 P = "1.1795340435"
 SIZE = (534, 800)
@@ -63,11 +71,23 @@ def mask_of(region: dict[str, Any]) -> NDArray[np.bool_]:
     return decode_rle(region["value"]["rle"], region["original_height"], region["original_width"]) > 127
 
 
+def test_a_click_on_a_picture_in_cloud_storage_is_answered_through_label_studio(client, studio, pictures):
+    body = capture("05")
+    data = body["tasks"][0]["data"]
+    content = pictures[data["image"]]
+    data["image"] = "s3://bucket/a.png"
+    resolved = f"/tasks/{body['tasks'][0]['id']}/resolve/?fileuri=czM6Ly9idWNrZXQvYS5wbmc="
+    studio.resolved[resolved] = content
+    (result,) = ask(client, body)
+    assert len(result["result"]) == 1
+    assert studio.fetched == [resolved]
+
+
 def serve_decoder(service: Service, project: str, labels: tuple[str, ...]) -> None:
     """Promote a decoder that finds the first label everywhere."""
     decoder = DomainDecoder(DecoderConfig(labels, service.pictures.segmenter.encoder_id))
     decoder.head.bias.data[:] = 0
-    decoder.head.bias.data[1] = 1000
+    decoder.head.bias.data[4:8] = 1000  # of the four quarters of a cell
     number = service.versions.publish(project, lambda path: decoders.save(decoder, path), {})
     service.versions.promote(project, number)
 
@@ -86,11 +106,11 @@ def test_a_recorded_click_gets_a_mask_in_the_browsers_size(client, pictures):
 @pytest.mark.parametrize("number", ["05", "14", "15"])
 def test_the_answer_is_sams_to_all_prompts_of_the_recording(client, service, pictures, scene, number):
     body = capture(number)
-    prompt, label = read_prompt(body["params"]["context"], parse_config(body["label_config"]))
-    assert len(prompt.points) == {"05": 1, "14": 3, "15": 0}[number]
+    asked = read_prompt(body["params"]["context"], parse_config(body["label_config"]))
+    assert len(asked.prompt.points) == {"05": 1, "14": 3, "15": 0}[number]
     (result,) = ask(client, body)
-    expected = service.pictures.segmenter.segment(service.pictures.segmenter.embed(scene), prompt, candidates=1)
-    assert label == "Dog" and expected.masks[0].any()
+    expected = service.pictures.segmenter.segment(service.pictures.segmenter.embed(scene), asked.prompt, candidates=1)
+    assert asked.label == "Dog" and expected.masks[0].any()
     assert (mask_of(result["result"][0]) == expected.masks[0]).all()
 
 
@@ -165,6 +185,13 @@ def test_a_decoder_of_another_sam_is_not_served(client, planted, pictures):
     serve_decoder(planted, P, ("Dog", "Object"))
     planted.pictures.segmenter.encoder_id = "another"
     assert ask(client, capture("06"))[0]["result"] == []
+
+
+def test_a_decoder_of_an_earlier_layout_is_not_served(client, planted, pictures, caplog):
+    serve_decoder(planted, P, ("Dog", "Object"))
+    forget_layout(planted.versions.weights(P, 1))
+    assert ask(client, capture("06"))[0]["result"] == []
+    assert "train anew" in caplog.text
 
 
 def test_a_version_whose_file_is_gone_costs_the_answer_not_the_batch(client, planted, pictures, caplog):
@@ -271,6 +298,165 @@ def test_of_several_images_the_one_clicked_is_answered(client, planted, studio):
         (region,) = ask(client, change(body, item_index=index))[0]["result"]
         assert (mask_of(region).sum(), region["item_index"]) == (10 * (index + 1), index)
     assert ask(client, change(body, item_index=2))[0]["result"] == []
+
+
+def test_points_on_another_image_of_the_task_are_left_out(client, planted, studio):
+    for name in "ab":
+        studio.pictures[f"/data/upload/1/{name}.png"] = png(np.full((40, 60, 3), 20, np.uint8))
+    config = CONFIG.replace('value="$image"', 'valueList="$pages"')
+    body = click((5, 7), (40, 60), {"pages": ["/data/upload/1/a.png", "/data/upload/1/b.png"]}, config)
+    first = {**body["params"]["context"]["result"][0], "item_index": 0, "is_positive": False}
+    body["params"]["context"]["result"] = [first, {**first, "item_index": 1, "is_positive": True}]
+    asked = watch(planted)
+    (region,) = ask(client, body)[0]["result"]
+    assert region["item_index"] == 1
+    assert [prompt.positive.tolist() for prompt, _ in asked] == [[True]]
+
+
+TWO = """<View><Image name="left" value="$l"/><Image name="right" value="$r"/>
+<BrushLabels name="b" toName="left"><Label value="Pit"/></BrushLabels>
+<PolygonLabels name="p" toName="right"><Label value="Pit"/></PolygonLabels>
+<KeyPointLabels name="k" toName="left"><Label value="Pit"/></KeyPointLabels>
+<KeyPointLabels name="m" toName="right"><Label value="Pit"/></KeyPointLabels></View>"""
+
+
+@pytest.mark.parametrize(("image", "control", "type"), [("left", "b", "brushlabels"), ("right", "p", "polygonlabels")])
+def test_of_several_image_tags_the_one_clicked_is_answered_by_its_own_control(
+    client, planted, studio, image, control, type
+):
+    for name, level in (("l", 10), ("r", 20)):
+        studio.pictures[f"/data/upload/1/{name}.png"] = png(np.full((40, 60, 3), level, np.uint8))
+    data = {name: f"/data/upload/1/{name}.png" for name in "lr"}
+    body = change(click((5, 7), (40, 60), data, TWO), to_name=image)
+    (region,) = ask(client, body)[0]["result"]
+    assert (region["from_name"], region["to_name"], region["type"]) == (control, image, type)
+    assert mask_of_any(region).sum() == {"left": 10, "right": 20}[image]
+
+
+def mask_of_any(region: dict[str, Any]) -> NDArray[np.bool_]:
+    return read_mask(region, (region["original_height"], region["original_width"]))
+
+
+def watch(service: Service) -> list[tuple[Any, Any]]:
+    """What SAM is asked from now on: the prompt, and the logits of an earlier answer."""
+    asked = []
+    segmenter = service.pictures.segmenter
+    original = segmenter.segment
+
+    def segment(embedding, prompt, logits=None, candidates=3):
+        asked.append((prompt, logits))
+        return replace(original(embedding, prompt), logits=np.full((1, 32, 32), len(asked), np.float32))
+
+    segmenter.segment = segment
+    return asked
+
+
+def clicked(*points: tuple[str, int, int], label: str = "Pit", task: int = 1, **more: Any) -> dict[str, Any]:
+    """Clicks of the ids and at x, y px given, on a task."""
+    body = click((5, 7), (40, 60), {"image": "/data/upload/1/a.png"}, label_config(["Pit", "Dune"]))
+    result = [key_point("point", label, x, y, (40, 60)) | {"id": id} | more for id, x, y in points]
+    body["tasks"][0]["id"] = task
+    body["params"]["context"]["result"] = result
+    return body
+
+
+@pytest.fixture
+def picture(studio: Studio) -> None:
+    studio.pictures["/data/upload/1/a.png"] = png(np.full((40, 60, 3), 20, np.uint8))
+
+
+def test_sam_is_given_its_last_answer_to_the_same_clicks(client, planted, picture):
+    asked = watch(planted)
+    for points in (
+        [("a", 5, 7)],
+        [("a", 5, 7), ("b", 9, 9)],
+        [("a", 5, 7), ("b", 9, 9), ("c", 1, 1)],
+        [("a", 5, 7), ("d", 2, 2)],
+    ):
+        ask(client, clicked(*points))
+    given = [None if logits is None else float(logits.max()) for _, logits in asked]
+    assert given == [None, 1, 2, 1]
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        clicked(("x", 5, 7), ("b", 9, 9)),  # someone else's first click
+        clicked(("a", 6, 7), ("b", 9, 9)),  # moved
+        clicked(("a", 5, 7), ("b", 9, 9), label="Dune"),
+        clicked(("a", 5, 7), ("b", 9, 9), task=2),
+        clicked(("a", 5, 7)),  # the same again
+    ],
+)
+def test_sam_is_not_given_its_answer_to_something_else(client, planted, picture, other):
+    asked = watch(planted)
+    ask(client, clicked(("a", 5, 7)))
+    ask(client, other)
+    assert [logits for _, logits in asked] == [None, None]
+
+
+def test_an_answer_is_forgotten_after_a_while(client, planted, picture):
+    asked, now = watch(planted), [0.0]
+    planted.turns.clock = lambda: now[0]
+    ask(client, clicked(("a", 5, 7)))
+    now[0] = SECONDS
+    ask(client, clicked(("a", 5, 7), ("b", 9, 9)))
+    assert asked[1][1] is None
+
+
+def test_negative_clicks_alone_mean_nothing(client, planted, picture, caplog):
+    assert ask(client, clicked(("a", 5, 7), is_positive=False))[0]["result"] == []
+    assert "negative" in caplog.text
+
+
+@pytest.mark.parametrize("where", ["drafts", "annotations"])
+@pytest.mark.parametrize("avoid", [False, True])
+def test_a_mask_is_cut_where_another_of_the_label_is_if_that_is_set(client, planted, picture, where, avoid):
+    planted.settings = replace(planted.settings, avoid_overlap=avoid)
+    body = clicked(("a", 5, 7))
+    body["tasks"][0]["drafts"], body["tasks"][0]["annotations"] = [], []
+    labeling = parse_config(body["label_config"])
+    here, there = np.zeros((2, 40, 60), bool)
+    here[:, :8], there[:, 12:] = True, True
+    result = [brush(labeling, here), brush(labeling, there, "Dune")]
+    body["tasks"][0][where] = [{"id": 1, "result": result}]
+    (region,) = ask(client, body)[0]["result"]
+    assert mask_of(region).sum() == (12 if avoid else 20)
+    assert not (avoid and mask_of(region)[:, :8].any())
+
+
+@pytest.mark.parametrize("kind", OUTPUTS)
+def test_the_kind_of_region_that_is_set_is_sent(client, service, pictures, kind):
+    service.settings = replace(service.settings, output=kind)
+    again = create_app(service.settings, Service(service.settings)).test_client()
+    body = capture("05")
+    for added in ("Bitmask", "Polygon", "Vector"):
+        labels = f'<{added}Labels name="{added}" toName="image" closable="true"><Label value="Dog"/></{added}Labels>'
+        body["label_config"] = body["label_config"].replace("</View>", f"{labels}</View>")
+    (brushed,) = ask(client, body)[0]["result"]
+    (region,) = ask(again, body)[0]["result"]
+    assert (brushed["type"], region["type"]) == ("brushlabels", f"{kind}labels")
+    expected = mask_of(brushed)
+    if kind == "rectangle":
+        x0, y0, x1, y1 = bounding_box(expected)
+        expected[y0:y1, x0:x1] = True
+    assert iou(mask_of_any(region), expected) > 0.9
+
+
+def test_a_region_that_must_not_leave_is_not_sent(client, pictures, monkeypatch, caplog):
+    original = module.draw
+    monkeypatch.setattr(module, "draw", lambda *given: [{**each, "original_width": 801} for each in original(*given)])
+    assert ask(client, capture("05"))[0]["result"] == []
+    assert "is not sent" in caplog.text
+
+
+def test_an_error_that_was_not_foreseen_costs_one_task_only(client, planted, pictures, monkeypatch, caplog):
+    def fail(*_: Any) -> None:
+        raise KeyError("odd")
+
+    monkeypatch.setattr(module, "read_prompt", fail)
+    assert ask(client, capture("05"))[0]["result"] == []
+    assert "did not foresee" in caplog.text
 
 
 def test_two_people_clicking_on_two_images_never_get_each_others_mask(planted, studio):

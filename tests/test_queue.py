@@ -9,7 +9,7 @@ import pytest
 import redis
 
 from backend import queue as module
-from backend.queue import Queue, connect, key
+from backend.queue import Progress, Queue, connect, key
 
 P = "1.1795340435"
 
@@ -204,3 +204,22 @@ def test_a_connection_that_redis_dropped_is_made_again(queue):
         other.client_kill_filter(_type="normal", skipme=True)
     queue.accept(P, event(2))
     assert queue.inbox_length(P) == 2
+
+
+def test_a_wish_for_training_stays_until_it_is_granted(queue):
+    assert queue.wanted(P) == 0
+    queue.grant(P, 0)
+    queue.want_training(P)
+    first = queue.wanted(P)
+    queue.want_training(P)  # while the first is being granted
+    queue.grant(P, first)
+    assert queue.wanted(P) > first > 0
+    queue.grant(P, queue.wanted(P))
+    assert queue.wanted(P) == 0
+
+
+def test_the_progress_of_pre_annotation_is_what_was_noted_last(queue):
+    assert queue.progress(P) is None
+    for done in (0, 3):
+        queue.set_progress(P, Progress("skylight-2", done, 5))
+    assert queue.progress(P) == Progress("skylight-2", 3, 5)

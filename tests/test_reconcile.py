@@ -112,3 +112,16 @@ def test_one_image_that_is_gone_does_not_stop_the_others(planted, studio, projec
     del studio.pictures[studio.tasks[bad["task"]]["data"]["image"]]
     assert reconcile(planted, project) == 1
     assert ids(planted, project) == [good["id"]]
+
+
+def test_a_mark_that_changed_without_a_word_is_taken_over(planted, studio, project):
+    one, other = submit(studio, project, 0), submit(studio, project, 1)
+    one["ground_truth"] = True
+    reconcile(planted, project)
+    marks = {record.annotation: record.ground_truth for record in planted.store.samples(project)}
+    assert marks == {one["id"]: True, other["id"]: False}
+    one["ground_truth"], other["last_action"] = False, "accepted"
+    assert reconcile(planted, project) == 2
+    marks = {record.annotation: (record.ground_truth, record.reviewed) for record in planted.store.samples(project)}
+    assert marks == {one["id"]: (False, False), other["id"]: (False, True)}
+    assert reconcile(planted, project) == 0

@@ -32,7 +32,7 @@ def slope(mask: Mask, steepness: float) -> NDArray[np.float32]:
 
 
 def embedded(size: tuple[int, int] = SIZE) -> Embedding:
-    return Embedding(np.zeros((256, CELLS, CELLS), np.float16), size, np.zeros((4 * CELLS, 4 * CELLS, 3), np.uint8))
+    return Embedding(np.zeros((256, CELLS, CELLS), np.float16), size, np.zeros((8 * CELLS, 8 * CELLS, 3), np.uint8))
 
 
 def predicted(*logits: NDArray[np.float32]) -> Prediction:

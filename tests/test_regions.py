@@ -1,7 +1,5 @@
-import json
 import math
 import weakref
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -10,244 +8,18 @@ from label_studio_sdk.converter import brush
 from numpy.typing import NDArray
 
 from backend import regions as regions_module
-from backend.errors import BadRequest, ConfigError
-from backend.regions import (
-    Labeling,
-    context_index,
-    context_size,
-    label_map,
-    make_region,
-    parse_config,
-    read_prompt,
-)
-from model.masks import decode_png, encode_png, encode_rle
+from backend.errors import BadRequest
+from backend.labeling import Labeling, parse_config
+from backend.regions import label_map
+from model.masks import encode_png, encode_rle
 
-CAPTURES = Path(__file__).parent / "captures"
-RNG = np.random.default_rng(20230513)
-LABELS = '<Label value="Dog"/><Label value="Object"/>'
-CONFIG = f"""<View><Image name="image" value="$image"/>
-<BrushLabels name="brush" toName="image" smart="false">{LABELS}</BrushLabels>
-<KeyPointLabels name="kp" toName="image" smart="true">{LABELS}</KeyPointLabels>
-<RectangleLabels name="rect" toName="image" smart="true">{LABELS}</RectangleLabels>
-<RectangleLabels name="plain" toName="image" smart="false">{LABELS}</RectangleLabels></View>"""
-SIZE = (60, 80)
+from .editor import CONFIG, LABELS, RNG, SIZE, box, brushed, item, point, polygon, vector
+from .studio import capture as body
 
 
 @pytest.fixture
 def labeling() -> Labeling:
     return parse_config(CONFIG)
-
-
-def body(name: str) -> dict[str, Any]:
-    recorded: dict[str, Any] = json.loads(next(CAPTURES.glob(f"{name}_*.json")).read_text())["body"]
-    return recorded
-
-
-def item(type: str, control: str, value: dict[str, Any], label: str = "Dog", **more: Any) -> dict[str, Any]:
-    value = {**value, type: [label]} if label else value
-    size = {"original_width": SIZE[1], "original_height": SIZE[0], "image_rotation": 0}
-    return {
-        "id": "r1",
-        "from_name": control,
-        "to_name": "image",
-        "type": type,
-        "value": value,
-        **size,
-        **more,
-    }
-
-
-def point(x: float, y: float, **more: Any) -> dict[str, Any]:
-    return item("keypointlabels", "kp", {"x": x, "y": y, "width": 0.3}, **more)
-
-
-def box(x: float, y: float, width: float, height: float, rotation: float = 0, **more: Any) -> dict[str, Any]:
-    value = {"x": x, "y": y, "width": width, "height": height, "rotation": rotation}
-    return item("rectanglelabels", more.pop("control", "rect"), value, **more)
-
-
-def brushed(mask: NDArray[np.bool_], **more: Any) -> dict[str, Any]:
-    return item("brushlabels", "brush", {"format": "rle", "rle": encode_rle(mask)}, **more)
-
-
-def test_three_recorded_clicks_are_one_prompt() -> None:
-    request = body("14")
-    found = read_prompt(request["params"]["context"], parse_config(request["label_config"]))
-    assert found is not None
-    prompt, label = found
-    assert label == "Dog"
-    np.testing.assert_allclose(prompt.points, [[239.71, 374.15], [319.64, 426.85], [480.36, 107.15]], atol=0.01)
-    assert prompt.points.dtype == np.float32
-    assert prompt.positive.tolist() == [True, True, False]
-    assert prompt.box is None
-
-
-def test_a_recorded_rectangle_is_a_box() -> None:
-    request = body("15")
-    found = read_prompt(request["params"]["context"]["result"], parse_config(request["label_config"]))
-    assert found is not None
-    prompt, label = found
-    assert label == "Dog"
-    assert prompt.box is not None and prompt.box.dtype == np.float32
-    np.testing.assert_allclose(prompt.box, [159.79, 213.42, 439.96, 480.42], atol=0.01)
-    assert prompt.points.shape == (0, 2) and prompt.positive.shape == (0,)
-
-
-def test_a_recorded_click_by_rest_is_read_and_its_size() -> None:
-    request = body("05")
-    assert context_size(request["params"]["context"]) == (534, 800)
-    found = read_prompt(request["params"]["context"], parse_config(request["label_config"]))
-    assert found is not None
-    assert found[0].points.tolist() == [[320, 267]]
-
-
-@pytest.mark.parametrize("context", [None, {}, {"result": None}, {"result": []}, []])
-def test_an_empty_context_gives_no_prompt(context: object, labeling: Labeling) -> None:
-    assert read_prompt(context, labeling) is None
-    assert context_size(context) is None
-    assert context_index(context) is None
-
-
-def test_regions_that_are_no_prompts_are_passed_over(labeling: Labeling) -> None:
-    strange = [brushed(np.ones(SIZE, bool)), {"type": "relation"}, {}, point(1, 1, to_name="other")]
-    assert read_prompt({"result": strange}, labeling) is None
-    found = read_prompt({"result": [point(50, 50), *strange]}, labeling)
-    assert found is not None and found[0].points.tolist() == [[40, 30]]
-
-
-def test_a_click_without_a_sign_is_positive(labeling: Labeling) -> None:
-    signs = [{}, {"is_positive": True}, {"is_positive": False}, {"is_positive": None}]
-    found = read_prompt([point(5, 5, **sign) for sign in signs], labeling)
-    assert found is not None
-    assert found[0].positive.tolist() == [True, True, False, True]
-
-
-def test_points_and_the_last_rectangle_are_one_prompt_under_the_last_label(labeling: Labeling) -> None:
-    found = read_prompt([box(0, 0, 10, 10), point(50, 50), box(25, 50, 50, 25, label="Object")], labeling)
-    assert found is not None
-    prompt, label = found
-    assert (prompt.points.tolist(), label) == ([[40, 30]], "Object")
-    assert prompt.box is not None and prompt.box.tolist() == [20, 30, 60, 45]
-
-
-def test_a_rotated_rectangle_becomes_the_box_around_it(labeling: Labeling) -> None:
-    found = read_prompt([box(50, 10, 25, 40, rotation=90)], labeling)  # 20 x 24 px, turned clockwise about 40, 6
-    assert found is not None and found[0].box is not None
-    np.testing.assert_allclose(found[0].box, [16, 6, 40, 26], atol=1e-4)
-
-
-def test_any_rotated_rectangle_is_inside_its_box_and_touches_its_sides(labeling: Labeling) -> None:
-    for _ in range(50):
-        turn, (width, height) = RNG.uniform(-180, 360), RNG.uniform(5, 15, 2)
-        found = read_prompt([box(50, 50, width, height, rotation=turn)], labeling)
-        assert found is not None and found[0].box is not None
-        wide, high, angle = width * 0.8, height * 0.6, math.radians(turn)
-        sides = found[0].box[2:] - found[0].box[:2]
-        cos, sin = abs(math.cos(angle)), abs(math.sin(angle))
-        np.testing.assert_allclose(sides, [wide * cos + high * sin, wide * sin + high * cos], rtol=1e-4)
-
-
-def test_prompts_are_cut_to_the_image(labeling: Labeling) -> None:
-    found = read_prompt([box(-10, 80, 60, 60), point(100, 100), point(-3, 120)], labeling)
-    assert found is not None
-    assert found[0].points.tolist() == [[79, 59], [0, 59]]
-    assert found[0].box is not None and found[0].box.tolist() == [0, 48, 40, 60]
-
-
-def test_only_the_image_clicked_last_counts(labeling: Labeling) -> None:
-    clicks = [point(10, 10, item_index=0), point(50, 50, item_index=1), point(25, 25, item_index=1)]
-    found = read_prompt(clicks, labeling)
-    assert found is not None and found[0].points.tolist() == [[40, 30], [20, 15]]
-    assert context_index(clicks) == 1
-
-
-def test_the_label_is_found_in_labels_or_by_another_case(labeling: Labeling) -> None:
-    plain = item("keypointlabels", "kp", {"x": 1, "y": 1, "labels": ["Object"]}, label="")
-    for click in (plain, point(1, 1, label="OBJECT")):
-        found = read_prompt([click], labeling)
-        assert found is not None and found[1] == "Object"
-
-
-def test_a_label_the_masks_cannot_have_is_named(labeling: Labeling) -> None:
-    with pytest.raises(ConfigError, match="'brush' has no label 'Cat', only Dog, Object"):
-        read_prompt([point(1, 1, label="Cat")], labeling)
-
-
-@pytest.mark.parametrize(
-    "context",
-    [
-        "text",
-        {"result": "text"},
-        [7],
-        [point(1, 1, label="")],
-        [{**point(1, 1), "value": None}],
-        [point(float("nan"), 1)],
-        [point(10**400, 1)],
-        [point("1", 1)],  # type: ignore[arg-type]
-        [box(1, 1, None, 1)],  # type: ignore[arg-type]
-        [point(1, 1, original_width=None)],
-        [point(1, 1, original_height=0)],
-    ],
-)
-def test_a_context_that_cannot_be_read_is_the_callers_fault(context: object, labeling: Labeling) -> None:
-    with pytest.raises(BadRequest) as error:
-        read_prompt(context, labeling)
-    assert error.value.status == 400
-
-
-def test_a_brush_region_has_exactly_what_label_studio_keeps(labeling: Labeling) -> None:
-    mask = RNG.random(SIZE) < 0.4
-    region = make_region(labeling, mask, "Object", np.float32(0.876543), "abc")
-    rle = brush.mask2rle(mask.astype(np.uint8) * 255)
-    assert region == {
-        "id": "abc",
-        "from_name": "brush",
-        "to_name": "image",
-        "type": "brushlabels",
-        "original_width": 80,
-        "original_height": 60,
-        "image_rotation": 0,
-        "score": 0.8765,
-        "origin": "prediction",
-        "value": {"format": "rle", "rle": rle, "brushlabels": ["Object"]},
-    }
-    assert json.loads(json.dumps(region)) == region
-    assert make_region(labeling, mask, "Object", 1, "abc", item_index=2)["item_index"] == 2
-
-
-def test_a_bitmask_region_holds_a_png() -> None:
-    labeling = parse_config(CONFIG.replace("BrushLabels", "BitmaskLabels"))
-    mask = RNG.random(SIZE) < 0.4
-    region = make_region(labeling, mask, "Dog", 0.5, "abc")
-    assert (region["type"], region["value"]["bitmasklabels"]) == ("bitmasklabels", ["Dog"])
-    assert set(region["value"]) == {"imageDataURL", "bitmasklabels"}
-    np.testing.assert_array_equal(decode_png(region["value"]["imageDataURL"]), mask)
-
-
-@pytest.mark.parametrize(
-    ("mask", "label", "score"),
-    [
-        (np.ones(SIZE, np.uint8), "Dog", 0.5),
-        (np.ones((1, *SIZE), bool), "Dog", 0.5),
-        (np.ones(SIZE, bool), "Cat", 0.5),
-        (np.ones(SIZE, bool), "Dog", 1.01),
-        (np.ones(SIZE, bool), "Dog", float("nan")),
-    ],
-)
-def test_a_region_that_would_lock_the_annotation_is_not_made(
-    mask: NDArray[np.bool_], label: str, score: float, labeling: Labeling
-) -> None:
-    with pytest.raises(ValueError):
-        make_region(labeling, mask, label, score, "abc")
-
-
-@pytest.mark.parametrize("output", ["BrushLabels", "BitmaskLabels"])
-def test_a_region_made_is_read_back_as_its_label(output: str) -> None:
-    labeling = parse_config(CONFIG.replace("BrushLabels", output))
-    mask = RNG.random(SIZE) < 0.4
-    found = label_map([make_region(labeling, mask, "Object", 0.5, "abc")], labeling, SIZE)
-    np.testing.assert_array_equal(found.array, mask * np.uint8(2))
-    assert (found.array.dtype, found.regions, found.ignored) == (np.uint8, 1, ())
 
 
 def test_later_regions_cover_earlier_ones(labeling: Labeling) -> None:
@@ -273,7 +45,7 @@ def test_single_objects_are_kept_beside_the_label_map_later_over_earlier(labelin
 def test_the_masks_of_many_regions_are_not_in_memory_at_once(labeling: Labeling, monkeypatch: Any) -> None:
     living: list[weakref.ref[NDArray[np.bool_]]] = []
     most = [0]
-    read = regions_module._read_mask
+    read = regions_module.read_mask
 
     def watched(region: Any, size: tuple[int, int]) -> NDArray[np.bool_]:
         mask = read(region, size)
@@ -281,16 +53,16 @@ def test_the_masks_of_many_regions_are_not_in_memory_at_once(labeling: Labeling,
         most.append(sum(each() is not None for each in living))
         return mask
 
-    monkeypatch.setattr(regions_module, "_read_mask", watched)
+    monkeypatch.setattr(regions_module, "read_mask", watched)
     found = label_map([brushed(RNG.random(SIZE) < 0.9) for _ in range(20)], labeling, SIZE)
     assert found.regions == len(living) == 20
     assert max(most) <= 3
 
 
 def test_polygons_and_plain_rectangles_are_masks(labeling: Labeling) -> None:
-    polygon = item("polygonlabels", "poly", {"points": [[0, 0], [50, 0], [50, 50], [0, 50]], "closed": True})
+    square = polygon((0, 0), (50, 0), (50, 50), (0, 50))
     turned = box(50, 50, 25, 20, rotation=90, control="plain", label="Object")  # 20 x 12 px about 40, 30
-    found = label_map([polygon, turned], labeling, SIZE)
+    found = label_map([square, turned], labeling, SIZE)
     expected = np.zeros(SIZE, np.uint8)
     expected[:30, :40] = 1
     expected[30:50, 28:40] = 2
@@ -351,8 +123,8 @@ def test_the_recorded_annotation_with_every_tag() -> None:
     labeling = parse_config(recorded["project"]["label_config"])
     assert (labeling.control, labeling.prompts) == ("brush", ("rect", "kp"))
     found = label_map(recorded["annotation"]["result"], labeling, (534, 800))
-    assert found.regions == 4  # brush, two bitmasks, polygon
-    assert len(found.ignored) == 3  # two vectors and the ellipse
+    assert found.regions == 6  # brush, two bitmasks, polygon, two vectors
+    assert found.ignored == ("region 'ell1': ellipselabels is not a mask",)
     assert np.unique(found.array).tolist() == [0, 1, 2]
     polygon = found.array[30:170, 430:570] == 1  # 16 corners, 60 px around 500, 100
     assert polygon.sum() == pytest.approx(8 * 60**2 * math.sin(math.pi / 8), rel=0.01)
@@ -379,3 +151,69 @@ def test_the_recorded_skipped_annotation_is_empty() -> None:
     labeling = parse_config(recorded["project"]["label_config"])
     found = label_map(recorded["annotation"]["result"], labeling, (10, 10))
     assert (found.regions, found.instances.shape, found.instances.any()) == (0, (10, 10), False)
+
+
+def test_closed_vectors_are_masks_and_open_ones_are_not(labeling: Labeling) -> None:
+    found = label_map([vector((0, 0), (50, 0), (50, 50), (0, 50))], labeling, SIZE)
+    assert (found.array[:30, :40] == 1).all() and found.array.sum() == 30 * 40
+    line = label_map([vector((0, 0), (50, 0), (50, 50), closed=False)], labeling, SIZE)
+    assert (line.regions, line.ignored) == (0, ("region 'r1': an open line has no inside",))
+
+
+def test_a_vectors_curves_are_followed(labeling: Labeling) -> None:
+    reach = 4 / 3 * (math.sqrt(2) - 1)  # of the handles of a quarter circle
+    corners = [(1, 0), (0, 1), (-1, 0), (0, -1)]
+    vertices = [
+        {"x": 50 + 25 * x, "y": 50 + 100 / 3 * y, "isBezier": True}  # 20 px both
+        | {
+            f"controlPoint{n}": {"x": 50 + 25 * (x - s * reach * y), "y": 50 + 100 / 3 * (y + s * reach * x)}
+            for n, s in ((1, -1), (2, 1))
+        }
+        for x, y in corners
+    ]
+    y, x = np.mgrid[:60, :80] + 0.5
+    disc = np.hypot(x - 40, y - 30) < 20
+    found = label_map([vector(*vertices)], labeling, SIZE)
+    assert np.count_nonzero((found.array == 1) ^ disc) <= 16
+    straight = label_map([vector(*({**each, "isBezier": False} for each in vertices))], labeling, SIZE)
+    assert np.count_nonzero(straight.array) == pytest.approx(800, abs=45)  # the square on its corner
+
+
+@pytest.mark.parametrize(
+    "vertices",
+    [[], [(0, 0), (9, 9)], [(0, 0), (9, 9), ("x", 3)], [(0, 0), (9, 9), {"x": 1}], [(0, 0), (9, 9), (0, 10**400)]],
+)
+def test_a_damaged_vector_is_refused_by_its_id(vertices: list[Any], labeling: Labeling) -> None:
+    with pytest.raises(BadRequest, match="region 'r1'"):
+        label_map([vector(*vertices)], labeling, SIZE)
+
+
+def test_a_smart_rectangle_is_a_mask_where_its_label_has_nothing_else() -> None:
+    rectangles = f'<View><Image name="image" value="$image"/><RectangleLabels name="rect" toName="image">{LABELS}'
+    labeling = parse_config(rectangles + "</RectangleLabels></View>")
+    assert label_map([box(0, 0, 50, 50)], labeling, SIZE).array.sum() == 30 * 40
+
+
+def test_a_smart_rectangle_is_a_mask_where_it_is_preferred() -> None:
+    config = CONFIG[: CONFIG.index('<RectangleLabels name="plain"')] + "</View>"
+    assert label_map([box(0, 0, 50, 50)], parse_config(config, "rectangle"), SIZE).regions == 1
+    assert label_map([box(0, 0, 50, 50)], parse_config(config), SIZE).regions == 0
+
+
+def test_regions_of_several_controls_are_in_one_map() -> None:
+    polygons = '<PolygonLabels name="p" toName="image"><Label value="Dune"/><Label value="dog"/></PolygonLabels></View>'
+    labeling = parse_config(CONFIG.replace("</View>", polygons))
+    assert labeling.labels == ("Dog", "Object", "Dune")
+    left = np.zeros(SIZE, bool)
+    left[:, :20] = True
+    corners = (50, 0), (100, 0), (100, 100), (50, 100)
+    found = label_map([brushed(left), polygon(*corners, label="Dune")], labeling, SIZE)
+    assert np.unique(found.array[:, 40:]).tolist() == [3] and np.unique(found.array[:, :20]).tolist() == [1]
+    assert label_map([polygon(*corners, label="dog")], labeling, SIZE).array.max() == 1
+
+
+@pytest.mark.parametrize("rotation", [90, 180, 270])
+def test_a_region_drawn_on_a_turned_view_is_where_it_is_unturned(rotation: int, labeling: Labeling) -> None:
+    mask = RNG.random(SIZE) < 0.3
+    found = label_map([brushed(mask, image_rotation=rotation)], labeling, SIZE)
+    np.testing.assert_array_equal(found.array, mask)

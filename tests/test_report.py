@@ -34,6 +34,16 @@ def test_the_table_has_a_row_per_method_and_a_column_per_number_of_images() -> N
     assert lines[3].split() == ["unet", "0.30", "±0.00", "-"]
 
 
+def test_what_a_pack_has_too_few_images_for_is_a_dash_in_every_table_and_said_below() -> None:
+    lines = table(ROWS, "IoU", lambda row: row.iou, asked=(1, 50)).split("b: IoU")[1].splitlines()
+    assert lines[1].split() == ["images", "1", "5", "50"]
+    assert lines[2].split() == ["decoder", "0.90", "±0.00", "-", "-"]
+    text = report(ROWS, (1, 5, 50), ["b has 1 images to annotate; 5, 50 left out"])
+    heads = [line.split()[1:] for line in text.splitlines() if line.split()[:1] == ["images"]]
+    assert heads and all(head == ["1", "5", "50"] for head in heads)
+    assert text.endswith("\n\nb has 1 images to annotate; 5, 50 left out")
+
+
 def test_the_mean_of_packs_is_over_all_packs_or_not_at_all() -> None:
     lines = table(ROWS, "IoU", lambda row: row.iou).split("mean of packs: IoU")[1].splitlines()
     assert lines[2].split()[:2] == ["decoder", "0.70"] and lines[2].split()[-1] == "-"

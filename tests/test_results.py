@@ -45,15 +45,18 @@ def test_a_row_is_found_by_what_it_is_about(tmp_path: Path) -> None:
     assert results.find(row("p", "decoder", 1, 0.9).key) == results.rows[0]
     for other in (row("q", "decoder", 1, 0.5), row("p", "unet", 1, 0.5), row("p", "decoder", 1, 0.5, seed=1)):
         assert results.find(other.key) is None
-    assert results.find(row("p", "decoder", 1, 0.5, split="1").key) is None
+    for changed in ({"split": "1"}, {"recipe": "1"}):
+        assert results.find(row("p", "decoder", 1, 0.5, **changed).key) is None
 
 
 def test_another_table_is_refused_and_left_alone(tmp_path: Path) -> None:
     path = tmp_path / "results.csv"
-    path.write_text("a,b\n1,2\n")
-    with pytest.raises(ResultsError, match="other columns"):
-        Results(path)
-    assert path.read_text() == "a,b\n1,2\n"
+    older = ",".join(name for name in COLUMNS if name != "recipe")  # as they were before rows named their recipe
+    for text in ("a,b\n1,2\n", f"{older}\n"):
+        path.write_text(text)
+        with pytest.raises(ResultsError, match="other columns.*give another --out or move it away"):
+            Results(path)
+        assert path.read_text() == text
 
 
 def test_no_rows_are_an_empty_text() -> None:

@@ -334,9 +334,9 @@ def test_a_thumbnail_is_the_image_small_with_black_padding(tiny: Segmenter) -> N
     image = np.zeros((300, 600, 3), np.uint8)
     image[:, 300:] = (200, 100, 50)
     embedding = tiny.embed(image)
-    assert embedding.thumbnail.shape == (128, 128, 3) and embedding.extent(128) == (64, 128)
-    assert embedding.thumbnail[:64, 64:].reshape(-1, 3).tolist() == [[200, 100, 50]] * 64 * 64
-    assert not embedding.thumbnail[:64, :64].any() and not embedding.thumbnail[64:].any()
+    assert embedding.thumbnail.shape == (256, 256, 3) and embedding.extent(256) == (128, 256)
+    assert embedding.thumbnail[:128, 128:].reshape(-1, 3).tolist() == [[200, 100, 50]] * 128 * 128
+    assert not embedding.thumbnail[:128, :128].any() and not embedding.thumbnail[128:].any()
 
 
 @pytest.mark.parametrize(
@@ -345,7 +345,7 @@ def test_a_thumbnail_is_the_image_small_with_black_padding(tiny: Segmenter) -> N
 def test_the_extent_is_the_part_of_the_grid_that_the_image_fills(
     size: tuple[int, int], extent: tuple[int, int]
 ) -> None:
-    embedding = Embedding(np.zeros((256, 32, 32), np.float16), size, np.zeros((128, 128, 3), np.uint8))
+    embedding = Embedding(np.zeros((256, 32, 32), np.float16), size, np.zeros((256, 256, 3), np.uint8))
     assert embedding.extent(32) == extent
 
 

@@ -15,7 +15,7 @@ import requests
 from backend.errors import Unavailable
 from backend.labelstudio_server import free_port
 from backend.regions import parse_config
-from backend.serve import Child, Supervisor
+from backend.serve import Child, Supervisor, broker_note
 from backend.settings import Settings
 from model import synthetic
 
@@ -131,6 +131,7 @@ def test_a_broker_goes_on_with_what_it_held(tmp_path: Path) -> None:
         supervisor = Supervisor(settings, environment(), "127.0.0.1", free_port(0))
         supervisor.children.clear()
         with supervisor, redis.Redis.from_url(supervisor.environ["REDIS_URL"]) as connection:
+            assert broker_note(settings).read_text() == supervisor.environ["REDIS_URL"]
             assert connection.get("word") == expected
             connection.set("word", "kept")
 

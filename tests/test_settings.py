@@ -36,11 +36,17 @@ def test_every_variable_of_the_table_reaches_its_field():
         "SKYLIGHT_THREADS": "2",
         "SKYLIGHT_WORKERS": "0",
         "SKYLIGHT_MIN_ANNOTATIONS": "7",
+        "SKYLIGHT_RETRAIN_EVERY": "4",
+        "SKYLIGHT_ACCEPT": "Ground_truth",
+        "SKYLIGHT_CONSENSUS": "majority",
         "SKYLIGHT_MEMORY_MB": "64",
         "SKYLIGHT_MAX_PIXELS": "1000",
         "SKYLIGHT_MIN_AREA": "5",
         "SKYLIGHT_REFINE": "On",
+        "SKYLIGHT_OUTPUT": "Polygon",
+        "SKYLIGHT_AVOID_OVERLAP": "on",
         "SKYLIGHT_LOG_LEVEL": "debug",
+        "SKYLIGHT_WEBHOOK_SECRET": "correct-horse-battery",
     }
     assert {row.env for row in Settings.table()} == set(given)
     expected = Settings(
@@ -54,11 +60,17 @@ def test_every_variable_of_the_table_reaches_its_field():
         threads=2,
         workers=0,
         min_annotations=7,
+        retrain_every=4,
+        accept="ground_truth",
+        consensus="majority",
         memory_mb=64,
         max_pixels=1000,
         min_area=5,
         refine=True,
+        output="polygon",
+        avoid_overlap=True,
         log_level="DEBUG",
+        webhook_secret="correct-horse-battery",
     )
     assert Settings.from_env(given) == expected
 
@@ -102,6 +114,10 @@ def test_a_bad_number_is_refused_with_variable_and_value(value):
         ("SKYLIGHT_DEVICE", "gpu"),
         ("SKYLIGHT_LOG_LEVEL", "loud"),
         ("SKYLIGHT_REFINE", "1"),
+        ("SKYLIGHT_ACCEPT", "drafts"),
+        ("SKYLIGHT_CONSENSUS", "2 of 3"),
+        ("SKYLIGHT_AVOID_OVERLAP", "yes"),
+        ("SKYLIGHT_OUTPUT", "mask"),
     ],
 )
 def test_a_bad_text_is_refused_with_its_variable(name, value):
@@ -114,10 +130,11 @@ def test_secrets_are_not_shown():
         {
             "LABEL_STUDIO_API_KEY": "topsecret",
             "REDIS_URL": "rediss://user:hidden@redis.example:6380/0?password=hushhush&x=1",
+            "SKYLIGHT_WEBHOOK_SECRET": "correct-horse-battery",
         }
     )
     for text in (repr(settings), str(settings), f"{settings}"):
-        assert not [secret for secret in ("topsecret", "hidden", "hushhush") if secret in text]
+        assert not [secret for secret in ("topsecret", "hidden", "hushhush", "horse") if secret in text]
         assert "redis.example:6380/0" in text
     assert settings.redis_url.startswith("rediss://user:hidden@")
 
@@ -128,6 +145,13 @@ def test_secrets_are_not_shown_in_errors(name):
         Settings.from_env({name: "ftp://user:hidden@host.example"})
     assert "hidden" not in str(caught.value)
     assert "host.example" in str(caught.value)
+
+
+@pytest.mark.parametrize("value", ["too-short-secret"[:15], "x" * 201, "sixteen letters and", "schlüssel-sechzehn"])
+def test_a_webhook_secret_that_no_header_can_carry_is_refused_and_not_shown(value):
+    with pytest.raises(ConfigError, match="SKYLIGHT_WEBHOOK_SECRET: .*16 to 200") as caught:
+        Settings.from_env({"SKYLIGHT_WEBHOOK_SECRET": value})
+    assert value not in str(caught.value)
 
 
 def test_a_key_inside_the_label_studio_url_is_refused():

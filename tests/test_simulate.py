@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ import pytest
 from click.testing import CliRunner
 
 from backend import cli
-from model import pools, sam, simulate
+from model import baselines, pools, sam, simulate
 from model.results import METHODS, OTHERS, Results, Row
 from model.simulate import Options, SimulateError, run
 from model.train import TrainConfig
@@ -143,8 +144,41 @@ def test_the_doubtful_order_trains_once_for_a_size_and_is_kept(
     assert len(trained) == 6
 
 
-def test_more_images_than_the_pool_has_are_left_out(options: Callable[..., Options]) -> None:
-    assert [row.annotations for row in run(options(annotations=(1, 7, 8)), Bright())] == [1, 7]
+def test_more_images_than_the_pool_has_are_left_out_and_said(options: Callable[..., Options]) -> None:
+    asked = options(annotations=(50, 1, 7, 8))
+    assert [row.annotations for row in run(asked, Bright())] == [1, 7]
+    assert simulate.left_out(asked) == ["squares has 7 images to annotate; 8, 50 left out"]
+    assert simulate.left_out(options(annotations=(1, 7))) == []
+    with pytest.raises(SimulateError, match="squares has 7 images to annotate; 8 left out: nothing is left to measure"):
+        run(options(annotations=(8,)), Bright())
+
+
+def test_a_changed_method_is_measured_anew_and_the_others_are_not(
+    options: Callable[..., Options], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    measured: list[str] = []
+    measure = simulate.Bench.measure
+    monkeypatch.setattr(
+        simulate.Bench, "measure", lambda self, *given: measured.append(given[0]) or measure(self, *given)
+    )
+    asked = options(methods=("decoder", "threshold"), annotations=(1,))
+    first = run(asked, Bright())
+    longer = replace(asked, recipe=replace(QUICK, steps=3))
+    rows = run(longer, Bright())
+    assert measured == ["decoder", "threshold", "decoder"]
+    assert rows[0].recipe != first[0].recipe and same(rows[1:], first[1:])
+    assert same(run(asked, Bright()), first) and len(measured) == 3  # the older rows were kept
+    monkeypatch.setattr(baselines, "SMOOTHING", 3.0)
+    run(asked, Bright())
+    assert measured[3:] == ["threshold"]
+
+
+def test_where_the_decoder_chooses_the_images_all_depend_on_its_recipe(options: Callable[..., Options]) -> None:
+    asked = options(order="uncertainty")
+    longer = replace(asked, recipe=replace(QUICK, steps=3))
+    (first,), (second,) = (run(replace(each, annotations=(1,)), Bright()) for each in (asked, longer))
+    assert first.recipe != second.recipe
+    assert len(list((asked.out / "orders").iterdir())) == 2
 
 
 @pytest.mark.parametrize(
@@ -195,9 +229,10 @@ def test_the_command_prints_tables_and_writes_rows_curves_and_a_plot(
     skylight: Callable[..., Any], segmenter: sam.Segmenter, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(sam, "load", lambda *_: segmenter)
-    asked = ("--methods", "threshold", "--annotations", "2,1", "--test-images", "1")
+    asked = ("--methods", "threshold", "--annotations", "50,2,1", "--test-images", "1")
     done = skylight(*asked)
     assert done.exit_code == 0, done.output
+    assert done.output.count("procedural has 3 images to annotate; 50 left out") == 2  # before and after
     assert "procedural: IoU of the foreground" in done.output and "threshold" in done.output
     for name in ("results.csv", "curves.csv", "curves.png"):
         assert Path("out", name).stat().st_size > 100

@@ -1,21 +1,24 @@
 """From samples to a version, and whether it is served. The pictures are easy: one bright square each."""
 
 import itertools
+import json
 from dataclasses import replace
 
 import numpy as np
 import pytest
 
+from backend.acceptance import by_task
 from backend.ingest import save_config
 from backend.reconcile import reconcile
 from backend.regions import parse_config
-from backend.training import gate, judge, load_sample, remap, train_version
+from backend.training import gate, judge, load_sample, load_task, remap, train_version
 from model.evaluate import iou
 from model.predict import predict
 from model.train import IGNORE, TrainConfig, Trained, in_validation, validate
 
 from .planted import brush, png, square
 from .studio import CONFIG
+from .weights import forget_layout
 
 LABELING = parse_config(CONFIG)
 GOOD = TrainConfig(steps=30, batch=4, check_every=10)
@@ -310,6 +313,17 @@ def test_an_image_that_changed_since_is_left_out(planted, studio, project, caplo
     assert "another image now" in caplog.text
 
 
+def test_a_current_version_of_an_earlier_layout_is_trained_anew(planted, studio, project):
+    annotate(planted, studio, project, training=3, validation=1)
+    train_version(planted, project)
+    forget_layout(planted.versions.weights(project, 1))
+    card = planted.versions.folder(project) / "1" / "card.json"
+    card.write_text(json.dumps({k: v for k, v in json.loads(card.read_text()).items() if k != "layout"}))
+    planted._decoder.cache_clear()  # as after a restart
+    assert train_version(planted, project) == 2
+    assert planted.decoder(project, LABELING) is not None
+
+
 @pytest.mark.parametrize("damage", ["gone", "half of it"])
 def test_a_damaged_current_version_does_not_stand_in_the_way(planted, studio, project, damage):
     annotate(planted, studio, project, training=3, validation=1)
@@ -323,3 +337,99 @@ def test_a_damaged_current_version_does_not_stand_in_the_way(planted, studio, pr
     planted.recipe = replace(GOOD, seed=1)
     assert train_version(planted, project) == 2
     assert planted.decoder(project, LABELING) is not None
+
+
+def test_only_what_counts_as_accepted_is_learned_from(planted, studio, project):
+    planted.settings = replace(planted.settings, accept="ground_truth")
+    annotate(planted, studio, project, training=4)
+    assert train_version(planted, project) == 0
+    marked = sorted(studio.tasks)[:3]
+    for task in marked:
+        studio.tasks[task]["annotations"][0].update(ground_truth=True, updated_at=studio.now())
+    reconcile(planted, project)
+    assert train_version(planted, project) == 1
+    assert planted.versions.card(project, 1)["trained_on"] == sorted(str(task) for task in marked)
+
+
+def test_it_is_trained_again_after_so_many_annotations_or_when_asked(planted, studio, project, caplog):
+    caplog.set_level("INFO")
+    planted.recipe = BAD
+    planted.settings = replace(planted.settings, retrain_every=3)
+    annotate(planted, studio, project, training=3)
+    assert train_version(planted, project) == 1
+    first, second, *_ = (task["annotations"] for task in studio.tasks.values())
+    annotate(planted, studio, project, training=1)
+    studio.update(first[0], first[0]["result"])
+    reconcile(planted, project)
+    assert train_version(planted, project) == 0 and "2 of 3 annotations differ from version 1's" in caplog.text
+    studio.delete(second[0])
+    reconcile(planted, project)
+    assert train_version(planted, project) == 2
+    annotate(planted, studio, project, training=1)
+    assert train_version(planted, project) == 0
+    assert train_version(planted, project, asked=True) == 3
+    assert train_version(planted, project, asked=True) == 0  # nothing is new
+
+
+def test_other_labels_are_trained_on_at_once(planted, studio, project):
+    planted.recipe = BAD
+    planted.settings = replace(planted.settings, retrain_every=50)
+    annotate(planted, studio, project, training=3)
+    train_version(planted, project)
+    save_config(planted, project, labelled("Pit", "Rock"))
+    assert train_version(planted, project) == 2
+
+
+def another_opinion(studio, shift: int) -> tuple[np.ndarray, np.ndarray]:
+    """Annotate a new task twice, the later time `shift` px to the right; gives both masks."""
+    number = max(studio.tasks, default=0) + 1
+    image, mask = square(number)
+    task = studio.add_task("1.1", png(image), number)
+    moved = np.roll(mask, shift, 1)
+    for each in (mask, moved):
+        studio.annotate(task, [brush(LABELING, each)])
+    return mask, moved
+
+
+def tasks_of(service, project, how):
+    return [load_task(service, project, LABELING, each) for each in by_task(service.store.samples(project), how)]
+
+
+def test_of_several_annotators_the_newest_is_learned_from(planted, studio, project):
+    _, newer = another_opinion(studio, 4)
+    reconcile(planted, project)
+    ((used, sample),) = tasks_of(planted, project, "newest")
+    assert [each.annotation for each in used] == [102]
+    assert (sample.label_map == newer).all()
+
+
+def test_where_annotators_differ_the_majority_ignores(planted, studio, project):
+    older, newer = another_opinion(studio, 4)
+    reconcile(planted, project)
+    ((used, sample),) = tasks_of(planted, project, "majority")
+    assert [each.annotation for each in used] == [102, 101]
+    assert (sample.label_map == np.where(older == newer, older, IGNORE)).all()
+    assert ((sample.instances == 1) == (older & newer)).all()
+
+
+@pytest.mark.parametrize(("consensus", "made_of"), [("newest", 3), ("majority", 6)])
+def test_a_version_is_made_of_one_sample_for_each_task(planted, studio, project, consensus, made_of):
+    planted.recipe = BAD
+    planted.settings = replace(planted.settings, consensus=consensus)
+    for _ in range(3):
+        another_opinion(studio, 2)
+    reconcile(planted, project)
+    train_version(planted, project)
+    card = planted.versions.card(project, 1)
+    assert (len(card["annotations"]), len(card["per_task"]), card["training_images"]) == (made_of, 3, 3)
+    planted.settings = replace(planted.settings, consensus="newest" if consensus == "majority" else "majority")
+    train_version(planted, project)
+    assert planted.versions.numbers(project) == [1, 2]
+
+
+def test_a_task_of_which_nothing_can_be_read_is_left_out(planted, studio, project):
+    another_opinion(studio, 4)
+    reconcile(planted, project)
+    for record in planted.store.samples(project):
+        (planted.store.folder(project) / "samples" / record.label_map).unlink()
+    assert tasks_of(planted, project, "majority") == [None]

@@ -13,6 +13,7 @@ from flask.testing import FlaskClient
 
 from backend.app import create_app
 from backend.queue import key
+from backend.secret import HEADER
 from backend.service import Service
 from backend.webhook import project_key
 
@@ -154,6 +155,44 @@ def test_a_list_is_kept_whole_or_not_at_all(client, service):
     body["annotation"] = [body["annotation"], {"id": 2}]
     assert client.post("/webhook", json=body).status_code == 400
     assert not inbox(service)
+
+
+def send(client: FlaskClient, service: Service, number: str, secret: str | None = None) -> int:
+    """The answer's status to a recorded event, with the right secret or the given one ("" for none)."""
+    given = service.secret.value if secret is None else secret
+    return client.post("/webhook", json=capture(number), headers={HEADER: given} if given else {}).status_code
+
+
+def test_events_without_the_secret_are_taken_until_it_has_come_once(client, service):
+    assert [send(client, service, "21", secret) for secret in ("", "wrong")] == [202, 202]
+    assert send(client, service, "21") == 202
+    assert [send(client, service, "21", secret) for secret in ("", "wrong", service.secret.value[:-1])] == [403] * 3
+    assert send(client, service, "21") == 202
+    assert len(inbox(service)) == 4
+    assert send(client, service, "22", "") == 202  # another project, connected by hand
+
+
+def test_a_refused_event_is_answered_with_what_to_do_and_changes_nothing(client, service, caplog):
+    service.secret.expect(P)
+    before = everything(service)
+    answer = client.post("/webhook", json=capture("33"))
+    assert answer.status_code == 403
+    assert HEADER in answer.get_json()["error"] and "skylight doctor --fix" in answer.get_json()["error"]
+    assert everything(service) == before
+    assert service.secret.value not in answer.text + caplog.text
+
+
+def test_start_training_never_has_the_secret_and_is_taken_without_its_configuration(client, service):
+    service.secret.expect(P)
+    assert send(client, service, "20", "") == 202
+    assert inbox(service) == [{"what": "train", "label_config": ""}]
+
+
+def test_when_something_last_came_is_kept_but_not_of_calls_of_the_backend(client, service):
+    send(client, service, "20", "")
+    assert service.queue.redis.get(key(P, "heard")) is None
+    send(client, service, "21", "")
+    assert abs(int(service.queue.redis.get(key(P, "heard"))) - time.time()) < 5
 
 
 def away_client(service: Service, path: Path) -> tuple[Service, FlaskClient]:

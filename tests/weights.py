@@ -1,6 +1,10 @@
-"""Weights of chance for networks whose trained ones are not to be had."""
+"""Weights of chance for networks whose trained ones are not to be had, and files as earlier versions wrote them."""
+
+from pathlib import Path
 
 import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
 from torch import Tensor, nn
 
 
@@ -11,6 +15,14 @@ def random_weights(network: nn.Module, seed: int, gain: float = 1.0) -> dict[str
     """
     generator = torch.Generator().manual_seed(seed)
     return {key: _random(key, value, gain, generator) for key, value in network.state_dict().items()}
+
+
+def forget_layout(path: Path) -> None:
+    """Make a decoder's file say nothing of the network's layout, as those of before did."""
+    with safe_open(path, framework="pt") as file:
+        config = file.metadata()["config"]
+        weights = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
+    save_file(weights, path, metadata={"config": config})
 
 
 def _random(key: str, value: Tensor, gain: float, generator: torch.Generator) -> Tensor:

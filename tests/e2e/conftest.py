@@ -18,6 +18,7 @@ import pytest
 from backend.demo import await_skylight
 from backend.labelstudio import LabelStudio
 from backend.labelstudio_server import LabelStudioServer, free_port
+from backend.secret import Secret
 from backend.serve import Supervisor
 from backend.settings import Settings
 
@@ -56,6 +57,7 @@ class Stack:
 
     client: LabelStudio
     skylight: str
+    secret: Secret
 
 
 @pytest.fixture(scope="session")
@@ -84,4 +86,4 @@ def stack(request: pytest.FixtureRequest) -> Iterator[Stack]:
         running.enter_context(Supervisor(settings, environ, "127.0.0.1", port))
         await_skylight(f"http://127.0.0.1:{port}", threading.Event())
         print(f"\nLabel Studio and Skylight run after {time.monotonic() - began:.0f} s", file=sys.stderr)
-        yield Stack(LabelStudio(server.url, token), f"http://127.0.0.1:{port}")
+        yield Stack(LabelStudio(server.url, token), f"http://127.0.0.1:{port}", Secret(settings))

@@ -11,7 +11,8 @@ import requests
 from numpy.typing import NDArray
 from PIL import Image
 
-from backend.demo import connect, label_config, png
+from backend.connect import connect
+from backend.demo import label_config, png
 from model import packs, synthetic
 from model.evaluate import LabelScores
 
@@ -115,7 +116,8 @@ def make_project(stack: Stack, name: str, label: str, pictures: list[Picture]) -
     client = stack.client
     project = int(client.create_project(f"e2e {name}", label_config([label]))["id"])
     client.import_files(project, {f"{i:03d}.png": png(Image.fromarray(p.image)) for i, p in enumerate(pictures)})
-    backend = connect(client, project, stack.skylight)
+    connect(client, stack.secret, project, stack.skylight)
+    backend = int(client.ml_backends(project)[0]["id"])
     by_name = {str(task.data["image"])[-7:]: task.id for task in client.tasks(project)}
     return project, backend, [by_name[f"{i:03d}.png"] for i in range(len(pictures))]
 

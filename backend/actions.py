@@ -1,0 +1,52 @@
+"""What a person can do to a project: serve another version, serve the one before again, train now."""
+
+from backend.errors import BadRequest
+from backend.queue import key
+from backend.service import Service
+
+
+def promote(service: Service, project: str, number: int) -> None:
+    """Serve a version from now on; the open tasks get its predictions in the background.
+
+    Raises BadRequest if there is no such version, or if it was made for other labels or another SAM: nothing would be
+    served then.
+    """
+    if number not in service.versions.numbers(project):
+        raise BadRequest(f"project {project} has no version {number}; choose one of the list")
+    if reason := unfit(service, project, number):
+        raise BadRequest(f"version {number} cannot be served: {reason}")
+    service.versions.promote(project, number)
+    _bring(service, project)
+
+
+def roll_back(service: Service, project: str) -> int:
+    """Serve the version before the current one again, and give its number (0: none, SAM alone)."""
+    number = service.versions.roll_back(project)
+    if number:
+        _bring(service, project)
+    return number
+
+
+def train_now(service: Service, project: str) -> None:
+    """Have all accepted annotations trained on, however few are new; if none is, there will be no new version."""
+    service.queue.want_training(project)
+    service.queue.request(project, "train")
+
+
+def unfit(service: Service, project: str, number: int) -> str:
+    """Why a version cannot serve the project as it is configured now, "" if it can. Raises ConfigError."""
+    card = service.versions.card(project, number)
+    labels = service.labeling(service.store.config(project)).labels
+    if tuple(card.get("labels") or ()) != labels:
+        return f"it knows the labels {', '.join(card.get('labels') or ['none'])}, the project has {', '.join(labels)}"
+    if card.get("encoder_id") != service.pictures.segmenter.encoder_id:
+        return f"it reads embeddings of {card.get('encoder_id')}, not of {service.pictures.segmenter.encoder_id}"
+    if service.decoder_of(project, number) is None:
+        return "it is of another release of Skylight; train anew"
+    return ""
+
+
+def _bring(service: Service, project: str) -> None:
+    """Have the open tasks pre-annotated anew: the predictions of a version served before are gone from Label Studio."""
+    service.queue.redis.delete(key(project, f"preannotated-{service.version_name(project)}"))
+    service.queue.request(project, "preannotate")

@@ -1,0 +1,137 @@
+"""What `skylight doctor` looks at on this machine: Redis, workers, the SAM's weights, disk space."""
+
+import functools
+import hashlib
+import os
+import shutil
+import socket
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import redis
+from rq.worker_registration import WORKERS_BY_QUEUE_KEY
+
+from backend.finding import Finding
+from backend.service import Service
+from backend.settings import redact_url
+from model import checkpoints
+from model.checkpoints import CheckpointError
+from model.sam import TINY_WEIGHTS
+
+OLDEST_REDIS = 6  # RQ 3 asks for it
+GIGABYTE = 1e9
+DISK_WARN, DISK_FAIL = 5 * GIGABYTE, 0.5 * GIGABYTE  # an embedding has 0.6 to 2.3 MB: 2000 to 8000 images
+
+
+def findings(service: Service) -> list[Finding]:
+    """How this machine stands."""
+    return [*_redis(service), _checkpoint(service), _disk(service.settings.home)]
+
+
+def _redis(service: Service) -> list[Finding]:
+    connection = service.queue.redis
+    try:
+        info = connection.info()
+        return [_version(service, info), _persistence(connection, info), _workers(service)]
+    except redis.RedisError as error:
+        step = "Start it, or set REDIS_URL to where it is; without REDIS_URL `skylight serve` runs one by itself."
+        detail = f"{_address(service)}: {error}"
+        return [Finding("Redis", "fail", detail, step)]
+
+
+def _address(service: Service) -> str:
+    return redact_url(service.settings.redis_url)
+
+
+def _version(service: Service, info: dict[str, Any]) -> Finding:
+    version = str(info["redis_version"])
+    detail = f"Valkey {info['valkey_version']}" if info.get("valkey_version") else f"Redis {version}"
+    detail += f" at {_address(service)}"
+    if int(version.partition(".")[0]) < OLDEST_REDIS:
+        return Finding("Redis", "fail", detail, f"Use Redis {OLDEST_REDIS} or newer, or Valkey.")
+    if int(info.get("maxmemory", 0)) and info.get("maxmemory_policy") != "noeviction":
+        detail += f", which drops keys when its memory is full ({info['maxmemory_policy']})"
+        return Finding("Redis", "fail", detail, "Set maxmemory-policy to noeviction.")
+    return Finding("Redis", "ok", detail)
+
+
+def _persistence(connection: redis.Redis, info: dict[str, Any]) -> Finding:
+    what, step = "Redis: persistence", "Set `appendonly yes` in its configuration."
+    if int(info.get("aof_enabled", 0)):
+        if info.get("aof_last_write_status", "ok") != "ok":
+            return Finding(what, "fail", "the last write to its append-only file failed", "Look at its log and disk.")
+        return Finding(what, "ok", "append-only file")
+    try:
+        snapshots = bool(connection.config_get("save").get("save"))
+    except redis.ResponseError:  # a managed one may forbid to ask
+        return Finding(what, "warn", "no append-only file; whether it keeps snapshots it does not say", step)
+    kept = "snapshots: a crash loses what came since the last" if snapshots else "none: a restart loses all it holds"
+    return Finding(what, "warn", f"{kept}; no accepted annotation is lost, but it is fetched again", step)
+
+
+def _workers(service: Service) -> Finding:
+    ingest = service.queue.queues["ingest"]
+    waiting = sum(queue.count for queue in service.queue.queues.values())
+    keys = service.queue.redis.smembers(WORKERS_BY_QUEUE_KEY % ingest.name)
+    alive = [text for key in keys if (text := _worker(service, key))]
+    if alive:
+        return Finding("worker", "ok", f"{'; '.join(sorted(alive))}; {waiting} jobs wait")
+    step = "`skylight serve` runs one if SKYLIGHT_WORKERS is not 0; beside `skylight web` run `skylight worker`."
+    return Finding("worker", "fail", f"none runs; {waiting} jobs wait, nothing is learned", step)
+
+
+def _worker(service: Service, key: Any) -> str:
+    """One worker in words; "" if it has ended. Read from Redis itself: rq.Worker would change the connection."""
+    fields: Any = service.queue.redis.hgetall(key)
+    found = {name.decode(): value.decode(errors="replace") for name, value in fields.items()}
+    if not found.get("pid") or found.get("death"):
+        return ""
+    if found["hostname"] == socket.gethostname() and not _runs(int(found["pid"])):
+        return ""
+    seen = (datetime.now(UTC) - datetime.fromisoformat(found["last_heartbeat"])).total_seconds()
+    return f"process {found['pid']} on {found['hostname']}, {found.get('state', 'starting')}, heard of {seen:.0f} s ago"
+
+
+def _runs(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:  # somebody else's
+        return True
+    return True
+
+
+def _checkpoint(service: Service) -> Finding:
+    name, what = service.settings.sam, "SAM"
+    try:
+        path = service.check_weights() or TINY_WEIGHTS
+        stat = path.stat()
+        digest = _sha256(path, stat.st_size, stat.st_mtime_ns)
+    except (CheckpointError, OSError) as error:
+        return Finding(what, "fail", str(error), f"Run: skylight checkpoints download {name}")
+    if name == "tiny":
+        return Finding(what, "ok", f"tiny, bundled, sha256 {digest[:16]}...")
+    if digest != checkpoints.find(name).sha256:
+        step = f"Delete it and run: skylight checkpoints download {name}"
+        return Finding(what, "fail", f"{path} has sha256 {digest}, not the published one", step)
+    return Finding(what, "ok", f"{name}, {path}, sha256 {digest[:16]}... as published")
+
+
+@functools.lru_cache(maxsize=8)
+def _sha256(path: Path, size: int, changed: int) -> str:
+    """The sha256 of a file; read again (2.6 GB take seconds) only if it has changed."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _disk(home: Path) -> Finding:
+    folder = next(path for path in (home.absolute(), *home.absolute().parents) if path.is_dir())
+    free = shutil.disk_usage(folder).free
+    detail, step = f"{free / GIGABYTE:.1f} GB free for {home}", "Make room, or move SKYLIGHT_HOME to a larger disk."
+    if not os.access(folder, os.W_OK):
+        return Finding("disk", "fail", f"{home} cannot be written", "Give its user the right, or set SKYLIGHT_HOME.")
+    if free < DISK_WARN:
+        return Finding("disk", "fail" if free < DISK_FAIL else "warn", detail, step)
+    return Finding("disk", "ok", detail)

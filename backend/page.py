@@ -1,0 +1,223 @@
+"""The page for people: `/`, one project, one version's images, and the three things one can do there."""
+
+import logging
+import re
+import secrets
+from collections.abc import Sequence
+from datetime import datetime
+from typing import Any
+
+import redis
+from flask import Blueprint, Flask, Response, current_app, redirect, render_template, request, url_for
+from flask.blueprints import BlueprintSetupState
+from markupsafe import Markup, escape
+from werkzeug.exceptions import HTTPException, NotFound
+from werkzeug.wrappers import Response as AnyResponse
+
+from backend import actions, csrf, dashboard, doctor, gallery
+from backend.answers import service_of
+from backend.curves import counted
+from backend.errors import SkylightError
+from backend.finding import Finding
+from backend.overview import ProjectView, Records, project_view
+from backend.readiness import readiness
+from backend.refreshed import Refreshed
+from backend.service import Service
+
+STATES = ("fail", "warn", "ok")  # of the doctor's findings, the worst first
+NEWEST = 8  # versions that are listed before one asks for the older ones
+IMAGES = 24  # of a version, before one asks for all
+PICTURE_SECONDS = 7 * 24 * 3600  # a picture's address changes with what it shows
+KEY_FILE = "page.key"  # under SKYLIGHT_HOME: what the forms are signed with
+# Nothing from elsewhere, no inline script or style, in no frame.
+POLICY = (
+    "default-src 'none'; style-src 'self'; script-src 'self'; img-src 'self'; connect-src 'self'; "
+    "form-action 'self'; frame-ancestors 'none'; base-uri 'none'"
+)
+DONE = {
+    "promoted": "That version is served now; the open tasks get its predictions in the background.",
+    "rolled-back": "The version before is served again.",
+    "training": "Training is queued. If nothing has changed since the newest version, it makes no other one.",
+}
+
+blueprint = Blueprint(
+    "page", __name__, template_folder="templates", static_folder="static", static_url_path="/page-files"
+)
+log = logging.getLogger(__name__)
+
+
+class Pages:
+    """What the page keeps between requests, one per application."""
+
+    def __init__(self, service: Service) -> None:
+        self.service = service
+        self.records = Records(service)
+        self.gallery = gallery.Gallery(service)
+        self.readiness = Refreshed(lambda project: readiness(service, project))
+        self.findings = Refreshed(lambda _: findings(service))
+        self._guard: csrf.Guard | None = None
+
+    @property
+    def guard(self) -> csrf.Guard:
+        """Signs the forms; its key is read, or made, when the first is shown."""
+        if self._guard is None:
+            self._guard = csrf.Guard(csrf.kept_key(self.service.settings.home / KEY_FILE))
+        return self._guard
+
+    def view(self, project: str) -> ProjectView:
+        """A project; Label Studio is asked beside the request. Raises NotFound."""
+        if project not in self.service.store.projects():
+            raise NotFound(f"There is no project {project[:80]}.")
+        known = self.readiness.get(project) if self.service.labelstudio else None
+        return project_view(self.records, project, known)
+
+
+@blueprint.record_once
+def _prepare(state: BlueprintSetupState) -> None:
+    app = state.app
+    assert isinstance(app, Flask)
+    app.extensions["skylight-pages"] = Pages(service_of(app))
+
+
+@blueprint.app_context_processor
+def _linked() -> dict[str, Any]:
+    return {"dashboard": dashboard.NAME in current_app.blueprints}
+
+
+def pages() -> Pages:
+    """The application's."""
+    found: Pages = current_app.extensions["skylight-pages"]
+    return found
+
+
+def findings(service: Service) -> list[Finding]:
+    """What the doctor says, the worst first."""
+    return sorted(doctor.findings(service), key=lambda each: STATES.index(each.state))
+
+
+@blueprint.get("/")
+def index() -> str:
+    """All projects; the project itself where there is but one."""
+    names = pages().service.store.projects()
+    if len(names) == 1:
+        return show("project.html", view=pages().view(names[0]), findings=_found(), several=False)
+    views = [pages().view(name) for name in names]
+    return show("index.html", views=views, findings=_found())
+
+
+@blueprint.get("/projects/<project>")
+def project(project: str) -> str:
+    """One project."""
+    several = len(pages().service.store.projects()) > 1
+    return show("project.html", view=pages().view(project), findings=_found(), several=several)
+
+
+@blueprint.get("/projects/<project>/versions/<int:number>")
+def version(project: str, number: int) -> str:
+    """A version's validation images, the worst first."""
+    view = pages().view(project)
+    row = next((row for row in view.versions if row.number == number), None)
+    if row is None:
+        raise NotFound(f"Project {project} has no version {number}.")
+    found = gallery.items(pages().service.versions.card(project, number), pages().records.samples(project))
+    shown = found if "all" in request.args else found[:IMAGES]
+    return show("version.html", view=view, row=row, items=shown, count=len(found))
+
+
+@blueprint.get("/projects/<project>/versions/<int:number>/tasks/<task>.webp")
+def picture(project: str, number: int, task: str) -> Response:
+    """Truth, prediction and disagreement of one task."""
+    if number not in pages().service.versions.numbers(project):
+        raise NotFound(f"Project {project} has no version {number}.")
+    data = pages().gallery.draw(project, number, task, pages().records.samples(project))
+    answer = Response(data, mimetype="image/webp")
+    answer.cache_control.private, answer.cache_control.max_age = True, PICTURE_SECONDS
+    return answer
+
+
+@blueprint.post("/projects/<project>/versions/<int:number>/promote")
+def promote(project: str, number: int) -> AnyResponse:
+    """Serve a version."""
+    actions.promote(_acted(project), project, number)
+    return _back(project, "promoted")
+
+
+@blueprint.post("/projects/<project>/roll-back")
+def roll_back(project: str) -> AnyResponse:
+    """Serve the version before the current one again."""
+    actions.roll_back(_acted(project), project)
+    return _back(project, "rolled-back")
+
+
+@blueprint.post("/projects/<project>/train")
+def train(project: str) -> AnyResponse:
+    """Train now."""
+    actions.train_now(_acted(project), project)
+    return _back(project, "training")
+
+
+def _found() -> Sequence[Finding]:
+    return pages().findings.get() or ()
+
+
+def _acted(project: str) -> Service:
+    """The service, if this is a form of the page about a project that there is. Raises Forbidden or NotFound."""
+    pages().guard.check(request)
+    if project not in pages().service.store.projects():
+        raise NotFound(f"There is no project {project[:80]}.")
+    log.info("project %s: %s, asked for on the page", project, request.path.rpartition("/")[2])
+    return pages().service
+
+
+def _back(project: str, done: str) -> AnyResponse:
+    return redirect(url_for("page.project", project=project, done=done), 303)
+
+
+def show(template: str, **values: Any) -> str:
+    """A page with a form token for the browser that asked."""
+    cookie = request.cookies.get(csrf.COOKIE) or secrets.token_urlsafe(16)
+    request.environ["skylight.cookie"] = cookie
+    done = DONE.get(request.args.get("done", ""), "")
+    every = "versions" in request.args
+    form = {"form_token": pages().guard.token(cookie), "form_field": csrf.FIELD}
+    return render_template(template, done=done, counted=counted, every=every, newest=NEWEST, **form, **values)
+
+
+@blueprint.app_template_filter()
+def clock_time(at: datetime) -> str:
+    """A time as people read it, UTC."""
+    return f"{at.day} {at:%b %Y, %H:%M} UTC" if at.year > 1 else "unknown"
+
+
+@blueprint.app_template_filter()
+def code_marks(text: str) -> Markup:
+    """A text with what stands between `backquotes` set as code; everything else escaped."""
+    return Markup(re.sub(r"`([^`]+)`", r"<code>\1</code>", str(escape(text))))
+
+
+@blueprint.after_request
+def _headers(answer: Response) -> Response:
+    if cookie := request.environ.get("skylight.cookie"):
+        csrf.give_cookie(request, answer, cookie)
+        answer.cache_control.no_store = True  # it holds a form's token
+    answer.headers["Content-Security-Policy"] = POLICY
+    answer.headers["X-Content-Type-Options"] = "nosniff"
+    answer.headers["Referrer-Policy"] = "same-origin"  # with none at all a form's Origin would be "null"
+    return answer
+
+
+@blueprint.errorhandler(HTTPException)
+def _http(error: HTTPException) -> tuple[str, int]:
+    return render_template("error.html", message=error.description), error.code or 500
+
+
+@blueprint.errorhandler(SkylightError)
+def _known(error: SkylightError) -> tuple[str, int]:
+    log.warning("%s", error)
+    return render_template("error.html", message=f"{error}."), error.status
+
+
+@blueprint.errorhandler(redis.RedisError)
+def _away(error: redis.RedisError) -> tuple[str, int]:
+    log.error("%s", error)
+    return render_template("error.html", message="Redis does not answer, so nothing was changed. Try again soon."), 503

@@ -1,0 +1,63 @@
+"""How many of a project's images are embedded: a click on one of those is answered at once."""
+
+from collections.abc import Iterable, Iterator
+from contextlib import suppress
+from dataclasses import dataclass
+from itertools import islice
+
+from backend.errors import BadRequest, LabelStudioError, SkylightError
+from backend.labelstudio import TaskSummary
+from backend.predict import image_url
+from backend.service import Service
+from backend.webhook import project_key
+
+TASKS = 2000  # looked at, at most: twenty pages of Label Studio's list, once a minute while somebody looks
+
+
+@dataclass(frozen=True)
+class Readiness:
+    """What Label Studio says of a project: `ready` of `images` are embedded, among the first tasks or all."""
+
+    title: str
+    tasks: int
+    ready: int
+    images: int
+    whole: bool
+
+
+def readiness(service: Service, project: str) -> Readiness:
+    """Look through a project's tasks. Raises LabelStudioError if Label Studio cannot be asked, or has it no more."""
+    client, number = service.labelstudio, int(project.partition(".")[0])
+    if client is None:
+        raise LabelStudioError("set LABEL_STUDIO_URL and LABEL_STUDIO_API_KEY to see how many images are ready")
+    found = client.project(number)
+    if project_key(found) != project:
+        raise LabelStudioError(f"Label Studio's project {number} is another one now; {project} is gone")
+    urls = list(addresses(islice(client.tasks(number), TASKS), service, project))
+    digests = known_digests(service, project)
+    ready = sum(embedded(service, digests.get(url) or service.addresses.digest(url)) for url in urls)
+    tasks = int(found.get("task_number") or 0)
+    return Readiness(str(found.get("title") or ""), tasks, ready, len(urls), tasks <= TASKS)
+
+
+def addresses(tasks: Iterable[TaskSummary], service: Service, project: str) -> Iterator[str]:
+    """The addresses of all images of some tasks; none if the configuration cannot be served."""
+    try:
+        labeling = service.labeling(service.store.config(project))
+    except SkylightError:
+        return
+    for task in tasks:
+        value = task.data.get(labeling.data_key)
+        for index in range(len(value) if isinstance(value, list) else 1):
+            with suppress(BadRequest):
+                yield image_url({"id": task.id, "data": task.data}, labeling, index)
+
+
+def known_digests(service: Service, project: str) -> dict[str, str]:
+    """The sha256 of the images of accepted annotations, by address."""
+    return {record.url: record.image for record in service.store.samples(project)}
+
+
+def embedded(service: Service, digest: str) -> bool:
+    """Whether the image of a sha256 has been embedded by the SAM in use."""
+    return bool(digest) and service.pictures.cache.path(digest).exists()

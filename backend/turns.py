@@ -1,0 +1,109 @@
+"""The turns of a conversation with SAM: what it answered last about an object is given back with the next click.
+
+Kept in this process for a few minutes. Where it is missing (another process, a restart) a click is answered from its
+points alone.
+"""
+
+import threading
+import time
+from collections import OrderedDict
+from collections.abc import Callable, Hashable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from backend.question import Asked
+
+KEPT = 256  # answers; one is 128 kB at 256 x 256 cells, as float16
+SECONDS = 300.0  # how long; whoever looks at a mask for longer begins anew
+
+Logits = NDArray[np.float32]
+Place = Hashable  # the task, the image and the label that a conversation is about
+
+
+@dataclass(frozen=True)
+class _Box:
+    """The rectangle drawn last at a place."""
+
+    identity: tuple[Hashable, ...]  # its id first
+    corners: NDArray[np.float32]  # (4,) x0, y0, x1, y1 px
+    drafts: frozenset[Hashable]  # those there were, with the time of their last change
+    points: tuple[Hashable, ...]  # those that have been added to it
+    since: float  # s
+
+
+class Turns:
+    """The last answers, thread-safe. Two annotators do not meet, as the editor gives every prompt a random id."""
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self.clock = clock
+        self._lock = threading.Lock()
+        self._answers: OrderedDict[Hashable, tuple[NDArray[np.float16], float]] = OrderedDict()
+        self._boxes: OrderedDict[Place, _Box] = OrderedDict()
+
+    def before(self, place: Place, asked: Asked) -> Logits | None:
+        """The logits of the answer to the same box and as many of the first points as possible, but not to all."""
+        with self._lock:
+            for count in range(len(asked.points) - 1, -1, -1):
+                logits, since = self._answers.get((place, asked.box, asked.points[:count]), (None, 0.0))
+                if logits is not None and self._is_fresh(since):
+                    return logits.astype(np.float32)
+        return None
+
+    def keep(self, place: Place, asked: Asked, logits: Logits) -> None:
+        """Keep the logits (4h, 4w) float32 of an answer."""
+        with self._lock:
+            key = place, asked.box, asked.points
+            self._answers[key] = logits.astype(np.float16), self.clock()
+            _shorten(self._answers, key)
+
+    def with_box(self, place: Place, asked: Asked, drafts: object) -> Asked:
+        """The same prompt, with the rectangle that is still on the annotator's screen, if it is known to be.
+
+        The editor sends regions of one kind: with a click after a rectangle come the points alone, though the
+        rectangle is there still. It is not if a point is outside of it, if other points than before begin, or if a
+        newer one of the annotator's `drafts` does not have it.
+        """
+        found = [draft for draft in drafts if isinstance(draft, Mapping)] if isinstance(drafts, list) else []
+        with self._lock:
+            if asked.box is not None and asked.prompt.box is not None:
+                marks = frozenset(map(_mark, found))
+                self._boxes[place] = _Box(asked.box, asked.prompt.box, marks, asked.points, self.clock())
+                _shorten(self._boxes, place)
+                return asked
+            box = self._boxes.pop(place, None)
+            if box is None or not self._is_fresh(box.since) or not _goes_on(box, asked) or _is_gone(box, found):
+                return asked
+            self._boxes[place] = replace(box, points=asked.points, since=self.clock())
+        return replace(asked, box=box.identity, prompt=replace(asked.prompt, box=box.corners))
+
+    def _is_fresh(self, since: float) -> bool:
+        return self.clock() - since < SECONDS
+
+
+def _shorten(kept: OrderedDict[Any, Any], newest: Hashable) -> None:
+    kept.move_to_end(newest)
+    while len(kept) > KEPT:
+        kept.popitem(last=False)
+
+
+def _goes_on(box: _Box, asked: Asked) -> bool:
+    """Whether the points are those before, with some more or some fewer, and all in the rectangle."""
+    inside = (asked.prompt.points >= box.corners[:2]) & (asked.prompt.points <= box.corners[2:])
+    same = all(one == other for one, other in zip(box.points, asked.points, strict=False))
+    return bool(inside.all()) and same
+
+
+def _is_gone(box: _Box, drafts: Sequence[Mapping[str, Any]]) -> bool:
+    newer = [draft for draft in drafts if _mark(draft) not in box.drafts]
+    return bool(newer) and not any(_holds(draft.get("result"), box.identity[0]) for draft in newer)
+
+
+def _holds(result: object, id: Hashable) -> bool:
+    return isinstance(result, list) and any(isinstance(region, Mapping) and region.get("id") == id for region in result)
+
+
+def _mark(draft: Mapping[str, Any]) -> Hashable:
+    return str(draft.get("id")), str(draft.get("updated_at"))

@@ -1,0 +1,105 @@
+"""An embedding's context: what an earlier layer of the encoder knows, from the picture to the decoder's answer."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from numpy.typing import NDArray
+
+from model.crops import CropSource, Sample
+from model.decoder import DecoderConfig, DomainDecoder, load, save
+from model.embeddings import nbytes, read, write
+from model.evaluate import iou
+from model.predict import predict
+from model.sam import Embedding, Segmenter
+from model.sam import load as load_sam
+from model.tiny import CONTEXT_SCALE, TinySam
+from model.train import TrainConfig, train
+
+from .test_crops import made_up
+
+CONTEXT = 3  # channels of the made-up ones
+
+
+def with_context(sample: Sample, context: NDArray[np.float16] | None = None) -> Sample:
+    if context is None:
+        context = np.ones((CONTEXT, *sample.embedding.features.shape[1:]), np.float16)
+    return replace(sample, embedding=replace(sample.embedding, context=context))
+
+
+def with_none(sample: Sample) -> Sample:
+    return replace(sample, embedding=replace(sample.embedding, context=None))
+
+
+@pytest.fixture(scope="module")
+def tiny() -> Segmenter:
+    return load_sam("tiny", device="cpu")
+
+
+def test_the_tiny_sam_s_context_is_its_middle_tap(tiny: Segmenter) -> None:
+    image = np.random.default_rng(0).integers(0, 256, (512, 512, 3)).astype(np.uint8)
+    seen: list[torch.Tensor] = []
+    assert isinstance(tiny.network, TinySam)
+    handle = tiny.network.image_encoder.blocks[10].register_forward_hook(lambda *given: seen.append(given[2]))
+    embedding = tiny.embed(image)
+    handle.remove()
+    assert embedding.context is not None and embedding.context.shape == (112, 32, 32)
+    assert np.allclose(embedding.context, seen[0][0].numpy() / CONTEXT_SCALE, atol=2e-2)
+    assert 0.3 < embedding.context.std() < 3
+    assert embedding.learned_from.shape == (368, 32, 32)
+
+
+def test_a_sam_without_context_is_learned_from_by_its_features_alone() -> None:
+    embedding = made_up(0).embedding
+    assert embedding.context is None and embedding.learned_from is embedding.features
+
+
+def test_the_context_is_kept_with_the_embedding(tmp_path: Path) -> None:
+    plain, rich = made_up(0).embedding, with_context(made_up(0)).embedding
+    for each in (plain, rich):
+        write(tmp_path / "file", each)
+        back = read(tmp_path / "file")
+        assert (back.context is None) == (each.context is None)
+        assert back.context is None or np.array_equal(back.context, each.context)
+    assert nbytes(rich) - nbytes(plain) == CONTEXT * 8 * 8 * 2
+
+
+def test_half_of_the_crops_come_without_it() -> None:
+    rng = np.random.default_rng(0)
+    source = CropSource([with_context(made_up(0))], 1, rng, batch=400, crop=0.5, centred=0.5)
+    features = source.draw().features
+    kept = features[:, 256:].flatten(1).all(1)
+    assert features.shape[1] == 256 + CONTEXT and 0.4 < kept.float().mean() < 0.6
+    assert (features[~kept][:, 256:] == 0).all() and (features[:, :256].abs().sum((1, 2, 3)) > 0).all()
+
+
+def test_a_decoder_learns_what_only_the_context_says(tmp_path: Path) -> None:
+    def telling(seed: int) -> Sample:
+        sample = made_up(seed)
+        features = np.random.default_rng(seed).normal(size=sample.embedding.features.shape).astype(np.float16)
+        cells = sample.label_map[::8, ::8].astype(np.float16)  # 64 px of label map, 8 cells
+        blind = replace(sample, embedding=replace(sample.embedding, features=features))
+        return with_context(blind, np.stack([3 * cells, -cells, 0 * cells]))
+
+    def learned(samples: list[Sample]) -> DomainDecoder:
+        how = TrainConfig(first_steps=80, image_steps=0, crop=0.5, folds=0)
+        return train(samples, [], DecoderConfig(("a",), "t-1", channels=32), how).decoder
+
+    samples = [telling(seed) for seed in range(4)]
+    decoder, blind = learned(samples), learned([with_none(sample) for sample in samples])
+    assert decoder.config.context == CONTEXT and blind.config.context == 0
+    save(decoder, tmp_path / "decoder")
+    unseen = telling(9)
+    found = predict(load(tmp_path / "decoder"), unseen.embedding).argmax(0)
+    assert iou(found == 1, unseen.label_map == 1) > 0.6
+    guessed = predict(blind, with_none(unseen).embedding).argmax(0)
+    assert iou(guessed == 1, unseen.label_map == 1) < 0.4
+
+
+def test_without_context_the_network_has_no_weights_for_it() -> None:
+    sizes = [sum(p.numel() for p in DomainDecoder(DecoderConfig(("a",), "t", context=n)).parameters()) for n in (0, 5)]
+    assert sizes[1] - sizes[0] == 5 * 64
+    embedding = Embedding(np.zeros((256, 8, 8), np.float16), (64, 64), np.zeros((64, 64, 3), np.uint8))
+    assert predict(DomainDecoder(DecoderConfig(("a",), "t")).eval(), embedding).shape == (2, 64, 64)
