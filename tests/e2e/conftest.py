@@ -23,6 +23,8 @@ from backend.serve import Supervisor
 from backend.settings import Settings
 
 BUILD = Path(__file__).parents[2] / "build"
+CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
+FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking"]
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -58,6 +60,7 @@ class Stack:
     client: LabelStudio
     skylight: str
     secret: Secret
+    login: tuple[str, str]  # e-mail and password
 
 
 @pytest.fixture(scope="session")
@@ -67,11 +70,9 @@ def stack(request: pytest.FixtureRequest) -> Iterator[Stack]:
         pytest.fail(f"there is no Label Studio at {executable}; `make e2e` installs it")
     home = BUILD / "e2e"
     shutil.rmtree(home, ignore_errors=True)
-    token = secrets.token_hex(20)
+    token, login = secrets.token_hex(20), ("e2e@example.com", secrets.token_urlsafe(9))
     with contextlib.ExitStack() as running:
-        server = LabelStudioServer(
-            executable, home / "label-studio", free_port(8480), "e2e@example.com", secrets.token_urlsafe(9), token
-        )
+        server = LabelStudioServer(executable, home / "label-studio", free_port(8480), *login, token)
         running.callback(server.stop)
         began = time.monotonic()
         server.start()
@@ -86,4 +87,15 @@ def stack(request: pytest.FixtureRequest) -> Iterator[Stack]:
         running.enter_context(Supervisor(settings, environ, "127.0.0.1", port))
         await_skylight(f"http://127.0.0.1:{port}", threading.Event())
         print(f"\nLabel Studio and Skylight run after {time.monotonic() - began:.0f} s", file=sys.stderr)
-        yield Stack(LabelStudio(server.url, token), f"http://127.0.0.1:{port}", Secret(settings))
+        yield Stack(LabelStudio(server.url, token), f"http://127.0.0.1:{port}", Secret(settings), login)
+
+
+@pytest.fixture(scope="session")
+def browser() -> Iterator[Any]:
+    api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed: no page is looked at")
+    if not CHROMIUM:
+        pytest.skip("there is no chromium: no page is looked at")
+    with api.sync_playwright() as playwright:
+        started = playwright.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
+        yield started
+        started.close()

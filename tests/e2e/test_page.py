@@ -1,9 +1,7 @@
 """The page in a real Chromium, over a real Label Studio: looked at, pressed, refreshed."""
 
 import json
-import shutil
 import time
-from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -18,22 +16,9 @@ from model import synthetic
 
 from .conftest import BUILD, Stack
 
-api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed: no page is looked at")
-CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
-FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking"]
 SEED = 40_000
 CONFIG = label_config(["Pit"])
 TRAINING_SECONDS = 600
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
-    if not CHROMIUM:
-        pytest.skip("there is no chromium")
-    with api.sync_playwright() as playwright:
-        started = playwright.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
-        yield started
-        started.close()
 
 
 @pytest.fixture(scope="module")

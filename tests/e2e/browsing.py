@@ -1,0 +1,148 @@
+"""Label Studio's editor driven in a real Chromium, as an annotator does: pick, click, accept, submit."""
+
+import base64
+from typing import Any
+
+import numpy as np
+
+from .annotator import Mask
+
+LOADED = """() => window.Htx?.annotationStore?.selected && [...Htx.annotationStore.selected.names.values()]
+  .find(each => each.type === 'image').currentImageEntity.imageLoaded"""
+TOOL = """() => { const image = [...Htx.annotationStore.selected.names.values()].find(each => each.type === 'image');
+  const tool = image.getToolsManager().findSelectedTool(); return tool ? [tool.toolName, !!tool.dynamic] : null }"""
+LABELS = """() => [...Htx.annotationStore.selected.names.values()].filter(each => each.type.endsWith('labels'))
+  .map(each => each.type)"""
+REGIONS = "() => Htx.annotationStore.selected.serializeAnnotation().map(each => each.type)"
+SUGGESTED = "() => Htx.annotationStore.selected.suggestions.size"
+FRAME = """() => { const image = document.querySelector('img[alt=image]'), at = image.getBoundingClientRect();
+  return [at.x, at.y, at.width, at.height, image.naturalWidth, image.naturalHeight] }"""
+# One byte for each pixel of the picture: whether a canvas shows a label's colour over its middle.
+PAINTED = """colour => { const image = document.querySelector('img[alt=image]'), at = image.getBoundingClientRect();
+  const wide = image.naturalWidth, high = image.naturalHeight, found = new Uint8Array(wide * high);
+  for (const canvas of document.querySelectorAll('.konvajs-content canvas')) {
+    const box = canvas.getBoundingClientRect(), data = canvas.getContext('2d').getImageData(
+      0, 0, canvas.width, canvas.height).data;
+    for (let y = 0; y < high; y++) for (let x = 0; x < wide; x++) {
+      const column = Math.floor((at.x + (x + .5) * at.width / wide - box.x) * canvas.width / box.width);
+      const row = Math.floor((at.y + (y + .5) * at.height / high - box.y) * canvas.height / box.height);
+      if (column < 0 || row < 0 || column >= canvas.width || row >= canvas.height) continue;
+      const i = 4 * (row * canvas.width + column), far = colour.map((c, k) => Math.abs(data[i + k] - c));
+      if (Math.max(...far) < 30 && data[i + 3] > 127) found[y * wide + x] = 1 } }
+  let text = '';
+  for (let i = 0; i < found.length; i += 4096) text += String.fromCharCode(...found.subarray(i, i + 4096));
+  return btoa(text) }"""
+SMART = ".lsf-toolbar__group > button.lsf-tool_smart"
+SETTLE_MS = 400  # the editor draws an answer in the frames after it came
+
+
+class Editor:
+    """One annotator's browser window."""
+
+    def __init__(self, browser: Any, url: str) -> None:
+        self.url = url
+        self.page = browser.new_context(viewport={"width": 1500, "height": 1300}).new_page()
+        self.page.set_default_timeout(60_000)
+        self.errors: list[str] = []  # what went wrong in the page, but for answers that the server refused
+        self.page.on("pageerror", lambda error: self.errors.append(str(error)))
+
+    def log_in(self, email: str, password: str) -> None:
+        """As a user whom Label Studio knows."""
+        self.page.goto(f"{self.url}/user/login/")
+        self.page.fill("input[name=email]", email)
+        self.page.fill("input[name=password]", password)
+        self.page.click("button[type=submit]")
+        self.page.wait_for_url(lambda address: "/login" not in address)
+
+    def open(self, project: int, task: int) -> None:
+        """A task, with Auto-Annotation switched on."""
+        self.page.goto(f"{self.url}/projects/{project}/data?task={task}")
+        self.page.wait_for_selector(".lsf-toolbar")
+        self.page.wait_for_function(LOADED)
+        self.page.wait_for_timeout(1200)  # it lays itself out after the image has come
+        toggle = "[data-testid=bottombar-auto-annotation-toggle]"
+        if not self.page.locator(toggle).is_checked():
+            self.page.locator(f"label:has({toggle})").first.click()
+        self.page.wait_for_timeout(SETTLE_MS)
+
+    def click(self, label: str, x: float, y: float, positive: bool = True) -> int:
+        """A smart key point at x, y px of the image; gives how many regions came back."""
+        with self.page.expect_response(is_click) as coming:
+            self.press(label, x, y, positive)
+        answer = coming.value.json()
+        assert not answer.get("errors"), answer
+        self.page.wait_for_timeout(SETTLE_MS)
+        return len(answer["data"]["result"])
+
+    def press(self, label: str, x: float, y: float, positive: bool = True) -> None:
+        """The same, without waiting for the answer."""
+        self._pick(label)
+        if not positive:
+            self.page.keyboard.down("Alt")
+        self._mouse(x, y)
+        if not positive:
+            self.page.keyboard.up("Alt")
+
+    def remove(self, x: float, y: float) -> None:
+        """Select the region at x, y px, and delete it."""
+        self.page.keyboard.press("Escape")
+        self._mouse(x, y)
+        self.page.wait_for_timeout(SETTLE_MS)
+        self.page.keyboard.press("Backspace")
+        self.page.wait_for_timeout(SETTLE_MS)
+
+    def _mouse(self, x: float, y: float) -> None:
+        """Click at the middle of a pixel of the image."""
+        left, top, wide, high, columns, rows = self.page.evaluate(FRAME)
+        self.page.mouse.click(left + (x + 0.5) * wide / columns, top + (y + 0.5) * high / rows)
+
+    def _pick(self, label: str) -> None:
+        """The label of the smart key points, and their tool; the editor forgets both after each click."""
+        at = self.page.evaluate(LABELS).index("keypointlabels")
+        chosen = self.page.locator(".lsf-labels").nth(at).locator(".lsf-label", has_text=label).first
+        for _ in range(6):
+            if "lsf-label_selected" not in (chosen.get_attribute("class") or ""):
+                chosen.click()
+                self.page.wait_for_timeout(150)
+            if self.page.evaluate(TOOL) == ["KeyPointTool", True]:
+                return
+            self.page.locator(SMART).first.click()
+            self.page.wait_for_timeout(200)
+        raise AssertionError(f"the smart key point cannot be chosen; the tool is {self.page.evaluate(TOOL)}")
+
+    def painted(self, colour: str) -> Mask:
+        """Where masks of a label with this colour, "#rrggbb", are drawn over the image, (H, W) bool."""
+        *_, wide, _ = self.page.evaluate(FRAME)
+        drawn = self.page.evaluate(PAINTED, list(bytes.fromhex(colour[1:])))
+        return np.frombuffer(base64.b64decode(drawn), np.uint8).reshape(-1, wide) > 0
+
+    def regions(self) -> list[str]:
+        """The types of the regions that would be submitted."""
+        found: list[str] = self.page.evaluate(REGIONS)
+        return found
+
+    def accept(self) -> None:
+        """The suggestion becomes a region, the key points go."""
+        assert self.page.evaluate(SUGGESTED) > 0
+        self.page.locator("[data-testid=bottombar-accept-suggestions-button]").click()
+        self.page.wait_for_function("() => !Htx.annotationStore.selected.suggestions.size")
+        self.page.wait_for_timeout(SETTLE_MS)
+
+    def submit(self) -> dict[str, Any]:
+        """Press Submit or Update; gives the annotation that Label Studio has stored."""
+        button = "[data-testid=bottombar-submit-button], [data-testid=bottombar-update-button]"
+        with self.page.expect_response(_is_annotation) as coming:
+            self.page.locator(button).first.click()
+        stored: dict[str, Any] = coming.value.json()
+        assert coming.value.ok, stored
+        self.page.wait_for_timeout(1000)
+        return stored
+
+
+def is_click(answer: Any) -> bool:
+    """Whether a response, or a request, of the page is of a smart prompt."""
+    return "/interactive-annotating" in answer.url
+
+
+def _is_annotation(answer: Any) -> bool:
+    return "/annotations" in answer.url and answer.request.method in ("POST", "PATCH") and "draft" not in answer.url
