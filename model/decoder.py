@@ -19,7 +19,7 @@ from model.sam import FEATURES
 
 # Of the network below, counted up when it changes so that files of before do not fit. 1 answered at a quarter of the
 # input's resolution.
-LAYOUT = 3
+LAYOUT = 4
 
 
 class OtherLayout(ValueError):
@@ -34,6 +34,7 @@ class DecoderConfig:
     encoder_id: str  # of the SAM whose embeddings it reads; no other's will do
     channels: int = 64  # at the embedding's resolution, 32-128; falls to 3/4 and 1/2 as the resolution doubles
     context: int = 0  # channels of the embeddings' context
+    detail: int = 0  # and of their detail
     separate: tuple[str, ...] = ()  # labels whose regions were single objects: touching ones are to be told apart
     temperature: float = 1.0  # the logits are divided by it before they are probabilities (arXiv 1706.04599)
 
@@ -58,21 +59,24 @@ class DomainDecoder(nn.Module):
         self.add_context = nn.Conv2d(config.context, wide, 1, bias=False) if config.context else None
         self.join = nn.Sequential(ChannelNorm(wide), nn.GELU())
         self.look = nn.ModuleList([nn.Sequential(*_layer(wide, wide)) for _ in range(2)])
-        self.middle = nn.Sequential(*_layer(wide + fine, middle))
+        self.middle = nn.Conv2d(wide + fine, middle, 3, padding=1)
+        self.add_detail = nn.Conv2d(config.detail, middle, 1, bias=False) if config.detail else None
+        self.settle = nn.Sequential(ChannelNorm(middle), nn.GELU())
         self.narrow = nn.Conv2d(middle, fine, 1)
         self.fine = nn.Sequential(ChannelNorm(fine), nn.GELU(), *_layer(fine, fine))
         self.head = _quarters(fine, len(config.labels) + 1)
         self.distance = _quarters(fine, 1)
 
-    def forward(self, features: Tensor, picture: Tensor) -> tuple[Tensor, Tensor]:
+    def forward(self, features: Tensor, picture: Tensor, detail: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Logits (B, labels + 1, 8h, 8w), and of the distance to the rim, 0 to 1 at the deepest, (B, 1, 8h, 8w).
 
-        `features` (B, 256 + C, h, w), the context last, `picture` (B, 3, 8h, 8w) in [-1, 1].
+        `features` (B, 256 + C, h, w), the context last, `picture` (B, 3, 8h, 8w) in [-1, 1], `detail` (B, D, 2h, 2w),
+        None if the configuration has none.
         """
-        fine = self.trunk(features, picture)
+        fine = self.trunk(features, picture, detail)
         return F.pixel_shuffle(self.head(fine), 2), F.pixel_shuffle(self.distance(fine), 2)
 
-    def trunk(self, features: Tensor, picture: Tensor) -> Tensor:
+    def trunk(self, features: Tensor, picture: Tensor, detail: Tensor | None = None) -> Tensor:
         """All but the heads: (B, channels / 2, 4h, 4w)."""
         rims = self.stem(picture)
         x = self.reduce(features[:, :FEATURES])
@@ -83,6 +87,9 @@ class DomainDecoder(nn.Module):
             x = x + layer(x)
         x = F.interpolate(x, scale_factor=2.0, mode="bilinear", align_corners=False)
         x = self.middle(torch.cat([x, F.avg_pool2d(rims, 2)], 1))
+        if self.add_detail is not None:
+            x = x + self.add_detail(detail)
+        x = self.settle(x)
         # Narrowed before it is scaled up, and added: a convolution of both would multiply 2.5 times as often per cell.
         x = F.interpolate(self.narrow(x), scale_factor=2.0, mode="bilinear", align_corners=False)
         fine: Tensor = self.fine(x + rims)

@@ -17,7 +17,9 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
 from model import files
-from model.sam import PER_CELL, Embedding
+from model.sam import Embedding
+
+LAYOUT = "3"  # of a file; 1 had a smaller thumbnail, 2 no detail
 
 
 class EmbeddingCache:
@@ -86,7 +88,8 @@ class EmbeddingCache:
 
 def nbytes(embedding: Embedding) -> int:
     """Bytes an embedding takes in memory."""
-    return embedding.learned_from.nbytes + embedding.thumbnail.nbytes
+    parts = embedding.features, embedding.thumbnail, embedding.context, embedding.detail
+    return sum(each.nbytes for each in parts if each is not None)
 
 
 def write(path: Path, embedding: Embedding) -> None:
@@ -94,7 +97,9 @@ def write(path: Path, embedding: Embedding) -> None:
     tensors: dict[str, NDArray[Any]] = {"features": embedding.features, "thumbnail": embedding.thumbnail}
     if embedding.context is not None:
         tensors["context"] = embedding.context
-    metadata = {"height": str(embedding.size[0]), "width": str(embedding.size[1])}
+    if embedding.detail is not None:
+        tensors["detail"] = embedding.detail
+    metadata = {"height": str(embedding.size[0]), "width": str(embedding.size[1]), "layout": LAYOUT}
     data = save({name: np.ascontiguousarray(tensor) for name, tensor in tensors.items()}, metadata)
     files.write(path, data)
 
@@ -102,14 +107,14 @@ def write(path: Path, embedding: Embedding) -> None:
 def read(path: Path) -> Embedding:
     """Read an embedding.
 
-    Raises FileNotFoundError, or SafetensorError, KeyError or ValueError if it is damaged or its thumbnail, as those
-    of earlier versions, is not of `PER_CELL` px per cell.
+    Raises FileNotFoundError, or SafetensorError, KeyError or ValueError if it is damaged or of an earlier layout.
     """
     with safe_open(path, framework="numpy") as file:
         metadata = file.metadata() or {}
+        if metadata.get("layout") != LAYOUT:
+            raise ValueError(f"{path} has layout {metadata.get('layout')}, not {LAYOUT}; embed it anew")
         features, thumbnail = file.get_tensor("features"), file.get_tensor("thumbnail")
-        context = file.get_tensor("context") if "context" in file.keys() else None  # noqa: SIM118 (not a dict)
+        there = set(file.keys())
+        context, detail = (file.get_tensor(name) if name in there else None for name in ("context", "detail"))
         size = int(metadata["height"]), int(metadata["width"])
-    if thumbnail.shape != (*(PER_CELL * cells for cells in features.shape[1:]), 3):
-        raise ValueError(f"{path}: a thumbnail {thumbnail.shape} does not fit features {features.shape}; embed it anew")
-    return Embedding(features, size, thumbnail, context)
+    return Embedding(features, size, thumbnail, context, detail)

@@ -57,9 +57,8 @@ def picture(embedding: Embedding) -> Picture:
 
 def predicted(decoder: DomainDecoder, embedding: Embedding, size: tuple[int, int]) -> LabelMap:
     """The decoder's most likely label of each of `size` (h, w) pixels, (h, w) uint8: never the image's full size."""
-    features, thumbnail = as_tensors(embedding)
     with torch.inference_mode():
-        logits, _ = decoder(features[None], thumbnail[None])
+        logits, _ = decoder(*as_tensors(embedding))
         rows, columns = embedding.extent(logits.shape[-1])
         scaled = F.interpolate(logits[..., :rows, :columns], size, mode="bilinear", align_corners=False)
         found: LabelMap = scaled[0].argmax(0).to(torch.uint8).numpy()

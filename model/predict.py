@@ -24,10 +24,13 @@ class Instance:
     score: float
 
 
-def as_tensors(embedding: Embedding) -> tuple[Tensor, Tensor]:
-    """A decoder's inputs: features and context (256 + C, h, w) float32, and the thumbnail (3, 8h, 8w) in [-1, 1]."""
-    features = torch.from_numpy(embedding.learned_from).float()
-    return features, torch.from_numpy(embedding.thumbnail).permute(2, 0, 1).float() / 127.5 - 1
+def as_tensors(embedding: Embedding) -> tuple[Tensor, Tensor, Tensor | None]:
+    """A decoder's inputs, a batch of one: features and context (1, 256 + C, h, w) float32, the thumbnail
+    (1, 3, 8h, 8w) in [-1, 1], and the detail (1, D, 2h, 2w) float32 if there is one.
+    """
+    features = torch.from_numpy(embedding.learned_from)[None].float()
+    detail = None if embedding.detail is None else torch.from_numpy(embedding.detail)[None].float()
+    return features, torch.from_numpy(embedding.thumbnail).permute(2, 0, 1)[None].float() / 127.5 - 1, detail
 
 
 @dataclass(frozen=True)
@@ -45,10 +48,9 @@ class Prediction:
 
 def predict_pixels(decoder: DomainDecoder, embedding: Embedding) -> Prediction:
     """All that the decoder says, at the image's own size. Thread-safe."""
-    features, picture = as_tensors(embedding)
     config = decoder.config
     with torch.inference_mode():
-        logits, distance = decoder(features[None], picture[None])
+        logits, distance = decoder(*as_tensors(embedding))
         both = torch.cat([logits / config.temperature, distance], 1)
         rows, columns = embedding.extent(both.shape[-1])
         scaled = F.interpolate(both[..., :rows, :columns], embedding.size, mode="bilinear", align_corners=False)[0]

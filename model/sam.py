@@ -78,17 +78,19 @@ class Embedding:
     `features` (256, h, w) float16, for the image scaled so that its longer side is 16 w px and padded right and
     below; `size` (H, W) px of the image itself; `thumbnail` (8h, 8w, 3) uint8 RGB, scaled and padded alike. `context`
     (C, h, w) float16 is of an earlier layer, which no SAM has trained to outline anything, whatever it is: it knows a
-    pit from a crater's dark floor. Only the tiny SAM gives it.
+    pit from a crater's dark floor. `detail` (D, 2h, 2w) float16 is of a layer before that, at twice the resolution.
+    Only the tiny SAM gives these two.
     """
 
     features: NDArray[np.float16]
     size: tuple[int, int]
     thumbnail: NDArray[np.uint8]
     context: NDArray[np.float16] | None = None
+    detail: NDArray[np.float16] | None = None
 
     @property
     def learned_from(self) -> NDArray[np.float16]:
-        """What a domain decoder reads: features and context, (256 + C, h, w) float16."""
+        """What a domain decoder reads on the grid: features and context, (256 + C, h, w) float16."""
         return self.features if self.context is None else np.concatenate([self.features, self.context])
 
     def extent(self, cells: int) -> tuple[int, int]:
@@ -127,23 +129,25 @@ class Segmenter:
         scaled = self._resize.apply_image(image)
         pixels = torch.from_numpy(np.array(scaled)).permute(2, 0, 1).to(self.device, torch.float32)
         with torch.inference_mode():
-            features, context = self._encode(self.network.preprocess(pixels)[None])
+            features, context, detail = self._encode(self.network.preprocess(pixels)[None])
         side = PER_CELL * features.shape[-1]
         thumbnail = np.zeros((side, side, 3), np.uint8)
         height, width = image.shape[:2]
-        embedding = Embedding(features, (height, width), thumbnail, context)
+        embedding = Embedding(features, (height, width), thumbnail, context, detail)
         rows, columns = embedding.extent(side)
         small = Image.fromarray(image).resize((columns, rows), Image.Resampling.BOX)
         thumbnail[:rows, :columns] = np.asarray(small)
         return embedding
 
-    def _encode(self, pixels: torch.Tensor) -> tuple[NDArray[np.float16], NDArray[np.float16] | None]:
-        """Features (256, h, w), and context (C, h, w) from a SAM that gives it."""
+    def _encode(
+        self, pixels: torch.Tensor
+    ) -> tuple[NDArray[np.float16], NDArray[np.float16] | None, NDArray[np.float16] | None]:
+        """Features (256, h, w), and context and detail from a SAM that gives them."""
         encoder = self.network.image_encoder
         if not isinstance(self.network, TinySam):
-            return encoder(pixels)[0].to(torch.float16).cpu().numpy(), None
-        features, context = (each[0].to(torch.float16).cpu().numpy() for each in encoder.with_context(pixels))
-        return features, context
+            return encoder(pixels)[0].to(torch.float16).cpu().numpy(), None, None
+        features, context, detail = (each[0].to(torch.float16).cpu().numpy() for each in encoder.with_taps(pixels))
+        return features, context, detail
 
     def segment(
         self,

@@ -30,7 +30,8 @@ STAGES = (
     (1, 3, 1, 6, 320),
 )
 TAPS = (4, 10, 15)  # blocks whose output the neck reads: strides 8, 16, 32
-CONTEXT_SCALE = 5.35  # the standard deviation of the middle tap's values, over seven packs
+# The standard deviations of the middle tap's values and of the fine one's, over seven packs.
+CONTEXT_SCALE, DETAIL_SCALE = 5.35, 7.94
 POINT_SIGMAS = (
     (2.0, 4.0),
     (8.0, 2.0),
@@ -108,10 +109,13 @@ class TinyEncoder(nn.Module):
         )
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.with_context(x)[0]
+        return self.with_taps(x)[0]
 
-    def with_context(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """The embedding, and what the middle tap holds, (B, 112, 32, 32): pretraining leaves it as ImageNet made it."""
+    def with_taps(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """The embedding, and what two taps hold that pretraining leaves as ImageNet made them.
+
+        The middle one (B, 112, 32, 32), and the fine one (B, 40, 64, 64).
+        """
         x = self.stem(x)
         taps = []
         for i, block in enumerate(self.blocks):
@@ -121,7 +125,7 @@ class TinyEncoder(nn.Module):
         fine, middle, coarse = taps
         wide = F.interpolate(self.coarse(coarse), scale_factor=2.0, mode="bilinear", align_corners=False)
         merged: Tensor = self.merge(self.fine(fine) + self.middle(middle) + wide)
-        return merged, middle / CONTEXT_SCALE
+        return merged, middle / CONTEXT_SCALE, fine / DETAIL_SCALE
 
 
 class Rims(nn.Module):

@@ -135,10 +135,11 @@ def train(
     if not training:
         raise ValueError("training needs at least one sample")
     started = time.monotonic()
-    context = training[0].embedding.context
+    context, detail = training[0].embedding.context, training[0].embedding.detail
     config = replace(
         config,
         context=0 if context is None else len(context),
+        detail=0 if detail is None else len(detail),
         separate=separable([*training, *validation], config.labels),
     )
     if len({sample.task for sample in validation}) >= how.enough:
@@ -199,7 +200,7 @@ def fit(
     for step in range(1, steps + 1):
         batch = crops.draw()
         with torch.autocast("cpu", torch.bfloat16, enabled=HAS_BFLOAT16):
-            logits, distance = decoder(batch.features, batch.picture)
+            logits, distance = decoder(batch.features, batch.picture, batch.detail)
         loss = crop_loss(logits.float(), batch.targets) + distance_loss(distance.float(), batch)
         optimizer.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]

@@ -161,9 +161,9 @@ def test_a_damaged_file_is_computed_again(tmp_path: Path, damage: str) -> None:
             "empty": b"",
             "noise": np.random.default_rng(0).bytes(len(whole)),
             "no metadata": safetensors({"features": embedding().features, "thumbnail": embedding().thumbnail}),
-            "of before": safetensors(  # when thumbnails had 4 px per cell
-                {"features": embedding().features, "thumbnail": embedding().thumbnail[::2, ::2].copy()},
-                {"height": "30", "width": "40"},
+            "of before": safetensors(  # without detail
+                {"features": embedding().features, "thumbnail": embedding().thumbnail},
+                {"height": "30", "width": "40", "layout": "2"},
             ),
             "another file": safetensors({"weights": np.zeros(3)}, {"height": "30", "width": "40"}),
         }[damage]

@@ -19,7 +19,7 @@ class BrightnessDecoder(DomainDecoder):
     The brighter a cell of the thumbnail, the surer it is of label 1, and by its red the deeper in an object.
     """
 
-    def forward(self, features: Tensor, picture: Tensor) -> tuple[Tensor, Tensor]:
+    def forward(self, features: Tensor, picture: Tensor, detail: Tensor | None = None) -> tuple[Tensor, Tensor]:
         light = 8 * picture.mean(1, keepdim=True)
         return torch.cat([-light, light], 1), 8 * picture[:, :1]
 
@@ -51,10 +51,10 @@ def whole(*labels: NDArray[np.floating]) -> Prediction:
 
 
 def test_a_decoder_s_inputs_are_float_features_and_a_picture_in_plus_minus_1() -> None:
-    features, picture = as_tensors(embedding((64, 64), (0, 0, 1, 0.5)))
-    assert features.shape == (256, 16, 16) and features.dtype == torch.float32
-    assert picture.shape == (3, 128, 128)
-    assert (picture[:, :, :64] == 1).all() and (picture[:, :, 64:] == -1).all()
+    features, picture, detail = as_tensors(embedding((64, 64), (0, 0, 1, 0.5)))
+    assert features.shape == (1, 256, 16, 16) and features.dtype == torch.float32 and detail is None
+    assert picture.shape == (1, 3, 128, 128)
+    assert (picture[..., :64] == 1).all() and (picture[..., 64:] == -1).all()
 
 
 @pytest.mark.parametrize("size", [(64, 64), (33, 100), (500, 130), (7, 5)])

@@ -207,7 +207,7 @@ def test_a_single_image_or_fold_is_no_cross_validation() -> None:
 class Overconfident(DomainDecoder):
     """Says label 1 everywhere, by 8 in the logits."""
 
-    def forward(self, features: Tensor, picture: Tensor) -> tuple[Tensor, Tensor]:
+    def forward(self, features: Tensor, picture: Tensor, detail: Tensor | None = None) -> tuple[Tensor, Tensor]:
         logits = torch.full((1, 2, *picture.shape[2:]), -4.0)
         logits[:, 1] = 4
         return logits, logits[:, :1]
@@ -340,7 +340,7 @@ def test_what_it_says_of_the_padding_beside_an_image_costs_nothing() -> None:
 
 def distances(*values: float) -> Batch:
     nothing = torch.zeros(0)
-    return Batch(nothing, nothing, nothing, torch.tensor(values).reshape(1, 1, 1, -1))
+    return Batch(nothing, nothing, nothing, torch.tensor(values).reshape(1, 1, 1, -1), nothing)
 
 
 def test_a_wrong_distance_costs_its_error_where_it_is_known() -> None:
