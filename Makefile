@@ -5,6 +5,7 @@
 PYTHON ?= python3
 VENV := .venv
 LABEL_STUDIO_VENV := .venv-label-studio
+LABEL_STUDIO_ML_VENV := .venv-label-studio-ml
 LABEL_STUDIO := $(LABEL_STUDIO_VENV)/bin/label-studio
 PORT ?= 8080
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
@@ -20,11 +21,11 @@ test: $(VENV)/.installed-dev
 	$(VENV)/bin/mypy
 	$(VENV)/bin/python -m pytest
 
-e2e: $(VENV)/.installed-dev $(LABEL_STUDIO_VENV)/.installed
-	$(VENV)/bin/python -m pytest tests/e2e -s --label-studio $(LABEL_STUDIO)
+e2e: $(VENV)/.installed-dev $(LABEL_STUDIO_VENV)/.installed $(LABEL_STUDIO_ML_VENV)/.installed
+	$(VENV)/bin/python -m pytest tests/e2e -s --label-studio $(LABEL_STUDIO) --label-studio-ml $(LABEL_STUDIO_ML_VENV)
 
 clean:
-	rm -rf $(VENV) $(LABEL_STUDIO_VENV) build
+	rm -rf $(VENV) $(LABEL_STUDIO_VENV) $(LABEL_STUDIO_ML_VENV) build
 
 $(VENV)/.installed: pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Skylight needs Python 3.11 or newer; set PYTHON=")'
@@ -42,4 +43,12 @@ $(LABEL_STUDIO_VENV)/.installed:
 	@echo "* Installing Label Studio 1.23.2 into $(LABEL_STUDIO_VENV): some two minutes"
 	test -x $(LABEL_STUDIO_VENV)/bin/python || $(PYTHON) -m venv $(LABEL_STUDIO_VENV)
 	$(LABEL_STUDIO_VENV)/bin/pip install --progress-bar on -q label-studio==1.23.2
+	@touch $@
+
+$(LABEL_STUDIO_ML_VENV)/.installed: pyproject.toml constraints.txt
+	@echo "* Installing Skylight with label-studio-ml and its old Flask into $(LABEL_STUDIO_ML_VENV): some minutes"
+	test -x $(LABEL_STUDIO_ML_VENV)/bin/python || $(PYTHON) -m venv $(LABEL_STUDIO_ML_VENV)
+	mkdir -p build
+	grep -viE '^(flask|werkzeug|jinja2|itsdangerous)==' constraints.txt > build/constraints-label-studio-ml.txt
+	$(LABEL_STUDIO_ML_VENV)/bin/pip install --progress-bar on -q -c build/constraints-label-studio-ml.txt -e '.[label-studio-ml]'
 	@touch $@

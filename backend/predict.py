@@ -26,10 +26,17 @@ blueprint = Blueprint("predict", __name__)
 log = logging.getLogger(__name__)
 
 
-@blueprint.post("/predict")
+@blueprint.route("/predict", methods=["POST"])
 def answer() -> Response:
-    """One result per task, in order, whatever happens to a single task: fewer, and Label Studio drops them all."""
-    service, body = service_of(current_app), body_object(request)
+    """Answer a click, or pre-annotate tasks."""
+    return json_response({"results": results(service_of(current_app), body_object(request))})
+
+
+def results(service: Service, body: dict[str, Any]) -> list[dict[str, Any]]:
+    """One result per task of a /predict, in order, whatever happens to one: with fewer, Label Studio drops them all.
+
+    Raises BadRequest for a body that is not a /predict's.
+    """
     project, tasks = str(body.get("project") or ""), body.get("tasks")
     if not isinstance(tasks, list) or not all(isinstance(task, dict) for task in tasks):
         raise BadRequest("'tasks' must be a list of tasks")
@@ -39,11 +46,11 @@ def answer() -> Response:
         raise BadRequest("'context' must be an object with the prompts as its 'result'")
     version = service.version_name(project)
     deadline = time.monotonic() + BATCH_SECONDS
-    results = []
+    answers = []
     for task in tasks:
         regions, score = _one(service, project, str(body.get("label_config") or ""), task, context, deadline)
-        results.append({"model_version": version, "score": score, "result": regions})
-    return json_response({"results": results})
+        answers.append({"model_version": version, "score": score, "result": regions})
+    return answers
 
 
 def _one(

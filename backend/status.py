@@ -14,7 +14,7 @@ blueprint = Blueprint("status", __name__)
 log = logging.getLogger(__name__)
 
 
-@blueprint.get("/health")
+@blueprint.route("/health")
 def health() -> Response:
     """Alive, and which Skylight it is; asked before every /setup, so little is looked up."""
     try:
@@ -25,19 +25,24 @@ def health() -> Response:
     return json_response({"status": "UP", "model_class": "Skylight", "instance": instance})
 
 
-@blueprint.post("/setup")
+@blueprint.route("/setup", methods=["POST"])
 def setup() -> Response:
-    """Take note of a project's configuration; name what it is served. Called all the time, so it changes nothing twice.
+    """Take note of a project's configuration; name what it is served."""
+    return json_response({"model_version": set_up(service_of(current_app), body_object(request))})
+
+
+def set_up(service: Service, body: dict[str, Any]) -> str:
+    """Take note of what a /setup says; gives the `model_version`. Called all the time, so it changes nothing twice.
 
     The token and host name that Label Studio sends along are not used: the token is dead where legacy tokens are off.
+    Raises BadRequest if it names no project.
     """
-    service, body = service_of(current_app), body_object(request)
     project, label_config = str(body.get("project") or ""), str(body.get("schema") or "")
     if not project:
         raise BadRequest("'project' is missing")
     if label_config:
         _note(service, project, label_config)
-    return json_response({"model_version": service.version_name(project)})
+    return service.version_name(project)
 
 
 def _note(service: Service, project: str, label_config: str) -> None:
@@ -56,7 +61,7 @@ def _note(service: Service, project: str, label_config: str) -> None:
         log.error("Redis is away: %s", error)
 
 
-@blueprint.get("/versions")
+@blueprint.route("/versions")
 def versions() -> Response:
     """The names of all versions; Label Studio does not say which project it asks for."""
     service = service_of(current_app)
@@ -64,7 +69,7 @@ def versions() -> Response:
     return json_response({"versions": [f"sam-{service.settings.sam}", *(f"skylight-{n}" for n in sorted(numbers))]})
 
 
-@blueprint.get("/status")
+@blueprint.route("/status")
 def status() -> Response:
     """Where every project stands: samples, what waits, whether it is trained, and its versions' metrics."""
     service = service_of(current_app)

@@ -25,7 +25,7 @@ Event = dict[str, Any]
 DIRTYING = ("annotation", "annotations_deleted", "tasks_deleted", "train")
 
 
-@blueprint.post("/webhook")
+@blueprint.route("/webhook", methods=["POST"])
 def receive() -> Response:
     """Keep the event and answer: Label Studio waits one second and never tries again."""
     service, body = service_of(current_app), body_object(request)

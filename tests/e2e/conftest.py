@@ -29,6 +29,7 @@ FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "-
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--label-studio", default=".venv-label-studio/bin/label-studio", help="Label Studio's program")
+    parser.addoption("--label-studio-ml", default=".venv-label-studio-ml", help="environment with label-studio-ml")
 
 
 @dataclass
@@ -61,6 +62,7 @@ class Stack:
     skylight: str
     secret: Secret
     login: tuple[str, str]  # e-mail and password
+    key: str  # of Label Studio's API
 
 
 @pytest.fixture(scope="session")
@@ -87,7 +89,7 @@ def stack(request: pytest.FixtureRequest) -> Iterator[Stack]:
         running.enter_context(Supervisor(settings, environ, "127.0.0.1", port))
         await_skylight(f"http://127.0.0.1:{port}", threading.Event())
         print(f"\nLabel Studio and Skylight run after {time.monotonic() - began:.0f} s", file=sys.stderr)
-        yield Stack(LabelStudio(server.url, token), f"http://127.0.0.1:{port}", Secret(settings), login)
+        yield Stack(LabelStudio(server.url, token), f"http://127.0.0.1:{port}", Secret(settings), login, token)
 
 
 @pytest.fixture(scope="session")
