@@ -19,7 +19,7 @@ from safetensors.numpy import save
 from model import files
 from model.sam import Embedding
 
-LAYOUT = "3"  # of a file; 1 had a smaller thumbnail, 2 no detail
+LAYOUT = "3"  # of a file; 1 had a smaller thumbnail, 2 no detail and no picture
 
 
 class EmbeddingCache:
@@ -88,7 +88,7 @@ class EmbeddingCache:
 
 def nbytes(embedding: Embedding) -> int:
     """Bytes an embedding takes in memory."""
-    parts = embedding.features, embedding.thumbnail, embedding.context, embedding.detail
+    parts = embedding.features, embedding.thumbnail, embedding.context, embedding.detail, embedding.picture
     return sum(each.nbytes for each in parts if each is not None)
 
 
@@ -99,6 +99,8 @@ def write(path: Path, embedding: Embedding) -> None:
         tensors["context"] = embedding.context
     if embedding.detail is not None:
         tensors["detail"] = embedding.detail
+    if embedding.picture is not None:
+        tensors["picture"] = embedding.picture
     metadata = {"height": str(embedding.size[0]), "width": str(embedding.size[1]), "layout": LAYOUT}
     data = save({name: np.ascontiguousarray(tensor) for name, tensor in tensors.items()}, metadata)
     files.write(path, data)
@@ -115,6 +117,8 @@ def read(path: Path) -> Embedding:
             raise ValueError(f"{path} has layout {metadata.get('layout')}, not {LAYOUT}; embed it anew")
         features, thumbnail = file.get_tensor("features"), file.get_tensor("thumbnail")
         there = set(file.keys())
-        context, detail = (file.get_tensor(name) if name in there else None for name in ("context", "detail"))
+        context, detail, picture = (
+            file.get_tensor(name) if name in there else None for name in ("context", "detail", "picture")
+        )
         size = int(metadata["height"]), int(metadata["width"])
-    return Embedding(features, size, thumbnail, context, detail)
+    return Embedding(features, size, thumbnail, context, detail, picture)

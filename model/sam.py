@@ -21,6 +21,7 @@ from segment_anything import sam_model_registry
 from segment_anything.modeling import Sam
 from segment_anything.utils.transforms import ResizeLongestSide
 
+from model.closer import answer_in, keep, window_for
 from model.mobile_sam import build_mobile_sam
 from model.tiny import TinySam
 
@@ -79,7 +80,7 @@ class Embedding:
     below; `size` (H, W) px of the image itself; `thumbnail` (8h, 8w, 3) uint8 RGB, scaled and padded alike. `context`
     (C, h, w) float16 is of an earlier layer, which no SAM has trained to outline anything, whatever it is: it knows a
     pit from a crater's dark floor. `detail` (D, 2h, 2w) float16 is of a layer before that, at twice the resolution.
-    Only the tiny SAM gives these two.
+    `picture` (N,) uint8 is a JPEG of the image for a second look, see `closer`. Only the tiny SAM gives these three.
     """
 
     features: NDArray[np.float16]
@@ -87,6 +88,7 @@ class Embedding:
     thumbnail: NDArray[np.uint8]
     context: NDArray[np.float16] | None = None
     detail: NDArray[np.float16] | None = None
+    picture: NDArray[np.uint8] | None = None
 
     @property
     def learned_from(self) -> NDArray[np.float16]:
@@ -133,7 +135,8 @@ class Segmenter:
         side = PER_CELL * features.shape[-1]
         thumbnail = np.zeros((side, side, 3), np.uint8)
         height, width = image.shape[:2]
-        embedding = Embedding(features, (height, width), thumbnail, context, detail)
+        picture = keep(image) if isinstance(self.network, TinySam) else None
+        embedding = Embedding(features, (height, width), thumbnail, context, detail, picture)
         rows, columns = embedding.extent(side)
         small = Image.fromarray(image).resize((columns, rows), Image.Resampling.BOX)
         thumbnail[:rows, :columns] = np.asarray(small)
@@ -160,7 +163,8 @@ class Segmenter:
 
         `logits` (4h, 4w) float32 are those of an earlier answer to refine. The official SAMs answer an ambiguous
         prompt, a single point, with three masks and any other with one, as segment-anything advises; the tiny SAM
-        was trained to offer three always.
+        was trained to offer three always, and looks again, closer, at what is small: its masks and scores are then
+        those of the second look, its logits those of the first.
         """
         with torch.inference_mode():
             features = torch.from_numpy(embedding.features).to(self.device, torch.float32)[None]
@@ -168,8 +172,24 @@ class Segmenter:
             order = scores.argsort(descending=True)[:candidates]
             low, scores = low[order], scores[order]
             scaled = self._resize.get_preprocess_shape(*embedding.size, self.input_size)
-            masks = self.network.postprocess_masks(low[:, None], scaled, embedding.size)[:, 0] > 0
-            return Segmentation(masks.cpu().numpy(), scores.cpu().numpy(), low.cpu().numpy())
+            masks = (self.network.postprocess_masks(low[:, None], scaled, embedding.size)[:, 0] > 0).cpu().numpy()
+            closer = self._closer(embedding, prompt, masks[0], candidates)
+            masks, trust = closer or (masks, scores.cpu().numpy())
+            return Segmentation(masks, trust, low.cpu().numpy())
+
+    def _closer(
+        self, embedding: Embedding, prompt: Prompt, first: NDArray[np.bool_], candidates: int
+    ) -> tuple[NDArray[np.bool_], NDArray[np.float32]] | None:
+        """Masks and scores of a second look, if there is reason for one."""
+        if embedding.picture is None or not isinstance(self.network, TinySam):
+            return None
+        window = window_for(embedding.size, first, prompt.points[prompt.positive], prompt.box)
+        if window is None:
+            return None
+        size, points, positive = embedding.size, prompt.points, prompt.positive
+        masks, scores = answer_in(window, self.network, embedding.picture, size, points, positive, prompt.box)
+        order = np.argsort(-scores)[:candidates]
+        return masks[order], scores[order]
 
     def _answer(
         self,
