@@ -214,7 +214,7 @@ def _names(ctx: click.Context, param: click.Parameter, value: str) -> tuple[str,
 @click.option("--seeds", type=click.IntRange(1), default=5, show_default=True, help="How often, in another order.")
 @click.option(
     "--order",
-    type=click.Choice(["random", "uncertainty", "clustered", "diversity"]),
+    type=click.Choice(["random", "uncertainty", "novelty", "clustered", "diversity"]),
     default="random",
     show_default=True,
     help="Which images are annotated first.",

@@ -15,8 +15,8 @@ from backend.errors import SkylightError
 from backend.queue import key
 from backend.service import Service
 from model.clusters import kinds, nearest
+from model.familiar import mean_feature
 from model.images import ImageError
-from model.order import mean_feature
 
 SAMPLE = 200  # tasks by which the clusters are found; some minutes of embedding in a new project, then seconds
 

@@ -17,7 +17,8 @@ from backend.question import read_prompt
 from backend.service import Service
 from model.decoder import DomainDecoder
 from model.images import ImageError
-from model.predict import confidence, instances, predict_pixels
+from model.predict import instances, predict_pixels
+from model.predict import score as ranking
 from model.refine import refine
 
 BATCH_SECONDS = 80.0  # Label Studio gives up on a batch after 100 s and then throws all of it away
@@ -107,7 +108,7 @@ def click(
 def preannotation(
     service: Service, decoder: DomainDecoder, labeling: Labeling, url: str
 ) -> tuple[list[dict[str, Any]], float]:
-    """The decoder's regions for an image, and how sure it is of the whole: low means "look at me first".
+    """The decoder's regions for an image, and its score: low means "look at me first".
 
     With `SKYLIGHT_REFINE` SAM is asked about each region too, and the sharper mask is taken where both agree.
     """
@@ -121,7 +122,7 @@ def preannotation(
         output = labeling.output(labeling.labels[each.label])
         regions += draw(output, each.mask, output.spelled(labeling.labels[each.label]), each.score)
     check_regions(regions, labeling, embedding.size)
-    return regions, round(confidence(prediction.probabilities), 4)
+    return regions, round(ranking(decoder, embedding, prediction), 4)
 
 
 def image_url(task: dict[str, Any], source: Labeling | Output, index: int | None = None) -> str:

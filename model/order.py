@@ -10,10 +10,11 @@ from numpy.typing import NDArray
 
 from model import files
 from model.clusters import kinds, nearest
+from model.familiar import familiarity, farthest_first, mean_feature, spacing
 from model.pools import Source
 from model.sam import Embedding
 
-ORDERS = ("random", "uncertainty", "clustered", "diversity")
+ORDERS = ("random", "uncertainty", "novelty", "clustered", "diversity")
 
 Sure = Callable[[Source], float]
 
@@ -23,8 +24,9 @@ class Order:
 
     `sizes` are the numbers of images at which a decoder is trained, whose doubts then choose the images up to the next
     size; `train` gives, for the images so far, how sure that decoder is of an image, in [0, 1]. "uncertainty" takes the
-    least sure ones, "clustered" takes them from the clusters in turn, as Label Studio's uncertainty sampling does with
-    both. These two are kept in `path`, so that a run that is taken up again need not train for them.
+    least sure ones; "novelty" those of the lowest score, which is how sure it is times `familiarity`; "clustered" takes
+    these from the clusters in turn, as Label Studio's uncertainty sampling does with both. These three are kept in
+    `path`, so that a run that is taken up again need not train for them.
     """
 
     def __init__(
@@ -45,7 +47,7 @@ class Order:
         self._chosen: list[str] = []
         if kind == "random":
             self._chosen = self._shuffled
-        elif kind in ("uncertainty", "clustered"):
+        elif kind in ("uncertainty", "novelty", "clustered"):
             self._chosen = self._kept()
 
     def first(self, count: int) -> list[Source]:
@@ -82,8 +84,13 @@ class Order:
         open_ones = [stem for stem in self._shuffled if stem not in self._chosen]
         target = next((size for size in self.sizes if size > len(self._chosen)), len(self._pool))
         if self._chosen:
-            sure = self._train([self._pool[stem] for stem in self._chosen])
-            open_ones.sort(key=lambda stem: sure(self._pool[stem]))
+            trained = self._train([self._pool[stem] for stem in self._chosen])
+            sure = np.array([trained(self._pool[stem]) for stem in open_ones])
+            if self.kind == "uncertainty":
+                places = np.argsort(sure, kind="stable").tolist()
+            else:
+                places = lowest_first(sure, self._means(open_ones), self._means(self._chosen))
+            open_ones = [open_ones[i] for i in places]
             if self.kind == "clustered":
                 open_ones = self._in_turn(open_ones)
         self._chosen = self._chosen + open_ones[: target - len(self._chosen)]
@@ -94,22 +101,12 @@ class Order:
         return kept
 
 
-def mean_feature(embedding: Embedding) -> NDArray[np.float32]:
-    """An embedding's mean over the cells that the image fills, (256,) float32 of length 1."""
-    rows, columns = embedding.extent(embedding.features.shape[-1])
-    mean: NDArray[np.float32] = embedding.features[:, :rows, :columns].astype(np.float32).mean((1, 2))
-    return mean / max(float(np.linalg.norm(mean)), 1e-6)
-
-
-def farthest_first(points: NDArray[np.float32]) -> list[int]:
-    """An order of points (N, D): from the first one on, each is the farthest from all before it.
-
-    The greedy 2-approximation of k-centre (Gonzalez 1985), as Sener & Savarese choose a core-set (arXiv 1708.00489).
-    """
-    order = [0]
-    distance = np.linalg.norm(points - points[0], axis=1)
-    while len(order) < len(points):
-        distance[order] = -1
-        order.append(int(distance.argmax()))
-        distance = np.minimum(distance, np.linalg.norm(points - points[order[-1]], axis=1))
+def lowest_first(sure: NDArray[np.float64], points: NDArray[np.float32], known: NDArray[np.float32]) -> list[int]:
+    """An order of open images by sureness (N,) times `familiarity`, the lowest first; each is known from then on."""
+    scale, order, left = spacing(known), list[int](), np.ones(len(sure), bool)
+    familiar = familiarity(points, known, scale)
+    while left.any():
+        order.append(int(np.where(left, sure * familiar, np.inf).argmin()))
+        left[order[-1]] = False
+        familiar = np.minimum(1, np.maximum(familiar, familiarity(points, points[order[-1:]], scale)))
     return order

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from model.decoder import DomainDecoder
+from model.familiar import familiarity, mean_feature
 from model.instances import separate
 from model.masks import components
 from model.sam import Embedding
@@ -78,10 +79,16 @@ def instances(prediction: Prediction, min_area: int) -> Iterator[Instance]:
 
 
 def confidence(probabilities: NDArray[np.float32]) -> float:
-    """How sure a prediction (labels + 1, H, W) is, in [0, 1]; low means "look at me first".
+    """How sure a prediction (labels + 1, H, W) is, in [0, 1].
 
     The winning class's probability, averaged with each pixel's probability of being an object as its weight: broad
     certain background counts little, a faint or ragged object pulls it down; 1 where nothing else is possible.
     """
     weight = 1 - probabilities[0]
     return float(((weight * probabilities.max(0)).sum() + 1e-6) / (weight.sum() + 1e-6))
+
+
+def score(decoder: DomainDecoder, embedding: Embedding, prediction: Prediction) -> float:
+    """Which open task comes first, in [0, 1], low: how sure the decoder is, times how like annotated images this is."""
+    like = familiarity(mean_feature(embedding)[None], decoder.known, decoder.config.spacing)
+    return confidence(prediction.probabilities) * float(like[0])

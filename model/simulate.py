@@ -130,7 +130,7 @@ class Bench:
     def recipe(self, method: str) -> str:
         """A method's fingerprint; in the uncertain order also the decoder's, whose doubts choose the images."""
         if method not in self._recipes:
-            chooser = ("decoder",) if self.options.order == "uncertainty" else ()
+            chooser = ("decoder",) if self.options.order in ("uncertainty", "novelty", "clustered") else ()
             self._recipes[method] = recipe((method, *chooser), self._config, self.options.recipe)
         return self._recipes[method]
 
