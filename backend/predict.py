@@ -17,8 +17,7 @@ from backend.question import read_prompt
 from backend.service import Service
 from model.decoder import DomainDecoder
 from model.images import ImageError
-from model.predict import instances, predict_pixels
-from model.predict import score as ranking
+from model.predict import instances, predict_pixels, ranking
 from model.refine import refine
 
 BATCH_SECONDS = 80.0  # Label Studio gives up on a batch after 100 s and then throws all of it away

@@ -57,9 +57,8 @@ class DomainDecoder(nn.Module):
     def __init__(self, config: DecoderConfig) -> None:
         super().__init__()
         self.config = config
-        self.known: NDArray[np.float32] = np.zeros(
-            (0, FEATURES), np.float32
-        )  # pooled embeddings of the annotated images
+        # Pooled embeddings of the annotated images, (K, 256).
+        self.known: NDArray[np.float32] = np.zeros((0, FEATURES), np.float32)
         wide, middle, fine = config.channels, config.channels * 3 // 4, config.channels // 2
         self.stem = nn.Sequential(nn.PixelUnshuffle(2), *_layer(12, fine // 2), *_layer(fine // 2, fine))
         self.reduce = nn.Conv2d(FEATURES, wide, 1)

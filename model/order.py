@@ -108,5 +108,5 @@ def lowest_first(sure: NDArray[np.float64], points: NDArray[np.float32], known: 
     while left.any():
         order.append(int(np.where(left, sure * familiar, np.inf).argmin()))
         left[order[-1]] = False
-        familiar = np.minimum(1, np.maximum(familiar, familiarity(points, points[order[-1:]], scale)))
+        familiar = np.maximum(familiar, familiarity(points, points[order[-1:]], scale))
     return order

@@ -88,7 +88,7 @@ def confidence(probabilities: NDArray[np.float32]) -> float:
     return float(((weight * probabilities.max(0)).sum() + 1e-6) / (weight.sum() + 1e-6))
 
 
-def score(decoder: DomainDecoder, embedding: Embedding, prediction: Prediction) -> float:
+def ranking(decoder: DomainDecoder, embedding: Embedding, prediction: Prediction) -> float:
     """Which open task comes first, in [0, 1], low: how sure the decoder is, times how like annotated images this is."""
     like = familiarity(mean_feature(embedding)[None], decoder.known, decoder.config.spacing)
     return confidence(prediction.probabilities) * float(like[0])

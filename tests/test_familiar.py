@@ -7,7 +7,7 @@ import pytest
 
 from model.decoder import DecoderConfig, load, save
 from model.familiar import familiarity, farthest_first, mean_feature, spacing
-from model.predict import confidence, predict_pixels, score
+from model.predict import confidence, predict_pixels, ranking
 from model.train import TrainConfig, train
 
 from .test_crops import made_up
@@ -50,7 +50,7 @@ def test_a_decoder_remembers_what_it_was_trained_on_and_scores_others_lower(tmp_
     seen = samples[0].embedding
     prediction = predict_pixels(decoder, seen)
     sure = confidence(prediction.probabilities)
-    assert score(decoder, seen, prediction) == pytest.approx(sure, rel=0.01)
+    assert ranking(decoder, seen, prediction) == pytest.approx(sure, rel=0.01)
     other = made_up(7).embedding
     other.features[100:200] += 4  # of another kind
-    assert score(decoder, other, prediction) < 0.5 * sure
+    assert ranking(decoder, other, prediction) < 0.5 * sure
