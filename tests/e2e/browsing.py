@@ -14,6 +14,7 @@ TOOL = """() => { const image = [...Htx.annotationStore.selected.names.values()]
 LABELS = """() => [...Htx.annotationStore.selected.names.values()].filter(each => each.type.endsWith('labels'))
   .map(each => each.type)"""
 REGIONS = "() => Htx.annotationStore.selected.serializeAnnotation().map(each => each.type)"
+SELECTED = "() => Htx.annotationStore.selected.regionStore.selection.size"
 SUGGESTED = "() => Htx.annotationStore.selected.suggestions.size"
 FRAME = """() => { const image = document.querySelector('img[alt=image]'), at = image.getBoundingClientRect();
   return [at.x, at.y, at.width, at.height, image.naturalWidth, image.naturalHeight] }"""
@@ -85,11 +86,18 @@ class Editor:
 
     def remove(self, x: float, y: float) -> None:
         """Select the region at x, y px, and delete it."""
-        self.page.keyboard.press("Escape")
-        self._mouse(x, y)
-        self.page.wait_for_timeout(SETTLE_MS)
+        before = len(self.regions())
+        for _ in range(10):  # a mask can be hit once its picture is drawn, some time after the image
+            self.page.keyboard.press("Escape")
+            self._mouse(x, y)
+            self.page.wait_for_timeout(SETTLE_MS)
+            if self.page.evaluate(SELECTED) == 1:
+                break
+        else:
+            raise AssertionError(f"no region can be selected at {x}, {y}; these are there: {self.regions()}")
         self.page.keyboard.press("Backspace")
         self.page.wait_for_timeout(SETTLE_MS)
+        assert len(self.regions()) == before - 1
 
     def _mouse(self, x: float, y: float) -> None:
         """Click at the middle of a pixel of the image."""

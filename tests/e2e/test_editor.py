@@ -30,29 +30,33 @@ TRAINING_SECONDS = 600
 
 @dataclass(frozen=True)
 class Project:
-    """Scenes with one or two pits each, as tasks of a project connected to Skylight."""
+    """Scenes with one or two pits each, as tasks of a project connected to Skylight, and the biggest other object."""
 
     number: int
     tasks: list[int]
     pits: list[list[Mask]]
+    distractors: list[Mask]
 
 
 def make_project(stack: Stack, title: str, seed: int, count: int) -> Project:
     """Scenes from a seed on, each with one or two pits that are not tiny."""
     scenes: list[synthetic.Scene] = []
     pits: list[list[Mask]] = []
+    distractors: list[Mask] = []
     while len(scenes) < count:
         scene = synthetic.scene(seed)
         found = [each.mask for each in scene.objects if each.kind == "pit"]
-        if len(found) in (1, 2) and min(mask.sum() for mask in found) > SMALLEST:
+        others = [each.mask for each in scene.objects if each.kind != "pit"]
+        if len(found) in (1, 2) and min(mask.sum() for mask in found) > SMALLEST and others:
             scenes.append(scene)
             pits.append(found)
+            distractors.append(max(others, key=lambda mask: int(mask.sum())))
         seed += 1
     number = int(stack.client.create_project(title, label_config(["Pit"]))["id"])
     connect(stack.client, stack.secret, number, stack.skylight)
     stack.client.import_files(number, {f"{i}.png": png(Image.fromarray(scene.image)) for i, scene in enumerate(scenes)})
     by_name = {str(task.data["image"])[-5:]: task.id for task in stack.client.tasks(number)}
-    return Project(number, [by_name[f"{i}.png"] for i in range(count)], pits)
+    return Project(number, [by_name[f"{i}.png"] for i in range(count)], pits, distractors)
 
 
 @pytest.fixture
@@ -140,8 +144,7 @@ def test_clicks_become_masks_a_version_and_predictions_to_correct(stack: Stack, 
     assert iou(painted, foreseen) >= 0.9
 
     regions = len(editor.regions())
-    added = beside(pits[shown][0], [*pits[shown], foreseen])
-    editor.click("Pit", *added)
+    editor.click("Pit", *middle(project.distractors[shown] & ~foreseen))
     editor.accept()
     corrected = editor.submit()
     assert len(stored_masks(corrected)) == regions + 1
