@@ -223,6 +223,7 @@ def _names(ctx: click.Context, param: click.Parameter, value: str) -> tuple[str,
 @click.option("--sam", "name", default="tiny", show_default=True, help="tiny, mobile_sam, vit_b, vit_l or vit_h.")
 @click.option("--checkpoint", type=click.Path(exists=True, dir_okay=False, path_type=Path), help="Its file.")
 @click.option("--test-images", type=click.IntRange(1), default=20, show_default=True, help="Per pack, at most.")
+@click.option("--tile", type=click.IntRange(32), help="Cut images into tiles of about so many px, as maps are.")
 @click.option("--all-images", is_flag=True, help="Also those the bundled SAM was trained on; for another SAM.")
 @click.option("--effort/--no-effort", default=True, show_default=True, help="Also model how long annotating takes.")
 @click.option("--out", type=click.Path(file_okay=False, path_type=Path), required=True, help="Results; resumed there.")

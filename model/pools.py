@@ -62,6 +62,56 @@ class ProceduralImage:
 
 
 @dataclass(frozen=True)
+class Tile:
+    """A part of an image, as a survey cuts a map into tasks; most of them hold nothing where things are rare.
+
+    The image's group, or else its name, keeps an image's tiles on one side.
+    """
+
+    source: Source
+    row: int
+    column: int
+    side: int  # px, about
+
+    @property
+    def pack(self) -> str:
+        """Of its own, since its figures are not those of whole images."""
+        return f"{self.source.pack}-{self.side}px"
+
+    @property
+    def stem(self) -> str:
+        """The image's, and where in it."""
+        return f"{self.source.stem}-r{self.row}c{self.column}"
+
+    @property
+    def group(self) -> str:
+        """See above."""
+        return self.source.group or self.source.stem
+
+    def read(self) -> tuple[NDArray[np.uint8], NDArray[np.uint16]]:
+        """The picture, (h, w, 3) uint8 RGB, and what of its instances lies in it, (h, w) uint16."""
+        image, instances = self.source.read()
+        rows, columns = (cuts(length, self.side) for length in instances.shape)
+        where = np.s_[
+            rows[self.row] : rows[self.row + 1],
+            columns[self.column] : columns[self.column + 1],
+        ]
+        return np.ascontiguousarray(image[where]), np.ascontiguousarray(instances[where])
+
+
+def cuts(length: int, side: int) -> list[int]:
+    """Where a length is cut into equal parts of about `side` px, both ends included."""
+    parts = max(round(length / side), 1)
+    return [length * i // parts for i in range(parts + 1)]
+
+
+def tiles(source: Source, side: int) -> list[Tile]:
+    """All tiles of an image, row by row."""
+    rows, columns = (len(cuts(length, side)) - 1 for length in source.read()[1].shape)
+    return [Tile(source, row, column, side) for row in range(rows) for column in range(columns)]
+
+
+@dataclass(frozen=True)
 class Pool:
     """One pack's two sides: `annotate` are the images an annotator may be given, `test` those that measure."""
 
@@ -76,11 +126,14 @@ class Pool:
         return hashlib.sha256(json.dumps(names).encode()).hexdigest()[:8]
 
 
-def pools(data: Path | None, names: Sequence[str], test_images: int, every: bool = False) -> list[Pool]:
+def pools(
+    data: Path | None, names: Sequence[str], test_images: int, every: bool = False, side: int | None = None
+) -> list[Pool]:
     """The packs in `data`, or those named, and the procedural one, each parted.
 
     Only held-out images are taken, which the bundled SAM never saw, or `every` image, for a SAM that saw none. Packs
-    with fewer than two such images are left out. Raises PoolError if one of those was named or is not there.
+    with fewer than two such images are left out. With `side`, px, their tiles take their place (`Tile`). Raises
+    PoolError if one of those was named or is not there.
     """
     found: dict[str, list[Source]] = {PROCEDURAL: [ProceduralImage(FIRST_SEED + i) for i in range(SCENES)]}
     regional = {path.parent.name for path in data.glob("*/meta.json") if has_regions(path)} if data else set()
@@ -94,11 +147,13 @@ def pools(data: Path | None, names: Sequence[str], test_images: int, every: bool
     few = sorted(pack for pack in names if len(found[pack]) < 2)
     if few:
         raise PoolError(f"{', '.join(few)}: fewer than 2 images that SAM never saw; try --all-images or leave it out")
-    return [
-        part(pack, images, test_images, by_group=pack in regional)
-        for pack, images in sorted(found.items())
-        if len(images) >= 2 and (not names or pack in names)
-    ]
+    chosen = {
+        pack: images for pack, images in sorted(found.items()) if len(images) >= 2 and (not names or pack in names)
+    }
+    if side is None:
+        return [part(pack, images, test_images, by_group=pack in regional) for pack, images in chosen.items()]
+    cut = [[tile for image in images for tile in tiles(image, side)] for images in chosen.values()]
+    return [part(pieces[0].pack, pieces, test_images, by_group=True) for pieces in cut]
 
 
 def _images(data: Path | None) -> list[packs.PackImage]:

@@ -91,6 +91,27 @@ def test_a_procedural_image_has_its_pits_as_instances() -> None:
     assert 1 <= len(np.unique(instances)) - 1 <= 5
 
 
+def test_tiles_make_up_their_image_and_stay_on_one_side(tmp_path: Path) -> None:
+    add_pack(tmp_path, "squares", 8)
+    (whole,) = pools.pools(tmp_path, ("squares",), 20, every=True)
+    side = whole.test[0].read()[1].shape[0] // 3
+    (cut,) = pools.pools(tmp_path, ("squares",), 20, every=True, side=side)
+    assert cut.pack == f"squares-{side}px" and len(cut.annotate) % 9 == 0
+    assert cut.test and not {tile.group for tile in cut.test} & {tile.group for tile in cut.annotate}
+    image, instances = whole.annotate[0].read()
+    pieces = [piece.read() for piece in pools.tiles(whole.annotate[0], side)]
+    rows = [np.concatenate([pieces[3 * row + column][0] for column in range(3)], 1) for row in range(3)]
+    assert np.array_equal(np.concatenate(rows), image)
+    assert sum(int((found > 0).sum()) for _, found in pieces) == (instances > 0).sum()
+
+
+@pytest.mark.parametrize(("length", "side", "parts"), [(320, 160, 2), (416, 160, 3), (100, 160, 1), (10, 160, 1)])
+def test_a_length_is_cut_into_equal_parts(length: int, side: int, parts: int) -> None:
+    found = pools.cuts(length, side)
+    assert (found[0], found[-1], len(found)) == (0, length, parts + 1)
+    assert np.ptp(np.diff(found)) <= 1
+
+
 def test_unknown_packs_and_packs_too_small_are_refused_by_name(tmp_path: Path) -> None:
     add_pack(tmp_path, "tiny_pack", 1)
     with pytest.raises(PoolError, match="called nonsense; there are procedural, tiny_pack"):
