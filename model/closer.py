@@ -77,15 +77,20 @@ def window_for(
     return min(max(row, 0), size[0] - height), min(max(column, 0), size[1] - width), height, width
 
 
-def part(picture: NDArray[np.uint8], size: tuple[int, int], window: Window) -> Part:
-    """A window of an image of `size` (H, W) from its `keep`-t picture."""
+def unpack(picture: NDArray[np.uint8]) -> Image.Image:
+    """The `keep`-t picture, decoded: 4 ms at 1024 px."""
+    with Image.open(io.BytesIO(picture.tobytes())) as file:
+        return file.convert("RGB")
+
+
+def part(picture: Image.Image, size: tuple[int, int], window: Window) -> Part:
+    """A window of an image of `size` (H, W) from its unpacked picture."""
     row, column, height, width = window
     scale = SIDE / max(height, width)
     rows, columns = max(round(height * scale), 1), max(round(width * scale), 1)
-    with Image.open(io.BytesIO(picture.tobytes())) as file:
-        share_x, share_y = file.width / size[1], file.height / size[0]
-        box = column * share_x, row * share_y, (column + width) * share_x, (row + height) * share_y
-        seen = file.convert("RGB").resize((columns, rows), Image.Resampling.BILINEAR, box=box)
+    share_x, share_y = picture.width / size[1], picture.height / size[0]
+    box = column * share_x, row * share_y, (column + width) * share_x, (row + height) * share_y
+    seen = picture.resize((columns, rows), Image.Resampling.BILINEAR, box=box)
     pixels = torch.zeros(1, 3, SIDE, SIDE)
     pixels[0, :, :rows, :columns] = torch.from_numpy(np.array(seen)).permute(2, 0, 1)
     return Part(pixels, rows, columns, scale)
@@ -94,7 +99,8 @@ def part(picture: NDArray[np.uint8], size: tuple[int, int], window: Window) -> P
 def answer_in(
     window: Window,
     network: TinySam,
-    picture: NDArray[np.uint8],
+    position: Tensor,
+    picture: Image.Image,
     size: tuple[int, int],
     points: NDArray[np.float32],
     positive: NDArray[np.bool_],
@@ -102,7 +108,8 @@ def answer_in(
 ) -> tuple[NDArray[np.bool_], NDArray[np.float32]]:
     """SAM's three masks in a window, (3, H, W) bool of the whole image, and their predicted IoUs (3,) float32.
 
-    Negative points outside of it say nothing about it. The prompt is in px of the image.
+    Negative points outside of it say nothing about it. The prompt is in px of the image, `position` as for
+    `TinySam.answer`.
     """
     row, column, height, width = window
     device = network.pixel_mean.device
@@ -128,6 +135,7 @@ def answer_in(
             None if framed is None else framed[None],
             earlier,
             (start, start),
+            position,
         )
         earlier = low[:, scores[0].argmax()][:, None]
     whole = F.interpolate(low[0][:, None], (SIDE, SIDE), mode="bilinear", align_corners=False)

@@ -197,13 +197,15 @@ class TinySam(Sam):  # type: ignore[misc]  # segment-anything has no types
         boxes: Tensor | None,
         logits: Tensor | None,
         offset: tuple[int, int] = (0, 0),
+        position: Tensor | None = None,
     ) -> tuple[Tensor, Tensor]:
         """Three masks' logits (B, 3, 4h, 4w) and their predicted IoUs (B, 3) for B prompts on one image.
 
         `features` (1, 256, h, w) and `rims` (of its thumbnail) of an image, or of a part of it, which then starts at
         `offset` (row, column) of the 32 x 32 grid. `points` (B, N, 2) xy in px of the part with `labels`
         (B, N): 1 positive, 0 negative; `boxes` (B, 4) xyxy; `logits` (B, 1, 4h, 4w) of an earlier answer. Any of these
-        may be None, as long as there is a point or a box.
+        may be None, as long as there is a point or a box. `position` is what `prompt_encoder.get_dense_pe()` gives, for
+        whoever asks more than once.
         """
         height, width = features.shape[-2:]
         drawn = draw_prompt(points, labels, boxes, (4 * height, 4 * width))
@@ -223,7 +225,8 @@ class TinySam(Sam):  # type: ignore[misc]  # segment-anything has no types
             ]
             context = self.point_context(torch.cat(there, 1).transpose(1, 2))
             sparse = torch.cat([sparse[:, : points.shape[1]] + context, sparse[:, points.shape[1] :]], dim=1)
-        position = self.prompt_encoder.get_dense_pe()
+        if position is None:
+            position = self.prompt_encoder.get_dense_pe()
         position = position[..., offset[0] : offset[0] + height, offset[1] : offset[1] + width]
         masks, scores = self.mask_decoder(features, position, rims, sparse, dense)
         return masks, scores

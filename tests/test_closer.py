@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from model import synthetic
-from model.closer import LEAST, PICTURE_SIDE, SIDE, SMALL, answer_in, keep, part, window_for
+from model.closer import LEAST, PICTURE_SIDE, SIDE, SMALL, answer_in, keep, part, unpack, window_for
 from model.embeddings import nbytes, read, write
 from model.evaluate import any_point, correction_click, interior_point, iou, loose_box
 from model.sam import Prompt, Segmenter, load
@@ -82,7 +82,7 @@ def test_a_part_is_what_lies_in_the_window(scale: int) -> None:
     y, x = np.mgrid[: 512 * scale, : 512 * scale] / (512 * scale) * 255
     image = np.stack([x, y, 0 * x], 2).astype(np.uint8)
     row, column, height, width = 100 * scale, 40 * scale, 60 * scale, 90 * scale
-    seen = part(keep(image), image.shape[:2], (row, column, height, width))
+    seen = part(unpack(keep(image)), image.shape[:2], (row, column, height, width))
     assert seen.pixels.shape == (1, 3, SIDE, SIDE) and (seen.rows, seen.columns) == (171, 256)
     assert seen.scale == pytest.approx(256 / (90 * scale))
     assert (seen.pixels[..., seen.rows :, :] == 0).all()
@@ -158,7 +158,8 @@ def test_negative_points_count_only_within_the_window(tiny: Segmenter) -> None:
         with torch.inference_mode():
             network, picture = tiny.network, embedding.picture
             assert isinstance(network, TinySam) and picture is not None
-            return answer_in(window, network, picture, (512, 512), at(*points), positive, None)[0]
+            position = network.prompt_encoder.get_dense_pe()
+            return answer_in(window, network, position, unpack(picture), (512, 512), at(*points), positive, None)[0]
 
     alone = masks((x, y))
     assert np.array_equal(masks((x, y), far), alone)

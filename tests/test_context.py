@@ -7,13 +7,14 @@ import numpy as np
 import pytest
 import torch
 from numpy.typing import NDArray
+from safetensors.torch import load_file
 
 from model.crops import CropSource, Sample
 from model.decoder import DecoderConfig, DomainDecoder, load, save
 from model.embeddings import nbytes, read, write
 from model.evaluate import iou
 from model.predict import predict
-from model.sam import Embedding, Segmenter
+from model.sam import TINY_WEIGHTS, Embedding, Segmenter
 from model.sam import load as load_sam
 from model.tiny import CONTEXT_SCALE, DETAIL_SCALE, TinySam
 from model.train import TrainConfig, train
@@ -47,17 +48,17 @@ def tiny() -> Segmenter:
 def test_the_tiny_sam_s_context_and_detail_are_its_middle_and_fine_taps(tiny: Segmenter) -> None:
     image = np.random.default_rng(0).integers(0, 256, (512, 512, 3)).astype(np.uint8)
     seen: list[torch.Tensor] = []
-    assert isinstance(tiny.network, TinySam)
-    blocks = tiny.network.image_encoder.blocks
-    handles = [blocks[i].register_forward_hook(lambda *given: seen.append(given[2])) for i in (4, 10)]
+    network = TinySam().eval()
+    network.load_state_dict({name: each.float() for name, each in load_file(TINY_WEIGHTS).items()}, strict=False)
+    for i in (4, 10):
+        network.image_encoder.blocks[i].register_forward_hook(lambda *given: seen.append(given[2]))
+    network.image_encoder(network.preprocess(torch.from_numpy(image).permute(2, 0, 1).float())[None])
     embedding = tiny.embed(image)
-    for handle in handles:
-        handle.remove()
     context, detail = embedding.context, embedding.detail
     assert context is not None and context.shape == (112, 32, 32)
     assert detail is not None and detail.shape == (40, 64, 64)
-    assert np.allclose(detail, seen[0][0].numpy() / DETAIL_SCALE, atol=2e-2)
-    assert np.allclose(context, seen[1][0].numpy() / CONTEXT_SCALE, atol=2e-2)
+    assert np.allclose(detail, seen[0][0].detach().numpy() / DETAIL_SCALE, atol=2e-2)
+    assert np.allclose(context, seen[1][0].detach().numpy() / CONTEXT_SCALE, atol=2e-2)
     assert 0.3 < context.astype(float).std() < 3 and 0.3 < detail.astype(float).std() < 3
     assert embedding.learned_from.shape == (368, 32, 32)
 

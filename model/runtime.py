@@ -1,0 +1,182 @@
+"""SAM's two large networks by ONNX Runtime: on a CPU they take half of PyTorch's time or less, for the same numbers.
+
+Two cores, ms by PyTorch and by ONNX Runtime: the tiny SAM's encoder at 512 px 106 and 40, at 256 px 29 and 11, its mask
+decoder 16 and 11; MobileSAM's 1487 and 607, 64 and 33. `make bench` measures them anew.
+"""
+
+import io
+import warnings
+from collections.abc import Mapping, Sequence
+from typing import Any, cast
+
+import onnxruntime
+import torch
+from segment_anything.modeling import Sam
+from torch import Tensor, nn
+
+from model.tiny import GRID, RIM_CHANNELS, TinySam
+
+OPSET = 17
+# Weights; ViT-B has 90 million, and takes longer here than by PyTorch in bfloat16.
+LARGEST_ENCODER = 20_000_000
+
+Axes = Mapping[str, Sequence[int]]  # which axes of an input may differ from the example's
+
+
+class Session:
+    """A module as an ONNX Runtime session: called with tensors, it gives tensors. Thread-safe."""
+
+    def __init__(self, module: nn.Module, inputs: Mapping[str, Tensor], outputs: Sequence[str], axes: Axes) -> None:
+        """`inputs` are examples, in the order of the module's arguments."""
+        buffer = io.BytesIO()
+        names = {name: {axis: f"{name}{axis}" for axis in free} for name, free in axes.items()}
+        # torch's newer exporter takes longer and wants another package; of this one torch warns, and it warns of every
+        # shape that it takes for fixed.
+        with torch.no_grad(), warnings.catch_warnings(action="ignore"):
+            torch.onnx.export(
+                module.eval(),
+                tuple(inputs.values()),
+                buffer,  # type: ignore[arg-type]  # this exporter takes a file as well
+                input_names=list(inputs),
+                output_names=list(outputs),
+                dynamic_axes=names,
+                opset_version=OPSET,
+                dynamo=False,
+            )
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = torch.get_num_threads()
+        # Threads that spin while they wait take the cores from whatever else the machine does.
+        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+        self.names = list(inputs)
+        self._session = onnxruntime.InferenceSession(buffer.getvalue(), options, providers=["CPUExecutionProvider"])
+
+    def __call__(self, *inputs: Tensor) -> tuple[Tensor, ...]:
+        given = {name: tensor.contiguous().numpy() for name, tensor in zip(self.names, inputs, strict=True)}
+        return tuple(torch.from_numpy(each) for each in self._session.run(None, given))
+
+
+class Encoder(nn.Module):
+    """An image encoder's session: (1, 3, h, w) -> (1, 256, h / 16, w / 16), and taps if it has them."""
+
+    def __init__(self, encoder: nn.Module, taps: Sequence[str]) -> None:
+        super().__init__()
+        self.img_size = int(cast(Any, encoder).img_size)
+        example = {"pixels": torch.zeros(1, 3, self.img_size, self.img_size)}
+        # MobileSAM's windows of attention are cut for one size.
+        axes = {"pixels": (2, 3)} if taps else {}
+        module = _WithTaps(encoder) if taps else encoder
+        self._run = Session(module, example, ["features", *taps], axes)
+
+    def forward(self, pixels: Tensor) -> Tensor:
+        return self._run(pixels)[0]
+
+    def with_taps(self, pixels: Tensor) -> tuple[Tensor, ...]:
+        """As `TinyEncoder.with_taps`."""
+        return self._run(pixels)
+
+
+class _WithTaps(nn.Module):
+    def __init__(self, encoder: nn.Module) -> None:
+        super().__init__()
+        self.encoder = encoder
+
+    def forward(self, pixels: Tensor) -> Any:
+        return cast(Any, self.encoder).with_taps(pixels)
+
+
+class TinyDecoder(nn.Module):
+    """The session of a `RimMaskDecoder`, for one prompt."""
+
+    def __init__(self, decoder: nn.Module) -> None:
+        super().__init__()
+        fine, middle = RIM_CHANNELS
+        grid = torch.zeros(1, 256, GRID, GRID)
+        example = {
+            "features": grid,
+            "position": grid,
+            "fine": torch.zeros(1, fine, 4 * GRID, 4 * GRID),
+            "middle": torch.zeros(1, middle, 2 * GRID, 2 * GRID),
+            "sparse": torch.zeros(1, 2, 256),
+            "dense": grid,
+        }
+        axes = {name: (1,) if name == "sparse" else (2, 3) for name in example}
+        self._run = Session(_FlatRims(decoder), example, ("masks", "scores"), axes)
+
+    def forward(
+        self, features: Tensor, position: Tensor, rims: tuple[Tensor, Tensor], sparse: Tensor, dense: Tensor
+    ) -> tuple[Tensor, ...]:
+        return self._run(features, position, *rims, sparse, dense)
+
+
+class _FlatRims(nn.Module):
+    def __init__(self, decoder: nn.Module) -> None:
+        super().__init__()
+        self.decoder = decoder
+
+    def forward(
+        self, features: Tensor, position: Tensor, fine: Tensor, middle: Tensor, sparse: Tensor, dense: Tensor
+    ) -> Any:
+        return self.decoder(features, position, (fine, middle), sparse, dense)
+
+
+class Rims(nn.Module):
+    """The session of the tiny SAM's `Rims`."""
+
+    def __init__(self, rims: nn.Module) -> None:
+        super().__init__()
+        example = {"thumbnail": torch.zeros(1, 3, 4 * GRID, 4 * GRID)}
+        self._run = Session(rims, example, ("fine", "middle"), {"thumbnail": (2, 3)})
+
+    def forward(self, thumbnail: Tensor) -> tuple[Tensor, ...]:
+        return self._run(thumbnail)
+
+
+class MaskDecoder(nn.Module):
+    """The session of segment-anything's `MaskDecoder`, for one prompt."""
+
+    def __init__(self, decoder: nn.Module, grid: int) -> None:
+        super().__init__()
+        cells = torch.zeros(1, 256, grid, grid)
+        example = {"features": cells, "position": cells, "sparse": torch.zeros(1, 2, 256), "dense": cells}
+        self._run = Session(_AllMasks(decoder), example, ("masks", "scores"), {"sparse": (1,)})
+
+    def forward(
+        self,
+        image_embeddings: Tensor,
+        image_pe: Tensor,
+        sparse_prompt_embeddings: Tensor,
+        dense_prompt_embeddings: Tensor,
+        multimask_output: bool,
+    ) -> tuple[Tensor, Tensor]:
+        masks, scores = self._run(image_embeddings, image_pe, sparse_prompt_embeddings, dense_prompt_embeddings)
+        # The first mask is for prompts that leave no doubt, as in segment_anything/modeling/mask_decoder.py.
+        chosen = slice(1, None) if multimask_output else slice(0, 1)
+        return masks[:, chosen], scores[:, chosen]
+
+
+class _AllMasks(nn.Module):
+    def __init__(self, decoder: nn.Module) -> None:
+        super().__init__()
+        self.decoder = decoder
+
+    def forward(self, features: Tensor, position: Tensor, sparse: Tensor, dense: Tensor) -> Any:
+        return cast(Any, self.decoder).predict_masks(features, position, sparse, dense)
+
+
+def accelerate(network: Sam) -> None:
+    """Put sessions in the place of a loaded network's mask decoder, and of its encoder if that is small.
+
+    Whose weights cannot be trained any more then. It takes 0.9 s for the tiny SAM, 3 s for MobileSAM.
+    """
+    network.eval().requires_grad_(False)
+    encoder = network.image_encoder
+    tiny = isinstance(network, TinySam)
+    if sum(weight.numel() for weight in encoder.parameters()) <= LARGEST_ENCODER:
+        network.image_encoder = Encoder(encoder, ("context", "detail") if tiny else ())
+    decoder = network.mask_decoder
+    if tiny:
+        network.mask_decoder = TinyDecoder(decoder)
+        network.rims = Rims(network.rims)
+    else:
+        grid = int(network.prompt_encoder.image_embedding_size[0])
+        network.mask_decoder = MaskDecoder(decoder, grid)

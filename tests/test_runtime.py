@@ -1,0 +1,71 @@
+"""ONNX Runtime's sessions against the modules of PyTorch in whose place they stand."""
+
+import copy
+
+import pytest
+import torch
+from torch import Tensor
+
+from model.mobile_sam import build_mobile_sam
+from model.runtime import LARGEST_ENCODER, accelerate
+from model.tiny import GRID, INPUT_SIZE, TinySam
+
+from .weights import random_weights
+
+
+@pytest.fixture(scope="module")
+def slow() -> TinySam:
+    network = TinySam().eval().requires_grad_(False)
+    network.load_state_dict(random_weights(network, 5))
+    return network
+
+
+@pytest.fixture(scope="module")
+def fast(slow: TinySam) -> TinySam:
+    network = copy.deepcopy(slow)
+    accelerate(network)
+    return network
+
+
+def close(ours: Tensor, theirs: Tensor) -> None:
+    assert ours.shape == theirs.shape
+    assert (ours - theirs).abs().max() < 1e-3 * max(float(theirs.std()), 1e-6)
+
+
+@pytest.mark.parametrize("side", [INPUT_SIZE, INPUT_SIZE // 2])
+def test_the_tiny_encoder_gives_the_same_at_both_sizes(slow: TinySam, fast: TinySam, side: int) -> None:
+    pixels = torch.randn(1, 3, side, side, generator=torch.Generator().manual_seed(0))
+    for ours, theirs in zip(fast.image_encoder.with_taps(pixels), slow.image_encoder.with_taps(pixels), strict=True):
+        close(ours, theirs)
+    close(fast.image_encoder(pixels), slow.image_encoder(pixels))
+
+
+@pytest.mark.parametrize(("cells", "points", "box"), [(GRID, 1, False), (GRID, 3, True), (GRID // 2, 2, False)])
+def test_a_prompt_is_answered_alike(slow: TinySam, fast: TinySam, cells: int, points: int, box: bool) -> None:
+    chance = torch.Generator().manual_seed(points)
+    features = torch.randn(1, 256, cells, cells, generator=chance)
+    thumbnail = torch.rand(1, 3, 4 * cells, 4 * cells, generator=chance) * 2 - 1
+    places = torch.rand(1, points, 2, generator=chance) * 16 * cells
+    labels = torch.tensor([[1.0, 0.0, 1.0][:points]])
+    boxes = torch.tensor([[20.0, 30.0, 200.0, 150.0]]) if box else None
+    logits = torch.randn(1, 1, 4 * cells, 4 * cells, generator=chance)
+    offset = ((GRID - cells) // 2,) * 2
+    answers = [
+        each.answer(features, each.rims(thumbnail), places, labels, boxes, logits, offset) for each in (fast, slow)
+    ]
+    for ours, theirs in zip(*answers, strict=True):
+        close(ours, theirs)
+
+
+def test_nothing_of_pytorch_s_weights_is_left_but_what_is_used(fast: TinySam) -> None:
+    kept = {name.split(".")[0] for name, _ in fast.named_parameters()}
+    assert kept == {"prompt_encoder", "point_context"}
+
+
+def test_an_encoder_that_is_too_large_stays_with_pytorch(monkeypatch: pytest.MonkeyPatch) -> None:
+    network = build_mobile_sam()
+    encoder = network.image_encoder
+    assert sum(weight.numel() for weight in encoder.parameters()) < LARGEST_ENCODER
+    monkeypatch.setattr("model.runtime.LARGEST_ENCODER", 1_000_000)
+    accelerate(network)
+    assert network.image_encoder is encoder and not list(network.mask_decoder.parameters())
