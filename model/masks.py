@@ -4,10 +4,10 @@ import base64
 import binascii
 import io
 
+import cv2
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from PIL import Image
-from scipy import ndimage
 
 from model.images import MAX_PIXELS, ImageError, load
 from model.rle import MaskError, check_mask, decode_rle, encode_rle, ranges
@@ -38,7 +38,7 @@ def encode_png(mask: NDArray[np.bool_]) -> str:
     rgba = np.zeros((*mask.shape, 4), np.uint8)
     rgba[..., 3] = 255 * mask
     buffer = io.BytesIO()
-    Image.fromarray(rgba).save(buffer, "PNG")
+    Image.fromarray(rgba).save(buffer, "PNG", compress_level=1)  # a mask is small at any; 6 takes 1.6 times as long
     return DATA_URL + base64.b64encode(buffer.getvalue()).decode("ascii")
 
 
@@ -88,8 +88,8 @@ def polygon_mask(points_percent: ArrayLike, height: int, width: int) -> NDArray[
 
 def components(mask: NDArray[np.bool_], min_area: int) -> list[NDArray[np.bool_]]:
     """The 8-connected parts of a (H, W) bool mask that have `min_area` pixels or more, biggest first."""
-    numbered, _ = ndimage.label(mask, structure=np.ones((3, 3), bool))
-    areas = np.bincount(numbered.ravel())
+    _, numbered, stats, _ = cv2.connectedComponentsWithStats(mask.view(np.uint8), connectivity=8)
+    areas = stats[:, cv2.CC_STAT_AREA]
     areas[0] = 0
     order = np.argsort(-areas, kind="stable")
     return [numbered == number for number in order if areas[number] >= max(min_area, 1)]

@@ -1,0 +1,60 @@
+"""`make bench`: all timings of Skylight beside the parts of other programs that a package provides; one table.
+
+`python -m tests.bench clicks codecs` runs some parts. Rows go to build/bench.json.
+"""
+
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import redis
+import torch
+
+from ..studio import wait_until
+from . import clicks, codecs, encoders
+from .timing import BUILD, Table
+
+PARTS: dict[str, Callable[[Table, str], None]] = {
+    "clicks": clicks.run,
+    "encoders": encoders.run,
+    "codecs": codecs.run,
+}
+
+
+@contextmanager
+def broker() -> Iterator[str]:
+    """A Valkey server's address."""
+    with tempfile.TemporaryDirectory() as folder:
+        command = [sys.executable, "-m", "backend.broker", folder, f"{folder}/s"]
+        with subprocess.Popen(command) as process:
+            with redis.Redis(unix_socket_path=f"{folder}/s") as connection:
+                wait_until(lambda: _answers(connection))
+            yield f"unix://{folder}/s"
+            process.terminate()
+
+
+def _answers(connection: redis.Redis) -> bool:
+    try:
+        return bool(connection.ping())
+    except redis.ConnectionError:
+        return False
+
+
+def main() -> None:
+    """Run the parts named, or all."""
+    names = sys.argv[1:] or list(PARTS)
+    if unknown := set(names) - set(PARTS):
+        sys.exit(f"no part is called {', '.join(sorted(unknown))}; there are {', '.join(PARTS)}")
+    table = Table()
+    with broker() as url:
+        for name in names:
+            print(f"{name} ({torch.get_num_threads()} threads)")
+            PARTS[name](table, url)
+            table.write(Path(BUILD / "bench.json"))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,139 @@
+"""A Skylight web process and a Label Studio that has pictures, for timings over real HTTP."""
+
+import argparse
+import itertools
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import orjson
+import requests
+from numpy.typing import NDArray
+from PIL import Image
+
+from backend.app import create_app
+from backend.labelstudio_server import free_port
+from backend.service import Service
+from backend.settings import Settings
+from backend.web import Server
+from model import synthetic
+
+from ..planted import key_point, png
+from ..studio import CONFIG, KEY, Studio, wait_until
+
+PROJECT = "1.1"
+
+
+class OtherWeights(Service):
+    """A service whose SAM's weights are a file of any content."""
+
+    def __init__(self, settings: Settings, weights: Path) -> None:
+        super().__init__(settings)
+        self.weights = weights
+
+    def check_weights(self) -> Path | None:
+        return self.weights
+
+
+class Web(Server):
+    """The web server over such a service."""
+
+    def __init__(self, settings: Settings, port: int, weights: Path | None) -> None:
+        self.weights = weights
+        super().__init__(settings, "127.0.0.1", port)
+
+    def load(self) -> Any:
+        service = OtherWeights(self.settings, self.weights) if self.weights else Service(self.settings)
+        assert service.pictures
+        return create_app(self.settings, service)
+
+
+@dataclass
+class Served:
+    """A running web process and the pictures it can fetch."""
+
+    url: str
+    studio: Studio
+    pid: int
+    session: requests.Session
+
+    def add(self, name: str, image: NDArray[np.uint8]) -> str:
+        """A picture's path in Label Studio."""
+        self.studio.pictures[name] = png(image)
+        return f"/data/upload/{name}"
+
+    def click(self, task: int, path: str, x: float, y: float, size: tuple[int, int], new: bool = True) -> bytes:
+        """A first click at x, y px of an image of `size` (H, W); the answer's body."""
+        point = key_point("point", "Pit", x, y, size)
+        point["id"] = f"k{next(_numbers)}" if new else point["id"]
+        body = {
+            "tasks": [{"id": task, "data": {"image": path}}],
+            "project": PROJECT,
+            "label_config": CONFIG,
+            "params": {"context": {"result": [point]}},
+        }
+        answer = self.session.post(f"{self.url}/predict", data=orjson.dumps(body), timeout=120)
+        answer.raise_for_status()
+        return answer.content
+
+
+_numbers = itertools.count()
+
+
+@contextmanager
+def served(home: Path, sam: str = "tiny", weights: Path | None = None, broker: str = "") -> Iterator[Served]:
+    """`skylight web` with a SAM, in a process of its own."""
+    port = free_port(0)
+    with Studio() as studio, requests.Session() as session:
+        environ = {name: value for name, value in os.environ.items() if not name.startswith("SKYLIGHT_")}
+        environ |= {"LABEL_STUDIO_URL": studio.url, "LABEL_STUDIO_API_KEY": KEY, "REDIS_URL": broker}
+        environ |= {"SKYLIGHT_HOME": str(home), "SKYLIGHT_SAM": sam, "SKYLIGHT_LOG_LEVEL": "WARNING"}
+        command = [sys.executable, "-m", "tests.bench.serving", str(port)]
+        command += ["--weights", str(weights)] if weights else []
+        with subprocess.Popen(command, env=environ, cwd=Path(__file__).parents[2]) as process:
+            try:
+                url = f"http://127.0.0.1:{port}"
+                wait_until(lambda: _is_up(url), 120)
+                yield Served(url, studio, process.pid, session)
+            finally:
+                process.terminate()
+
+
+def _is_up(url: str) -> bool:
+    try:
+        return requests.get(f"{url}/health", timeout=5).ok
+    except requests.RequestException:
+        return False
+
+
+def scene(side: int, seed: int = 3) -> NDArray[np.uint8]:
+    """A procedural scene, (side, side, 3) uint8, made at 512 px and scaled."""
+    return np.asarray(Image.fromarray(synthetic.scene(seed).image).resize((side, side), Image.Resampling.BICUBIC))
+
+
+def memory(pid: int, field: str = "VmRSS") -> float:
+    """What a process and its children hold, MB; `VmHWM` is the most that each ever held."""
+    total = 0.0
+    for task in Path(f"/proc/{pid}/task").glob("*/children"):
+        total += sum(memory(int(child), field) for child in task.read_text().split())
+    lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+    return total + sum(int(line.split()[1]) for line in lines if line.startswith(field)) / 1024
+
+
+def main() -> None:
+    """The child process: serve until SIGTERM."""
+    parser = argparse.ArgumentParser()
+    parser.add_argument("port", type=int)
+    parser.add_argument("--weights", type=Path)
+    given = parser.parse_args()
+    Web(Settings.from_env(os.environ), given.port, given.weights).run()
+
+
+if __name__ == "__main__":
+    main()
