@@ -224,6 +224,9 @@ def _names(ctx: click.Context, param: click.Parameter, value: str) -> tuple[str,
 @click.option("--checkpoint", type=click.Path(exists=True, dir_okay=False, path_type=Path), help="Its file.")
 @click.option("--test-images", type=click.IntRange(1), default=20, show_default=True, help="Per pack, at most.")
 @click.option("--tile", type=click.IntRange(32), help="Cut images into tiles of about so many px, as maps are.")
+@click.option(
+    "--rare", type=click.FloatRange(0, 0.99, min_open=True), help="At most this share holds anything, 0.1 say."
+)
 @click.option("--all-images", is_flag=True, help="Also those the bundled SAM was trained on; for another SAM.")
 @click.option("--effort/--no-effort", default=True, show_default=True, help="Also model how long annotating takes.")
 @click.option("--out", type=click.Path(file_okay=False, path_type=Path), required=True, help="Results; resumed there.")

@@ -127,13 +127,19 @@ class Pool:
 
 
 def pools(
-    data: Path | None, names: Sequence[str], test_images: int, every: bool = False, side: int | None = None
+    data: Path | None,
+    names: Sequence[str],
+    test_images: int,
+    every: bool = False,
+    side: int | None = None,
+    rare: float | None = None,
 ) -> list[Pool]:
     """The packs in `data`, or those named, and the procedural one, each parted.
 
     Only held-out images are taken, which the bundled SAM never saw, or `every` image, for a SAM that saw none. Packs
-    with fewer than two such images are left out. With `side`, px, their tiles take their place (`Tile`). Raises
-    PoolError if one of those was named or is not there.
+    with fewer than two such images are left out. With `side`, px, their tiles take their place (`Tile`); with
+    `rare` few of the images to annotate hold anything (`thinned`). Raises PoolError if one of those was named or is not
+    there.
     """
     found: dict[str, list[Source]] = {PROCEDURAL: [ProceduralImage(FIRST_SEED + i) for i in range(SCENES)]}
     regional = {path.parent.name for path in data.glob("*/meta.json") if has_regions(path)} if data else set()
@@ -151,9 +157,11 @@ def pools(
         pack: images for pack, images in sorted(found.items()) if len(images) >= 2 and (not names or pack in names)
     }
     if side is None:
-        return [part(pack, images, test_images, by_group=pack in regional) for pack, images in chosen.items()]
-    cut = [[tile for image in images for tile in tiles(image, side)] for images in chosen.values()]
-    return [part(pieces[0].pack, pieces, test_images, by_group=True) for pieces in cut]
+        parted = [part(pack, images, test_images, by_group=pack in regional) for pack, images in chosen.items()]
+    else:
+        cut = [[tile for image in images for tile in tiles(image, side)] for images in chosen.values()]
+        parted = [part(pieces[0].pack, pieces, test_images, by_group=True) for pieces in cut]
+    return [thinned(pool, rare) for pool in parted] if rare else parted
 
 
 def _images(data: Path | None) -> list[packs.PackImage]:
@@ -184,6 +192,21 @@ def part(pack: str, images: Sequence[Source], test_images: int, by_group: bool =
     testing = _groups_for(wanted, groups, ranked)
     test = [each for each in ranked if each.group in testing]
     return Pool(pack, tuple(each for each in ranked if each.group not in testing), tuple(test[:test_images]))
+
+
+def thinned(pool: Pool, share: float) -> Pool:
+    """A pool of which at most `share` of the images to annotate hold anything: things as rare as that.
+
+    Those left out follow from their names. Raises PoolError if nothing or nothing empty is left.
+    """
+    holding = {each.stem for each in pool.annotate if each.read()[1].any()}
+    empty = len(pool.annotate) - len(holding)
+    most = int(empty * share / (1 - share))
+    if not empty or not min(most, len(holding)):
+        raise PoolError(f"{pool.pack} has {empty} empty images beside {len(holding)}: too few for a share of {share:g}")
+    kept = set(sorted(holding, key=lambda stem: hashlib.sha256(f"thin/{stem}".encode()).digest())[:most])
+    annotate = tuple(each for each in pool.annotate if each.stem not in holding or each.stem in kept)
+    return Pool(pool.pack, annotate, pool.test)
 
 
 def _groups_for(wanted: int, groups: Sequence[str], images: Sequence[Source]) -> set[str]:

@@ -9,7 +9,6 @@ import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any, cast
 
-import onnxruntime
 import torch
 from segment_anything.modeling import Sam
 from torch import Tensor, nn
@@ -28,6 +27,8 @@ class Session:
 
     def __init__(self, module: nn.Module, inputs: Mapping[str, Tensor], outputs: Sequence[str], axes: Axes) -> None:
         """`inputs` are examples, in the order of the module's arguments."""
+        import onnxruntime  # not before the web server forks: the fork would wait at its end for threads it has not
+
         buffer = io.BytesIO()
         names = {name: {axis: f"{name}{axis}" for axis in free} for name, free in axes.items()}
         # torch's newer exporter takes longer and wants another package; of this one torch warns, and it warns of every

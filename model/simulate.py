@@ -50,6 +50,7 @@ class Options:
     test_images: int = 20  # per pack, at most
     every: bool = False  # also images the bundled SAM was trained on; for a SAM that was not
     tile: int | None = None  # px: images are cut into tiles of about this side, as a survey's map is
+    rare: float | None = None  # share of the images to annotate that may hold something, in (0, 1)
     effort: bool = True  # also how long an annotator takes with the decoder's help
     recipe: TrainConfig = field(default_factory=TrainConfig)  # of the decoder; its seed is replaced
 
@@ -73,7 +74,7 @@ def run(options: Options, segmenter: Segmenter, progress: Progress = lambda done
     results = Results(options.out / "results.csv")
     every = [
         Bench(pool, options, segmenter)
-        for pool in pools(options.data, options.packs, options.test_images, options.every, options.tile)
+        for pool in pools(options.data, options.packs, options.test_images, options.every, options.tile, options.rare)
     ]
     total = sum(len(bench.sizes) for bench in every) * options.seeds * len(options.methods)
     if not total:
@@ -98,7 +99,7 @@ def run(options: Options, segmenter: Segmenter, progress: Progress = lambda done
 def left_out(options: Options) -> list[str]:
     """A line for each pack with too few images to annotate: which of the numbers are left out. Raises PoolError."""
     lines = []
-    for pool in pools(options.data, options.packs, options.test_images, options.every, options.tile):
+    for pool in pools(options.data, options.packs, options.test_images, options.every, options.tile, options.rare):
         there = len(pool.annotate)
         missing = ", ".join(str(size) for size in sorted(set(options.annotations)) if size > there)
         if missing:

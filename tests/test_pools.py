@@ -124,3 +124,16 @@ def test_unknown_packs_and_packs_too_small_are_refused_by_name(tmp_path: Path) -
 def test_a_folder_without_packs_is_refused(tmp_path: Path) -> None:
     with pytest.raises(PoolError, match="holds no pack"):
         pools.pools(tmp_path, (), 20)
+
+
+def test_a_thinned_pool_has_all_empty_images_and_few_others(tmp_path: Path) -> None:
+    add_pack(tmp_path, "squares", 12)
+    side = ProceduralImage(3).side // 4
+    (whole,) = pools.pools(tmp_path, ("squares",), 20, every=True, side=side // 8)
+    thin = pools.thinned(whole, 0.25)
+    holding = [each for each in thin.annotate if each.read()[1].any()]
+    assert 0 < len(holding) <= len(thin.annotate) / 4
+    assert len(thin.annotate) - len(holding) == sum(not each.read()[1].any() for each in whole.annotate)
+    assert thin.test == whole.test and thin == pools.thinned(whole, 0.25)
+    with pytest.raises(PoolError, match="too few for a share of 0.25"):
+        pools.thinned(pools.pools(tmp_path, ("squares",), 20, every=True)[0], 0.25)

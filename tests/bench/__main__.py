@@ -14,13 +14,15 @@ import redis
 import torch
 
 from ..studio import wait_until
-from . import clicks, codecs, encoders
+from . import clicks, codecs, crowd, encoders, training
 from .timing import BUILD, Table
 
 PARTS: dict[str, Callable[[Table, str], None]] = {
     "clicks": clicks.run,
     "encoders": encoders.run,
     "codecs": codecs.run,
+    "training": training.run,
+    "crowd": crowd.run,
 }
 
 

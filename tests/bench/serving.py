@@ -2,6 +2,7 @@
 
 import argparse
 import itertools
+import logging
 import os
 import subprocess
 import sys
@@ -65,8 +66,9 @@ class Served:
 
     def add(self, name: str, image: NDArray[np.uint8]) -> str:
         """A picture's path in Label Studio."""
-        self.studio.pictures[name] = png(image)
-        return f"/data/upload/{name}"
+        path = f"/data/upload/1/{name}"
+        self.studio.pictures[path] = png(image)
+        return path
 
     def click(self, task: int, path: str, x: float, y: float, size: tuple[int, int], new: bool = True) -> bytes:
         """A first click at x, y px of an image of `size` (H, W); the answer's body."""
@@ -80,6 +82,8 @@ class Served:
         }
         answer = self.session.post(f"{self.url}/predict", data=orjson.dumps(body), timeout=120)
         answer.raise_for_status()
+        (result,) = orjson.loads(answer.content)["results"]
+        assert result["result"], "the click was not answered with a mask"
         return answer.content
 
 
@@ -90,6 +94,7 @@ _numbers = itertools.count()
 def served(home: Path, sam: str = "tiny", weights: Path | None = None, broker: str = "") -> Iterator[Served]:
     """`skylight web` with a SAM, in a process of its own."""
     port = free_port(0)
+    logging.getLogger("werkzeug").setLevel(logging.WARNING)
     with Studio() as studio, requests.Session() as session:
         environ = {name: value for name, value in os.environ.items() if not name.startswith("SKYLIGHT_")}
         environ |= {"LABEL_STUDIO_URL": studio.url, "LABEL_STUDIO_API_KEY": KEY, "REDIS_URL": broker}
@@ -102,6 +107,7 @@ def served(home: Path, sam: str = "tiny", weights: Path | None = None, broker: s
                 wait_until(lambda: _is_up(url), 120)
                 yield Served(url, studio, process.pid, session)
             finally:
+                session.close()  # the server waits for a connection that is kept
                 process.terminate()
 
 

@@ -1,0 +1,96 @@
+"""Several annotators at once, each on an image with a mask that nobody else can be given; and a long day's memory."""
+
+import random
+import tempfile
+import threading
+import time
+from pathlib import Path
+
+import numpy as np
+import orjson
+import requests
+
+from model.evaluate import iou
+from model.masks import decode_rle
+
+from .serving import Served, memory, scene, served
+from .timing import Table, Times
+
+CLIENTS = (2, 4, 8)
+SECONDS = 8.0
+PAUSE = 0.5  # s between an unhurried annotator's clicks, about
+CLICKS, IMAGES = 10_000, 1000
+SIDE = 512
+
+
+def run(table: Table, broker: str) -> None:
+    """Annotators on images of their own, hurried and not; all on one image; then 10,000 clicks."""
+    with tempfile.TemporaryDirectory() as folder, served(Path(folder), broker=broker) as web:
+        places = [(web.add(f"{i}.png", scene(SIDE, 200 + i)), 120 + 30.0 * i) for i in range(max(CLIENTS))]
+        right = [mask_of(web.click(i, path, x, x, (SIDE, SIDE))) for i, (path, x) in enumerate(places)]
+        for clients in CLIENTS:
+            for pause in (PAUSE, 0.0):
+                seen = Crowd(web, places[:clients], right, pause).work()
+                what = f"{clients} annotators on {clients} images, {'pauses' if pause else 'no pause'}"
+                table.add(f"{what}: errors", seen.errors, "", 0)
+                table.add(f"{what}: masks of another image", seen.wrong, "", 0)
+                table.times(what, Times(tuple(seen.seconds)))
+        for clients in (4, 8):
+            seen = Crowd(web, places[:1] * clients, right[:1] * clients, 0.0).work()
+            table.add(f"{clients} annotators on one image: clicks", len(seen.seconds) / SECONDS, "1/s", None, 24)
+            table.add(f"{clients} annotators on one image: p95", Times(tuple(seen.seconds)).p95, "ms", 450)
+        a_long_day(table, web)
+
+
+class Crowd:
+    """What some annotators saw in a few seconds."""
+
+    def __init__(self, web: Served, places: list[tuple[str, float]], right: list[np.ndarray], pause: float) -> None:
+        self.web, self.places, self.right, self.pause = web, places, right, pause
+        self.seconds: list[float] = []
+        self.errors = self.wrong = 0
+        self._end = 0.0
+
+    def work(self) -> "Crowd":
+        """All click at once until the time is over."""
+        self._end = time.perf_counter() + SECONDS
+        threads = [threading.Thread(target=self._click, args=(i,)) for i in range(len(self.places))]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        return self
+
+    def _click(self, i: int) -> None:
+        path, x = self.places[i]
+        with requests.Session() as session:
+            mine = Served(self.web.url, self.web.studio, self.web.pid, session)
+            while time.perf_counter() < self._end:
+                started = time.perf_counter()
+                try:
+                    body = mine.click(i, path, x, x, (SIDE, SIDE))
+                    self.seconds.append(time.perf_counter() - started)
+                    self.wrong += iou(mask_of(body), self.right[i]) < 0.999
+                except (requests.RequestException, AssertionError):
+                    self.errors += 1
+                time.sleep(self.pause * random.uniform(0.5, 1.5))
+
+
+def mask_of(body: bytes) -> np.ndarray:
+    """The mask of a /predict's answer."""
+    (result,) = orjson.loads(body)["results"]
+    found: np.ndarray = decode_rle(result["result"][0]["value"]["rle"], SIDE, SIDE) > 0
+    return found
+
+
+def a_long_day(table: Table, web: Served) -> None:
+    """Clicks on many images: what the web process holds after a tenth of them, and after all."""
+    paths = [web.add(f"day{i}.png", scene(SIDE, 200 + i % 40) + np.uint8(i // 40)) for i in range(IMAGES)]
+    rng, held = random.Random(0), 0.0
+    for i in range(CLICKS):
+        web.click(i, paths[rng.randrange(IMAGES)], rng.uniform(50, 450), rng.uniform(50, 450), (SIDE, SIDE))
+        if i + 1 == CLICKS // 10:
+            held = memory(web.pid)
+    now = memory(web.pid)
+    table.add(f"web process after {CLICKS} clicks on {IMAGES} images", now, "MB", 1024)
+    table.add(f"web process: growth from click {CLICKS // 10} to {CLICKS}", now - held, "MB", 50)
