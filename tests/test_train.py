@@ -115,6 +115,17 @@ def test_it_stops_early_and_keeps_the_best_weights() -> None:
     assert validate(best, validation).scores.mean == score > 0.3
 
 
+def test_on_the_way_it_looks_at_some_validation_images_and_at_the_end_at_all(monkeypatch: pytest.MonkeyPatch) -> None:
+    looked: list[int] = []
+    real = module.validate
+    monkeypatch.setattr(
+        module, "validate", lambda decoder, samples: (looked.append(len(samples)), real(decoder, samples))[1]
+    )
+    how = TrainConfig(steps=4, batch=1, check_every=2, checked=3)
+    _, _, held = fit([made_up(0)], config(), how, [made_up(i) for i in range(7)])
+    assert looked == [3, 3, 7] and held is not None and held.scores.images == 7
+
+
 @pytest.mark.parametrize(("images", "expected"), [(1, 7), (3, 11), (9, 20)])
 def test_more_images_get_more_steps_up_to_a_limit(images: int, expected: int) -> None:
     how = TrainConfig(steps=20, first_steps=7, image_steps=2, batch=1)
