@@ -20,11 +20,13 @@ from backend.settings import Settings
 
 if TYPE_CHECKING:
     from backend.connect import Change
+    from backend.embed import Tally
     from backend.service import Service
 
 HOST, PORT = "127.0.0.1", 9090
 WORKER_NICENESS = 5  # a click goes before training
 FOLLOW = click.option("--follow", "parent", type=int, hidden=True, help="End when the process with this id is gone.")
+REASONS = 5  # failures that are told one by one
 COLOURS = {"ok": "green", "warn": "yellow", "fail": "red"}
 LOG_FORMAT = "%(asctime)s %(levelname).1s %(name)s: %(message)s"
 
@@ -300,14 +302,60 @@ def connect(project: int, url: str) -> None:
 
     May be run again: what is right already is left alone.
     """
-    from backend.connect import connect
+    from backend.connect import connect, want_embeddings
 
     if url and not url.startswith(("http://", "https://")):
         raise click.UsageError(f"--url {url!r} must begin with http:// or https://")
     service = _beside_serve()
     if service.labelstudio is None:
         raise click.UsageError("set LABEL_STUDIO_URL and LABEL_STUDIO_API_KEY")
-    _report(connect(service.labelstudio, service.secret, project, url))
+    changes = connect(service.labelstudio, service.secret, project, url)
+    _report([*changes, *want_embeddings(service, project)])
+
+
+@cli.command()
+@click.option("--project", type=click.IntRange(1), required=True, help="Its id: the number in Label Studio's address.")
+def precompute(project: int) -> None:
+    """Embed all images of a project now, so that no click waits for it. Needs no broker.
+
+    Ended early, the same command goes on where it was. Ends with 1 if an image could not be embedded.
+    """
+    from backend.embed import precompute
+
+    service = _beside_serve()
+    if service.labelstudio is None:
+        raise click.UsageError("set LABEL_STUDIO_URL and LABEL_STUDIO_API_KEY")
+    tally, stopped = None, False
+    with click.progressbar(length=1, label="embed", item_show_func=_rate, show_pos=True) as bar:
+        try:
+            for tally in precompute(service, project):
+                bar.length = tally.total
+                bar.update(tally.done - bar.pos, tally)
+        except KeyboardInterrupt:
+            stopped = True
+    if tally is not None:
+        _summarize(tally)
+    if stopped:
+        click.echo("Stopped; the same command goes on from here.")
+    if stopped or (tally is not None and tally.failed):
+        sys.exit(130 if stopped else 1)
+
+
+def _rate(tally: "Tally | None") -> str | None:
+    from backend.embed import speed
+
+    return speed(tally.rate) if tally else None
+
+
+def _summarize(tally: "Tally") -> None:
+    """Say what became of a project's images."""
+    fast = f" ({_rate(tally)})" if tally.embedded else ""
+    there, failed = tally.there, len(tally.failed)
+    click.echo(f"{tally.embedded} embedded{fast}, {there} were there already, {failed} failed, of {tally.total}")
+    for task, reason in tally.failed[:REASONS]:
+        click.secho(f"task {task}: {reason}", fg="red")
+    if len(tally.failed) > REASONS:
+        click.echo(f"... and {len(tally.failed) - REASONS} more")
 
 
 def _report(changes: "Sequence[Change]") -> None:

@@ -4,10 +4,14 @@ import functools
 from dataclasses import dataclass
 from typing import Any, NoReturn
 
+import redis
+
+from backend import ahead
 from backend.errors import LabelStudioError, Unavailable
 from backend.labelstudio import LabelStudio
 from backend.link import TITLE, Link, Who, find, identify, missing_actions
 from backend.secret import Secret
+from backend.service import Service
 from backend.webhook import project_key
 
 # The two guards of Label Studio 1.23.2 against calls into private networks, and what switches each off.
@@ -42,6 +46,19 @@ def connect(client: LabelStudio, secret: Secret, number: int, url: str = "") -> 
     if link is None or link.url != url:
         raise LabelStudioError(f"Label Studio does not list the ML backend {url} that it has just taken; try again.")
     return changes + repair(client, secret, link)
+
+
+def want_embeddings(service: Service, number: int) -> list[Change]:
+    """Have the images of a connected project embedded; nothing where this process does not reach Skylight's Redis.
+
+    Skylight itself, which then is on another machine, asks for the same when Label Studio tells it of the project.
+    """
+    assert service.labelstudio is not None
+    project = project_key(service.labelstudio.project(number))
+    try:
+        return [Change("images: embedded in the background", ahead.want(service, project))]
+    except redis.RedisError:
+        return []
 
 
 def _check(url: str, who: Who) -> None:

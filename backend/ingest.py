@@ -2,6 +2,7 @@
 
 import logging
 
+from backend import ahead
 from backend.errors import DATA_ERRORS, SkylightError
 from backend.history import agreement
 from backend.predict import image_url
@@ -33,6 +34,8 @@ def handle(service: Service, project: str, event: Event) -> bool:
         service.queue.want_reconciliation(project)
     if event["what"] == "train":
         service.queue.want_training(project)
+    if event["what"] == "tasks_created":
+        ahead.want(service, project)
     if event["what"] == "annotations_deleted":
         return any([service.store.remove(project, each) for each in event["ids"]])
     if event["what"] == "tasks_deleted":
@@ -49,9 +52,12 @@ def handle(service: Service, project: str, event: Event) -> bool:
 
 
 def save_config(service: Service, project: str, label_config: str) -> None:
-    """Keep the configuration; other labels than before call for another training."""
+    """Keep the configuration. Another may show other images; other labels than before call for another training."""
     before = service.store.config(project)
-    if service.store.save_config(project, label_config) and before:
+    if not service.store.save_config(project, label_config):
+        return
+    ahead.want(service, project)
+    if before:
         try:
             if service.labeling(before).labels != service.labeling(label_config).labels:
                 service.queue.touch(project)

@@ -3,6 +3,8 @@
 import logging
 from contextvars import ContextVar
 
+from backend import ahead
+from backend.embed import embed_project
 from backend.ingest import drain
 from backend.preannotate import preannotate as preannotate_open_tasks
 from backend.reconcile import reconcile
@@ -19,8 +21,10 @@ def ingest(project: str) -> None:
     service = CURRENT_SERVICE.get()
     service.queue.begin(project, "ingest")
     drain(service, project)
-    if service.queue.take_reconciliation(project) and reconcile(service, project):
-        service.queue.touch(project)
+    if service.queue.take_reconciliation(project):
+        ahead.want(service, project)
+        if reconcile(service, project):
+            service.queue.touch(project)
     if service.queue.inbox_length(project):  # another worker held it for long, and looks no more
         service.queue.request(project, "ingest")
     if service.queue.dirty(project) > service.queue.trained(project):
@@ -59,3 +63,18 @@ def preannotate(project: str) -> None:
         left = not held or preannotate_open_tasks(service, project)
     if left:
         service.queue.request(project, "preannotate")
+
+
+def embed(project: str) -> None:
+    """Embed the images that are wanted before anybody clicks on them."""
+    service = CURRENT_SERVICE.get()
+    service.queue.begin(project, "embed")
+    with service.queue.lock(project, "embed") as held:
+        if not held:
+            return  # whoever embeds looks for more when he is done
+        wanted = ahead.wanted(service.queue, project)
+        left = embed_project(service, project)
+    # What was asked for meanwhile, perhaps through a job that could not have the lock.
+    newer = ahead.wanted(service.queue, project) > wanted or ahead.opened(service.queue, project) is not None
+    if left or newer:
+        service.queue.request(project, "embed")

@@ -145,13 +145,13 @@ class LabelStudio(Connection):
             made += int(member(self.request("POST", path, files=chunk, timeout=SLOW_SECONDS), "task_count"))
         return made
 
-    def tasks(self, project_id: int, only: Sequence[int] | None = None) -> Iterator[TaskSummary]:
-        """Yield all tasks of the project by rising id, or those of `only` that still exist.
+    def tasks(self, project_id: int, only: Sequence[int] | None = None, after: int = -1) -> Iterator[TaskSummary]:
+        """Yield all tasks of the project by rising id, or those of `only` that still exist; above the id `after`.
 
         Reading them this way never makes Label Studio ask an ML backend, unless the project has
         `evaluate_predictions_automatically` set.
         """
-        for task in self._pages(project_id, LIGHT_PAGE, only, [], include=_TASK_FIELDS):
+        for task in self._pages(project_id, LIGHT_PAGE, only, [], {"include": _TASK_FIELDS}, after):
             versions = str(task.get("predictions_model_versions") or "")
             yield TaskSummary(
                 id=task["id"],
@@ -181,7 +181,7 @@ class LabelStudio(Connection):
     def annotation_summaries(self, project_id: int) -> Iterator[AnnotationSummary]:
         """Yield id, task, time and skip mark of every annotation of the project, by rising task id: cheap."""
         options = {"fields": "all", "review": "true", "include": f"id,annotations,{_MARKS}"}
-        for task in self._pages(project_id, LIGHT_PAGE, None, [_HAS_ANNOTATIONS], **options):
+        for task in self._pages(project_id, LIGHT_PAGE, None, [_HAS_ANNOTATIONS], options):
             for one in task["annotations"]:
                 marks = bool(one["was_cancelled"]), bool(one.get("ground_truth")), reviewed(one)
                 yield AnnotationSummary(one["id"], task["id"], one["updated_at"], *marks)
@@ -193,7 +193,7 @@ class LabelStudio(Connection):
         `data`.
         """
         options = {"fields": "all", "review": "true", "omit": "predictions,drafts"}
-        for task in self._pages(project_id, FULL_PAGE, only, [_HAS_ANNOTATIONS], **options):
+        for task in self._pages(project_id, FULL_PAGE, only, [_HAS_ANNOTATIONS], options):
             for one in task["annotations"]:
                 yield {**one, "task": task["id"], "data": task["data"]}
 
@@ -292,16 +292,17 @@ class LabelStudio(Connection):
         size: int,
         only: Sequence[int] | None,
         filters: list[dict[str, Any]],
-        **options: str,
+        options: dict[str, str],
+        after: int = -1,
     ) -> Iterator[dict[str, Any]]:
         """Yield task objects by rising id; `only` is sorted and split, since it travels in the address."""
         if only is None:
-            yield from self._behind(project_id, size, {"all": True, "excluded": []}, filters, options)
+            yield from self._behind(project_id, size, {"all": True, "excluded": []}, filters, options, after)
             return
         ids = sorted(set(only))
         for start in range(0, len(ids), ONLY_CHUNK):
             selected = {"all": False, "included": ids[start : start + ONLY_CHUNK]}
-            yield from self._behind(project_id, size, selected, filters, options)
+            yield from self._behind(project_id, size, selected, filters, options, after)
 
     def _behind(
         self,
@@ -310,9 +311,9 @@ class LabelStudio(Connection):
         selected: dict[str, Any],
         filters: list[dict[str, Any]],
         options: dict[str, str],
+        last: int,
     ) -> Iterator[dict[str, Any]]:
         """Page by "id greater than the last", so that nothing is missed when tasks come and go meanwhile."""
-        last = -1
         while True:
             behind = {"filter": "filter:tasks:id", "operator": "greater", "type": "Number", "value": last}
             query = {

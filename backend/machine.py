@@ -126,11 +126,19 @@ def _sha256(path: Path, size: int, changed: int) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+def free_bytes(home: Path) -> int:
+    """Free space on the disk of a folder, which need not be there yet."""
+    return shutil.disk_usage(_existing(home)).free
+
+
+def _existing(home: Path) -> Path:
+    return next(path for path in (home.absolute(), *home.absolute().parents) if path.is_dir())
+
+
 def _disk(home: Path) -> Finding:
-    folder = next(path for path in (home.absolute(), *home.absolute().parents) if path.is_dir())
-    free = shutil.disk_usage(folder).free
+    free = free_bytes(home)
     detail, step = f"{free / GIGABYTE:.1f} GB free for {home}", "Make room, or move SKYLIGHT_HOME to a larger disk."
-    if not os.access(folder, os.W_OK):
+    if not os.access(_existing(home), os.W_OK):
         return Finding("disk", "fail", f"{home} cannot be written", "Give its user the right, or set SKYLIGHT_HOME.")
     if free < DISK_WARN:
         return Finding("disk", "fail" if free < DISK_FAIL else "warn", detail, step)

@@ -2,10 +2,13 @@
 
 import logging
 import time
+from contextlib import suppress
 from typing import Any
 
+import redis
 from flask import Blueprint, Response, current_app, request
 
+from backend import ahead
 from backend.answers import body_object, json_response, service_of
 from backend.checks import check_regions
 from backend.drawing import draw
@@ -50,7 +53,28 @@ def results(service: Service, body: dict[str, Any]) -> list[dict[str, Any]]:
     for task in tasks:
         regions, score = _one(service, project, str(body.get("label_config") or ""), task, context, deadline)
         answers.append({"model_version": version, "score": score, "result": regions})
+    if context is None:
+        _look_ahead(service, project, str(body.get("label_config") or ""), tasks)
     return answers
+
+
+def _look_ahead(service: Service, project: str, label_config: str, tasks: list[dict[str, Any]]) -> None:
+    """Have embedded what will be clicked on. Label Studio asks about a single task when it is opened.
+
+    That one here, beside the requests, so that a click on it joins in; what comes next, and many tasks, by a worker.
+    """
+    if len(tasks) == 1:
+        with suppress(SkylightError):  # it has been logged
+            service.opened.embed(image_urls(tasks[0], service.labeling(label_config)))
+    try:
+        if not service.store.config(project):  # anybody could name a project; this one is not known
+            return
+        if len(tasks) == 1 and isinstance(tasks[0].get("id"), int):
+            ahead.follow(service, project, tasks[0]["id"])
+        elif len(tasks) > 1:
+            ahead.want(service, project)
+    except redis.RedisError as error:
+        log.warning("project %s: Redis is away (%s); what comes next is not embedded", project, error)
 
 
 def _one(
@@ -136,3 +160,15 @@ def image_url(task: dict[str, Any], source: Labeling | Output, index: int | None
     if not isinstance(value, str) or not value:
         raise BadRequest(f"task {task.get('id')} has no image address in data[{source.data_key!r}]")
     return through_label_studio(value, task.get("id"))
+
+
+def image_urls(task: dict[str, Any], labeling: Labeling) -> list[str]:
+    """The addresses of all images of a task that can be clicked on, in the order of the configuration, each once."""
+    data = task.get("data")
+    found: dict[str, None] = {}
+    for output in labeling.outputs:
+        value = data.get(output.data_key) if isinstance(data, dict) else None
+        for index in range(len(value) if isinstance(value, list) else 1):
+            with suppress(BadRequest):
+                found[image_url(task, output, index)] = None
+    return list(found)

@@ -1,9 +1,9 @@
 """What the workers are at, project by project, for people to look at: nothing is decided by it."""
 
 import time
-from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
+from typing import Protocol
 
 import redis
 from rq import Worker
@@ -25,19 +25,27 @@ class JobState:
     failed: int  # within `FAILED_JOBS_SECONDS`
     done: int = 0
     total: int = 0
+    rate: float = 0.0  # steps per second, 0 if the job has not said
 
 
-def reporter(queue: Queue, project: str, kind: Kind) -> Callable[[int, int], None]:
-    """A function of (done, total) by which a job tells how far it is; while Redis is away nobody hears it."""
+class Report(Protocol):
+    """How a job tells that `done` of `total` steps are done, and how many a second where it is worth saying."""
+
+    def __call__(self, done: int, total: int, rate: float = 0.0) -> None:
+        """Tell it, unless the last time was less than `REPORT_SECONDS` ago."""
+
+
+def reporter(queue: Queue, project: str, kind: Kind) -> Report:
+    """A function by which a job tells how far it is; while Redis is away nobody hears it."""
     last = -REPORT_SECONDS
 
-    def report(done: int, total: int) -> None:
+    def report(done: int, total: int, rate: float = 0.0) -> None:
         nonlocal last
         if time.monotonic() - last < REPORT_SECONDS:
             return
         last = time.monotonic()
         with suppress(redis.RedisError):
-            queue.redis.set(key(project, f"{kind}-progress"), f"{done}/{total}", ex=BELIEVED_SECONDS)
+            queue.redis.set(key(project, f"{kind}-progress"), f"{done}/{total}/{rate:.4g}", ex=BELIEVED_SECONDS)
 
     return report
 
@@ -55,7 +63,7 @@ def workers(queue: Queue) -> int:
 def _state(queue: Queue, project: str, kind: Kind) -> JobState:
     running = bool(queue.redis.exists(key(project, f"lock-{kind}")))
     said = queue.redis.get(key(project, f"{kind}-progress")) if running else None
-    done, _, total = said.decode().partition("/") if isinstance(said, bytes) else ("0", "", "0")
+    done, total, rate = said.decode().split("/") if isinstance(said, bytes) else ("0", "0", "0")
     if kind == "preannotate" and (found := queue.progress(project)):
         done, total = str(found.done), str(found.total)
     failed = queue.queues[kind].failed_job_registry.get_job_ids(cleanup=False)
@@ -66,4 +74,5 @@ def _state(queue: Queue, project: str, kind: Kind) -> JobState:
         failed=sum(each.startswith(job_id(project, kind)) for each in failed),
         done=int(done),
         total=int(total),
+        rate=float(rate),
     )

@@ -9,7 +9,7 @@ arrives while a job runs therefore queues exactly one more. Training compares `d
 import json
 import logging
 import threading
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any, Literal, NamedTuple
 
@@ -21,8 +21,8 @@ from redis.retry import Retry
 from rq import Queue as RQQueue
 from rq.serializers import JSONSerializer
 
-Kind = Literal["ingest", "train", "preannotate"]
-KINDS: tuple[Kind, ...] = ("ingest", "train", "preannotate")  # a worker takes them in this order
+Kind = Literal["ingest", "train", "preannotate", "embed"]
+KINDS: tuple[Kind, ...] = ("ingest", "train", "preannotate", "embed")  # a worker takes them in this order
 JOB_SECONDS = 3600  # a job that runs longer is ended
 LOCK_SECONDS = 15.0  # a lock outlives its dead owner by this; a living owner renews it three times as often
 REPLY_SECONDS = 0.5  # Redis is away if it takes longer: Label Studio waits one second for the answer to a webhook
@@ -83,15 +83,15 @@ class Queue:
 
         self._enqueue(project, "ingest", write)
 
-    def request(self, project: str, kind: Kind) -> None:
-        """See to it that a job of a kind is queued for the project."""
-        self._enqueue(project, kind, lambda pipe: None)
+    def request(self, project: str, kind: Kind, write: Callable[[Pipeline], object] = lambda pipe: None) -> None:
+        """See to it that a job of a kind is queued for the project; `write` puts what it is for into Redis with it."""
+        self._enqueue(project, kind, write)
 
     def touch(self, project: str) -> None:
         """Raise `dirty` without an event: what was trained on is no longer what there is."""
         self.redis.incr(key(project, "dirty"))
 
-    def _enqueue(self, project: str, kind: Kind, write: Any) -> None:
+    def _enqueue(self, project: str, kind: Kind, write: Callable[[Pipeline], object]) -> None:
         mark = key(project, f"{kind}-queued")
 
         def transaction(pipe: Pipeline) -> None:

@@ -1,13 +1,12 @@
 """How many of a project's images are embedded: a click on one of those is answered at once."""
 
-from collections.abc import Iterable, Iterator
-from contextlib import suppress
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from itertools import islice
 
-from backend.errors import BadRequest, LabelStudioError, SkylightError
+from backend.errors import LabelStudioError, SkylightError
 from backend.labelstudio import TaskSummary
-from backend.predict import image_url
+from backend.predict import image_urls
 from backend.service import Service
 from backend.webhook import project_key
 
@@ -34,30 +33,31 @@ def readiness(service: Service, project: str) -> Readiness:
     if project_key(found) != project:
         raise LabelStudioError(f"Label Studio's project {number} is another one now; {project} is gone")
     urls = list(addresses(islice(client.tasks(number), TASKS), service, project))
-    digests = known_digests(service, project)
-    ready = sum(embedded(service, digests.get(url) or service.addresses.digest(url)) for url in urls)
+    ready = sum(map(readiness_test(service, project), urls))
     tasks = int(found.get("task_number") or 0)
     return Readiness(str(found.get("title") or ""), tasks, ready, len(urls), tasks <= TASKS)
 
 
 def addresses(tasks: Iterable[TaskSummary], service: Service, project: str) -> Iterator[str]:
-    """The addresses of all images of some tasks; none if the configuration cannot be served."""
+    """The addresses of all images of some tasks that can be clicked on; none if the configuration cannot be served."""
     try:
         labeling = service.labeling(service.store.config(project))
     except SkylightError:
         return
     for task in tasks:
-        value = task.data.get(labeling.data_key)
-        for index in range(len(value) if isinstance(value, list) else 1):
-            with suppress(BadRequest):
-                yield image_url({"id": task.id, "data": task.data}, labeling, index)
+        yield from image_urls({"id": task.id, "data": task.data}, labeling)
 
 
-def known_digests(service: Service, project: str) -> dict[str, str]:
-    """The sha256 of the images of accepted annotations, by address."""
-    return {record.url: record.image for record in service.store.samples(project)}
+def readiness_test(service: Service, project: str = "") -> Callable[[str], bool]:
+    """A function that tells whether the image last seen at an address has been embedded by the SAM in use.
 
+    No image and no embedding is read for it. Of a project that is named, the samples are looked at too: they also know
+    the addresses that were fetched before a home had `addresses`.
+    """
+    learned = {record.url: record.image for record in service.store.samples(project)} if project else {}
 
-def embedded(service: Service, digest: str) -> bool:
-    """Whether the image of a sha256 has been embedded by the SAM in use."""
-    return bool(digest) and service.pictures.cache.path(digest).exists()
+    def ready(url: str) -> bool:
+        digest = learned.get(url) or service.addresses.digest(url)
+        return bool(digest) and service.pictures.cache.path(digest).exists()
+
+    return ready

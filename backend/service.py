@@ -12,6 +12,7 @@ from backend.addresses import Addresses
 from backend.errors import Unavailable
 from backend.labeling import Labeling, parse_config
 from backend.labelstudio import LabelStudio
+from backend.opened import Opened
 from backend.pictures import Pictures
 from backend.queue import Queue, connect
 from backend.secret import Secret
@@ -47,6 +48,7 @@ class Service:
         self._pictures: Pictures | None = None
         self.labeling = functools.lru_cache(maxsize=256)(functools.partial(parse_config, output=settings.output))
         self.turns = Turns()
+        self.opened = Opened(lambda url: self.pictures.embedding(url))
         self._decoder = functools.lru_cache(maxsize=16)(self._load_decoder)
 
     @property

@@ -8,7 +8,10 @@ from flask import Blueprint, Response, current_app, request
 
 from backend.answers import body_object, json_response, service_of
 from backend.errors import BadRequest, SkylightError
+from backend.progress import job_states
 from backend.service import Service
+
+JOB_FIELDS = ("running", "queued", "failed", "done", "total", "rate")  # of a JobState
 
 blueprint = Blueprint("status", __name__)
 log = logging.getLogger(__name__)
@@ -71,7 +74,7 @@ def versions() -> Response:
 
 @blueprint.route("/status")
 def status() -> Response:
-    """Where every project stands: samples, what waits, whether it is trained, and its versions' metrics."""
+    """Where every project stands: samples, what waits and runs, whether it is trained, and its versions' metrics."""
     service = service_of(current_app)
     return json_response({name: project_status(service, name) for name in service.store.projects()})
 
@@ -86,6 +89,7 @@ def project_status(service: Service, project: str) -> dict[str, Any]:
         "tasks": len({record.task for record in samples}),
         "inbox": queue.inbox_length(project),
         "up_to_date": not queue.inbox_length(project) and queue.trained(project) >= queue.dirty(project),
+        "jobs": {job.kind: {name: getattr(job, name) for name in JOB_FIELDS} for job in job_states(queue, project)},
         "versions": [
             {
                 name: card[name]

@@ -81,6 +81,7 @@ def service(settings: Settings, segmenter: sam.Segmenter, monkeypatch: pytest.Mo
     made = Service(settings)
     made.recipe = QUICK
     yield made
+    wait_until(lambda: not made.opened.busy)
     made.queue.redis.close()
 
 

@@ -1,5 +1,6 @@
 """The command line."""
 
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -14,6 +15,7 @@ from backend.serve import broker_note
 from backend.settings import Settings
 from model import sam, synthetic
 
+from .planted import png, square
 from .studio import KEY
 
 
@@ -48,7 +50,7 @@ def skylight(tmp_path: Path, segmenter: sam.Segmenter, monkeypatch: pytest.Monke
 
 def test_help_lists_the_commands_and_every_setting(skylight):
     text = skylight("--help").output
-    for name in ("serve", "web", "worker", "segment", "demo", "checkpoints", "doctor", "connect"):
+    for name in ("serve", "web", "worker", "segment", "demo", "checkpoints", "doctor", "connect", "precompute"):
         assert f"\n  {name} " in text
     for variable in Settings.table():
         assert variable.env in text
@@ -167,12 +169,81 @@ def test_connect_says_what_it_did_and_the_second_time_that_nothing_was_left_to_d
     assert "done" not in second and second.endswith("Nothing had to be changed.\n")
 
 
+def test_connect_has_the_images_embedded_and_again_only_those_that_are_missing(
+    beside, planted, studio, served, work, monkeypatch
+):
+    for seed in range(3):
+        studio.add_task(1, png(square(seed)[0]))
+    first = beside("connect", "--project", 1, "--url", served).output
+    assert "done images: embedded in the background\n" in first
+    assert "so   images: embedded" in beside("connect", "--project", 1, "--url", served).output
+    assert planted.queue.queues["embed"].count == 1
+    work()
+    assert len(studio.fetched) == 3
+    again = beside("connect", "--project", 1, "--url", served).output
+    assert "done" not in again and again.endswith("Nothing had to be changed.\n")
+    work()
+    assert len(studio.fetched) == 3
+
+
+def test_connect_from_a_machine_that_does_not_reach_the_broker_still_connects(beside, studio, served, monkeypatch):
+    monkeypatch.setenv("REDIS_URL", "unix:///nowhere/redis.sock")
+    done = beside("connect", "--project", 1, "--url", served)
+    assert (done.exit_code, "images" in done.output, len(studio.backends)) == (0, False, 1)
+
+
+@pytest.fixture
+def scenes(beside, studio, monkeypatch):
+    """The command beside a project of four scenes, where no Redis is."""
+    monkeypatch.setenv("REDIS_URL", "unix:///nowhere/redis.sock")
+    for seed in range(4):
+        studio.add_task(1, png(synthetic.scene(seed, 96).image))
+    return beside
+
+
+def test_precompute_embeds_a_project_without_redis_and_a_second_time_finds_it_done(scenes, studio):
+    done = scenes("precompute", "--project", 1)
+    assert done.exit_code == 0, done.output
+    assert re.search(r"^4 embedded \(\d+\.\d+ images/s\), 0 were there already, 0 failed, of 4$", done.output, re.M)
+    again = scenes("precompute", "--project", 1)
+    assert "\n0 embedded, 4 were there already, 0 failed, of 4" in again.output
+    assert (again.exit_code, len(studio.fetched)) == (0, 4)
+
+
+def test_precompute_names_what_failed_and_why_and_ends_with_1(scenes, studio, monkeypatch):
+    monkeypatch.setattr(cli, "REASONS", 1)
+    studio.pictures[studio.tasks[2]["data"]["image"]] = b"no picture"
+    del studio.pictures[studio.tasks[4]["data"]["image"]]
+    done = scenes("precompute", "--project", 1)
+    assert "2 embedded" in done.output and "2 failed, of 4" in done.output
+    assert "scene.png answered 404. Does the file still exist?\n... and 1 more" in done.output
+    assert "task 4: " in done.output and "task 2: " not in done.output
+    assert done.exit_code == 1
+
+
+def test_precompute_stopped_by_ctrl_c_says_how_far_it_is_and_goes_on(scenes, segmenter, monkeypatch):
+    embed, left = segmenter.embed, [2]
+
+    def interrupted(image):
+        left[0] -= 1
+        if left[0] < 0:
+            raise KeyboardInterrupt
+        return embed(image)
+
+    monkeypatch.setattr(segmenter, "embed", interrupted)
+    done = scenes("precompute", "--project", 1)
+    assert "2 embedded" in done.output and done.output.endswith("Stopped; the same command goes on from here.\n")
+    assert done.exit_code == 130
+    monkeypatch.setattr(segmenter, "embed", embed)
+    assert "2 embedded" in scenes("precompute", "--project", 1).output
+
+
 def test_doctor_prints_each_finding_with_the_next_step_and_ends_with_1(beside, service, served):
     beside("connect", "--project", 1, "--url", served)
     done = beside("doctor")
     lines = done.output.splitlines()
     assert f"ok   project 1 'pits': ML backend: {served}, connected, interactive" in lines
-    assert lines[lines.index("fail worker: none runs; 0 jobs wait, nothing is learned") + 1].startswith("     -> ")
+    assert lines[lines.index("fail worker: none runs; 1 jobs wait, nothing is learned") + 1].startswith("     -> ")
     assert (done.exit_code, "Traceback" in done.output) == (1, False)
     assert KEY not in done.output and service.secret.value not in done.output
 
@@ -208,5 +279,15 @@ def test_doctor_says_that_nothing_runs(skylight, tmp_path):
 )
 def test_connect_says_what_it_lacks(skylight, arguments, said):
     done = skylight("connect", *arguments)
+    assert done.exit_code == 2
+    assert said in done.output
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [((), "--project"), (("--project", "1"), "set LABEL_STUDIO_URL and LABEL_STUDIO_API_KEY")],
+)
+def test_precompute_says_what_it_lacks(skylight, arguments, said):
+    done = skylight("precompute", *arguments)
     assert done.exit_code == 2
     assert said in done.output

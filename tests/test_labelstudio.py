@@ -314,6 +314,13 @@ def test_tasks_deleted_while_listing_make_none_be_missed(client, server, monkeyp
     assert seen + [task.id for task in listing] == [1, 2, 3, 4, 5, 6, 7]
 
 
+def test_what_comes_after_a_task_is_one_request(client, server):
+    server.tasks = {number: make_task(number) for number in range(1, 8)}
+    assert [task.id for task in client.tasks(1, after=4)] == [5, 6, 7]
+    assert list(client.tasks(1, after=7)) == []
+    assert len(server.asked) == 2
+
+
 def test_only_some_tasks_can_be_asked_for(client, server, monkeypatch):
     monkeypatch.setattr(labelstudio, "ONLY_CHUNK", 2)
     server.tasks = {number: make_task(number) for number in range(1, 8)}

@@ -84,7 +84,7 @@ def test_what_waits_and_runs_is_shown(service, project):
     service.queue.accept(P, {"what": "config"})
     view = project_view(Records(service), P, Readiness("Pits", 9, 1, 9, True))
     assert (view.inbox, view.up_to_date, view.busy, view.workers, view.title) == (1, False, True, 0, "Pits")
-    assert [job.queued for job in view.jobs] == [True, False, False]
+    assert [job.queued for job in view.jobs] == [True, False, False, False]
 
 
 def test_without_redis_the_rest_is_shown(service, project):

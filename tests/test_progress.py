@@ -9,7 +9,7 @@ from rq import SimpleWorker
 from rq.serializers import JSONSerializer
 
 from backend.progress import JobState, job_states, reporter, workers
-from backend.queue import Queue, connect, job_id
+from backend.queue import KINDS, Queue, connect, job_id
 
 P, OTHER = "1.1795340401", "11.1795340401"
 
@@ -26,7 +26,7 @@ def state(queue, kind) -> JobState:
 
 
 def test_nothing_runs_and_nothing_waits_at_first(queue):
-    assert job_states(queue, P) == [JobState(kind, False, False, 0) for kind in ("ingest", "train", "preannotate")]
+    assert job_states(queue, P) == [JobState(kind, False, False, 0) for kind in KINDS]
 
 
 def test_a_job_is_queued_until_it_begins_and_runs_while_it_holds_its_lock(queue):
@@ -47,6 +47,14 @@ def test_a_job_says_how_far_it_is_and_nothing_once_it_is_over(queue):
         assert (found.done, found.total) == (40, 600)
         assert (state(queue, "preannotate").done, state(queue, "preannotate").total) == (0, 0)
     assert state(queue, "train").total == 0
+
+
+def test_a_job_that_says_how_fast_it_is_is_believed_while_it_runs(queue):
+    report = reporter(queue, P, "embed")
+    with queue.lock(P, "embed"):
+        report(3, 40, 2.5)
+        assert state(queue, "embed") == JobState("embed", True, False, 0, 3, 40, 2.5)
+    assert state(queue, "embed").rate == 0
 
 
 def test_telling_ones_progress_never_ends_a_job(tmp_path):

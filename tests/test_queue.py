@@ -126,7 +126,7 @@ def test_the_wish_to_reconcile_is_taken_once(queue):
 
 def test_after_a_crash_every_project_gets_a_job_again(queue):
     queue.accept(P, event(1))
-    for kind in ("train", "preannotate"):
+    for kind in module.KINDS[1:]:
         queue.request(P, kind)
     for kind in module.KINDS:  # a worker took them and was killed before it began
         queue.queues[kind].pop_job_id()

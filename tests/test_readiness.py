@@ -51,6 +51,18 @@ def test_every_image_of_a_task_counts(planted, studio, project):
     assert list(addresses(tasks, planted, project)) == ["/a.png", "/b.png", "/c.png", "/d.png"]
 
 
+def test_every_image_that_can_be_clicked_on_counts(planted, studio, project):
+    config = CONFIG.replace(
+        "</View>",
+        '<Image name="r" value="$r"/><PolygonLabels name="p" toName="r">'
+        '<Label value="Pit"/></PolygonLabels><Image name="seen" value="$seen"/></View>',
+    )
+    planted.store.save_config(project, config)
+    for number in studio.tasks:
+        studio.tasks[number]["data"] |= {"r": f"/{number}.png", "seen": "/only-shown.png"}
+    assert readiness(planted, project).images == 6
+
+
 def test_a_configuration_that_cannot_be_served_has_no_images(planted, project):
     planted.store.save_config(project, "<View/>")
     assert readiness(planted, project) == Readiness("Pits of Mars", 3, 0, 0, True)

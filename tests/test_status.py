@@ -6,7 +6,8 @@ from dataclasses import replace
 import pytest
 
 from backend.app import create_app
-from backend.queue import key
+from backend.progress import reporter
+from backend.queue import KINDS, key
 from backend.service import Service
 
 from .studio import CONFIG, capture
@@ -98,6 +99,7 @@ def test_status_shows_what_waits(client, service):
     assert client.get("/status").get_json() == {}
     service.store.save_config(P, CONFIG)
     client.post("/webhook", json=capture("21"))
+    idle = {"running": False, "queued": False, "failed": 0, "done": 0, "total": 0, "rate": 0.0}
     assert client.get("/status").get_json() == {
         P: {
             "model_version": "sam-tiny",
@@ -105,9 +107,18 @@ def test_status_shows_what_waits(client, service):
             "tasks": 0,
             "inbox": 1,
             "up_to_date": False,
+            "jobs": {kind: idle | {"queued": kind == "ingest"} for kind in KINDS},
             "versions": [],
         }
     }
+
+
+def test_status_shows_how_far_and_how_fast_the_images_are_embedded(client, service):
+    service.store.save_config(P, CONFIG)
+    with service.queue.lock(P, "embed"):
+        reporter(service.queue, P, "embed")(3, 40, 2.5)
+        shown = client.get("/status").get_json()[P]["jobs"]["embed"]
+    assert (shown["running"], shown["done"], shown["total"], shown["rate"]) == (True, 3, 40, 2.5)
 
 
 def test_status_without_redis_says_so(service):

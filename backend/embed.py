@@ -1,0 +1,221 @@
+"""Embedding a project's images, so that no click waits for the encoder: by a worker, or by a command."""
+
+import logging
+import time
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from itertools import islice
+
+from backend import ahead
+from backend.errors import DATA_ERRORS, LabelStudioError, MediaError, SkylightError, Unavailable
+from backend.labeling import Labeling
+from backend.labelstudio import LIGHT_PAGE, LabelStudio, TaskSummary
+from backend.machine import DISK_FAIL, GIGABYTE, free_bytes
+from backend.predict import image_urls
+from backend.progress import reporter
+from backend.readiness import readiness_test
+from backend.service import Service
+from backend.webhook import project_key
+from model.images import ImageError
+
+NEXT = 5  # open tasks after the one just opened that are embedded first
+SLICE_SECONDS = 600.0  # of one job; the next goes on from there, long before `JOB_SECONDS` would end this one
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class TaskImage:
+    """An image by its address, and the first task that shows it."""
+
+    task: int
+    url: str
+
+
+@dataclass
+class Tally:
+    """How far the embedding of some images is."""
+
+    total: int
+    there: int = 0  # were embedded already
+    embedded: int = 0
+    failed: list[tuple[int, str]] = field(default_factory=list)  # task, and why
+    began: float = field(default_factory=time.monotonic)
+
+    @property
+    def done(self) -> int:
+        """Images that nothing is left to be done for."""
+        return self.there + self.embedded + len(self.failed)
+
+    @property
+    def rate(self) -> float:
+        """Images embedded per second."""
+        return self.embedded / max(time.monotonic() - self.began, 1e-9)
+
+
+def speed(rate: float) -> str:
+    """Images per second, as people read it."""
+    return f"{rate:.1f} images/s" if rate >= 1 else f"{rate:.2f} images/s"
+
+
+def images_of(tasks: Iterable[TaskSummary], labeling: Labeling) -> list[TaskImage]:
+    """All images of some tasks that can be clicked on, each once."""
+    found: dict[str, TaskImage] = {}
+    for task in tasks:
+        for url in image_urls({"id": task.id, "data": task.data}, labeling):
+            found.setdefault(url, TaskImage(task.id, url))
+    return list(found.values())
+
+
+def embed_each(
+    service: Service, client: LabelStudio, images: Iterable[TaskImage], tally: Tally
+) -> Iterator[tuple[TaskImage, str]]:
+    """Embed images one by one, each counted in `tally`; yields each with "", or with why it could not be.
+
+    Raises LabelStudioError if Label Studio is down, rather than to blame the pictures, and Unavailable if the disk is
+    full.
+    """
+    ready = readiness_test(service)
+    for image in images:
+        reason = ""
+        if ready(image.url):  # another process came first
+            tally.there += 1
+        elif reason := _embed(service, client, image):
+            tally.failed.append((image.task, reason))
+        else:
+            tally.embedded += 1
+        yield image, reason
+
+
+def _embed(service: Service, client: LabelStudio, image: TaskImage) -> str:
+    """Embed an image; gives why it could not be, "" if it is."""
+    if (free := free_bytes(service.settings.home)) < DISK_FAIL:
+        raise Unavailable(f"only {free / GIGABYTE:.1f} GB are free for {service.settings.home}; make room")
+    try:
+        service.pictures.embedding(image.url)
+        return ""
+    except MediaError as error:
+        client.version()
+        return str(error)
+    except (SkylightError, ImageError) as error:
+        return str(error)
+    except DATA_ERRORS as error:
+        log.exception("task %s: an error that Skylight did not foresee", image.task)
+        return f"{type(error).__name__}: {error}"
+
+
+def precompute(service: Service, number: int) -> Iterator[Tally]:
+    """Embed all images of Label Studio's project `number` here and now; yields how far it is after each, and at first.
+
+    It goes from the last task to the first: a worker that is at it comes from the other end, and they meet. Needs no
+    Redis. Raises LabelStudioError, ConfigError, and Unavailable without Label Studio's address and key.
+    """
+    client = service.labelstudio
+    if client is None:
+        raise Unavailable("set LABEL_STUDIO_URL and LABEL_STUDIO_API_KEY")
+    found = client.project(number)
+    images = images_of(client.tasks(number), service.labeling(str(found["label_config"])))
+    ready = readiness_test(service, project_key(found))
+    todo = [image for image in images if not ready(image.url)]
+    tally = Tally(len(images), there=len(images) - len(todo))
+    yield tally
+    for _ in embed_each(service, client, reversed(todo), tally):
+        yield tally
+
+
+def embed_project(service: Service, project: str) -> bool:
+    """Embed what is wanted of a project, what follows the tasks opened last before all else.
+
+    Stops when something more urgent is queued, or after a while; gives whether anything is left. What is embedded is
+    known by its file, so it goes on from there. If Label Studio does not answer, the log says so, and the next event
+    of the project brings the rest.
+    """
+    client = service.labelstudio
+    if client is None:
+        return False
+    number = int(project.partition(".")[0])
+    try:
+        found = client.project(number)
+        if project_key(found) != project:
+            raise LabelStudioError(f"Label Studio's project {number} is another one now")
+        return _Round(service, client, project, service.labeling(str(found["label_config"]))).run()
+    except SkylightError as error:
+        log.warning("project %s: its images are not embedded: %s", project, error)
+        ahead.forget(service.queue, project)  # by the time of the next event other tasks are open
+        return False
+
+
+class _Round:
+    """One job's part of a project."""
+
+    def __init__(self, service: Service, client: LabelStudio, project: str, labeling: Labeling) -> None:
+        self.service = service
+        self.client = client
+        self.project = project
+        self.labeling = labeling
+        self.until = time.monotonic() + SLICE_SECONDS
+
+    @property
+    def number(self) -> int:
+        """The project's id in Label Studio."""
+        return int(self.project.partition(".")[0])
+
+    def run(self) -> bool:
+        """As `embed_project`."""
+        queue = self.service.queue
+        wanted = ahead.wanted(queue, self.project)
+        if self._interrupted():
+            return True
+        if not wanted:
+            return False
+        images = images_of(self.client.tasks(self.number), self.labeling)
+        ready = readiness_test(self.service, self.project)
+        missing = {image.url: image for image in images if not ready(image.url)}
+        todo = [missing[url] for url in ahead.without_failed(queue, self.project, missing)]
+        tally = Tally(len(images), there=len(images) - len(todo))  # or have failed before
+        report = reporter(queue, self.project, "embed")
+        report(tally.done, tally.total, 0.0)
+        for _ in self._embed(todo, tally):
+            report(tally.done, tally.total, tally.rate)
+            if self._interrupted():
+                return True
+        ahead.grant(queue, self.project, wanted)
+        self._log(tally)
+        return False
+
+    def _interrupted(self) -> bool:
+        """Do what is urgent among the embedding; whether it then has to end, for what is more urgent still."""
+        return self._must_end() or self._follow()
+
+    def _must_end(self) -> bool:
+        return time.monotonic() > self.until or self.service.queue.waiting("ingest", "train", "preannotate")
+
+    def _follow(self) -> bool:
+        """Embed what comes after the tasks opened last; gives whether something more urgent came between."""
+        queue = self.service.queue
+        while (task := ahead.opened(queue, self.project)) is not None:
+            page = islice(self.client.tasks(self.number, after=task), LIGHT_PAGE)
+            following = islice((each for each in page if not each.annotations and not each.skipped), NEXT)
+            for _ in self._embed(images_of(following, self.labeling), Tally(0)):
+                if self._must_end():
+                    return True
+            ahead.followed(queue, self.project, task)
+        return False
+
+    def _embed(self, images: Iterable[TaskImage], tally: Tally) -> Iterator[TaskImage]:
+        for image, reason in embed_each(self.service, self.client, images, tally):
+            if reason:
+                log.warning("project %s task %s: its image is not embedded: %s", self.project, image.task, reason)
+                ahead.fail(self.service.queue, self.project, image.url)
+            yield image
+
+    def _log(self, tally: Tally) -> None:
+        if tally.embedded or tally.failed:
+            log.info(
+                "project %s: %d images embedded, %s; %d were, or had failed before; %d failed",
+                self.project,
+                tally.embedded,
+                speed(tally.rate),
+                tally.there,
+                len(tally.failed),
+            )
