@@ -223,6 +223,12 @@ class LabelStudio(Connection):
             return False
         return True
 
+    def delete_empty_predictions(self, task_id: int, model_version: str) -> None:
+        """Delete a task's predictions of a model version that hold no region."""
+        for prediction in self.predictions(task_id):
+            if prediction.get("model_version") == model_version and not prediction.get("result"):
+                self.request("DELETE", f"/api/predictions/{prediction['id']}/")
+
     def model_versions(self, project_id: int) -> dict[str, int]:
         """Return how many predictions of each model version the project holds."""
         return _mapping(self.request("GET", f"/api/projects/{project_id}/model-versions/"))

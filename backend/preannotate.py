@@ -64,12 +64,22 @@ class _Round:
         """The project's id in Label Studio."""
         return int(self.project.partition(".")[0])
 
+    @property
+    def _late(self) -> str:
+        """Key of the set of tasks that a /predict had no time for: Label Studio has an empty prediction of them."""
+        return key(self.project, f"late-{self.version}")
+
     def run(self) -> bool:
         """As `preannotate`."""
         redis, done_key = self.service.queue.redis, key(self.project, f"preannotated-{self.version}")
         done = {int(task) for task in redis.smembers(done_key)}
         tasks = [task for task in self.client.tasks(self.number) if not task.annotations and not task.skipped]
-        todo = [task for task in tasks if task.id not in done and self.version not in task.model_versions]
+        late = {int(task) for task in redis.smembers(self._late)}
+        todo = [
+            task
+            for task in tasks
+            if task.id in late or (task.id not in done and self.version not in task.model_versions)
+        ]
         self._note(len(tasks) - len(todo), len(tasks))
         centres = self._clusters(tasks) if todo else NO_CLUSTERS
         if centres is None:
@@ -79,7 +89,10 @@ class _Round:
             if self._interrupted():
                 return True
             try:
+                if task.id in late:
+                    self.client.delete_empty_predictions(task.id, self.version)
                 if self._send(task, centres):
+                    redis.srem(self._late, task.id)
                     settled += 1
                     redis.sadd(done_key, task.id)
                     redis.expire(done_key, MARK_SECONDS)

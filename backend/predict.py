@@ -17,6 +17,7 @@ from backend.labeling import Labeling, Output
 from backend.media import through_label_studio
 from backend.overlap import covered
 from backend.question import read_prompt
+from backend.queue import key
 from backend.service import Service
 from model.decoder import DomainDecoder
 from model.images import ImageError
@@ -24,6 +25,7 @@ from model.predict import instances, predict_pixels, ranking
 from model.refine import refine
 
 BATCH_SECONDS = 80.0  # Label Studio gives up on a batch after 100 s and then throws all of it away
+LATE_SECONDS = 24 * 3600  # how long it is remembered which tasks of a batch were answered with nothing
 
 blueprint = Blueprint("predict", __name__)
 log = logging.getLogger(__name__)
@@ -49,13 +51,35 @@ def results(service: Service, body: dict[str, Any]) -> list[dict[str, Any]]:
         raise BadRequest("'context' must be an object with the prompts as its 'result'")
     version = service.version_name(project)
     deadline = time.monotonic() + BATCH_SECONDS
-    answers = []
+    answers, late = [], []
     for task in tasks:
-        regions, score = _one(service, project, str(body.get("label_config") or ""), task, context, deadline)
+        regions: list[dict[str, Any]] = []
+        score = 0.0
+        if context is None and time.monotonic() > deadline:
+            late.append(task.get("id"))
+        else:
+            regions, score = _one(service, project, str(body.get("label_config") or ""), task, context)
         answers.append({"model_version": version, "score": score, "result": regions})
+    if late:
+        _follow_up(service, project, version, late)
     if context is None:
         _look_ahead(service, project, str(body.get("label_config") or ""), tasks)
     return answers
+
+
+def _follow_up(service: Service, project: str, version: str, tasks: list[Any]) -> None:
+    """Have a worker send what a batch had no time for."""
+    log.warning("project %s: no time left in this batch for %d of its tasks; they follow", project, len(tasks))
+    numbers = [task for task in tasks if isinstance(task, int)]
+    if not numbers or not service.versions.current(project):
+        return
+    try:
+        late = key(project, f"late-{version}")
+        service.queue.redis.sadd(late, *numbers)
+        service.queue.redis.expire(late, LATE_SECONDS)
+        service.queue.request(project, "preannotate")
+    except redis.RedisError as error:
+        log.warning("project %s: Redis is away (%s); the next event brings the rest", project, error)
 
 
 def _look_ahead(service: Service, project: str, label_config: str, tasks: list[dict[str, Any]]) -> None:
@@ -78,16 +102,13 @@ def _look_ahead(service: Service, project: str, label_config: str, tasks: list[d
 
 
 def _one(
-    service: Service, project: str, label_config: str, task: dict[str, Any], context: Any, deadline: float
+    service: Service, project: str, label_config: str, task: dict[str, Any], context: Any
 ) -> tuple[list[dict[str, Any]], float]:
     """Regions and score of one task; none of them, and a line in the log, where it cannot be answered."""
     try:
         labeling = service.labeling(label_config)
         if context and context.get("result"):
             return click(service, labeling, task, context)
-        if time.monotonic() > deadline:
-            log.warning("project %s task %s: no time left in this batch; it follows later", project, task.get("id"))
-            return [], 0.0
         decoder = service.decoder(project, labeling)
         return preannotation(service, decoder, labeling, image_url(task, labeling)) if decoder else ([], 0.0)
     except (SkylightError, ImageError) as error:

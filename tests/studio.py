@@ -263,6 +263,16 @@ def _predictions(app: Flask, studio: Studio) -> None:
         studio.changes += 1
         return jsonify(request.json), 201
 
+    @app.get("/api/predictions/")
+    def of_task() -> Response:
+        task = int(request.args["task"])
+        return jsonify([{"id": key, **one} for key, one in studio.predictions.items() if one["task"] == task])
+
+    @app.delete("/api/predictions/<int:number>/")
+    def forget(number: int) -> tuple[str, int]:
+        del studio.predictions[number]
+        return "", 204
+
     @app.route("/api/projects/<int:number>/model-versions/", methods=["GET", "DELETE"])
     def model_versions(number: int) -> Response:
         mine = {k: v for k, v in studio.predictions.items() if studio.tasks[v["task"]]["project"] == number}
