@@ -402,6 +402,25 @@ def download(name: str) -> None:
 
 
 @cli.command()
+@click.option("--trim", type=click.IntRange(0), metavar="MB", help="Delete those not used for longest down to so many.")
+@click.option("--clear", metavar="ENCODER", help="Delete all of an encoder that is not in use.")
+def cache(trim: int | None, clear: str | None) -> None:
+    """Show what the embeddings on disk take, and make room.
+
+    Deleted ones are made again when they are needed: nothing is lost but the time for that.
+    """
+    from backend import cache
+
+    found = settings()
+    if clear is not None:
+        click.echo(cache.clear(found, clear))
+    if trim is not None:
+        click.echo(cache.trim(found, trim))
+    for line in cache.report(found):
+        click.echo(line)
+
+
+@cli.command()
 @click.option("--label-studio", "executable", type=click.Path(path_type=Path), required=True, help="Its program file.")
 @click.option("--port", default=8080, show_default=True, help="Label Studio's port; the next free one if it is busy.")
 def demo(executable: Path, port: int) -> None:

@@ -14,19 +14,20 @@ from rq.worker_registration import WORKERS_BY_QUEUE_KEY
 
 from backend.finding import Finding
 from backend.service import Service
-from backend.settings import redact_url
+from backend.settings import MEGABYTE, Settings, redact_url
 from model import checkpoints
 from model.checkpoints import CheckpointError
+from model.disk import stored
 from model.sam import TINY_WEIGHTS
 
 OLDEST_REDIS = 6  # RQ 3 asks for it
 GIGABYTE = 1e9
-DISK_WARN, DISK_FAIL = 5 * GIGABYTE, 0.5 * GIGABYTE  # an embedding has 0.6 to 2.3 MB: 2000 to 8000 images
+DISK_WARN, DISK_FAIL = 5 * GIGABYTE, 0.5 * GIGABYTE  # an embedding has 0.8 to 1.8 MB: 2700 to 6000 images
 
 
 def findings(service: Service) -> list[Finding]:
     """How this machine stands."""
-    return [*_redis(service), _checkpoint(service), _disk(service.settings.home)]
+    return [*_redis(service), _checkpoint(service), _disk(service.settings)]
 
 
 def _redis(service: Service) -> list[Finding]:
@@ -135,9 +136,13 @@ def _existing(home: Path) -> Path:
     return next(path for path in (home.absolute(), *home.absolute().parents) if path.is_dir())
 
 
-def _disk(home: Path) -> Finding:
+def _disk(settings: Settings) -> Finding:
+    home = settings.home
     free = free_bytes(home)
-    detail, step = f"{free / GIGABYTE:.1f} GB free for {home}", "Make room, or move SKYLIGHT_HOME to a larger disk."
+    held = sum(each.size for each in stored(home / "embeddings"))
+    cap = f"at most {settings.disk_mb * MEGABYTE / GIGABYTE:.1f} GB" if settings.disk_mb else "without limit"
+    detail = f"{free / GIGABYTE:.1f} GB free for {home}; embeddings take {held / GIGABYTE:.1f} GB, {cap}"
+    step = "Make room (`skylight cache --trim`, SKYLIGHT_DISK_MB), or move SKYLIGHT_HOME to a larger disk."
     if not os.access(_existing(home), os.W_OK):
         return Finding("disk", "fail", f"{home} cannot be written", "Give its user the right, or set SKYLIGHT_HOME.")
     if free < DISK_WARN:

@@ -16,7 +16,7 @@ from backend.opened import Opened
 from backend.pictures import Pictures
 from backend.queue import Queue, connect
 from backend.secret import Secret
-from backend.settings import Settings
+from backend.settings import MEGABYTE, Settings
 from backend.store import Store
 from backend.turns import Turns
 from backend.versions import Versions
@@ -25,8 +25,6 @@ from model.decoder import DomainDecoder, OtherLayout
 from model.embeddings import EmbeddingCache
 from model.images import content_hash
 from model.train import TrainConfig
-
-MEGABYTE = 2**20
 
 log = logging.getLogger(__name__)
 
@@ -73,7 +71,8 @@ class Service:
     def _load_pictures(self) -> Pictures:
         settings = self.settings
         segmenter = sam.load(settings.sam, self.check_weights(), settings.device)
-        cache = EmbeddingCache(settings.home / "embeddings", segmenter.encoder_id, settings.memory_mb * MEGABYTE)
+        memory, disk = settings.memory_mb * MEGABYTE, settings.disk_mb * MEGABYTE
+        cache = EmbeddingCache(settings.home / "embeddings", segmenter.encoder_id, memory, disk)
         return Pictures(segmenter, cache, self._fetch, settings.max_pixels)
 
     def _fetch(self, url: str) -> bytes:

@@ -18,6 +18,7 @@ from urllib.parse import urlsplit, urlunsplit
 from backend.errors import ConfigError
 
 PREFIX = "SKYLIGHT_"
+MEGABYTE = 2**20  # what "MB" means below
 ACCEPTED = ("submitted", "ground_truth", "reviewed")
 CONSENSUS = ("newest", "majority")
 OUTPUTS = ("brush", "bitmask", "polygon", "vector", "rectangle")
@@ -183,6 +184,13 @@ class Settings:
         "512",
         "embeddings kept in memory, MB (2^20 bytes), 0 to 1048576",
         _integer(0, 2**20),
+    )
+    disk_mb: int = _variable(
+        "SKYLIGHT_DISK_MB",
+        "20000",
+        "embeddings kept in SKYLIGHT_HOME, MB (2^20 bytes), 0 to 1000000000; beyond, those not used for longest are "
+        "deleted, and made again when needed; 0: all are kept",
+        _integer(0, 10**9),
     )
     max_pixels: int = _variable(
         "SKYLIGHT_MAX_PIXELS",

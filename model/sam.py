@@ -302,12 +302,16 @@ def load(name: str, checkpoint: Path | None = None, device: str = "auto") -> Seg
             f"{path} does not hold weights of SAM {name}: {len(missing)} are missing ({missing[:3]}), "
             f"{len(absent.unexpected_keys)} unknown ({absent.unexpected_keys[:3]})"
         )
-    with path.open("rb") as file:
-        digest = hashlib.file_digest(file, "sha256").hexdigest()
     place = choose_device(device)
     if place.type == "cpu":
         accelerate(network)
-    return Segmenter(network, f"{name}-{digest[:12]}", place)
+    return Segmenter(network, identify(name, path), place)
+
+
+def identify(name: str, checkpoint: Path | None = None) -> str:
+    """The encoder's id of a SAM: its name and the first digits of its weights' sha256. Raises OSError."""
+    with (checkpoint or TINY_WEIGHTS).open("rb") as file:
+        return f"{name}-{hashlib.file_digest(file, 'sha256').hexdigest()[:12]}"
 
 
 def _build(name: str) -> Sam:

@@ -50,7 +50,8 @@ def skylight(tmp_path: Path, segmenter: sam.Segmenter, monkeypatch: pytest.Monke
 
 def test_help_lists_the_commands_and_every_setting(skylight):
     text = skylight("--help").output
-    for name in ("serve", "web", "worker", "segment", "demo", "checkpoints", "doctor", "connect", "precompute"):
+    commands = ("serve", "web", "worker", "segment", "demo", "checkpoints", "cache", "doctor", "connect", "precompute")
+    for name in commands:
         assert f"\n  {name} " in text
     for variable in Settings.table():
         assert variable.env in text
@@ -117,6 +118,7 @@ def run_main(monkeypatch: pytest.MonkeyPatch, *arguments: object) -> int:
         (("segment", "{text}", "--point", "5,5", "--out", "x"), {}, "are not a whole JPEG"),
         (("segment", "{scene}", "--point", "5,5", "--sam", "vit_b", "--out", "x"), {}, "checkpoints download vit_b"),
         (("segment", "{scene}", "--point", "5,5", "--sam", "best", "--out", "x"), {}, "No checkpoint is called 'best'"),
+        (("cache", "--clear", "tiny-1"), {}, "no embeddings of 'tiny-1', only of: no encoder"),
         (("checkpoints", "download", "best"), {}, "No checkpoint is called 'best'"),
         (("worker",), {"REDIS_URL": "redis://127.0.0.1:1/0", "SKYLIGHT_SAM": "vit_h"}, "checkpoints download vit_h"),
         (("web",), {"REDIS_URL": "redis://127.0.0.1:1/0", "SKYLIGHT_SAM": "vit_h"}, "checkpoints download vit_h"),
@@ -148,6 +150,18 @@ def test_checkpoints_are_listed_with_licence_and_what_is_here(skylight, tmp_path
     assert {line.split()[0] for line in text.splitlines()} == set(sam.NAMES)
     assert text.count("Apache-2.0") == 4
     assert [line.split()[0] for line in text.splitlines() if line.endswith("(downloaded)")] == ["vit_b"]
+
+
+def test_the_cache_is_shown_trimmed_and_cleared(skylight, tmp_path):
+    for encoder in ("vit_b-1", "vit_b-2"):
+        path = tmp_path / "home" / "embeddings" / encoder / "00" / "0.safetensors"
+        path.parent.mkdir(parents=True)
+        path.write_bytes(bytes(2**20))
+    assert "2 images, 2.0 MB of at most 20000 MB" in skylight("cache").output.replace("\n", " ")
+    done = skylight("cache", "--clear", "vit_b-1", "--trim", 0)
+    assert done.output.startswith("deleted all of vit_b-1: 1 embeddings, 1.0 MB\ndeleted 1 embeddings")
+    assert ": 0 images, 0.0 MB" in done.output and done.exit_code == 0
+    assert skylight("cache", "--trim", "-1").exit_code == 2
 
 
 @pytest.fixture

@@ -97,6 +97,13 @@ def test_crops_have_the_batch_and_side_that_are_asked_for() -> None:
     assert {tensor.dtype for tensor in vars(batch).values()} == {torch.float32}
 
 
+def test_embeddings_are_not_copied() -> None:
+    sample = made_up(0)
+    held = source([sample]).items[0]
+    for mine, theirs in ((held[0], sample.embedding.features), (held[2], sample.embedding.thumbnail)):
+        assert np.shares_memory(mine.numpy(), theirs)
+
+
 def test_crops_lie_within_the_image() -> None:
     crops = source([made_up(i, size=(40, 80)) for i in range(3)])
     for _ in range(20):

@@ -1,5 +1,6 @@
 """The cache of embeddings: one computation per image, in memory within bounds, on disk for good."""
 
+import os
 import sys
 import threading
 import time
@@ -9,18 +10,26 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 from safetensors.numpy import save as safetensors
 
+from model import files
 from model.embeddings import EmbeddingCache, nbytes, read, write
+from model.quantise import quantise, restore
 from model.sam import Embedding
 
 MEGABYTE = 1 << 20
 
 
 def embedding(seed: int = 0, size: tuple[int, int] = (30, 40)) -> Embedding:
+    """One whose numbers are kept exactly, as only the cache's own are."""
     rng = np.random.default_rng(seed)
-    features = rng.normal(size=(256, 4, 4)).astype(np.float16)
+    features = restore(*quantise(rng.normal(size=(256, 4, 4)).astype(np.float16)))
     return Embedding(features, size, rng.integers(0, 256, (32, 32, 3)).astype(np.uint8))
+
+
+def _thumbnail(side: int) -> NDArray[np.uint8]:
+    return np.zeros((8 * side, 8 * side, 3), np.uint8)
 
 
 def key(number: int) -> str:
@@ -130,6 +139,20 @@ def test_the_memory_bound_holds_however_often_images_come_and_go(tmp_path: Path)
     assert not any(cache.get(key(i), never) is latest[i] for i in range(7))
 
 
+def test_memory_s_count_is_that_of_what_it_holds(tmp_path: Path) -> None:
+    cache = EmbeddingCache(tmp_path, "tiny-1", 5 * nbytes(embedding()))
+    rng = np.random.default_rng(0)
+    for number in rng.integers(0, 40, 300):
+        size = 1 + int(number) % 7  # embeddings of many sizes, many of them more than once
+        cache.get(
+            key(int(number)), lambda size=size: Embedding(embedding().features[:, :size], (9, 9), _thumbnail(size))
+        )
+        assert cache._held == sum(map(nbytes, cache._memory.values())) <= cache.memory_bytes
+    for _ in range(2):
+        cache._remember(key(99), embedding())
+    assert cache._held == sum(map(nbytes, cache._memory.values()))
+
+
 def test_an_embedding_larger_than_the_bound_is_still_given(tmp_path: Path) -> None:
     cache = EmbeddingCache(tmp_path, "tiny-1", memory_bytes=1)
     for number in range(3):
@@ -141,6 +164,60 @@ def test_another_instance_reads_it_from_disk(tmp_path: Path) -> None:
     found = EmbeddingCache(tmp_path, "tiny-1", MEGABYTE).get(key(5), never)
     assert_same(found, embedding(5, (123, 45)))
     assert found.size == (123, 45)
+
+
+def test_what_was_just_computed_is_the_same_as_what_is_read_later(tmp_path: Path) -> None:
+    rng = np.random.default_rng(1)
+    features, context = (rng.normal(size=(n, 4, 4)).astype(np.float16) for n in (256, 8))
+    detail, picture = rng.normal(size=(3, 8, 8)).astype(np.float16), rng.integers(0, 256, 99).astype(np.uint8)
+    made = Embedding(features, (30, 40), embedding().thumbnail, context, detail, picture)
+    first, later = (EmbeddingCache(tmp_path, "tiny-1", MEGABYTE).get(key(1), lambda: made) for _ in range(2))
+    assert first.size == later.size == (30, 40)
+    for name in ("features", "thumbnail", "context", "detail", "picture"):
+        now, then, exact = (getattr(each, name) for each in (first, later, made))
+        assert now.dtype == then.dtype == exact.dtype
+        np.testing.assert_array_equal(now, then)
+        np.testing.assert_allclose(now.astype(float), exact.astype(float), atol=0.02)
+
+
+def test_a_file_has_one_byte_a_number(tmp_path: Path) -> None:
+    write(tmp_path / "file", embedding())
+    scales, head = 256 * 2 * 4, 1000
+    assert 0 < (tmp_path / "file").stat().st_size - 256 * 4 * 4 - 32 * 32 * 3 - scales < head
+
+
+def test_the_folder_s_bound_holds_over_all_encoders_and_what_was_evicted_is_computed_again(tmp_path: Path) -> None:
+    write(tmp_path / "file", embedding())
+    size = (tmp_path / "file").stat().st_size
+    caches = [EmbeddingCache(tmp_path / "all", name, 0, 4 * size) for name in ("tiny-1", "tiny-2")]
+    for number in range(6):
+        cache = caches[number % 2]
+        cache.get(key(number), lambda number=number: embedding(number))
+        os.utime(cache.path(key(number)), (1000 + number,) * 2)  # long ago, or it would be spared
+    there = [caches[number % 2].path(key(number)).exists() for number in range(6)]
+    assert there == [False, False, True, True, True, True]  # the fifth was one too many, and made room for two
+    assert_same(caches[0].get(key(0), lambda: embedding(0)), embedding(0))
+
+
+def test_being_read_counts_as_use(tmp_path: Path) -> None:
+    cache = EmbeddingCache(tmp_path, "tiny-1", 0)
+    for number in range(2):
+        cache.get(key(number), lambda number=number: embedding(number))
+        os.utime(cache.path(key(number)), (1000, 1000))
+    cache.get(key(0), never)
+    used = [cache.path(key(number)).stat().st_mtime for number in range(2)]
+    assert time.time() - used[0] < 60 and used[1] == 1000
+
+
+def test_a_full_disk_costs_no_answer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog) -> None:
+    def full(path: Path, data: bytes) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(files, "write", full)
+    cache = EmbeddingCache(tmp_path, "tiny-1", MEGABYTE)
+    assert_same(cache.get(key(1), embedding), embedding())
+    assert cache.get(key(1), never) is not None
+    assert "No space left" in caplog.text
 
 
 def test_another_encoder_s_embeddings_are_its_own(tmp_path: Path) -> None:
@@ -161,9 +238,9 @@ def test_a_damaged_file_is_computed_again(tmp_path: Path, damage: str) -> None:
             "empty": b"",
             "noise": np.random.default_rng(0).bytes(len(whole)),
             "no metadata": safetensors({"features": embedding().features, "thumbnail": embedding().thumbnail}),
-            "of before": safetensors(  # without detail
+            "of before": safetensors(  # two bytes a number
                 {"features": embedding().features, "thumbnail": embedding().thumbnail},
-                {"height": "30", "width": "40", "layout": "2"},
+                {"height": "30", "width": "40", "layout": "3"},
             ),
             "another file": safetensors({"weights": np.zeros(3)}, {"height": "30", "width": "40"}),
         }[damage]

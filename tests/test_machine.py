@@ -127,6 +127,12 @@ def test_a_disk_that_fills_up_is_named_before_it_is_full(service, monkeypatch, f
     assert str(service.settings.home) in seen.detail
 
 
+def test_what_embeddings_take_and_may_take_is_told(service):
+    assert "; embeddings take 0.0 GB, at most 21.0 GB" in found(service)["disk"].detail
+    free = Service(replace(service.settings, disk_mb=0))
+    assert found(free)["disk"].detail.endswith("0.0 GB, without limit")
+
+
 def test_a_home_that_cannot_be_written_is_named(service, monkeypatch):
     monkeypatch.setattr(os, "access", lambda path, mode: False)
     assert found(service)["disk"].state == "fail"

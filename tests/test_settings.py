@@ -40,6 +40,7 @@ def test_every_variable_of_the_table_reaches_its_field():
         "SKYLIGHT_ACCEPT": "Ground_truth",
         "SKYLIGHT_CONSENSUS": "majority",
         "SKYLIGHT_MEMORY_MB": "64",
+        "SKYLIGHT_DISK_MB": "0",
         "SKYLIGHT_MAX_PIXELS": "1000",
         "SKYLIGHT_MIN_AREA": "5",
         "SKYLIGHT_REFINE": "On",
@@ -64,6 +65,7 @@ def test_every_variable_of_the_table_reaches_its_field():
         accept="ground_truth",
         consensus="majority",
         memory_mb=64,
+        disk_mb=0,
         max_pixels=1000,
         min_area=5,
         refine=True,
@@ -170,6 +172,12 @@ def test_the_table_names_each_field_with_default_and_meaning():
     assert [row.field for row in table] == list(Settings.__dataclass_fields__)
     assert all(row.help for row in table)
     assert {row.env: row.default for row in table}["SKYLIGHT_THREADS"] == str(Settings().threads)
+
+
+def test_the_readme_s_table_is_the_same():
+    readme = (Path(__file__).parents[1] / "README.md").read_text()
+    for row in Settings.table():
+        assert f"| `{row.env}` | {f'`{row.default}`' if row.default else ''} | {row.help} |\n" in readme
 
 
 def test_settings_cannot_be_changed():

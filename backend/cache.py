@@ -1,0 +1,68 @@
+"""What `skylight cache` says of the embeddings on disk, and how it makes room."""
+
+import shutil
+from collections.abc import Iterator
+from datetime import datetime
+from pathlib import Path
+
+from backend.errors import BadRequest
+from backend.machine import free_bytes
+from backend.settings import MEGABYTE, Settings
+from model import checkpoints, disk, sam
+from model.checkpoints import CheckpointError
+
+
+def folder(settings: Settings) -> Path:
+    """Where the embeddings of all SAMs are."""
+    return settings.home / "embeddings"
+
+
+def in_use(settings: Settings) -> str:
+    """The encoder's id of the SAM that is set, "" if its checkpoint is not there."""
+    try:
+        path = None if settings.sam == "tiny" else checkpoints.locate(settings.sam, settings.home / "checkpoints")
+        return sam.identify(settings.sam, path)
+    except (CheckpointError, OSError):
+        return ""
+
+
+def report(settings: Settings) -> Iterator[str]:
+    """Each encoder's images, bytes, and when one was used first and last; then all, the cap, and the free disk."""
+    place, current = folder(settings), in_use(settings)
+    rows = disk.usage(place)
+    if rows:
+        width = max(len(row.encoder_id) for row in rows)
+        yield f"{'encoder':{width}}  {'images':>8}  {'MB':>9}  {'oldest use':16}  {'newest use':16}"
+    for row in rows:
+        used = "  in use" if row.encoder_id == current else ""
+        what = f"{row.encoder_id:{width}}  {row.files:8}  {row.size / MEGABYTE:9.1f}"
+        yield f"{what}  {_when(row.oldest)}  {_when(row.newest)}{used}"
+    held, files = sum(row.size for row in rows), sum(row.files for row in rows)
+    cap = f"of at most {settings.disk_mb} MB" if settings.disk_mb else "and no limit"
+    yield f"{place}: {files} images, {held / MEGABYTE:.1f} MB {cap} (SKYLIGHT_DISK_MB)"
+    yield f"{free_bytes(place) / MEGABYTE:.0f} MB are free on this disk"
+
+
+def trim(settings: Settings, megabytes: int) -> str:
+    """Delete the least recently used embeddings until `megabytes` are left, and say what was done."""
+    evicted, size, left = disk.trim(folder(settings), megabytes * MEGABYTE, spared=0)
+    return f"deleted {evicted} embeddings, {size / MEGABYTE:.1f} MB; {left / MEGABYTE:.1f} MB are left"
+
+
+def clear(settings: Settings, encoder_id: str) -> str:
+    """Delete all embeddings of an encoder and say what was done.
+
+    Raises BadRequest if there are none, or if it is the one in use: processes write to its folder.
+    """
+    rows = {row.encoder_id: row for row in disk.usage(folder(settings))}
+    if encoder_id not in rows:
+        raise BadRequest(f"there are no embeddings of {encoder_id!r}, only of: {', '.join(rows) or 'no encoder'}")
+    if encoder_id == in_use(settings):
+        raise BadRequest(f"{encoder_id} is in use (SKYLIGHT_SAM={settings.sam}); --trim makes room of its embeddings")
+    shutil.rmtree(folder(settings) / encoder_id)
+    row = rows[encoder_id]
+    return f"deleted all of {encoder_id}: {row.files} embeddings, {row.size / MEGABYTE:.1f} MB"
+
+
+def _when(time: float) -> str:
+    return f"{datetime.fromtimestamp(time):%Y-%m-%d %H:%M}"
