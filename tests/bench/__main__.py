@@ -1,6 +1,7 @@
 """`make bench`: all timings of Skylight beside the parts of other programs that a package provides; one table.
 
-`python -m tests.bench clicks codecs` runs some parts. Rows go to build/bench.json.
+`python -m tests.bench clicks codecs` runs some parts. Rows go to build/bench.json, and a plot of those
+with a goal to build/bench.png.
 """
 
 import subprocess
@@ -8,13 +9,13 @@ import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from pathlib import Path
 
 import redis
 import torch
 
 from ..studio import wait_until
 from . import clicks, codecs, crowd, encoders, training
+from .plot import plot
 from .timing import BUILD, Table
 
 PARTS: dict[str, Callable[[Table, str], None]] = {
@@ -55,7 +56,7 @@ def main() -> None:
         for name in names:
             print(f"{name} ({torch.get_num_threads()} threads)")
             PARTS[name](table, url)
-            table.write(Path(BUILD / "bench.json"))
+            plot(table.write(BUILD / "bench.json"), BUILD / "bench.png")
 
 
 if __name__ == "__main__":

@@ -20,10 +20,10 @@ SIDES = (512, 1024, 2048, 4096)
 
 
 def run(table: Table, broker: str) -> None:
-    """The masks of a procedural scene's pits, scaled."""
-    pits = np.any([each.mask for each in synthetic.scene(3).objects], axis=0)
+    """The mask of a procedural scene's largest object, as a click gives it, scaled."""
+    largest = max((each.mask for each in synthetic.scene(3).objects), key=lambda mask: int(mask.sum()))
     for side in SIDES:
-        mask: NDArray[np.bool_] = np.kron(pits, np.ones((side // 512, side // 512), bool))
+        mask: NDArray[np.bool_] = np.kron(largest, np.ones((side // 512, side // 512), bool))
         rounds = 20 if side < 2048 else 6
         rle, levels = encode_rle(mask), mask.astype(np.uint8) * 255
         assert rle == mask2rle(levels)

@@ -63,9 +63,11 @@ class Table:
         self.add(f"{what}, p50 of {len(times.seconds)}", times.median, "ms", most)
         self.add(f"{what}, p95", times.p95, "ms")
 
-    def write(self, path: Path) -> None:
-        """All rows as JSON; those of parts that were not run this time are kept from the file."""
+    def write(self, path: Path) -> list[dict[str, Any]]:
+        """All rows as JSON; those of parts that were not run this time are kept from the file. Gives all."""
         path.parent.mkdir(exist_ok=True)
         earlier = json.loads(path.read_text()) if path.is_file() else []
         new = {row["what"] for row in self.rows}
-        path.write_text(json.dumps([row for row in earlier if row["what"] not in new] + self.rows, indent=1))
+        whole = [row for row in earlier if row["what"] not in new] + self.rows
+        path.write_text(json.dumps(whole, indent=1))
+        return whole
