@@ -33,10 +33,12 @@ def broker() -> Iterator[str]:
     with tempfile.TemporaryDirectory() as folder:
         command = [sys.executable, "-m", "backend.broker", folder, f"{folder}/s"]
         with subprocess.Popen(command) as process:
-            with redis.Redis(unix_socket_path=f"{folder}/s") as connection:
-                wait_until(lambda: _answers(connection))
-            yield f"unix://{folder}/s"
-            process.terminate()
+            try:
+                with redis.Redis(unix_socket_path=f"{folder}/s") as connection:
+                    wait_until(lambda: _answers(connection))
+                yield f"unix://{folder}/s"
+            finally:
+                process.terminate()
 
 
 def _answers(connection: redis.Redis) -> bool:

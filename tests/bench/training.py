@@ -34,7 +34,7 @@ def run(table: Table, broker: str) -> None:
     """Trainings in processes of their own, as a worker's, each with its memory; then predictions."""
     with tempfile.TemporaryDirectory() as folder:
         home = Path(folder)
-        fill(home, SIZES[-1] + 1)
+        fill(service_in(home, broker), SIZES[-1] + 1)
         for size in SIZES:
             first, later = (child(home, broker, number) for number in (size, size + 1))
             goals = (FIRST, LATER) if size == SIZES[0] else (MOST, MOST) if size == SIZES[-1] else (None, None)
@@ -51,9 +51,8 @@ def service_in(home: Path, broker: str) -> Service:
     return Service(Settings(redis_url=broker, home=home, device="cpu"))
 
 
-def fill(home: Path, count: int) -> None:
-    """Embed procedural scenes, and keep their pits as accepted annotations beyond the reach of a training."""
-    service = service_in(home, "")
+def fill(service: Service, count: int) -> None:
+    """Embed procedural scenes, and keep their pits as accepted annotations."""
     for number in range(1, count + 1):
         scene = synthetic.scene(FIRST_SEED + number)
         digest = content_hash(png(scene.image))
