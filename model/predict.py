@@ -79,13 +79,15 @@ def instances(prediction: Prediction, min_area: int) -> Iterator[Instance]:
 
 
 def confidence(probabilities: NDArray[np.float32]) -> float:
-    """How sure a prediction (labels + 1, H, W) is, in [0, 1].
+    """How sure a prediction (classes, H, W) is of the image's pixels, in [0, 1].
 
-    The winning class's probability, averaged with each pixel's probability of being an object as its weight: broad
-    certain background counts little, a faint or ragged object pulls it down; 1 where nothing else is possible.
+    1 - sqrt(u), u the mean over the pixels of how much the likeliest class lacks to 1, over the most that it can lack:
+    1 where every pixel is certain, 0 where every class is as likely. Doubt adds up, so that of the tiles of a map those
+    come first that have most to decide, before empty ground; the root spreads the values, most of which are small.
     """
-    weight = 1 - probabilities[0]
-    return float(((weight * probabilities.max(0)).sum() + 1e-6) / (weight.sum() + 1e-6))
+    classes = len(probabilities)
+    lacking = max(1 - float(probabilities.max(0).mean(dtype=np.float64)), 0.0)
+    return 1 - float(np.sqrt(lacking * classes / max(classes - 1, 1)))
 
 
 def ranking(decoder: DomainDecoder, embedding: Embedding, prediction: Prediction) -> float:

@@ -1,20 +1,27 @@
 """Several annotators at once, each on an image with a mask that nobody else can be given; and a long day's memory."""
 
+import os
 import random
+import subprocess
+import sys
 import tempfile
 import threading
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import orjson
 import requests
 
+from backend.cli import WORKER_NICENESS
+from backend.service import Service
 from model.evaluate import iou
 from model.masks import decode_rle
 
 from .serving import Served, memory, scene, served
 from .timing import Table, Times
+from .training import fill, service_in
 
 CLIENTS = (2, 4, 8)
 SECONDS = 8.0
@@ -25,8 +32,11 @@ SIDE = 512
 
 def run(table: Table, broker: str) -> None:
     """Annotators on images of their own, hurried and not; all on one image; then 10,000 clicks."""
-    with tempfile.TemporaryDirectory() as folder, served(Path(folder), broker=broker) as web:
+    started = time.perf_counter()
+    with tempfile.TemporaryDirectory() as folder, served(Path(folder) / "home", broker=broker) as web:
         places = [(web.add(f"{i}.png", scene(SIDE, 200 + i)), 120 + 30.0 * i) for i in range(max(CLIENTS))]
+        web.click(0, *places[0], places[0][1], (SIDE, SIDE))
+        table.add("web process: from its start to the first answer", time.perf_counter() - started, "s", 5)
         right = [mask_of(web.click(i, path, x, x, (SIDE, SIDE))) for i, (path, x) in enumerate(places)]
         for clients in CLIENTS:
             for pause in (PAUSE, 0.0):
@@ -39,6 +49,7 @@ def run(table: Table, broker: str) -> None:
             seen = Crowd(web, places[:1] * clients, right[:1] * clients, 0.0).work()
             table.add(f"{clients} annotators on one image: clicks", len(seen.seconds) / SECONDS, "1/s", None, 24)
             table.add(f"{clients} annotators on one image: p95", Times(tuple(seen.seconds)).p95, "ms", 450)
+        beside_training(table, web, places[0], service_in(Path(folder) / "other", broker), broker)
         a_long_day(table, web)
 
 
@@ -74,6 +85,24 @@ class Crowd:
                 except (requests.RequestException, AssertionError):
                     self.errors += 1
                 time.sleep(self.pause * random.uniform(0.5, 1.5))
+
+
+def beside_training(table: Table, web: Served, place: tuple[str, float], service: Service, broker: str) -> None:
+    """One annotator without haste, alone, and while a worker trains on 20 images again and again."""
+    fill(service, 20)
+    alone = Crowd(web, [place], [mask_of(web.click(0, *place, place[1], (SIDE, SIDE)))], PAUSE / 5)
+    idle = Times(tuple(alone.work().seconds))
+    command = [sys.executable, "-W", "ignore", "-m", "tests.bench.training", str(service.settings.home), "20"]
+    environ = os.environ | {"REDIS_URL": broker, "GOMP_SPINCOUNT": "10000"}  # as `skylight serve` gives it
+    options: dict[str, Any] = {"env": environ, "cwd": Path(__file__).parents[2], "stdout": subprocess.DEVNULL}
+    with subprocess.Popen(["nice", "-n", str(WORKER_NICENESS), *command], **options) as training:
+        time.sleep(3)  # it loads
+        busy = Times(tuple(Crowd(web, [place], alone.right, PAUSE / 5).work().seconds))
+        assert training.poll() is None, "the training ended before the clicks"
+        training.terminate()
+    table.times("click, tiny SAM, nothing else going on", idle)
+    table.times("click, tiny SAM, a training going on", busy)
+    table.add("click's p95 with a training over that without", busy.p95 / idle.p95, "x", 2)
 
 
 def mask_of(body: bytes) -> np.ndarray:
