@@ -117,7 +117,9 @@ def a_long_day(table: Table, web: Served) -> None:
     paths = [web.add(f"day{i}.png", scene(SIDE, 200 + i % 40) + np.uint8(i // 40)) for i in range(IMAGES)]
     rng, held = random.Random(0), 0.0
     for i in range(CLICKS):
-        web.click(i, paths[rng.randrange(IMAGES)], rng.uniform(50, 450), rng.uniform(50, 450), (SIDE, SIDE))
+        web.click(
+            i, paths[rng.randrange(IMAGES)], rng.uniform(50, 450), rng.uniform(50, 450), (SIDE, SIDE), anywhere=True
+        )
         if i + 1 == CLICKS // 10:
             held = memory(web.pid)
     now = memory(web.pid)

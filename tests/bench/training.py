@@ -2,6 +2,7 @@
 
 import json
 import os
+import resource
 import subprocess
 import sys
 import tempfile
@@ -20,7 +21,7 @@ from model.predict import instances, predict_pixels, ranking
 
 from ..planted import png
 from ..studio import CONFIG
-from .serving import PROJECT, Service, memory
+from .serving import PROJECT, Service
 from .timing import Table
 
 SIZES = (20, 100, 500)
@@ -87,7 +88,7 @@ def main() -> None:
     ]
     started = time.perf_counter()
     train_version(service, PROJECT, asked=True)
-    seconds, peak = time.perf_counter() - started, memory(os.getpid(), "VmHWM")
+    seconds, peak = time.perf_counter() - started, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
     versions: Versions = service.versions
     number = versions.numbers(PROJECT)[-1]
     decoder = service.decoder_of(PROJECT, number)
