@@ -5,9 +5,8 @@ from typing import Any
 
 from gunicorn.app.base import BaseApplication
 
-from backend.app import create_app
-from backend.service import Service
 from backend.settings import Settings
+from model import checkpoints
 
 REQUEST_SECONDS = 120  # Label Studio itself gives up after 100 s
 KEEP_ALIVE_SECONDS = 75
@@ -39,7 +38,13 @@ class Server(BaseApplication):  # type: ignore[misc]
                 self.cfg.set(name, value)
 
     def load(self) -> Any:
-        """The application, with the SAM loaded: before the first request, after the fork."""
+        """The application, with the SAM loaded: before the first request, after the fork.
+
+        PyTorch too, so that gunicorn's own process does without its 0.4 GB.
+        """
+        from backend.app import create_app
+        from backend.service import Service
+
         service = Service(self.settings)
         log.info("SAM %s is loaded", service.pictures.segmenter.encoder_id)
         return create_app(self.settings, service)
@@ -47,5 +52,6 @@ class Server(BaseApplication):  # type: ignore[misc]
 
 def run(settings: Settings, host: str, port: int) -> None:
     """Serve until SIGTERM. Raises CheckpointError or SamError if the SAM's weights are not there."""
-    Service(settings).check_weights()
+    if settings.sam != "tiny":
+        checkpoints.locate(settings.sam, settings.home / "checkpoints")
     Server(settings, host, port).run()

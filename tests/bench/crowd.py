@@ -15,6 +15,7 @@ import orjson
 import requests
 
 from backend.cli import WORKER_NICENESS
+from backend.serve import TUNING
 from backend.service import Service
 from model.evaluate import iou
 from model.masks import decode_rle
@@ -93,7 +94,7 @@ def beside_training(table: Table, web: Served, place: tuple[str, float], service
     alone = Crowd(web, [place], [mask_of(web.click(0, *place, place[1], (SIDE, SIDE)))], PAUSE / 5)
     idle = Times(tuple(alone.work().seconds))
     command = [sys.executable, "-W", "ignore", "-m", "tests.bench.training", str(service.settings.home), "20"]
-    environ = os.environ | {"REDIS_URL": broker, "GOMP_SPINCOUNT": "10000"}  # as `skylight serve` gives it
+    environ = os.environ | TUNING | {"REDIS_URL": broker}
     options: dict[str, Any] = {"env": environ, "cwd": Path(__file__).parents[2], "stdout": subprocess.DEVNULL}
     with subprocess.Popen(["nice", "-n", str(WORKER_NICENESS), *command], **options) as training:
         time.sleep(3)  # it loads

@@ -1,6 +1,5 @@
 """A Skylight web process and a Label Studio that has pictures, for timings over real HTTP."""
 
-import argparse
 import itertools
 import logging
 import os
@@ -20,6 +19,7 @@ from PIL import Image
 
 from backend.app import create_app
 from backend.labelstudio_server import free_port
+from backend.serve import TUNING
 from backend.service import Service
 from backend.settings import Settings
 from backend.web import Server
@@ -45,12 +45,12 @@ class OtherWeights(Service):
 class Web(Server):
     """The web server over such a service."""
 
-    def __init__(self, settings: Settings, port: int, weights: Path | None) -> None:
+    def __init__(self, settings: Settings, port: int, weights: Path) -> None:
         self.weights = weights
         super().__init__(settings, "127.0.0.1", port)
 
     def load(self) -> Any:
-        service = OtherWeights(self.settings, self.weights) if self.weights else Service(self.settings)
+        service = OtherWeights(self.settings, self.weights)
         assert service.pictures
         return create_app(self.settings, service)
 
@@ -97,10 +97,11 @@ def served(home: Path, sam: str = "tiny", weights: Path | None = None, broker: s
     logging.getLogger("werkzeug").setLevel(logging.WARNING)
     with Studio() as studio, requests.Session() as session:
         environ = {name: value for name, value in os.environ.items() if not name.startswith("SKYLIGHT_")}
-        environ |= {"LABEL_STUDIO_URL": studio.url, "LABEL_STUDIO_API_KEY": KEY, "REDIS_URL": broker}
+        environ |= TUNING | {"LABEL_STUDIO_URL": studio.url, "LABEL_STUDIO_API_KEY": KEY, "REDIS_URL": broker}
         environ |= {"SKYLIGHT_HOME": str(home), "SKYLIGHT_SAM": sam, "SKYLIGHT_LOG_LEVEL": "WARNING"}
-        command = [sys.executable, "-m", "tests.bench.serving", str(port)]
-        command += ["--weights", str(weights)] if weights else []
+        command = [sys.executable, "-m", "backend.cli", "web", "--port", str(port)]
+        if weights:
+            command = [sys.executable, "-m", "tests.bench.serving", str(port), str(weights)]
         with subprocess.Popen(command, env=environ, cwd=Path(__file__).parents[2]) as process:
             try:
                 url = f"http://127.0.0.1:{port}"
@@ -132,12 +133,9 @@ def memory(pid: int) -> float:
 
 
 def main() -> None:
-    """The child process: serve until SIGTERM."""
-    parser = argparse.ArgumentParser()
-    parser.add_argument("port", type=int)
-    parser.add_argument("--weights", type=Path)
-    given = parser.parse_args()
-    Web(Settings.from_env(os.environ), given.port, given.weights).run()
+    """The child process with other weights: serve until SIGTERM."""
+    port, weights = int(sys.argv[1]), Path(sys.argv[2])
+    Web(Settings.from_env(os.environ), port, weights).run()
 
 
 if __name__ == "__main__":
