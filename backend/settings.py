@@ -181,7 +181,7 @@ class Settings:
     )
     memory_mb: int = _variable(
         "SKYLIGHT_MEMORY_MB",
-        "128",
+        "64",
         "embeddings kept in memory, MB (2^20 bytes), 0 to 1048576",
         _integer(0, 2**20),
     )

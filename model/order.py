@@ -16,15 +16,15 @@ from model.sam import Embedding
 
 ORDERS = ("random", "uncertainty", "novelty", "clustered", "diversity")
 
-Sure = Callable[[Source], float]
+Sure = Callable[[Source], float]  # how sure a decoder is of an image
 
 
 class Order:
     """A seed's order of a pool, made as far as it is asked for: what `first` gives is part of all that it gives later.
 
     `sizes` are the numbers of images at which a decoder is trained, whose doubts then choose the images up to the next
-    size; `train` gives, for the images so far, how sure that decoder is of an image, in [0, 1]. "uncertainty" takes the
-    least sure ones; "novelty" those of the lowest score, which is how sure it is times `familiarity`; "clustered" takes
+    size; `train` gives, for the images so far, how sure that decoder is of an image, in [0, 1], or None while nothing
+    has been found: then chance goes on, as no version is trained before that. "uncertainty" takes the least sure ones; "novelty" those of the lowest score, which is how sure it is times `familiarity`; "clustered" takes
     these from the clusters in turn, as Label Studio's uncertainty sampling does with both. These three are kept in
     `path`, so that a run that is taken up again need not train for them.
     """
@@ -36,7 +36,7 @@ class Order:
         seed: int,
         sizes: Sequence[int],
         embed: Callable[[Source], Embedding],
-        train: Callable[[Sequence[Source]], Sure],
+        train: Callable[[Sequence[Source]], Sure | None],
         path: Path,
     ) -> None:
         self.kind, self.sizes = kind, sorted(sizes)
@@ -83,8 +83,8 @@ class Order:
         """Add the images up to the next size: those of which the decoder is least sure, the first ones by chance."""
         open_ones = [stem for stem in self._shuffled if stem not in self._chosen]
         target = next((size for size in self.sizes if size > len(self._chosen)), len(self._pool))
-        if self._chosen:
-            trained = self._train([self._pool[stem] for stem in self._chosen])
+        trained = self._train([self._pool[stem] for stem in self._chosen]) if self._chosen else None
+        if trained is not None:
             sure = np.array([trained(self._pool[stem]) for stem in open_ones])
             if self.kind == "uncertainty":
                 places = np.argsort(sure, kind="stable").tolist()

@@ -17,7 +17,7 @@ def test_an_empty_environment_gives_the_defaults():
         8,
         1,
         3,
-        128,
+        64,
     )
     assert (settings.label_studio_url, settings.redis_url, settings.checkpoint_url) == ("", "", "")
     assert settings.home == Path.home() / ".skylight"
