@@ -24,9 +24,10 @@ class Order:
 
     `sizes` are the numbers of images at which a decoder is trained, whose doubts then choose the images up to the next
     size; `train` gives, for the images so far, how sure that decoder is of an image, in [0, 1], or None while nothing
-    has been found: then chance goes on, as no version is trained before that. "uncertainty" takes the least sure ones; "novelty" those of the lowest score, which is how sure it is times `familiarity`; "clustered" takes
-    these from the clusters in turn, as Label Studio's uncertainty sampling does with both. These three are kept in
-    `path`, so that a run that is taken up again need not train for them.
+    has been found in them: then chance goes on, as no version is trained before that. "uncertainty" takes the least
+    sure ones; "novelty" those of the lowest score, which is how sure it is times `familiarity`; "clustered" takes these
+    from the clusters in turn, as Label Studio's uncertainty sampling does with both. These three are kept in `path`, so
+    that a run that is taken up again need not train for them.
     """
 
     def __init__(

@@ -175,7 +175,7 @@ class Bench:
 
     def _sure(self, sources: Sequence[Source], seed: int) -> Callable[[Source], float] | None:
         """How sure a decoder that was trained on prompt-made masks of `sources` is of an image; None without a mask."""
-        if not any(self.annotated(source).instances.any() for source in sources):
+        if not any((self.annotated(source).label_map == 1).any() for source in sources):
             return None
         decoder, _ = self.decoder("decoder", sources, seed)
         return lambda source: confidence(predict(decoder, self.subject(source).embedding))

@@ -64,6 +64,18 @@ def test_an_order_follows_from_its_seed(kind: str, tmp_path: Path) -> None:
     assert orders[0] == orders[1] != orders[2]
 
 
+def test_chance_goes_on_while_nothing_has_been_found(tmp_path: Path) -> None:
+    asked: list[int] = []
+
+    def train(sources: Sequence[Named]) -> Callable[[Named], float] | None:
+        asked.append(len(sources))
+        return None if len(sources) < 5 else lambda source: 1 - float(source.stem) / 100
+
+    chosen = stems(Order("uncertainty", POOL, 0, (2, 5, 9), embed, train, tmp_path / "o.json").first(9))
+    assert asked == [2, 5] and chosen[:5] == stems(order("random", tmp_path).first(5))
+    assert chosen[5:] == sorted(set(stems(POOL)) - set(chosen[:5]), key=int, reverse=True)[:4]
+
+
 def test_the_decoder_chooses_what_it_is_least_sure_of_at_each_size(tmp_path: Path) -> None:
     train = Trainer()
     chosen = stems(order("uncertainty", tmp_path, train=train).first(9))
