@@ -13,6 +13,7 @@ from contextlib import contextmanager
 import redis
 import torch
 
+from ..conftest import answers
 from ..studio import wait_until
 from . import clicks, codecs, crowd, encoders, training
 from .plot import plot
@@ -35,17 +36,10 @@ def broker() -> Iterator[str]:
         with subprocess.Popen(command) as process:
             try:
                 with redis.Redis(unix_socket_path=f"{folder}/s") as connection:
-                    wait_until(lambda: _answers(connection))
+                    wait_until(lambda: answers(connection))
                 yield f"unix://{folder}/s"
             finally:
                 process.terminate()
-
-
-def _answers(connection: redis.Redis) -> bool:
-    try:
-        return bool(connection.ping())
-    except redis.ConnectionError:
-        return False
 
 
 def main() -> None:
