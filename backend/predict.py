@@ -21,7 +21,7 @@ from backend.queue import key
 from backend.service import Service
 from model.decoder import DomainDecoder
 from model.images import ImageError
-from model.predict import instances, predict_pixels, ranking
+from model.predict import confidence, instances, predict_pixels
 from model.refine import refine
 
 BATCH_SECONDS = 80.0  # Label Studio gives up on a batch after 100 s and then throws all of it away
@@ -166,7 +166,7 @@ def preannotation(
         output = labeling.output(labeling.labels[each.label])
         regions += draw(output, each.mask, output.spelled(labeling.labels[each.label]), each.score)
     check_regions(regions, labeling, embedding.size)
-    return regions, round(ranking(decoder, embedding, prediction), 4)
+    return regions, round(confidence(prediction.probabilities), 4)
 
 
 def image_url(task: dict[str, Any], source: Labeling | Output, index: int | None = None) -> str:

@@ -9,10 +9,8 @@ import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-import numpy as np
 import torch
 import torch.nn.functional as F
-from numpy.typing import NDArray
 from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
@@ -21,8 +19,7 @@ from model.sam import FEATURES
 
 # Of the network below, counted up when it changes so that files of before do not fit. 1 answered at a quarter of the
 # input's resolution.
-LAYOUT = 4
-KNOWN = "known"  # beside the weights in its file
+LAYOUT = 5
 
 
 class OtherLayout(ValueError):
@@ -39,7 +36,6 @@ class DecoderConfig:
     context: int = 0  # channels of the embeddings' context
     detail: int = 0  # and of their detail
     separate: tuple[str, ...] = ()  # labels whose regions were single objects: touching ones are to be told apart
-    spacing: float = 0.0  # median distance of the annotated images to each other, see `familiar`
     temperature: float = 1.0  # the logits are divided by it before they are probabilities (arXiv 1706.04599)
 
 
@@ -57,8 +53,6 @@ class DomainDecoder(nn.Module):
     def __init__(self, config: DecoderConfig) -> None:
         super().__init__()
         self.config = config
-        # Pooled embeddings of the annotated images, (K, 256).
-        self.known: NDArray[np.float32] = np.zeros((0, FEATURES), np.float32)
         wide, middle, fine = config.channels, config.channels * 3 // 4, config.channels // 2
         self.stem = nn.Sequential(nn.PixelUnshuffle(2), *_layer(12, fine // 2), *_layer(fine // 2, fine))
         self.reduce = nn.Conv2d(FEATURES, wide, 1)
@@ -137,7 +131,6 @@ def _quarters(inputs: int, outputs: int) -> nn.Conv2d:
 def save(decoder: DomainDecoder, path: Path) -> None:
     """Write weights and configuration as one safetensors file."""
     weights = {name: tensor.contiguous() for name, tensor in decoder.state_dict().items()}
-    weights[KNOWN] = torch.from_numpy(decoder.known).half()
     save_file(weights, path, metadata={"config": json.dumps(asdict(decoder.config)), "layout": str(LAYOUT)})
 
 
@@ -154,6 +147,5 @@ def load(path: Path) -> DomainDecoder:
         weights = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
     tuples = {name: tuple(config.get(name, ())) for name in ("labels", "separate")}
     decoder = DomainDecoder(DecoderConfig(**{**config, **tuples}))
-    decoder.known = weights.pop(KNOWN).float().numpy()
     decoder.load_state_dict(weights)
     return decoder.eval().requires_grad_(False)

@@ -1,7 +1,8 @@
 """How like the annotated images another one is: a decoder may be sure of what it never saw the like of, and wrong.
 
-Seen in a pool of nuclei, a quarter of it stained tissue: after three dark fluorescence images a decoder was so sure of
-the bright tissue that by uncertainty alone the first of it came twelfth.
+In a pool of nuclei, a quarter of it stained tissue, an earlier score of sureness alone left one seed of five blind for
+the tissue. As a factor of today's it costs where things are rare: whatever empty tile looks odd then comes first. With
+15 % of the tiles of lesions holding any, mean IoU over 8 to 24 tiles is 0.07 above random order with it, 0.12 without.
 """
 
 import numpy as np

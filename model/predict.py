@@ -10,7 +10,6 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from model.decoder import DomainDecoder
-from model.familiar import familiarity, mean_feature
 from model.instances import separate
 from model.masks import components
 from model.sam import Embedding
@@ -88,9 +87,3 @@ def confidence(probabilities: NDArray[np.float32]) -> float:
     classes = len(probabilities)
     lacking = max(1 - float(probabilities.max(0).mean(dtype=np.float64)), 0.0)
     return 1 - float(np.sqrt(lacking * classes / max(classes - 1, 1)))
-
-
-def ranking(decoder: DomainDecoder, embedding: Embedding, prediction: Prediction) -> float:
-    """Which open task comes first, in [0, 1], low: how sure the decoder is, times how like annotated images this is."""
-    like = familiarity(mean_feature(embedding)[None], decoder.known, decoder.config.spacing)
-    return confidence(prediction.probabilities) * float(like[0])

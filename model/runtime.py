@@ -18,8 +18,8 @@ from torch import Tensor, nn
 from model.tiny import GRID, RIM_CHANNELS, TinySam
 
 OPSET = 17
-# Weights. Those of ViT-B, 90 million, would be in memory twice while they are exported, and those of ViT-H, 630 million,
-# exceed the 2 GB of an ONNX file.
+# Weights. Those of ViT-B, 90 million, would be in memory twice while they are exported; ViT-H's, 630 million, exceed
+# the 2 GB of an ONNX file.
 LARGEST_ENCODER = 20_000_000
 
 Axes = Mapping[str, Sequence[int]]  # which axes of an input may differ from the example's

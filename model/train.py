@@ -21,7 +21,6 @@ from torch import Tensor
 from model.crops import IGNORE, Batch, CropSource, Sample
 from model.decoder import DecoderConfig, DomainDecoder
 from model.evaluate import LabelScores
-from model.familiar import farthest_first, mean_feature, spacing
 from model.metrics import Calibration
 from model.predict import predict
 
@@ -29,7 +28,6 @@ __all__ = ["IGNORE", "Sample", "TrainConfig", "Trained", "in_validation", "train
 
 VALIDATION_SHARE = 0.2
 SINGLE_OBJECTS = 0.8  # share of a label's pixels that must lie in single objects, for touching ones to be separated
-MOST_KNOWN = 512  # annotated images that a decoder remembers, to tell what is unlike them
 CALIBRATION_CELLS = 4096  # per image, at random
 TEMPERATURES = np.geomspace(0.5, 5, 47)
 # Where the processor multiplies bfloat16 itself a step takes half as long; where it does not, longer.
@@ -156,10 +154,7 @@ def train(
         # on 14 images of nuclei was 0.015, as it was 0.011; 1.36 would have been best. So it only ever tempers.
         found = held.temperature()
         config = replace(config, temperature=max(found, 1.0) if cross_validated else found)
-    annotated = {sample.task: sample for sample in (*training, *validation)}
-    decoder.known = np.stack([mean_feature(sample.embedding) for sample in annotated.values()])
-    decoder.config = replace(config, spacing=spacing(decoder.known))
-    decoder.known = decoder.known[farthest_first(decoder.known)[:MOST_KNOWN]]
+    decoder.config = config
     seconds = time.monotonic() - started
     return Trained(decoder.eval().requires_grad_(False), held, cross_validated, steps, seconds)
 
