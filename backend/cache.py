@@ -20,8 +20,7 @@ def folder(settings: Settings) -> Path:
 def in_use(settings: Settings) -> str:
     """The encoder's id of the SAM that is set, "" if its checkpoint is not there."""
     try:
-        path = None if settings.sam == "tiny" else checkpoints.locate(settings.sam, settings.home / "checkpoints")
-        return sam.identify(settings.sam, path)
+        return sam.identify(settings.sam, checkpoints.needed(settings.sam, settings.home / "checkpoints"))
     except (CheckpointError, OSError):
         return ""
 

@@ -64,9 +64,7 @@ class Service:
 
     def check_weights(self) -> Path | None:
         """The SAM's checkpoint file, None for the bundled one. Raises CheckpointError if it is not there."""
-        if self.settings.sam == "tiny":
-            return None
-        return checkpoints.locate(self.settings.sam, self.settings.home / "checkpoints")
+        return checkpoints.needed(self.settings.sam, self.settings.home / "checkpoints")
 
     def _load_pictures(self) -> Pictures:
         settings = self.settings

@@ -52,6 +52,5 @@ class Server(BaseApplication):  # type: ignore[misc]
 
 def run(settings: Settings, host: str, port: int) -> None:
     """Serve until SIGTERM. Raises CheckpointError or SamError if the SAM's weights are not there."""
-    if settings.sam != "tiny":
-        checkpoints.locate(settings.sam, settings.home / "checkpoints")
+    checkpoints.needed(settings.sam, settings.home / "checkpoints")
     Server(settings, host, port).run()

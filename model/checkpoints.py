@@ -110,6 +110,11 @@ def locate(name: str, folder: Path) -> Path:
     return path
 
 
+def needed(name: str, folder: Path) -> Path | None:
+    """The file that a SAM is loaded from, None for the bundled one. Raises CheckpointError as `locate`."""
+    return None if name == "tiny" else locate(name, folder)
+
+
 def download(name: str, folder: Path, mirror: str = "", progress: Progress | None = None) -> Path:
     """Fetch a checkpoint into `folder` (made if missing) and return its path, its sha256 verified.
 

@@ -25,8 +25,8 @@ class Order:
     `sizes` are the numbers of images at which a decoder is trained, whose doubts then choose the images up to the next
     size; `train` gives, for the images so far, how sure that decoder is of an image, in [0, 1], or None while nothing
     has been found in them: then chance goes on, as no version is trained before that. "uncertainty" takes the least
-    sure ones; "novelty" those of the lowest score, which is how sure it is times `familiarity`; "clustered" takes these
-    from the clusters in turn, as Label Studio's uncertainty sampling does with both. These three are kept in `path`, so
+    sure ones; "clustered" takes these from the clusters in turn, as Label Studio's uncertainty sampling does; "novelty"
+    counts how sure it is times `familiarity`. These three are kept in `path`, so
     that a run that is taken up again need not train for them.
     """
 
@@ -87,10 +87,10 @@ class Order:
         trained = self._train([self._pool[stem] for stem in self._chosen]) if self._chosen else None
         if trained is not None:
             sure = np.array([trained(self._pool[stem]) for stem in open_ones])
-            if self.kind == "uncertainty":
-                places = np.argsort(sure, kind="stable").tolist()
-            else:
+            if self.kind == "novelty":
                 places = lowest_first(sure, self._means(open_ones), self._means(self._chosen))
+            else:
+                places = np.argsort(sure, kind="stable").tolist()
             open_ones = [open_ones[i] for i in places]
             if self.kind == "clustered":
                 open_ones = self._in_turn(open_ones)

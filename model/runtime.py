@@ -1,7 +1,7 @@
-"""SAM's two large networks by ONNX Runtime: on a CPU they take half of PyTorch's time or less, for the same numbers.
+"""SAM's two large networks by ONNX Runtime, which on a CPU gives the same numbers as PyTorch in less time.
 
-Two cores, ms by PyTorch and by ONNX Runtime: the tiny SAM's encoder at 512 px 106 and 40, at 256 px 29 and 11, its mask
-decoder 16 and 11; MobileSAM's 1487 and 607, 64 and 33. `make bench` measures them anew.
+Two quiet cores, ms by PyTorch and by ONNX Runtime (`make bench PARTS=encoders`): MobileSAM's encoder 1005 and 544, the
+tiny SAM's 39 and 26. On busy ones the difference is larger, as PyTorch's threads wait for each other: 1673 and 688.
 """
 
 import ctypes

@@ -228,3 +228,9 @@ def test_every_published_checkpoint_has_an_address_a_hash_a_size_and_a_licence()
         assert re.fullmatch("[0-9a-f]{64}", checkpoint.sha256)
         assert checkpoint.size_bytes > 1e7
         assert checkpoint.licence == "Apache-2.0"
+
+
+def test_the_bundled_sam_needs_no_file_and_any_other_its_own(tmp_path):
+    assert checkpoints.needed("tiny", tmp_path) is None
+    with pytest.raises(CheckpointError, match="vit_b is not at"):
+        checkpoints.needed("vit_b", tmp_path)
