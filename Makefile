@@ -1,6 +1,7 @@
 # make demo   a Label Studio with a project of planetary scenes, connected to Skylight
 # make test   format, types and tests
 # make e2e    the whole loop on a real Label Studio, with a simulated annotator
+# make torture  faults on purpose, and what is lost (PARTS="bursts kills" for some)
 # make bench  timings, beside those of other programs, in one table (PARTS="clicks codecs" for some)
 
 PYTHON ?= python3
@@ -11,7 +12,7 @@ LABEL_STUDIO := $(LABEL_STUDIO_VENV)/bin/label-studio
 PORT ?= 8080
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: demo test e2e bench clean
+.PHONY: demo test e2e bench torture clean
 
 demo: $(VENV)/.installed $(LABEL_STUDIO_VENV)/.installed
 	SKYLIGHT_HOME=$${SKYLIGHT_HOME:-$(CURDIR)/build/demo} $(VENV)/bin/skylight demo --label-studio $(LABEL_STUDIO) --port $(PORT)
@@ -27,6 +28,9 @@ e2e: $(VENV)/.installed-dev $(LABEL_STUDIO_VENV)/.installed $(LABEL_STUDIO_ML_VE
 
 bench: $(VENV)/.installed-dev
 	$(VENV)/bin/python -W ignore -m tests.bench $(PARTS)
+
+torture: $(VENV)/.installed-dev
+	$(VENV)/bin/python -W ignore -m tests.torture $(PARTS)
 
 clean:
 	rm -rf $(VENV) $(LABEL_STUDIO_VENV) $(LABEL_STUDIO_ML_VENV) build
