@@ -8,6 +8,7 @@ picture. Where the window lies follows from the prompt and the first answer alon
 import io
 from dataclasses import dataclass
 
+import cv2
 import numpy as np
 import torch
 import torch.nn.functional as F
@@ -15,6 +16,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
+from model.enlarge import enlarge
 from model.tiny import GRID, INPUT_SIZE, TinySam
 
 # Of the image's longer side: what is smaller is looked at again. On held-out images of 7 packs and procedural pits,
@@ -105,8 +107,11 @@ def answer_in(
     points: NDArray[np.float32],
     positive: NDArray[np.bool_],
     box: NDArray[np.float32] | None,
+    candidates: int = 3,
 ) -> tuple[NDArray[np.bool_], NDArray[np.float32]]:
-    """SAM's three masks in a window, (3, H, W) bool of the whole image, and their predicted IoUs (3,) float32.
+    """SAM's masks in a window, (K, H, W) bool of the whole image, and their predicted IoUs (K,) float32.
+
+    The most trusted first, at most `candidates` of them.
 
     Negative points outside of it say nothing about it. The prompt is in px of the image, `position` as for
     `TinySam.answer`.
@@ -138,8 +143,9 @@ def answer_in(
             position,
         )
         earlier = low[:, scores[0].argmax()][:, None]
-    whole = F.interpolate(low[0][:, None], (SIDE, SIDE), mode="bilinear", align_corners=False)
-    cut = F.interpolate(whole[..., : seen.rows, : seen.columns], (height, width), mode="bilinear", align_corners=False)
-    masks = np.zeros((len(cut), *size), bool)
-    masks[:, row : row + height, column : column + width] = (cut[:, 0] > 0).cpu().numpy()
-    return masks, scores[0].cpu().numpy()
+    order = scores[0].argsort(descending=True)[:candidates]
+    masks = np.zeros((len(order), *size), bool)
+    for mask, each in zip(masks, low[0, order].cpu().numpy(), strict=True):
+        whole = cv2.resize(each, (SIDE, SIDE), interpolation=cv2.INTER_LINEAR)
+        mask[row : row + height, column : column + width] = enlarge(whole[: seen.rows, : seen.columns], (height, width))
+    return masks, scores[0, order].cpu().numpy()

@@ -10,6 +10,8 @@ classes, let so small a network learn to follow a click:
    its encoder's early layers (arXiv 2408.00714): a 32 x 32 grid alone cannot outline what is smaller than a cell.
 """
 
+from collections.abc import Sequence
+
 import torch
 import torch.nn.functional as F
 from segment_anything.modeling import MaskDecoder, PromptEncoder, Sam, TwoWayTransformer
@@ -154,7 +156,7 @@ class RimMaskDecoder(MaskDecoder):  # type: ignore[misc]  # segment-anything has
     """segment-anything's mask decoder, its upscaled embedding joined by the rims."""
 
     def forward(
-        self, features: Tensor, position: Tensor, rims: tuple[Tensor, Tensor], sparse: Tensor, dense: Tensor
+        self, features: Tensor, position: Tensor, rims: Sequence[Tensor], sparse: Tensor, dense: Tensor
     ) -> tuple[Tensor, Tensor]:
         """Logits (B, 3, 4h, 4w) and predicted IoUs (B, 3) of B prompts on one image.
 
@@ -166,7 +168,7 @@ class RimMaskDecoder(MaskDecoder):  # type: ignore[misc]  # segment-anything has
         hidden, image = self.transformer(features + dense, position.expand(prompts, -1, -1, -1), tokens)
         image = image.transpose(1, 2).view(prompts, CHANNELS, height, width)
         widen, norm, activate, widen_again, activate_again = self.output_upscaling
-        fine, middle = rims
+        fine, middle = rims[:2]
         image = activate(norm(widen(image) + middle))
         image = activate_again(widen_again(image) + fine)
         networks = list(self.output_hypernetworks_mlps)[1:]  # the first is for unambiguous prompts; three, always
@@ -191,7 +193,7 @@ class TinySam(Sam):  # type: ignore[misc]  # segment-anything has no types
     def answer(
         self,
         features: Tensor,
-        rims: tuple[Tensor, Tensor],
+        rims: Sequence[Tensor],
         points: Tensor | None,
         labels: Tensor | None,
         boxes: Tensor | None,

@@ -2,16 +2,20 @@
 
 import json
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import torch
 from label_studio_sdk.converter.brush import mask2rle
 from segment_anything import SamPredictor
+from segment_anything.modeling import Sam
+from torch import nn
 
 from model import sam, synthetic
 from model.evaluate import interior_point, iou
 from model.mobile_sam import build_mobile_sam
+from model.runtime import Session
 from model.sam import Prompt, Segmenter
 
 from ..weights import random_weights
@@ -33,6 +37,9 @@ def run(table: Table, broker: str) -> None:
         slow.load_state_dict(random_weights(slow, 3))
         torch.save(slow.state_dict(), file)
         ours, peer = sam.load("mobile_sam", file, "cpu"), SamPredictor(slow)
+        plain = build_mobile_sam().eval().requires_grad_(False)
+        plain.load_state_dict(slow.state_dict())
+        plain.mask_decoder = Official(plain)
         with served(Path(folder) / "home", "mobile_sam", file, broker) as web:
             for side in SIDES:
                 image = scene(side)
@@ -40,7 +47,7 @@ def run(table: Table, broker: str) -> None:
                 embedding = ours.embed(image)
                 peer.set_image(image)
                 prompt = Prompt.of([(0.4 * side, 0.6 * side, True)])
-                forward = bare(ours, embedding, prompt)
+                official_decoder, our_decoder = (bare(each, embedding, prompt) for each in (plain, ours.network))
 
                 def official(prompt: Prompt = prompt) -> None:
                     masks, scores, _ = peer.predict(prompt.points, prompt.positive.astype(int), multimask_output=True)
@@ -49,14 +56,16 @@ def run(table: Table, broker: str) -> None:
 
                 found = interleaved(
                     {
-                        "decoder": forward,
+                        "decoder": official_decoder,
+                        "ours": our_decoder,
                         "click": lambda: web.click(1, path, 0.4 * side, 0.6 * side, (side, side)),  # noqa: B023
                         "predictor": official,
                     },
                     ROUNDS,
                 )
                 table.times(f"click {side} px, 64 x 64 grid: whole request", found["click"])
-                table.times(f"click {side} px: mask decoder's forward alone", found["decoder"])
+                table.times(f"click {side} px: SAM's mask decoder by ONNX Runtime, forward alone", found["decoder"])
+                table.times(f"click {side} px: Skylight's form of it, forward alone", found["ours"])
                 share = found["click"].median / found["decoder"].median
                 table.add(f"click {side} px: request over forward", share, "x", most=SHARES[side])
                 table.times(f"click {side} px: SamPredictor, the SDK's mask2rle, json", found["predictor"])
@@ -68,20 +77,43 @@ def run(table: Table, broker: str) -> None:
         bundled(table, Path(folder) / "tiny", broker)
 
 
-def bare(segmenter: Segmenter, embedding: sam.Embedding, prompt: Prompt) -> object:
-    """The mask decoder's forward with everything in its hands."""
-    network = segmenter.network
+def bare(network: Sam, embedding: sam.Embedding, prompt: Prompt) -> Callable[[], object]:
+    """A mask decoder's forward with everything in its hands."""
     features = torch.from_numpy(embedding.features)[None].float()
     points = torch.from_numpy(prompt.points)[None], torch.ones(1, len(prompt.points))
     with torch.inference_mode():
         sparse, dense = network.prompt_encoder(points=points, boxes=None, masks=None)
         position = network.prompt_encoder.get_dense_pe()
+        features, position = (each.contiguous(memory_format=torch.channels_last) for each in (features, position))
 
     def forward() -> None:
         with torch.inference_mode():
             network.mask_decoder(features, position, sparse, dense, multimask_output=True)
 
     return forward
+
+
+class Official(nn.Module):
+    """segment-anything's mask decoder as it stands, by ONNX Runtime: the best that can be had of it on a CPU."""
+
+    def __init__(self, network: Sam) -> None:
+        super().__init__()
+        grid = torch.zeros(1, 256, 64, 64)
+        example = {"features": grid, "position": grid, "sparse": torch.zeros(1, 2, 256), "dense": grid}
+        module = _Positional(network.mask_decoder)
+        self._run = Session(module, example, ("masks", "scores"), {"sparse": (1,)}, arena=True)
+
+    def forward(self, *inputs: torch.Tensor, multimask_output: bool) -> tuple[torch.Tensor, ...]:
+        return self._run(*inputs)
+
+
+class _Positional(nn.Module):
+    def __init__(self, decoder: nn.Module) -> None:
+        super().__init__()
+        self.decoder = decoder
+
+    def forward(self, *inputs: torch.Tensor) -> object:
+        return self.decoder.predict_masks(*inputs)
 
 
 def agreement(ours: Segmenter, peer: SamPredictor, image: np.ndarray) -> float:

@@ -82,8 +82,8 @@ class Served:
         }
         answer = self.session.post(f"{self.url}/predict", data=orjson.dumps(body), timeout=120)
         answer.raise_for_status()
-        (result,) = orjson.loads(answer.content)["results"]
-        assert anywhere or result["result"], "the click was not answered with a mask"
+        # Not parsed: that would be the caller's time.
+        assert anywhere or b'"result":[{' in answer.content, "the click was not answered with a mask"
         return answer.content
 
 
