@@ -34,7 +34,7 @@ QUANTISED = ("features", "context", "detail")
 SCALE = ".scale"  # after a quantised tensor's name: that of its channels' ranges
 WHOLE = ("thumbnail", "picture")
 
-# What a damaged file may raise: a wrong checksum, or, in one of before there were any, whatever is not there or no number.
+# What a damaged file may raise: a wrong checksum, or, in one of before there were any, whatever is missing or odd.
 DAMAGES = (seals.Damaged, SafetensorError, LookupError, ValueError, TypeError)
 
 log = logging.getLogger(__name__)

@@ -1,7 +1,8 @@
 """Checksums inside of files, so that bits that have turned on a disk are noticed when they are read.
 
-A sealed JSON file begins with the sum of the rest, `{"sum":"0123456789abcdef", ...`, and is JSON like any other. A sealed
-safetensors file has the CRC-32 of all its other bytes among its metadata. Against bad luck, not against a forger.
+A sealed JSON file begins with the sum of the rest, `{"sum":"0123456789abcdef", ...`, and is JSON like any other. A
+sealed safetensors file has the CRC-32 of all its other bytes among its metadata. It is bad luck that this is against,
+not a forger.
 """
 
 import hashlib
