@@ -49,6 +49,9 @@ def results(service: Service, body: dict[str, Any]) -> list[dict[str, Any]]:
     context = params.get("context") if isinstance(params, dict) else None
     if context is not None and not isinstance(context, dict):
         raise BadRequest("'context' must be an object with the prompts as its 'result'")
+    if context is None:
+        with suppress(SkylightError):  # it has been logged, and each task has its line too
+            service.sound(project)  # before it is named: a damaged one gives way to the one before
     version = service.version_name(project)
     deadline = time.monotonic() + BATCH_SECONDS
     answers, late = [], []

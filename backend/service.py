@@ -77,6 +77,7 @@ class Service:
     def _load_pictures(self) -> Pictures:
         settings = self.settings
         segmenter = sam.load(settings.sam, self.check_weights(), settings.device)
+        checkpoints.verify(settings.sam, segmenter.encoder_id)
         memory, disk = settings.memory_mb * MEGABYTE, settings.disk_mb * MEGABYTE
         folder = settings.home / "embeddings"
         cache = EmbeddingCache(folder, segmenter.encoder_id, memory, disk, self._embedding_damaged)
@@ -97,7 +98,7 @@ class Service:
         """The current decoder, None before the first or when it was trained for other labels, another SAM or by an
         earlier version of Skylight whose network was another.
         """
-        found = self._sound(project)
+        found = self.sound(project)
         if found is None:
             return None
         fits = found.config.labels == labeling.labels and found.config.encoder_id == self.pictures.segmenter.encoder_id
@@ -110,8 +111,11 @@ class Service:
         """
         return self._decoder(project, number)
 
-    def _sound(self, project: str) -> DomainDecoder | None:
-        """The current version's decoder; where it is damaged, that of the one which is current then."""
+    def sound(self, project: str) -> DomainDecoder | None:
+        """The current version's decoder, whatever it is for; where it is damaged, that of the one before it.
+
+        Raises as `decoder_of`.
+        """
         while current := self.versions.current(project):
             try:
                 return self.decoder_of(project, current)

@@ -5,6 +5,7 @@ import threading
 from rq import SimpleWorker
 from rq.serializers import JSONSerializer
 
+from backend import layout
 from backend.jobs import CURRENT_SERVICE
 from backend.queue import KINDS
 from backend.service import Service
@@ -16,6 +17,7 @@ from backend.webhook import replay
 def run(settings: Settings) -> None:
     """Work until SIGTERM, which lets the job in hand finish."""
     service = Service(settings)
+    layout.check(service)
     service.check_weights()
     worker = start(service)
     threading.Thread(target=look_after, args=(service, threading.Event()), name="look-after", daemon=True).start()
