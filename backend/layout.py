@@ -3,9 +3,9 @@
     SKYLIGHT_HOME/layout.json   {"layout": 1}
     skylight:layout             1
 
-Layout 0 is what was before there was a number: JSON without checksums, cards without their weights' sha256. Layout 1 has
-them. Whatever changes the store's files or Redis's keys such that another release would misread them counts `LAYOUT` up
-and adds a step to `STEPS`.
+Layout 0 is what was before there was a number: JSON without checksums, cards without their weights' sha256. Layout 1
+has them. Whatever changes the store's files or Redis's keys such that another release would misread them counts
+`LAYOUT` up and adds a step to `STEPS`.
 """
 
 import fcntl

@@ -109,7 +109,7 @@ def take_up(service: Service, now: float | None = None) -> list[str]:
         if connection.zrem(where, member) and kind in KINDS:
             service.queue.request(project, kind)
             taken.append(member.decode())
-    for project in service.queue.projects():
+    for project in sorted({*service.queue.projects(), *service.store.projects()}):
         if service.asides.due(project) and connection.set(key(project, "retried"), 1, ex=RETRY_SECONDS, nx=True):
             service.queue.request(project, "ingest")
             taken.append(f"aside {project}")
