@@ -12,7 +12,7 @@ from backend.app import create_app
 from backend.aside import DEATHS
 from backend.errors import SetAside, Unavailable
 from backend.failures import MACHINE
-from backend.ingest import drain
+from backend.ingest import bury, drain
 from backend.jobs import CURRENT_SERVICE
 from backend.labeling import parse_config
 from backend.queue import LAYOUT_KEY, key
@@ -203,6 +203,7 @@ def test_an_annotation_that_ends_its_worker_does_not_end_every_worker(planted, s
         planted.asides.clock = lambda day=day: time.time() + 10**5 * (day + 1)
         with pytest.raises(Killed):
             reconcile(planted, project)
+        bury(planted, project)
     reconcile(planted, project)
     assert planted.asides.of(project)[0].quarantined
     monkeypatch.undo()
