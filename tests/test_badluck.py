@@ -7,7 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from backend import layout, training
+from backend import layout, statement, training
 from backend.app import create_app
 from backend.aside import DEATHS
 from backend.errors import SetAside, Unavailable
@@ -355,3 +355,18 @@ def test_the_page_stands_whatever_is_damaged(planted, studio, project):
     client = create_app(planted.settings, Service(planted.settings)).test_client()
     assert client.get("/status").status_code == 200
     assert client.get(f"/projects/{project}").status_code == 200
+
+
+def test_status_says_in_words_what_fails_and_what_to_do(planted, studio, project):
+    (bad,) = annotate(studio, project)
+    bad["result"] = [brush(LABELING, np.ones((9, 9), bool))]
+    for _ in range(2):
+        reconcile(planted, project)
+    planted.failures.note(project, "train", "the training diverged", "Look at it")
+    planted.failures.note(project, "train", "the training diverged", "Look at it")
+    text = "\n".join(statement.lines(statement.of_all(planted)))
+    assert f"project {project}: serves sam-tiny, 0 annotations" in text
+    assert "FAIL  train: the training diverged" in text and "2 times since" in text and "-> Look at it" in text
+    assert f"ASIDE annotation {bad['id']} of task {bad['task']}, in quarantine" in text
+    away = Service(replace(planted.settings, redis_url="unix:///nowhere/redis.sock"))
+    assert "FAIL  Redis does not answer" in "\n".join(statement.lines(statement.of_all(away)))

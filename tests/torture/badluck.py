@@ -20,6 +20,7 @@ import torch
 
 from backend import layout, worker
 from backend.app import create_app
+from backend.errors import SetAside
 from backend.labeling import parse_config
 from backend.pictures import Pictures
 from backend.reconcile import reconcile
@@ -182,13 +183,13 @@ def _problem(made: Scene, truth: dict[str, Any]) -> str:
         if pages != [200, 200, 200]:
             return f"pages answered {pages}"
         for record in service.store.samples(made.project):
-            with suppress(Exception):
+            with suppress(SetAside, FileNotFoundError):
                 if (service.store.label_map(made.project, record) != truth["samples"][record.annotation]).any():
                     return f"sample {record.annotation} is another"
         for _ in range(2):
             reconcile(service, made.project)
         for record in service.store.samples(made.project):
-            with suppress(FileNotFoundError):
+            with suppress(SetAside, FileNotFoundError):  # as a training does
                 service.store.label_map(made.project, record)
                 service.store.objects(made.project, record)
         reconcile(service, made.project)
