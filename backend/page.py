@@ -57,12 +57,19 @@ class Pages:
         self.readiness = Refreshed(lambda project: readiness(service, project))
         self.findings = Refreshed(lambda _: findings(service))
         self._guard: csrf.Guard | None = None
+        self._spare = csrf.Guard(secrets.token_hex(csrf.KEY_BYTES))
 
     @property
     def guard(self) -> csrf.Guard:
-        """Signs the forms; its key is read, or made, when the first is shown."""
+        """Signs the forms; its key is read, or made, when the first is shown. While it can be neither, as the disk is
+        full, another serves: the page says so, and must be shown.
+        """
         if self._guard is None:
-            self._guard = csrf.Guard(csrf.kept_key(self.service.settings.home / KEY_FILE))
+            try:
+                self._guard = csrf.Guard(csrf.kept_key(self.service.settings.home / KEY_FILE))
+            except OSError as error:
+                log.error("%s cannot be kept: %s", KEY_FILE, error)
+                return self._spare
         return self._guard
 
     def view(self, project: str) -> ProjectView:

@@ -272,7 +272,8 @@ def _disks(report: Report, made: Scene, disk: Path) -> None:
             said = service.pictures.embedding(image)[0] == digest
             worker.start(service).work(burst=True, logging_level="CRITICAL")
             told = any(each.what == "ingest" for each in service.failures.of(made.project))
-            told &= client.get("/").status_code == 200
+            page = client.get("/")
+            told &= page.status_code == 200 and b"ingest:" in page.data
             if filler:
                 filler.unlink()
             else:
