@@ -232,7 +232,7 @@ def fit(
         loss = crop_loss(logits.float(), batch.targets) + distance_loss(distance.float(), batch)
         optimizer.zero_grad()
         if not torch.isfinite(loss):
-            raise Diverged(f"the training diverged: its loss was {float(loss)} at step {step} of {steps}")
+            raise Diverged(f"the training diverged: its loss was {float(loss.detach())} at step {step} of {steps}")
         loss.backward()  # type: ignore[no-untyped-call]
         torch.nn.utils.clip_grad_norm_(decoder.parameters(), 1.0)
         optimizer.step()

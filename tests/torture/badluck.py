@@ -293,7 +293,7 @@ def _disks(report: Report, made: Scene, disk: Path) -> None:
 
 def _migrations(report: Report) -> None:
     """Eight processes start at once over a store of before there were layouts."""
-    lost, rounds, files = 0, 10, 300
+    lost, rounds, files = 0, 3, 300
     for _ in range(rounds):
         with tempfile.TemporaryDirectory() as folder:
             home = Path(folder)
