@@ -33,6 +33,15 @@ def train_now(service: Service, project: str) -> None:
     service.queue.request(project, "train")
 
 
+def try_again(service: Service, project: str) -> int:
+    """Have the annotations that were set aside tried once more; gives how many."""
+    count = service.asides.ask(project)
+    if count:
+        service.queue.want_reconciliation(project)
+        service.queue.request(project, "ingest")
+    return count
+
+
 def unfit(service: Service, project: str, number: int) -> str:
     """Why a version cannot serve the project as it is configured now, "" if it can. Raises ConfigError."""
     card = service.versions.card(project, number)

@@ -1,9 +1,13 @@
 """Which image is behind which address: what tells whether a task's image is embedded without fetching it."""
 
 import hashlib
+import logging
+import re
 from pathlib import Path
 
 from model.files import write
+
+log = logging.getLogger(__name__)
 
 
 class Addresses:
@@ -14,15 +18,22 @@ class Addresses:
 
     def note(self, url: str, digest: str) -> None:
         """Remember the sha256 of what an address showed."""
-        if self.digest(url) != digest:
-            write(self._path(url), digest.encode())
+        try:
+            if self.digest(url) != digest:
+                write(self._path(url), digest.encode())
+        except OSError as error:  # a full disk: a click need not fail for that
+            log.warning("which image is behind an address is not kept: %s", error)
 
     def digest(self, url: str) -> str:
-        """The sha256 of what an address showed last, "" if it was never fetched."""
+        """The sha256 of what an address showed last, "" if it was never fetched, or that is not known any more.
+
+        A damaged one needs no checksum: no embedding has such a name.
+        """
         try:
-            return self._path(url).read_text()
-        except FileNotFoundError:
+            found = self._path(url).read_bytes()
+        except OSError:
             return ""
+        return found.decode() if re.fullmatch(rb"[0-9a-f]{64}", found) else ""
 
     def _path(self, url: str) -> Path:
         name = hashlib.sha256(url.encode()).hexdigest()

@@ -3,14 +3,15 @@
 import logging
 
 import redis
-from flask import Flask, Response
+from flask import Flask, Response, current_app
 from werkzeug.exceptions import HTTPException
 
 from backend import dashboard, page, predict, status, webhook
-from backend.answers import json_response
+from backend.answers import json_response, service_of
 from backend.errors import SkylightError
 from backend.service import Service
 from backend.settings import Settings
+from backend.trouble import explain
 from model.checkpoints import CheckpointError
 from model.sam import SamError
 
@@ -44,5 +45,9 @@ def _unforeseen(error: Exception) -> Response:
     if isinstance(error, redis.RedisError | SamError | CheckpointError):
         log.error("%s", error)
         return json_response({"error": f"not ready: {error}"}, 503)
+    if isinstance(error, OSError):
+        reason, step = explain(error, service_of(current_app).settings.home)
+        log.error("%s: %s", reason, error)
+        return json_response({"error": f"not ready: {reason}. {step}."}, 503)
     log.error("unforeseen error", exc_info=error)
     return json_response({"error": "an error that Skylight did not foresee; its log says more"}, 500)

@@ -1,5 +1,6 @@
 """The command line: `skylight --help`."""
 
+import json
 import logging
 import math
 import os
@@ -295,6 +296,24 @@ def doctor(fix: bool) -> None:
 
 
 @cli.command()
+@click.option("--json", "as_json", is_flag=True, help="For machines, as GET /status.")
+@click.option("--try-again", "retry", metavar="PROJECT", help="Try a project's annotations that were set aside.")
+def status(as_json: bool, retry: str | None) -> None:
+    """Show every project's state: version, annotations, what fails and what to do. Ends with 1 if something fails."""
+    from backend import actions, statement
+
+    service = _beside_serve()
+    if retry is not None:
+        if retry not in (names := service.store.projects()):
+            raise click.UsageError(f"there is no project {retry!r}, only: {', '.join(names) or 'none'}")
+        click.echo(f"{actions.try_again(service, retry)} annotations are tried again", err=as_json)
+    found = statement.of_all(service)
+    click.echo(json.dumps(found, indent=1) if as_json else "\n".join(statement.lines(found)))
+    if any(each.get("failures") or each.get("set_aside") or each.get("away") for each in found.values()):
+        sys.exit(1)
+
+
+@cli.command()
 @click.option("--project", type=click.IntRange(1), required=True, help="Its id: the number in Label Studio's address.")
 @click.option("--url", default="", help="Skylight as Label Studio reaches it, http://...  [http://127.0.0.1:9090]")
 def connect(project: int, url: str) -> None:
@@ -439,6 +458,7 @@ def _stop_on_signal() -> threading.Event:
 
 def _beside_serve() -> "Service":
     """A service for a command beside `skylight serve`, whose embedded broker it shares if REDIS_URL is not set."""
+    from backend import layout
     from backend.serve import broker_note
     from backend.service import Service
 
@@ -446,7 +466,9 @@ def _beside_serve() -> "Service":
     if not found.redis_url:
         note = broker_note(found)
         found = replace(found, redis_url=note.read_text() if note.is_file() else f"unix://{note.parent}/none.sock")
-    return Service(found)
+    service = Service(found)
+    layout.check(service)
+    return service
 
 
 def _with_redis(found: Settings) -> Settings:

@@ -5,6 +5,11 @@
 DATA_ERRORS = (ValueError, TypeError, LookupError, ArithmeticError, AttributeError)
 
 
+# What one annotation can do to the code that reads it, beside that: ask for more memory than there is (torch raises
+# RuntimeError) or for more depth.
+POISON_ERRORS = (*DATA_ERRORS, MemoryError, RuntimeError)
+
+
 class SkylightError(Exception):
     """Base of all errors the service answers with; `status` is the HTTP status of the answer."""
 
@@ -51,3 +56,7 @@ class InvalidRegion(SkylightError):
     """A region that Label Studio must not be given: it stores anything, and a wrong size locks the annotation."""
 
     status = 500
+
+
+class SetAside(Unavailable):
+    """A file of the store was damaged, and is out of the way now; what it held is made again, or refused by name."""

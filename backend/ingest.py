@@ -3,7 +3,8 @@
 import logging
 
 from backend import ahead
-from backend.errors import DATA_ERRORS, SkylightError
+from backend.aside import state_of
+from backend.errors import POISON_ERRORS, MediaError, SkylightError
 from backend.history import agreement
 from backend.predict import image_url
 from backend.regions import label_map
@@ -18,12 +19,36 @@ log = logging.getLogger(__name__)
 def drain(service: Service, project: str) -> None:
     """Work through the inbox; an event leaves it when it is done.
 
-    An event that cannot be used (its image is gone, say) is logged and left to the next reconciliation, which finds
-    its annotation missing and tries again.
+    An annotation that cannot be used (its image is gone, say) is set aside, see `backend.aside`, and holds up nothing.
     """
     with service.queue.lock(project, "ingest") as held:
-        for event in service.queue.inbox(project) if held else ():  # else another worker is at it
+        if not held:  # another worker is at it
+            return
+        bury(service, project)
+        for event in service.queue.inbox(project):
             handle(service, project, event)
+
+
+def bury(service: Service, project: str) -> None:
+    """Note by which annotation a worker ended, if one did. To be called with the lock "ingest"."""
+    if event := service.asides.left_behind(project):
+        reason = "the worker ended while it was read: out of memory, perhaps, or stopped"
+        _fail(service, project, event, reason, own=False, death=True)
+
+
+def retry(service: Service, project: str) -> bool:
+    """Try the annotations that were set aside and are due; gives whether a sample changed.
+
+    Those that Label Studio can be asked for are left to a reconciliation.
+    """
+    changed = False
+    with service.queue.lock(project, "ingest") as held:
+        for each in service.asides.due(project) if held else ():
+            if each.event is not None:
+                changed |= handle(service, project, each.event)
+            else:
+                service.queue.want_reconciliation(project)
+    return changed
 
 
 def handle(service: Service, project: str, event: Event) -> bool:
@@ -37,17 +62,42 @@ def handle(service: Service, project: str, event: Event) -> bool:
     if event["what"] == "tasks_created":
         ahead.want(service, project)
     if event["what"] == "annotations_deleted":
+        service.asides.drop(project, *event["ids"])
         return any([service.store.remove(project, each) for each in event["ids"]])
     if event["what"] == "tasks_deleted":
+        service.asides.drop_tasks(project, set(event["ids"]))
         return bool(service.store.remove_tasks(project, set(event["ids"])))
     if event["what"] != "annotation":
         return False
+    if not service.asides.waits(project, event["id"], state_of(event)):
+        return _try(service, project, event)
+    if service.labelstudio is None:  # which could be asked for it again
+        service.asides.keep(project, event)
+    return False
+
+
+def _try(service: Service, project: str, event: Event) -> bool:
+    """Use an annotation, or set it aside."""
+    service.asides.begin(project, event)
     try:
-        return _annotation(service, project, event)
+        changed = _annotation(service, project, event)
+        service.asides.drop(project, event["id"])
+    except MediaError as error:  # the storage may be away, or the image may come back
+        changed = _fail(service, project, event, str(error), own=False)
     except (SkylightError, ImageError) as error:
-        log.error("project %s annotation %s cannot be learned from: %s", project, event["id"], error)
-    except DATA_ERRORS:
+        changed = _fail(service, project, event, str(error), own=True)
+    except POISON_ERRORS as error:
         log.exception("project %s annotation %s: an error that Skylight did not foresee", project, event["id"])
+        changed = _fail(service, project, event, f"{type(error).__name__}: {error}", own=True)
+    service.asides.end(project)
+    return changed
+
+
+def _fail(service: Service, project: str, event: Event, reason: str, own: bool, death: bool = False) -> bool:
+    keep = service.labelstudio is None and not death
+    found = service.asides.fail(project, event, reason, own, death, keep)
+    tried = "is quarantined until it changes" if found.quarantined else "is set aside and tried again"
+    log.error("project %s annotation %s cannot be learned from, %s: %s", project, event["id"], tried, reason)
     return False
 
 
@@ -61,14 +111,24 @@ def save_config(service: Service, project: str, label_config: str) -> None:
         try:
             if service.labeling(before).labels != service.labeling(label_config).labels:
                 service.queue.touch(project)
+                service.queue.want_reconciliation(project)  # regions of labels that were missing may have theirs now
         except SkylightError as error:
             log.warning("project %s: %s", project, error)
+
+
+def parked(service: Service, project: str, record: SampleRecord) -> bool:
+    """Whether a sample lacks regions whose label the configuration has by now."""
+    if not record.parked:
+        return False
+    labeling = service.labeling(service.store.config(project))
+    return any(labeling.number(label) for label in record.parked)
 
 
 def _annotation(service: Service, project: str, event: Event) -> bool:
     earlier = service.store.get(project, event["id"])
     marks = {"ground_truth": event.get("ground_truth", False), "reviewed": event.get("reviewed", False)}
-    if earlier and not earlier.outdated(event["updated_at"], **marks):
+    known = earlier is not None and not earlier.outdated(event["updated_at"], **marks)
+    if earlier and known and not parked(service, project, earlier):
         return False
     if event["skipped"]:
         return service.store.remove(project, event["id"])
@@ -78,7 +138,7 @@ def _annotation(service: Service, project: str, event: Event) -> bool:
     found = label_map(event["result"], labeling, embedding.size)
     for reason in found.ignored:
         log.info("project %s annotation %s: %s", project, event["id"], reason)
-    if event["result"] and not found.regions:
+    if event["result"] and not found.regions and not found.parked:
         log.warning("project %s annotation %s holds prompts but no mask; not learned from", project, event["id"])
         return service.store.remove(project, event["id"])
     shown = event.get("shown")
@@ -94,6 +154,7 @@ def _annotation(service: Service, project: str, event: Event) -> bool:
         regions=found.regions,
         shown=shown["version"] if shown and agreed is not None else "",
         agreement=agreed,
+        parked=found.parked,
         **marks,
     )
     service.store.put(project, record, found.array, found.instances)

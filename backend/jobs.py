@@ -1,26 +1,45 @@
 """What a worker does. Each job names a project only; everything else it looks up itself."""
 
+import functools
 import logging
+from collections.abc import Callable
 from contextvars import ContextVar
 
 from backend import ahead
 from backend.embed import embed_project
-from backend.ingest import drain
+from backend.ingest import drain, retry
 from backend.preannotate import preannotate as preannotate_open_tasks
+from backend.queue import Kind
 from backend.reconcile import reconcile
 from backend.service import Service
 from backend.training import train_version
+from backend.trouble import watching
 
 CURRENT_SERVICE: ContextVar[Service] = ContextVar("service")  # set by the worker before it takes jobs
 
 log = logging.getLogger(__name__)
 
 
+def watched(job: Callable[[str], None]) -> Callable[[str], None]:
+    """A job whose failure is noted for people to see, and which is taken up again."""
+
+    @functools.wraps(job)
+    def run(project: str) -> None:
+        kind: Kind = job.__name__  # type: ignore[assignment]
+        with watching(CURRENT_SERVICE.get(), project, kind, writes=kind in ("ingest", "train")):
+            job(project)
+
+    return run
+
+
+@watched
 def ingest(project: str) -> None:
     """Empty the inbox into the store, then see what follows from it."""
     service = CURRENT_SERVICE.get()
     service.queue.begin(project, "ingest")
     drain(service, project)
+    if retry(service, project):
+        service.queue.touch(project)
     if service.queue.take_reconciliation(project):
         ahead.want(service, project)
         if reconcile(service, project):
@@ -33,6 +52,7 @@ def ingest(project: str) -> None:
         service.queue.request(project, "preannotate")
 
 
+@watched
 def train(project: str) -> None:
     """Train on everything there is; again if more came meanwhile."""
     service = CURRENT_SERVICE.get()
@@ -55,6 +75,7 @@ def train(project: str) -> None:
         service.queue.request(project, "preannotate")
 
 
+@watched
 def preannotate(project: str) -> None:
     """Bring the current version's predictions to the open tasks."""
     service = CURRENT_SERVICE.get()
@@ -65,6 +86,7 @@ def preannotate(project: str) -> None:
         service.queue.request(project, "preannotate")
 
 
+@watched
 def embed(project: str) -> None:
     """Embed the images that are wanted before anybody clicks on them."""
     service = CURRENT_SERVICE.get()

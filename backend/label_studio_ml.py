@@ -13,6 +13,7 @@ import orjson
 from flask import Response, after_this_request, has_request_context, request
 from label_studio_ml.model import LabelStudioMLBase
 
+from backend import layout
 from backend.answers import body_object
 from backend.errors import ConfigError
 from backend.predict import results
@@ -28,7 +29,9 @@ def service() -> Service:
     settings = Settings.from_env(os.environ)
     if not settings.redis_url:
         raise ConfigError("REDIS_URL is not set; beside label-studio-ml no broker is started inside")
-    return Service(settings)
+    made = Service(settings)
+    layout.check(made)
+    return made
 
 
 class Skylight(LabelStudioMLBase):  # type: ignore[misc]  # label-studio-ml has no types

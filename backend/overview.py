@@ -3,14 +3,17 @@
 import threading
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
 
 import redis
 
+from backend.aside import Aside
 from backend.charts import Chart
 from backend.curves import agreement_chart, curve_chart
-from backend.errors import SkylightError
+from backend.errors import SetAside, SkylightError
+from backend.failures import MACHINE, Failure
 from backend.history import (
     RECENT,
     UNCHANGED,
@@ -66,6 +69,8 @@ class ProjectView:
     agreement: Chart | None
     correction: Correction | None
     readiness: Readiness | None
+    failures: Sequence[Failure] = ()  # what goes wrong now, the newest first
+    asides: Sequence[Aside] = ()  # annotations that cannot be learned from as they are
 
     @property
     def now(self) -> Version | None:
@@ -87,6 +92,7 @@ class QueueState:
     workers: int = 0
     up_to_date: bool = False
     away: str = ""
+    asides: Sequence[Aside] = ()
 
 
 class Records:
@@ -103,7 +109,7 @@ class Records:
         """All samples by rising annotation id."""
         try:
             changed = (self.service.store.folder(project) / "samples").stat().st_mtime_ns
-        except FileNotFoundError:
+        except OSError:
             return []
         with self._lock:
             kept = self._samples.get(project)
@@ -117,7 +123,11 @@ class Records:
 
     def versions(self, project: str) -> list[Version]:
         """All versions, the newest first."""
-        return [self._version(project, number) for number in reversed(self.service.versions.numbers(project))]
+        found = []
+        for number in reversed(self.service.versions.numbers(project)):
+            with suppress(SetAside, FileNotFoundError):
+                found.append(self._version(project, number))
+        return found
 
     def _version(self, project: str, number: int) -> Version:
         with self._lock:
@@ -160,6 +170,8 @@ def project_view(records: Records, project: str, known: Readiness | None) -> Pro
         agreement=agreement_chart(found),
         correction=correction(found),
         readiness=known,
+        failures=service.failures.of(project) + service.failures.of(MACHINE),
+        asides=queue.asides,
     )
 
 
@@ -184,6 +196,7 @@ def queue_state(service: Service, project: str) -> QueueState:
             jobs=job_states(queue, project),
             workers=workers(queue),
             up_to_date=not inbox and queue.trained(project) >= queue.dirty(project),
+            asides=service.asides.of(project),
         )
     except redis.RedisError as error:
         return QueueState(away=f"Redis does not answer ({type(error).__name__}); clicks work, training waits for it")

@@ -4,7 +4,7 @@ import logging
 import re
 import secrets
 from collections.abc import Sequence
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Any
 
 import redis
@@ -37,6 +37,7 @@ POLICY = (
 DONE = {
     "promoted": "That version is served now; the open tasks get its predictions in the background.",
     "rolled-back": "The version before is served again.",
+    "trying": "The annotations that were set aside are tried once more.",
     "training": "Training is queued. If nothing has changed since the newest version, it makes no other one.",
 }
 
@@ -56,12 +57,19 @@ class Pages:
         self.readiness = Refreshed(lambda project: readiness(service, project))
         self.findings = Refreshed(lambda _: findings(service))
         self._guard: csrf.Guard | None = None
+        self._spare = csrf.Guard(secrets.token_hex(csrf.KEY_BYTES))
 
     @property
     def guard(self) -> csrf.Guard:
-        """Signs the forms; its key is read, or made, when the first is shown."""
+        """Signs the forms; its key is read, or made, when the first is shown. While it can be neither, as the disk is
+        full, another serves: the page says so, and must be shown.
+        """
         if self._guard is None:
-            self._guard = csrf.Guard(csrf.kept_key(self.service.settings.home / KEY_FILE))
+            try:
+                self._guard = csrf.Guard(csrf.kept_key(self.service.settings.home / KEY_FILE))
+            except OSError as error:
+                log.error("%s cannot be kept: %s", KEY_FILE, error)
+                return self._spare
         return self._guard
 
     def view(self, project: str) -> ProjectView:
@@ -156,6 +164,13 @@ def train(project: str) -> AnyResponse:
     return _back(project, "training")
 
 
+@blueprint.post("/projects/<project>/try-again")
+def try_again(project: str) -> AnyResponse:
+    """Try the annotations that were set aside once more."""
+    actions.try_again(_acted(project), project)
+    return _back(project, "trying")
+
+
 def _found() -> Sequence[Finding]:
     return pages().findings.get() or ()
 
@@ -187,6 +202,12 @@ def show(template: str, **values: Any) -> str:
 def clock_time(at: datetime) -> str:
     """A time as people read it, UTC."""
     return f"{at.day} {at:%b %Y, %H:%M} UTC" if at.year > 1 else "unknown"
+
+
+@blueprint.app_template_filter()
+def moment(at: float) -> str:
+    """A time that `time.time()` counts, as people read it."""
+    return clock_time(datetime.fromtimestamp(at, UTC))
 
 
 @blueprint.app_template_filter()

@@ -49,6 +49,9 @@ def results(service: Service, body: dict[str, Any]) -> list[dict[str, Any]]:
     context = params.get("context") if isinstance(params, dict) else None
     if context is not None and not isinstance(context, dict):
         raise BadRequest("'context' must be an object with the prompts as its 'result'")
+    if context is None:
+        with suppress(SkylightError):  # it has been logged, and each task has its line too
+            service.sound(project)  # before it is named: a damaged one gives way to the one before
     version = service.version_name(project)
     deadline = time.monotonic() + BATCH_SECONDS
     answers, late = [], []
@@ -58,7 +61,7 @@ def results(service: Service, body: dict[str, Any]) -> list[dict[str, Any]]:
         if context is None and time.monotonic() > deadline:
             late.append(task.get("id"))
         else:
-            regions, score = _one(service, project, str(body.get("label_config") or ""), task, context)
+            regions, score = _one(service, project, str(body.get("label_config") or ""), task, context, version)
         answers.append({"model_version": version, "score": score, "result": regions})
     if late:
         _follow_up(service, project, version, late)
@@ -97,12 +100,12 @@ def _look_ahead(service: Service, project: str, label_config: str, tasks: list[d
             ahead.follow(service, project, tasks[0]["id"])
         elif len(tasks) > 1:
             ahead.want(service, project)
-    except redis.RedisError as error:
-        log.warning("project %s: Redis is away (%s); what comes next is not embedded", project, error)
+    except (redis.RedisError, OSError) as error:
+        log.warning("project %s: %s; what comes next is not embedded", project, error)
 
 
 def _one(
-    service: Service, project: str, label_config: str, task: dict[str, Any], context: Any
+    service: Service, project: str, label_config: str, task: dict[str, Any], context: Any, version: str
 ) -> tuple[list[dict[str, Any]], float]:
     """Regions and score of one task; none of them, and a line in the log, where it cannot be answered."""
     try:
@@ -110,7 +113,9 @@ def _one(
         if context and context.get("result"):
             return click(service, labeling, task, context)
         decoder = service.decoder(project, labeling)
-        return preannotation(service, decoder, labeling, image_url(task, labeling)) if decoder else ([], 0.0)
+        if decoder is None or service.version_name(project) != version:  # another is current since the batch began
+            return [], 0.0
+        return preannotation(service, decoder, labeling, image_url(task, labeling))
     except (SkylightError, ImageError) as error:
         log.warning("project %s task %s: %s", project, task.get("id"), error)
     except DATA_ERRORS:

@@ -42,6 +42,7 @@ def job_id(project: str, kind: Kind, generation: Any = "") -> str:
 
 
 PROJECTS = "skylight:projects"  # set of the projects that ever wrote
+LAYOUT_KEY = "skylight:layout"  # see `backend.layout`
 
 
 def connect(url: str) -> redis.Redis:

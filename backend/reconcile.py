@@ -2,9 +2,12 @@
 
 import logging
 
+from backend.aside import State
 from backend.errors import LabelStudioError
-from backend.ingest import handle, save_config
+from backend.ingest import bury, handle, parked, save_config
+from backend.labelstudio import AnnotationSummary
 from backend.service import Service
+from backend.store import SampleRecord
 from backend.webhook import annotation_event, project_key
 
 log = logging.getLogger(__name__)
@@ -20,6 +23,8 @@ def reconcile(service: Service, project: str) -> int:
         return 0
     try:
         with service.queue.lock(project, "ingest") as held:
+            if held:
+                bury(service, project)
             return _reconcile(service, project) if held else 0
     except LabelStudioError as error:
         log.warning("project %s is not reconciled: %s", project, error)
@@ -40,11 +45,17 @@ def _reconcile(service: Service, project: str) -> int:
     for number_stored in stored:
         if number_stored not in held or held[number_stored].was_cancelled:
             changed += service.store.remove(project, number_stored)
-    missing = {
+    news = {
         one.id: one
         for one in held.values()
-        if not one.was_cancelled
-        and (one.id not in stored or stored[one.id].outdated(one.updated_at, one.ground_truth, one.reviewed))
+        if not one.was_cancelled and (one.id not in stored or _is_news(service, project, stored[one.id], _state(one)))
+    }
+    aside = {each.annotation for each in service.asides.of(project)}
+    service.asides.drop(project, *(aside - news.keys()))
+    missing = {
+        number: one
+        for number, one in news.items()
+        if number not in aside or not service.asides.waits(project, number, _state(one))
     }
     tasks = sorted({one.task for one in missing.values()})
     if tasks:
@@ -52,6 +63,16 @@ def _reconcile(service: Service, project: str) -> int:
             if annotation["id"] in missing:
                 event = annotation_event(annotation, {"id": annotation["task"], "data": annotation["data"]}, "")
                 changed += handle(service, project, event)
+    service.failures.clear(project, "damaged")
     if changed:
         log.info("project %s: %d samples reconciled with Label Studio", project, changed)
     return changed
+
+
+def _state(one: AnnotationSummary) -> State:
+    return State(one.updated_at, one.ground_truth, one.reviewed)
+
+
+def _is_news(service: Service, project: str, record: SampleRecord, state: State) -> bool:
+    """Whether a sample is of an earlier state, or lacks regions of labels that there are by now."""
+    return record.outdated(*state) or parked(service, project, record)

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from backend.drawing import make_region
 from backend.errors import BadRequest
 from backend.labeling import BOX, POINT, VECTOR, Labeling, parse_config
+from model.crops import IGNORE
 from model.instances import instance_map
 from model.masks import MAX_PERCENT, OPAQUE, MaskError, decode_png, decode_rle, polygon_mask
 
@@ -46,6 +47,7 @@ class LabelMap:
     instances: NDArray[np.uint16]  # (H, W), k = the k-th region if it is a single object, 0 where none is known
     regions: int  # how many regions are in it
     ignored: tuple[str, ...]  # why each of the others is not, prompts left out
+    parked: tuple[str, ...] = ()  # labels that the configuration does not have; their regions' pixels are 255
 
 
 def label_map(result: Sequence[Item], labeling: Labeling, size: Size, item_index: int = 0) -> LabelMap:
@@ -55,15 +57,23 @@ def label_map(result: Sequence[Item], labeling: Labeling, size: Size, item_index
     not the one that masks of its label go to: then it is a prompt, as key points always are. Of a configuration with
     several Image tags only regions of `labeling.image` are read, of a task with several images in it only those of
     the one at `item_index`. `image_rotation` is how the editor showed the image; no coordinate depends on it. Raises
-    BadRequest if a mask was drawn on another size than `size`, or is damaged, ValueError if there are more than 65535.
+    BadRequest if a mask was drawn on another size than `size`, or on an Image tag that the configuration does not have,
+    or is damaged, ValueError if there are more than 65535.
     """
     array = np.zeros(size, np.uint8)
+    parked: dict[str, None] = {}
     used: list[Item] = []
     ignored = []
     for region in items_of(result):
         if _is_prompt(region, labeling) or (region.get("item_index") or 0) != item_index:
             continue
         reason = _not_a_mask(region, labeling)
+        if not reason and not labeling.number(label_of(region)):
+            parked[label_of(region)] = None
+            used.append(region)
+            reason = f"label {label_of(region)!r} is not in the configuration; its pixels are learned from neither way"
+            ignored.append(f"region {region.get('id')!r}: {reason}")
+            continue
         if reason:
             ignored.append(f"region {region.get('id')!r}: {reason}")
             continue
@@ -71,12 +81,15 @@ def label_map(result: Sequence[Item], labeling: Labeling, size: Size, item_index
 
     def drawn() -> Iterator[NDArray[np.bool_]]:  # one mask at a time: hundreds of large ones would fill the memory
         for region in used:
-            mask = read_mask(region, size)
-            array[mask] = labeling.number(label_of(region))
-            yield mask
+            mask, number = read_mask(region, size), labeling.number(label_of(region))
+            array[mask] = number or IGNORE
+            if number:
+                yield mask
 
     objects = instance_map(drawn(), size)
-    return LabelMap(array, objects, len(used), tuple(ignored))
+    objects[array == IGNORE] = 0
+    count = sum(1 for region in used if labeling.number(label_of(region)))
+    return LabelMap(array, objects, count, tuple(ignored), tuple(parked))
 
 
 def items_of(context: object) -> list[Item]:
@@ -186,8 +199,12 @@ def holds_mask(region: Item, labeling: Labeling) -> bool:
 
 def _is_prompt(region: Item, labeling: Labeling) -> bool:
     kind, control = region.get("type"), str(region.get("from_name"))
-    smart = kind == BOX and control in labeling.prompts
-    return kind == POINT or (smart and not labeling.takes(control, label_of(region)))
+    if kind != BOX:
+        return bool(kind == POINT)
+    if control not in labeling.prompts and all(control != each.name for each in labeling.outputs):
+        # Of a control that is gone or renamed: a mask only if that is what masks of its label are now.
+        return bool(labeling.number(label_of(region))) and labeling.output(label_of(region)).type != BOX
+    return control in labeling.prompts and not labeling.takes(control, label_of(region))
 
 
 def _is_closed(region: Item) -> bool:
@@ -199,10 +216,13 @@ def _not_a_mask(region: Item, labeling: Labeling) -> str:
     if not holds_mask(region, labeling):
         open_ = region.get("type") == VECTOR
         return "an open line has no inside" if open_ else f"{region.get('type')} is not a mask"
-    if region.get("to_name", labeling.image) != labeling.image:
-        return f"it belongs to {region['to_name']!r}, not to {labeling.image!r}"
-    label = label_of(region)
-    return "" if labeling.number(label) else f"label {label!r} is not in the configuration"
+    image = region.get("to_name", labeling.image)
+    if all(image != each.image for each in labeling.outputs):
+        raise BadRequest(
+            f"region {region.get('id')!r} was drawn on the Image tag {image!r}, which the configuration does not have; "
+            "give the tag its name again, or draw the region anew"
+        )
+    return f"it belongs to {image!r}, not to {labeling.image!r}" if image != labeling.image else ""
 
 
 def read_mask(region: Item, size: Size) -> NDArray[np.bool_]:

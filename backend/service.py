@@ -5,11 +5,14 @@ import logging
 import threading
 from pathlib import Path
 
+import redis
 from safetensors import SafetensorError
 
 from backend import media
 from backend.addresses import Addresses
-from backend.errors import Unavailable
+from backend.aside import Asides
+from backend.errors import SetAside, Unavailable
+from backend.failures import MACHINE, Failures
 from backend.labeling import Labeling, parse_config
 from backend.labelstudio import LabelStudio
 from backend.opened import Opened
@@ -26,6 +29,8 @@ from model.embeddings import EmbeddingCache
 from model.images import content_hash
 from model.train import TrainConfig
 
+REMADE = "What was lost is made again from Label Studio or by the next training; until then the rest is used."
+
 log = logging.getLogger(__name__)
 
 
@@ -41,6 +46,9 @@ class Service:
         self.addresses = Addresses(settings.home / "addresses")
         self.secret = Secret(settings)
         self.versions = Versions(self.store, connection)
+        self.failures = Failures(connection)
+        self.asides = Asides(connection)
+        self.store.damage.listener = self._damaged
         self._labelstudio = LabelStudio(settings.label_studio_url, settings.label_studio_api_key)
         self._lock = threading.Lock()
         self._pictures: Pictures | None = None
@@ -69,8 +77,10 @@ class Service:
     def _load_pictures(self) -> Pictures:
         settings = self.settings
         segmenter = sam.load(settings.sam, self.check_weights(), settings.device)
+        checkpoints.verify(settings.sam, segmenter.encoder_id)
         memory, disk = settings.memory_mb * MEGABYTE, settings.disk_mb * MEGABYTE
-        cache = EmbeddingCache(settings.home / "embeddings", segmenter.encoder_id, memory, disk)
+        folder = settings.home / "embeddings"
+        cache = EmbeddingCache(folder, segmenter.encoder_id, memory, disk, self._embedding_damaged)
         return Pictures(segmenter, cache, self._fetch, settings.max_pixels)
 
     def _fetch(self, url: str) -> bytes:
@@ -88,24 +98,55 @@ class Service:
         """The current decoder, None before the first or when it was trained for other labels, another SAM or by an
         earlier version of Skylight whose network was another.
         """
-        current = self.versions.current(project)
-        if not current:
-            return None
-        found = self.decoder_of(project, current)
+        found = self.sound(project)
         if found is None:
             return None
         fits = found.config.labels == labeling.labels and found.config.encoder_id == self.pictures.segmenter.encoder_id
         return found if fits else None
 
     def decoder_of(self, project: str, number: int) -> DomainDecoder | None:
-        """The decoder of any version, None if its layout is another release's. Raises Unavailable if unreadable."""
+        """The decoder of any version, None if its layout is another release's.
+
+        Raises SetAside if it was damaged, Unavailable if it cannot be read now.
+        """
         return self._decoder(project, number)
+
+    def sound(self, project: str) -> DomainDecoder | None:
+        """The current version's decoder, whatever it is for; where it is damaged, that of the one before it.
+
+        Raises as `decoder_of`.
+        """
+        while current := self.versions.current(project):
+            try:
+                return self.decoder_of(project, current)
+            except SetAside:
+                if self.versions.current(project) == current:
+                    raise
+        return None
 
     def _load_decoder(self, project: str, number: int) -> DomainDecoder | None:
         try:
-            return decoder.load(self.versions.weights(project, number))
+            sha256 = str(self.versions.card(project, number).get("sha256") or "")
+            return decoder.load(self.versions.weights(project, number), sha256)
         except OtherLayout as error:
             log.warning("project %s has no decoder until its next training: %s", project, error)
             return None
-        except (FileNotFoundError, SafetensorError) as error:
-            raise Unavailable(f"version {number} of project {project} cannot be read: {error}; train anew") from error
+        except (FileNotFoundError, SafetensorError, LookupError, ValueError) as error:
+            raise self.versions.set_aside(project, number, error) from error
+        except OSError as error:
+            text = f"version {number} of project {project} cannot be read: {error}; look at the disk"
+            raise Unavailable(text) from error
+
+    def _damaged(self, project: str, reason: str) -> None:
+        """A file of the store was set aside: Label Studio has what it held, or it is trained anew."""
+        self.failures.note(project, "damaged", f"{reason}; it was set aside", "Look at the disk. " + REMADE)
+        try:
+            self.queue.want_reconciliation(project)
+            self.queue.touch(project)
+            self.queue.request(project, "ingest")
+        except redis.RedisError as error:
+            log.error("project %s: what was damaged is made again once Redis is back: %s", project, error)
+
+    def _embedding_damaged(self, path: Path) -> None:
+        reason = f"the embedding {path.name} was damaged and is made again from its image"
+        self.failures.note(MACHINE, "embeddings", reason, "Look at the disk, if it goes on.")

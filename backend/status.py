@@ -1,6 +1,7 @@
 """/health, /setup and /versions as Label Studio asks for them, and /status for people and scripts."""
 
 import logging
+from dataclasses import asdict
 from typing import Any
 
 import redis
@@ -8,9 +9,11 @@ from flask import Blueprint, Response, current_app, request
 
 from backend.answers import body_object, json_response, service_of
 from backend.errors import BadRequest, SkylightError
+from backend.failures import MACHINE
 from backend.progress import job_states
 from backend.service import Service
 
+ASIDE_FIELDS = ("annotation", "task", "reason", "tries", "at", "again", "quarantined")  # of an Aside
 JOB_FIELDS = ("running", "queued", "failed", "done", "total", "rate")  # of a JobState
 
 blueprint = Blueprint("status", __name__)
@@ -82,7 +85,7 @@ def status() -> Response:
 def project_status(service: Service, project: str) -> dict[str, Any]:
     """Where one project stands."""
     queue, samples = service.queue, service.store.samples(project)
-    cards = [service.versions.card(project, number) for number in service.versions.numbers(project)]
+    cards = service.versions.cards(project)
     return {
         "model_version": service.version_name(project),
         "annotations": len(samples),
@@ -92,9 +95,11 @@ def project_status(service: Service, project: str) -> dict[str, Any]:
         "jobs": {job.kind: {name: getattr(job, name) for name in JOB_FIELDS} for job in job_states(queue, project)},
         "versions": [
             {
-                name: card[name]
+                name: card.get(name)
                 for name in ("version", "created_at", "training_images", "validation", "seconds", "verdict")
             }
             for card in cards
         ],
+        "failures": [asdict(each) for each in [*service.failures.of(project), *service.failures.of(MACHINE)]],
+        "set_aside": [{name: getattr(each, name) for name in ASIDE_FIELDS} for each in service.asides.of(project)],
     }

@@ -6,13 +6,15 @@
     projects/<project>/samples/<annotation>-<digest>-objects.png   its single objects, 16-bit gray
     spool/                                        events that came while Redis was away
 
-Every file is written beside its place and renamed into it; a sample exists when its JSON does.
+Every file is written beside its place and renamed into it; a sample exists when its JSON does. JSON is sealed, a
+picture's name holds its digest: what is damaged is set aside as it is read, and is as if it had never come.
 """
 
 import fcntl
 import hashlib
 import io
 import json
+import logging
 import re
 import time
 import uuid
@@ -25,8 +27,13 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from backend.damage import Damage
 from backend.errors import BadRequest
 from model.files import write
+from model.seals import seal, unseal
+
+log = logging.getLogger(__name__)
+DIGITS = 16  # of a picture's sha256, in its name
 
 
 @dataclass(frozen=True)
@@ -47,6 +54,7 @@ class SampleRecord:
     agreement: float | None = None  # mean foreground IoU with that pre-annotation
     ground_truth: bool = False  # marked so in Label Studio
     reviewed: bool = False  # accepted by a reviewer, in a Label Studio that has reviews
+    parked: tuple[str, ...] = ()  # labels of its regions that the configuration did not have; those pixels are "ignore"
 
     def outdated(self, updated_at: str, ground_truth: bool, reviewed: bool) -> bool:
         """Whether this is news of the annotation: a later state of it, or other marks on the same one.
@@ -63,6 +71,7 @@ class Store:
 
     def __init__(self, home: Path) -> None:
         self.home = home
+        self.damage = Damage(home)
 
     def folder(self, project: str) -> Path:
         """Where everything of one project lives. Raises BadRequest for a name that could lead elsewhere."""
@@ -79,16 +88,21 @@ class Store:
         if self.config(project) == label_config:
             return False
         path = self.folder(project) / "project.json"
-        write(path, json.dumps({"label_config": label_config}).encode())
+        write(path, seal({"label_config": label_config}))
         return True
 
     def config(self, project: str) -> str:
-        """The project's labeling configuration, "" if it never came."""
+        """The project's labeling configuration, "" if it never came, or cannot be read any more."""
+        path = self.folder(project) / "project.json"
         try:
-            found = json.loads((self.folder(project) / "project.json").read_bytes())
+            return str(unseal(path.read_bytes())["label_config"])
         except FileNotFoundError:
             return ""
-        return str(found["label_config"])
+        except (LookupError, ValueError) as error:
+            self.damage.set_aside(project, path, error)
+        except OSError as error:
+            log.error("%s cannot be read: %s", path, error)
+        return ""
 
     def put(
         self,
@@ -105,33 +119,58 @@ class Store:
         names = {"label_map": _write_png(folder, f"{record.annotation}-", ".png", label_map), "objects": ""}
         if objects is not None:
             names["objects"] = _write_png(folder, f"{record.annotation}-", "-objects.png", objects)
-        body = json.dumps({**asdict(record), **names}).encode()
-        write(self._record_path(project, record.annotation), body)
+        write(self._record_path(project, record.annotation), seal({**asdict(record), **names}))
         for other in folder.glob(f"{record.annotation}-*.png"):
             if other.name not in names.values():
                 other.unlink(missing_ok=True)
 
     def get(self, project: str, annotation: int) -> SampleRecord | None:
         """The sample of an annotation, None if there is none."""
-        return _record(self._record_path(project, annotation))
+        return self._record(project, self._record_path(project, annotation))
 
     def samples(self, project: str) -> list[SampleRecord]:
         """All samples by rising annotation id."""
         paths = (self.folder(project) / "samples").glob("*.json")
-        records = [record for path in paths if (record := _record(path))]
+        records = [record for path in paths if (record := self._record(project, path))]
         return sorted(records, key=lambda record: record.annotation)
 
     def label_map(self, project: str, record: SampleRecord) -> NDArray[np.uint8]:
-        """A sample's label map, (H, W) uint8."""
-        with Image.open(self.folder(project) / "samples" / record.label_map) as image:
-            return np.asarray(image)
+        """A sample's label map, (H, W) uint8.
+
+        Raises SetAside if it was damaged, and the sample with it is gone; FileNotFoundError if another sample has taken
+        its place just now.
+        """
+        return self._picture(project, record, record.label_map)
 
     def objects(self, project: str, record: SampleRecord) -> NDArray[np.uint16] | None:
-        """A sample's single objects, (H, W) uint16, 0 where none is known; None if they were never stored."""
-        if not record.objects:
-            return None
-        with Image.open(self.folder(project) / "samples" / record.objects) as image:
+        """A sample's single objects, (H, W) uint16, 0 where none is known; None if they were never stored.
+
+        Raises as `label_map`.
+        """
+        return self._picture(project, record, record.objects) if record.objects else None
+
+    def _picture(self, project: str, record: SampleRecord, name: str) -> NDArray[Any]:
+        path, known = self.folder(project) / "samples" / name, self._record_path(project, record.annotation)
+        try:
+            data = path.read_bytes()
+        except FileNotFoundError:
+            if self.get(project, record.annotation) != record:
+                raise
+            raise self.damage.set_aside(project, known, f"its picture {name} is gone") from None
+        if _digest(data) not in name:
+            self.damage.set_aside(project, known, f"so is its picture {name}")
+            raise self.damage.set_aside(project, path, "its sha256 is not the one in its name")
+        with Image.open(io.BytesIO(data)) as image:
             return np.asarray(image)
+
+    def _record(self, project: str, path: Path) -> SampleRecord | None:
+        try:
+            return _parse(path.read_bytes())
+        except FileNotFoundError:  # also one that was listed just before
+            return None
+        except (LookupError, TypeError, ValueError) as error:
+            self.damage.set_aside(project, path, error)
+            return None
 
     def remove(self, project: str, annotation: int) -> bool:
         """Forget an annotation's sample; gives whether there was one."""
@@ -177,14 +216,16 @@ def _write_png(folder: Path, start: str, end: str, array: NDArray[Any]) -> str:
     buffer = io.BytesIO()
     Image.fromarray(array).save(buffer, "PNG")
     data = buffer.getvalue()
-    name = f"{start}{hashlib.sha256(data).hexdigest()[:16]}{end}"
+    name = f"{start}{_digest(data)}{end}"
     write(folder / name, data)
     return name
 
 
-def _record(path: Path) -> SampleRecord | None:
-    try:
-        found = json.loads(path.read_bytes())
-    except FileNotFoundError:  # also one that was listed just before
-        return None
-    return SampleRecord(**{**found, "size": tuple(found["size"]), "labels": tuple(found["labels"])})
+def _digest(data: bytes) -> str:
+    return hashlib.sha256(data).hexdigest()[:DIGITS]
+
+
+def _parse(data: bytes) -> SampleRecord:
+    found = unseal(data)
+    lists = {name: tuple(found.get(name, ())) for name in ("size", "labels", "parked")}
+    return SampleRecord(**{**found, **lists})

@@ -8,9 +8,11 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from rq.timeouts import JobTimeoutException
 
 from backend.acceptance import accepted, by_task
-from backend.errors import SkylightError, Unavailable
+from backend.attempts import Attempts
+from backend.errors import POISON_ERRORS, SkylightError, Unavailable
 from backend.labeling import Labeling
 from backend.progress import reporter
 from backend.service import Service
@@ -23,13 +25,17 @@ from model.images import ImageError
 from model.metrics import paired
 from model.train import IGNORE, Sample, Trained, in_validation, train, validate
 
+UNCHANGED = "nothing has changed"
+TRY_AGAIN = "Look at the reason before in the worker's log; 'Train now', or any change of the annotations, tries again"
+
 log = logging.getLogger(__name__)
 
 
 def train_version(service: Service, project: str, asked: bool = False) -> int:
     """Train on all accepted samples and publish a version; promote it if it is not worse.
 
-    Gives its number if it is served now, else 0. `asked`: somebody wants it now, however few annotations are new.
+    Gives its number if it is served now, else 0. `asked`: somebody wants it now, however few annotations are new, and
+    also if it has failed before. Raises Diverged, OSError, MemoryError and what torch raises; the version served stays.
     """
     settings = service.settings
     labeling = service.labeling(service.store.config(project))
@@ -38,6 +44,7 @@ def train_version(service: Service, project: str, asked: bool = False) -> int:
         log.info("project %s: %d of %d annotated tasks", project, len(tasks), settings.min_annotations)
         return 0
     used = [found for task in tasks if (found := load_task(service, project, labeling, task))]
+    note_left_out(service, project, labeling, tasks, used)
     training = [sample for _, sample in used if not in_validation(sample.task)]
     validation = [sample for _, sample in used if in_validation(sample.task)]
     if not training:
@@ -55,8 +62,20 @@ def train_version(service: Service, project: str, asked: bool = False) -> int:
     }
     if reason := premature(service, project, ingredients, asked):
         log.info("project %s is not trained: %s", project, reason)
+        if reason.startswith(UNCHANGED):
+            service.failures.clear(project, "train")
         return 0
-    trained = train(training, validation, config, service.recipe, reporter(service.queue, project, "train"))
+    attempts = Attempts(service, project, ingredients)
+    if attempts.hopeless and not asked:
+        log.warning("project %s is not trained: %s", project, attempts.hopeless)
+        service.failures.note(project, "train", f"training is given up: {attempts.hopeless}", TRY_AGAIN)
+        return 0
+    attempts.begin()
+    try:
+        trained = train(training, validation, config, service.recipe, reporter(service.queue, project, "train"))
+    except (*POISON_ERRORS, JobTimeoutException):
+        attempts.fail()
+        raise
     verdict, promoted = gate(service, project, labeling, trained, validation)
     card = {
         "created_at": datetime.now(UTC).isoformat(timespec="seconds"),
@@ -68,6 +87,8 @@ def train_version(service: Service, project: str, asked: bool = False) -> int:
     number = service.versions.publish(project, lambda path: decoders.save(trained.decoder, path), card)
     if promoted:
         service.versions.promote(project, number)
+    attempts.succeed()
+    service.failures.clear(project, "train")
     log.info(
         "project %s: version %d of %d images in %.1f s: %s",
         project,
@@ -77,6 +98,31 @@ def train_version(service: Service, project: str, asked: bool = False) -> int:
         verdict,
     )
     return number if promoted else 0
+
+
+def note_left_out(
+    service: Service,
+    project: str,
+    labeling: Labeling,
+    tasks: Sequence[Sequence[SampleRecord]],
+    used: Sequence[tuple[list[SampleRecord], Sample]],
+) -> None:
+    """Tell people how many samples cannot be learned from: not read, or drawn with labels that are gone."""
+    records = [record for task in tasks for record in task]
+    lacking = len(records) - sum(len(found) for found, _ in used)
+    if lacking:
+        reason = f"{lacking} of {len(records)} samples are left out, as their images or files cannot be read"
+        service.failures.note(project, "samples", reason, "The worker's log names them and why")
+    else:
+        service.failures.clear(project, "samples")
+    drawn = {label for record in records for label in (*record.labels, *record.parked)}
+    gone = sorted(label for label in drawn if not labeling.number(label))
+    if gone:
+        reason = f"annotations hold labels that the configuration does not have: {', '.join(gone)}"
+        step = "Their pixels are left out of training. If a label was renamed, name the regions' labels anew too"
+        service.failures.note(project, "labels", reason, step)
+    else:
+        service.failures.clear(project, "labels")
 
 
 def measured(trained: Trained, training: list[Sample], validation: list[Sample]) -> dict[str, Any]:
@@ -108,16 +154,16 @@ def premature(service: Service, project: str, ingredients: dict[str, Any], asked
     One that differs is new, changed or withdrawn. One is enough if somebody has `asked`, and anything else that
     differs, such as the labels, is enough by itself.
     """
-    numbers = service.versions.numbers(project)
-    card = service.versions.card(project, numbers[-1]) if numbers else {}
+    cards = service.versions.cards(project)
+    card = cards[-1] if cards else {}
     if any(card.get(name) != value for name, value in ingredients.items() if name != "annotations"):
         return ""
     now, then = (set(each["annotations"].items()) for each in (ingredients, card))
     different = len({annotation for annotation, _ in now ^ then})
     if not different:
-        return f"nothing has changed since version {numbers[-1]}"
+        return f"{UNCHANGED} since version {card['version']}"
     wanted = 1 if asked else service.settings.retrain_every
-    return f"{different} of {wanted} annotations differ from version {numbers[-1]}'s" if different < wanted else ""
+    return f"{different} of {wanted} annotations differ from version {card['version']}'s" if different < wanted else ""
 
 
 def gate(

@@ -4,22 +4,30 @@
     projects/<project>/versions/<number>/card.json
     projects/<project>/current.json               the number that is served, and the one before it
 
-A version is immutable once its folder has its name. The store decides which is current; Redis only remembers it.
+A version is immutable once its folder has its name. The store decides which is current; Redis only remembers it. A
+version that is damaged is set aside, its number is not used again, and the newest sound one before it that had been
+promoted is served in its place.
 """
 
-import json
+import hashlib
+import logging
 import os
 import shutil
 import uuid
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import redis
 
+from backend.errors import SetAside
 from backend.queue import key
 from backend.store import Store
 from model.files import write
+from model.seals import seal, unseal
+
+log = logging.getLogger(__name__)
 
 
 class Versions:
@@ -36,8 +44,9 @@ class Versions:
         part.mkdir(parents=True)
         try:
             save(part / "decoder.safetensors")
-            number = max(self.numbers(project), default=0) + 1
-            (part / "card.json").write_text(json.dumps({"version": number, **card}, indent=1))
+            card = {**card, "sha256": hashlib.sha256((part / "decoder.safetensors").read_bytes()).hexdigest()}
+            number = max([0, *self.numbers(project), *self.store.damage.numbers(project)]) + 1
+            (part / "card.json").write_bytes(seal({"version": number, **card}, indent=1))
             os.rename(part, folder / str(number))
         finally:
             shutil.rmtree(part, ignore_errors=True)
@@ -52,9 +61,47 @@ class Versions:
         return sorted(int(path.name) for path in self.folder(project).glob("*") if path.name.isdecimal())
 
     def card(self, project: str, number: int) -> dict[str, Any]:
-        """What is known of a version. Raises FileNotFoundError if there is no such version."""
-        found: dict[str, Any] = json.loads((self.folder(project) / str(number) / "card.json").read_bytes())
+        """What is known of a version. Raises FileNotFoundError if there is none, SetAside if it was damaged."""
+        try:
+            return unseal((self.folder(project) / str(number) / "card.json").read_bytes())
+        except ValueError as error:
+            raise self.set_aside(project, number, f"card.json: {error}") from error
+
+    def cards(self, project: str) -> list[dict[str, Any]]:
+        """The cards of all versions, by rising number."""
+        found = []
+        for number in self.numbers(project):
+            with suppress(SetAside, FileNotFoundError):
+                found.append(self.card(project, number))
         return found
+
+    def set_aside(self, project: str, number: int, reason: object) -> SetAside:
+        """Give up a damaged version, and serve the one before it if it was served; gives the error that says so."""
+        before = self._fallback(project, number)
+        served = self._named(project) == number
+        error = self.store.damage.set_aside(project, self.folder(project) / str(number), reason)
+        if served:
+            log.error("project %s: version %d is served instead of %d", project, before, number)
+            self._serve(project, before, 0)
+        return error
+
+    def _fallback(self, project: str, number: int) -> int:
+        """The newest sound version before one that was promoted once; 0 if there is none."""
+        for earlier in reversed(self.numbers(project)):
+            if earlier < number:
+                with suppress(SetAside, FileNotFoundError):
+                    if self.card(project, earlier).get("promoted", True):
+                        return earlier
+        return 0
+
+    def _named(self, project: str) -> int:
+        """As `current`, but without repairing anything."""
+        with suppress(redis.RedisError):
+            if (remembered := self.redis.get(key(project, "current"))) is not None:
+                return int(remembered)
+        with suppress(OSError, LookupError, ValueError, TypeError):
+            return int(unseal(self._pointer(project).read_bytes())["version"])
+        return 0
 
     def weights(self, project: str, number: int) -> Path:
         """The file of a version's weights."""
@@ -86,17 +133,43 @@ class Versions:
     def roll_back(self, project: str) -> int:
         """Serve the version before the current one again, and give its number (0: none, SAM alone)."""
         before = self._stored(project)["before"]
+        if before and before not in self.numbers(project):  # it was damaged
+            before = self._fallback(project, before)
         self._serve(project, before, 0)
         return before
 
     def _serve(self, project: str, number: int, before: int) -> None:
-        body = json.dumps({"version": number, "before": before}).encode()
-        write(self.store.folder(project) / "current.json", body)
+        try:
+            write(self._pointer(project), seal({"version": number, "before": before}))
+        except OSError as error:
+            if number in self.numbers(project):  # a wish, which can be refused; else the served one is damaged
+                raise
+            log.error("project %s: that version %d is served cannot be written: %s", project, number, error)
         self.redis.set(key(project, "current"), number)
+
+    def _pointer(self, project: str) -> Path:
+        return self.store.folder(project) / "current.json"
 
     def _stored(self, project: str) -> dict[str, int]:
         try:
-            found: dict[str, int] = json.loads((self.store.folder(project) / "current.json").read_bytes())
+            found: dict[str, int] = unseal(self._pointer(project).read_bytes())
+            return {name: int(found[name]) for name in ("version", "before")}
         except FileNotFoundError:
             return {"version": 0, "before": 0}
-        return found
+        except (LookupError, TypeError, ValueError) as error:
+            self.store.damage.set_aside(project, self._pointer(project), error)
+            return self._remade(project)
+        except OSError as error:
+            log.error("%s cannot be read, so SAM alone is served: %s", self._pointer(project), error)
+            return {"version": 0, "before": 0}
+
+    def _remade(self, project: str) -> dict[str, int]:
+        """Which version is current, where the file that says so was damaged: Redis knows, or the cards do."""
+        there, remembered = self.numbers(project), 0
+        with suppress(redis.RedisError):
+            remembered = int(self.redis.get(key(project, "current")) or 0)
+        number = remembered if remembered in there else self._fallback(project, max(there, default=0) + 1)
+        made = {"version": number, "before": self._fallback(project, number)}
+        with suppress(OSError):
+            write(self._pointer(project), seal(made))
+        return made

@@ -1,15 +1,18 @@
 """The web server: gunicorn with threads, in one process, so that all clicks share the embeddings in memory."""
 
 import logging
+import sys
 from typing import Any
 
 from gunicorn.app.base import BaseApplication
 
+from backend.errors import SkylightError
 from backend.settings import Settings
 from model import checkpoints
 
 REQUEST_SECONDS = 120  # Label Studio itself gives up after 100 s
 KEEP_ALIVE_SECONDS = 75
+APP_LOAD_ERROR = 4  # gunicorn's own status for it
 
 log = logging.getLogger(__name__)
 
@@ -42,10 +45,16 @@ class Server(BaseApplication):  # type: ignore[misc]
 
         PyTorch too, so that gunicorn's own process does without its 0.4 GB.
         """
+        from backend import layout
         from backend.app import create_app
         from backend.service import Service
 
         service = Service(self.settings)
+        try:
+            layout.check(service)
+        except SkylightError as error:
+            log.error("%s", error)
+            sys.exit(APP_LOAD_ERROR)  # gunicorn ends with it, and does not try again
         log.info("SAM %s is loaded", service.pictures.segmenter.encoder_id)
         return create_app(self.settings, service)
 

@@ -1,20 +1,27 @@
 """A worker: takes jobs one after the other, in its own process, with the SAM and its embeddings kept loaded."""
 
+import threading
+
 from rq import SimpleWorker
 from rq.serializers import JSONSerializer
 
+from backend import layout
 from backend.jobs import CURRENT_SERVICE
 from backend.queue import KINDS
 from backend.service import Service
 from backend.settings import Settings
+from backend.trouble import look_after
 from backend.webhook import replay
 
 
 def run(settings: Settings) -> None:
     """Work until SIGTERM, which lets the job in hand finish."""
     service = Service(settings)
+    layout.check(service)
     service.check_weights()
-    start(service).work(logging_level=settings.log_level)
+    worker = start(service)
+    threading.Thread(target=look_after, args=(service, threading.Event()), name="look-after", daemon=True).start()
+    worker.work(logging_level=settings.log_level)
 
 
 def start(service: Service) -> SimpleWorker:

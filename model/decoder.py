@@ -5,17 +5,19 @@ top of SAM's encoder. A small stem that looks at the picture itself, at the outp
 that of SAM's input, while all convolutions work at a quarter of it or less.
 """
 
+import hashlib
 import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import torch
 import torch.nn.functional as F
-from safetensors import safe_open
+from safetensors.torch import load as parse
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from model.sam import FEATURES
+from model.seals import Damaged, metadata_of
 
 # Of the network below, counted up when it changes so that files of before do not fit. 1 answered at a quarter of the
 # input's resolution.
@@ -134,17 +136,20 @@ def save(decoder: DomainDecoder, path: Path) -> None:
     save_file(weights, path, metadata={"config": json.dumps(asdict(decoder.config)), "layout": str(LAYOUT)})
 
 
-def load(path: Path) -> DomainDecoder:
-    """Rebuild a decoder from its file.
+def load(path: Path, sha256: str = "") -> DomainDecoder:
+    """Rebuild a decoder from its file; `sha256` is what the file must hash to, "" for anything.
 
-    Raises FileNotFoundError, SafetensorError if the file is damaged, or OtherLayout if it is another network's.
+    Raises FileNotFoundError, Damaged if its hash is another one, SafetensorError if it is no such file, or OtherLayout
+    if it is another network's.
     """
-    with safe_open(path, framework="pt") as file:
-        found = file.metadata().get("layout", "1")
-        if found != str(LAYOUT):
-            raise OtherLayout(f"{path} holds a decoder of layout {found}, not {LAYOUT}; train anew")
-        config = json.loads(file.metadata()["config"])
-        weights = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
+    data = path.read_bytes()
+    if sha256 and hashlib.sha256(data).hexdigest() != sha256:
+        raise Damaged(f"{path} is not as it was written: its sha256 is not {sha256}")
+    weights, metadata = parse(data), metadata_of(data)
+    found = metadata.get("layout", "1")
+    if found != str(LAYOUT):
+        raise OtherLayout(f"{path} holds a decoder of layout {found}, not {LAYOUT}; train anew")
+    config = json.loads(metadata["config"])
     tuples = {name: tuple(config.get(name, ())) for name in ("labels", "separate")}
     decoder = DomainDecoder(DecoderConfig(**{**config, **tuples}))
     decoder.load_state_dict(weights)

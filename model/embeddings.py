@@ -10,19 +10,21 @@ import threading
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from safetensors import SafetensorError, safe_open
-from safetensors.numpy import save
+from safetensors import SafetensorError
+from safetensors.numpy import load
 
-from model import disk, files
+from model import disk, files, seals
 from model.quantise import quantise, restore
 from model.sam import Embedding
 
-LAYOUT = "4"  # of a file; 1 had a smaller thumbnail, 2 no detail and no picture, 3 two bytes a number
+LAYOUT = "5"  # of a file; 1 had a smaller thumbnail, 2 no detail and no picture, 3 two bytes a number, 4 no checksum
+UNSEALED = "4"  # is read once more, and sealed then
 # Kept with one byte a number (see `quantise`), 0.9 MB of the tiny SAM's instead of 1.4 for a scene of 512 px. On images
 # that it was not trained on (nuclei, lesions, THEMIS, cats, procedural pits) against two bytes: IoU of 275 clicks
 # +0.0006 ± 0.0004, of their boxes 0.0000; of decoders trained on two bytes, asked about one, 0.0000 ± 0.0001 (12
@@ -32,7 +34,14 @@ QUANTISED = ("features", "context", "detail")
 SCALE = ".scale"  # after a quantised tensor's name: that of its channels' ranges
 WHOLE = ("thumbnail", "picture")
 
+# What a damaged file may raise: a wrong checksum, or, in one of before there were any, whatever is missing or odd.
+DAMAGES = (seals.Damaged, SafetensorError, LookupError, ValueError, TypeError)
+
 log = logging.getLogger(__name__)
+
+
+class OtherLayout(ValueError):
+    """An embedding's file is an earlier version's."""
 
 
 class EmbeddingCache:
@@ -42,8 +51,16 @@ class EmbeddingCache:
     that is answered from memory alone does not count as used there. One process needs one cache per folder.
     """
 
-    def __init__(self, folder: Path, encoder_id: str, memory_bytes: int, disk_bytes: int = 0) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        encoder_id: str,
+        memory_bytes: int,
+        disk_bytes: int = 0,
+        on_damage: Callable[[Path], None] = lambda path: None,
+    ) -> None:
         self.folder = folder / encoder_id
+        self.on_damage = on_damage
         self.memory_bytes = memory_bytes
         self._cap = disk.Cap(folder, disk_bytes)
         self._lock = threading.Lock()
@@ -88,14 +105,35 @@ class EmbeddingCache:
     def _read(self, key: str) -> Embedding | None:
         path = self.path(key)
         try:
-            embedding = read(path)
-            disk.stamp(path)
-            return embedding
+            data = path.read_bytes()
+            embedding = parse(data)
         except FileNotFoundError:
             return None
-        except (SafetensorError, KeyError, ValueError):
-            path.unlink(missing_ok=True)  # half-written by a crashed disk, or an earlier version's: compute it again
+        except OSError as error:  # a bad sector, say
+            log.warning("an embedding cannot be read, and is computed again: %s", error)
             return None
+        except OtherLayout:
+            self._drop(path)
+            return None
+        except DAMAGES as error:
+            log.warning("the embedding %s is damaged and computed again: %s", path, error)
+            self._drop(path)
+            self.on_damage(path)
+            return None
+        disk.stamp(path)
+        self._seal(path, data)
+        return embedding
+
+    def _drop(self, path: Path) -> None:
+        with suppress(OSError):  # on a disk that has become read-only
+            path.unlink(missing_ok=True)
+
+    def _seal(self, path: Path, data: bytes) -> None:
+        """Give a file of before there were checksums its own."""
+        metadata = seals.metadata_of(data)
+        if metadata["layout"] == UNSEALED:
+            with suppress(OSError):
+                files.write(path, seals.save_tensors(load(data), {**metadata, "layout": LAYOUT}))
 
     def _keep(self, key: str, computed: Embedding) -> Embedding:
         path, (data, embedding) = self.path(key), pack(computed)
@@ -134,7 +172,7 @@ def pack(embedding: Embedding) -> tuple[bytes, Embedding]:
         if (values := getattr(embedding, name)) is not None:
             tensors[name] = np.ascontiguousarray(values)
     metadata = {"height": str(embedding.size[0]), "width": str(embedding.size[1]), "layout": LAYOUT}
-    return save(tensors, metadata), _unpack(tensors, embedding.size)
+    return seals.save_tensors(tensors, metadata), _unpack(tensors, embedding.size)
 
 
 def _unpack(tensors: Mapping[str, NDArray[Any]], size: tuple[int, int]) -> Embedding:
@@ -153,17 +191,20 @@ def write(path: Path, embedding: Embedding) -> None:
 
 
 def read(path: Path) -> Embedding:
-    """Read an embedding.
-
-    Raises FileNotFoundError, or SafetensorError, KeyError or ValueError if it is damaged or of an earlier layout.
-    """
+    """Read an embedding. Raises FileNotFoundError, OtherLayout, or one of `DAMAGES`."""
     # Copied, not mapped: 200 of the tiny SAM's take 0.8 ms each. With two bytes a number it was 1.4 ms and 298 MB;
     # mapped 0.2 ms and next to nothing, but a training reads all of each within seconds, and then 309 MB are resident.
     # One byte must be restored into an array of its own, of which there is one in the process: training copies none.
-    with safe_open(path, framework="numpy") as file:
-        metadata = file.metadata() or {}
-        if metadata.get("layout") != LAYOUT:
-            raise ValueError(f"{path} has layout {metadata.get('layout')}, not {LAYOUT}; embed it anew")
-        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (no mapping)
-        size = int(metadata["height"]), int(metadata["width"])
-    return _unpack(tensors, size)
+    return parse(path.read_bytes())
+
+
+def parse(data: bytes) -> Embedding:
+    """The embedding in a file's content. Raises OtherLayout, or one of `DAMAGES`."""
+    sealed, metadata = seals.holds(data), seals.metadata_of(data)
+    layout, keys = metadata.get("layout"), {"height", "width", "layout"} | ({seals.MARK} if sealed else set())
+    if layout not in (LAYOUT, UNSEALED):
+        raise OtherLayout(f"an embedding of layout {layout}, not {LAYOUT}; embed it anew")
+    # A file without a sum is of before there were sums, unless it shows signs of one.
+    if sealed != (layout == LAYOUT) or metadata.keys() != keys:
+        raise seals.Damaged("its checksum is missing")
+    return _unpack(load(data), (int(metadata["height"]), int(metadata["width"])))

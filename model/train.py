@@ -7,6 +7,7 @@ and is measured by cross-validation: decoders trained without some of the images
 
 import copy
 import hashlib
+import logging
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -24,7 +25,7 @@ from model.evaluate import LabelScores
 from model.metrics import Calibration
 from model.predict import predict
 
-__all__ = ["IGNORE", "Sample", "TrainConfig", "Trained", "in_validation", "train", "validate"]
+__all__ = ["IGNORE", "Diverged", "Sample", "TrainConfig", "Trained", "in_validation", "train", "validate"]
 
 VALIDATION_SHARE = 0.2
 SINGLE_OBJECTS = 0.8  # share of a label's pixels that must lie in single objects, for touching ones to be separated
@@ -32,7 +33,13 @@ CALIBRATION_CELLS = 4096  # per image, at random
 TEMPERATURES = np.geomspace(0.5, 5, 47)
 # Where the processor multiplies bfloat16 itself a step takes half as long; where it does not, longer.
 HAS_BFLOAT16 = bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
+log = logging.getLogger(__name__)
+SECOND_RATE = 0.3  # of the learning rate, in the second try of a training whose loss was no number
 _drawing = threading.Lock()  # torch draws a network's first weights from the process's generator
+
+
+class Diverged(ArithmeticError):
+    """A training's loss, or its weights, became infinite or no number."""
 
 
 @dataclass(frozen=True)
@@ -131,11 +138,28 @@ def train(
 ) -> Trained:
     """Train a decoder; the same samples and seed give the same one on the same machine.
 
-    Raises ValueError without training samples.
+    One that diverges is tried once more, with another seed and a lower rate. Raises Diverged if that diverges too, and
+    ValueError without training samples.
     """
     if not training:
         raise ValueError("training needs at least one sample")
     started = time.monotonic()
+    try:
+        return _train(training, validation, config, how, progress, started)
+    except Diverged as error:
+        log.warning("%s; it is tried again with another seed and a lower rate", error)
+        calmer = replace(how, seed=how.seed + 1, learning_rate=how.learning_rate * SECOND_RATE)
+        return _train(training, validation, config, calmer, progress, started)
+
+
+def _train(
+    training: Sequence[Sample],
+    validation: Sequence[Sample],
+    config: DecoderConfig,
+    how: TrainConfig,
+    progress: Callable[[int, int], None],
+    started: float,
+) -> Trained:
     context, detail = training[0].embedding.context, training[0].embedding.detail
     config = replace(
         config,
@@ -207,6 +231,8 @@ def fit(
             logits, distance = decoder(batch.features, batch.picture, batch.detail)
         loss = crop_loss(logits.float(), batch.targets) + distance_loss(distance.float(), batch)
         optimizer.zero_grad()
+        if not torch.isfinite(loss):
+            raise Diverged(f"the training diverged: its loss was {float(loss.detach())} at step {step} of {steps}")
         loss.backward()  # type: ignore[no-untyped-call]
         torch.nn.utils.clip_grad_norm_(decoder.parameters(), 1.0)
         optimizer.step()
@@ -218,6 +244,8 @@ def fit(
                 best = copy.deepcopy(decoder), step, held
             elif step - best[1] >= how.patience * how.check_every:
                 break
+    if not all(bool(torch.isfinite(weights).all()) for weights in (best[0] if best else decoder).parameters()):
+        raise Diverged(f"the training diverged: after {steps} steps some weights were no numbers")
     if best is None:
         return decoder, steps, None
     return best if len(some) == len(validation) else (best[0], best[1], validate(best[0], validation))

@@ -234,3 +234,11 @@ def test_the_bundled_sam_needs_no_file_and_any_other_its_own(tmp_path):
     assert checkpoints.needed("tiny", tmp_path) is None
     with pytest.raises(CheckpointError, match="vit_b is not at"):
         checkpoints.needed("vit_b", tmp_path)
+
+
+def test_a_file_that_is_not_the_published_one_is_refused_by_name_as_it_is_loaded():
+    sha256 = CHECKPOINTS["vit_b"].sha256
+    checkpoints.verify("vit_b", f"vit_b-{sha256[:12]}")
+    checkpoints.verify("tiny", "tiny-000000000000")
+    with pytest.raises(CheckpointError, match=r"vit_b, sam_vit_b_01ec64.pth, is damaged.*download vit_b"):
+        checkpoints.verify("vit_b", "vit_b-000000000000")

@@ -201,7 +201,7 @@ def test_a_version_whose_file_is_gone_costs_the_answer_not_the_batch(client, pla
     serve_decoder(planted, P, ("Dog", "Object"))
     planted.versions.weights(P, 1).unlink()
     assert [result["result"] for result in ask(client, capture("08"))] == [[], []]
-    assert "version 1" in caplog.text
+    assert "versions/1 is damaged" in caplog.text
 
 
 @pytest.mark.parametrize(

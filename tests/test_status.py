@@ -109,6 +109,8 @@ def test_status_shows_what_waits(client, service):
             "up_to_date": False,
             "jobs": {kind: idle | {"queued": kind == "ingest"} for kind in KINDS},
             "versions": [],
+            "failures": [],
+            "set_aside": [],
         }
     }
 

@@ -1,5 +1,6 @@
 """Versions: published whole or not at all, and which one is served."""
 
+import hashlib
 from pathlib import Path
 
 import pytest
@@ -30,7 +31,8 @@ def test_there_is_none_before_the_first(versions):
 def test_a_published_version_is_complete_and_not_yet_served(versions):
     assert (publish(versions, b"one"), publish(versions, b"two")) == (1, 2)
     assert versions.numbers(P) == [1, 2]
-    assert versions.card(P, 2) == {"version": 2, "labels": ["Pit"]}
+    sha256 = hashlib.sha256(b"two").hexdigest()
+    assert versions.card(P, 2) == {"version": 2, "labels": ["Pit"], "sha256": sha256}
     assert (versions.weights(P, 1).read_bytes(), versions.weights(P, 2).read_bytes()) == (b"one", b"two")
     assert versions.current(P) == 0
 

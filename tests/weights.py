@@ -7,6 +7,8 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from model.seals import seal, unseal
+
 
 def random_weights(network: nn.Module, seed: int, gain: float = 1.0) -> dict[str, Tensor]:
     """Weights for a network's whole state dict that keep activations near 1, so that each of them matters.
@@ -23,6 +25,9 @@ def forget_layout(path: Path) -> None:
         config = file.metadata()["config"]
         weights = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
     save_file(weights, path, metadata={"config": config})
+    card = path.with_name("card.json")
+    if card.exists():  # which did not have its sha256 either
+        card.write_bytes(seal({k: v for k, v in unseal(card.read_bytes()).items() if k != "sha256"}))
 
 
 def _random(key: str, value: Tensor, gain: float, generator: torch.Generator) -> Tensor:

@@ -1,0 +1,133 @@
+"""What becomes of a job that fails: a sentence for people, and when it is taken up again."""
+
+import errno
+import logging
+import os
+import shutil
+import threading
+import time
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any, cast
+
+import redis
+from rq.timeouts import JobTimeoutException
+
+from backend.errors import SkylightError
+from backend.queue import JOB_SECONDS, KINDS, Kind, key
+from backend.service import Service
+from model.train import Diverged
+
+ROOM_BYTES = 20 * 2**20  # free for a job to begin: a decoder, or some embeddings
+AGAIN_SECONDS = 30.0  # until a job that the disk or an unforeseen error ended is taken up again, at first
+LATEST_SECONDS = 3600.0  # at last, as the pause doubles; not where the disk is at fault
+LOOK_SECONDS = 10.0  # how often is looked what is due
+RETRY_SECONDS = 60  # between two tries of what was set aside: Label Studio may not answer just now
+FULL = (errno.ENOSPC, errno.EDQUOT)
+UNWRITABLE = (errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOTDIR, errno.EIO)
+MEMORY = ("not enough memory", "can't allocate memory", "out of memory", "bad_alloc")  # what torch says
+
+log = logging.getLogger(__name__)
+
+
+def explain(error: BaseException, home: Path) -> tuple[str, str]:
+    """Why a job failed and what to do, in sentences without their last stop."""
+    text = str(error)
+    if isinstance(error, OSError) and error.errno in FULL:
+        step = "Make room (`skylight cache --trim`, SKYLIGHT_DISK_MB); it goes on by itself within a minute"
+        return f"the disk of {home} is full", step
+    if isinstance(error, OSError) and error.errno in UNWRITABLE:
+        step = "Give its user the right to write there, or set SKYLIGHT_HOME; it goes on by itself within a minute"
+        return f"{home} cannot be written ({os.strerror(error.errno or 0)})", step
+    if isinstance(error, MemoryError) or (isinstance(error, RuntimeError) and any(each in text for each in MEMORY)):
+        step = "Give the worker more, lower SKYLIGHT_MEMORY_MB, or set a smaller SKYLIGHT_SAM"
+        return "there was not enough memory", step
+    if isinstance(error, JobTimeoutException):
+        step = "Give the worker a faster machine, or more workers (SKYLIGHT_WORKERS)"
+        return f"it took longer than {JOB_SECONDS // 60} minutes and was ended", step
+    if isinstance(error, Diverged | SkylightError):
+        return text, "The version served stays; it is tried again when the annotations change, or with 'Train now'"
+    return f"an error that Skylight did not foresee: {type(error).__name__}: {text}", "The worker's log says more"
+
+
+def check_room(home: Path) -> None:
+    """Raise OSError unless a job has room for its files and may write them: before hours of work, not after."""
+    home.mkdir(parents=True, exist_ok=True)
+    if shutil.disk_usage(home).free < ROOM_BYTES:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(home))
+    probe = home / f".probe-{uuid.uuid4().hex[:8]}"
+    try:
+        probe.write_bytes(b"?")
+    finally:
+        with suppress(OSError):
+            probe.unlink()
+
+
+@contextmanager
+def watching(service: Service, project: str, kind: Kind, writes: bool = True) -> Iterator[None]:
+    """Around a job: how it failed is noted and when it is tried again, or that it went well.
+
+    A training says itself that it went well: it may have found nothing to do. Whatever was raised goes on.
+    """
+    home = service.settings.home
+    try:
+        if writes:
+            check_room(home)
+        yield
+    except redis.RedisError:
+        raise  # nothing can be noted, and the next event brings the rest
+    except Exception as error:
+        reason, step = explain(error, home)
+        log.error("project %s: %s failed: %s", project, kind, reason)
+        service.failures.note(project, kind, reason, step)
+        again(service, project, kind, error)
+        raise
+    if kind != "train":
+        service.failures.clear(project, kind)
+
+
+def again(service: Service, project: str, kind: Kind, error: BaseException) -> None:
+    """Have a job that failed taken up again after a while; a training not, unless it was for the disk."""
+    disk = isinstance(error, OSError)
+    if kind == "train" and not disk:
+        return
+    count = next((each.count for each in service.failures.of(project) if each.what == kind), 1)
+    pause = AGAIN_SECONDS if disk else min(AGAIN_SECONDS * 2 ** min(count - 1, 20), LATEST_SECONDS)
+    with suppress(redis.RedisError):
+        service.queue.redis.zadd(key("*", "again"), {f"{kind} {project}": time.time() + pause})
+
+
+def take_up(service: Service, now: float | None = None) -> list[str]:
+    """Request what is due: jobs that failed a while ago, annotations set aside a while ago. Raises redis.RedisError."""
+    now, where, connection = time.time() if now is None else now, key("*", "again"), service.queue.redis
+    found = cast(list[bytes], connection.zrangebyscore(where, 0, now))
+    taken = []
+    for member in found:
+        kind, _, project = member.decode().partition(" ")
+        if connection.zrem(where, member) and kind in KINDS:
+            service.queue.request(project, kind)
+            taken.append(member.decode())
+    for project in sorted({*service.queue.projects(), *service.store.projects()}):
+        if service.asides.due(project) and connection.set(key(project, "retried"), 1, ex=RETRY_SECONDS, nx=True):
+            service.queue.request(project, "ingest")
+            taken.append(f"aside {project}")
+    return taken
+
+
+def look_after(service: Service, stop: threading.Event) -> None:
+    """Until `stop`, take up what is due. A worker runs this beside its jobs."""
+    while not stop.wait(LOOK_SECONDS):
+        try:
+            take_up(service)
+        except redis.RedisError as error:
+            log.warning("Redis is away (%s); what failed is taken up again later", error)
+
+
+def summary(service: Service, project: str) -> list[dict[str, Any]]:
+    """A project's failures as plain values."""
+    return [
+        {name: getattr(each, name) for name in ("what", "reason", "step", "count", "since", "at")}
+        for each in service.failures.of(project)
+    ]
