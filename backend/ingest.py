@@ -9,6 +9,7 @@ from backend.predict import image_url
 from backend.regions import label_map
 from backend.service import Service
 from backend.store import SampleRecord
+from backend.trace import fail
 from backend.webhook import Event
 from model.images import ImageError
 
@@ -46,8 +47,10 @@ def handle(service: Service, project: str, event: Event) -> bool:
         return _annotation(service, project, event)
     except (SkylightError, ImageError) as error:
         log.error("project %s annotation %s cannot be learned from: %s", project, event["id"], error)
-    except DATA_ERRORS:
+        fail(error)
+    except DATA_ERRORS as error:
         log.exception("project %s annotation %s: an error that Skylight did not foresee", project, event["id"])
+        fail(error)
     return False
 
 

@@ -9,13 +9,16 @@ from backend.ingest import drain
 from backend.preannotate import preannotate as preannotate_open_tasks
 from backend.reconcile import reconcile
 from backend.service import Service
+from backend.tracing import traced
 from backend.training import train_version
 
 CURRENT_SERVICE: ContextVar[Service] = ContextVar("service")  # set by the worker before it takes jobs
+TRACED = traced(CURRENT_SERVICE)
 
 log = logging.getLogger(__name__)
 
 
+@TRACED
 def ingest(project: str) -> None:
     """Empty the inbox into the store, then see what follows from it."""
     service = CURRENT_SERVICE.get()
@@ -33,6 +36,7 @@ def ingest(project: str) -> None:
         service.queue.request(project, "preannotate")
 
 
+@TRACED
 def train(project: str) -> None:
     """Train on everything there is; again if more came meanwhile."""
     service = CURRENT_SERVICE.get()
@@ -55,6 +59,7 @@ def train(project: str) -> None:
         service.queue.request(project, "preannotate")
 
 
+@TRACED
 def preannotate(project: str) -> None:
     """Bring the current version's predictions to the open tasks."""
     service = CURRENT_SERVICE.get()
@@ -65,6 +70,7 @@ def preannotate(project: str) -> None:
         service.queue.request(project, "preannotate")
 
 
+@TRACED
 def embed(project: str) -> None:
     """Embed the images that are wanted before anybody clicks on them."""
     service = CURRENT_SERVICE.get()

@@ -14,6 +14,7 @@ from backend.labelstudio import LabelStudio, TaskSummary
 from backend.predict import image_url, preannotation
 from backend.queue import Progress, key
 from backend.service import Service
+from backend.trace import fail
 from model.decoder import DomainDecoder
 from model.images import ImageError
 
@@ -45,6 +46,7 @@ def preannotate(service: Service, project: str) -> bool:
         return _Round(service, client, project, version, labeling, decoder).run()
     except SkylightError as error:
         log.warning("project %s is not pre-annotated: %s", project, error)
+        fail(error)
         return False
 
 
@@ -102,6 +104,7 @@ class _Round:
                 if refused == REFUSALS:
                     raise
                 log.warning("project %s task %s: its pre-annotation was refused: %s", self.project, task.id, error)
+                fail(error)
             self._note(len(tasks) - len(todo) + settled, len(tasks))
         self._show()
         if todo:
@@ -139,9 +142,11 @@ class _Round:
             cluster = cluster_of(self.service, centres, url)
         except ImageError as error:
             log.warning("project %s task %s gets no pre-annotation: %s", self.project, task.id, error)
+            fail(error)
             return True
         except SkylightError as error:  # it cannot be fetched now
             log.warning("project %s task %s gets no pre-annotation yet: %s", self.project, task.id, error)
+            fail(error)
             return False
         made = {"result": regions, "score": score, "model_version": self.version, "cluster": cluster}
         self.client.create_prediction(self.number, task.id, made)

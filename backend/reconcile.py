@@ -5,6 +5,7 @@ import logging
 from backend.errors import LabelStudioError
 from backend.ingest import handle, save_config
 from backend.service import Service
+from backend.trace import fail
 from backend.webhook import annotation_event, project_key
 
 log = logging.getLogger(__name__)
@@ -23,6 +24,7 @@ def reconcile(service: Service, project: str) -> int:
             return _reconcile(service, project) if held else 0
     except LabelStudioError as error:
         log.warning("project %s is not reconciled: %s", project, error)
+        fail(error)
         return 0
 
 

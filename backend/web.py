@@ -4,6 +4,7 @@ import logging
 from typing import Any
 
 from gunicorn.app.base import BaseApplication
+from gunicorn.glogging import Logger
 
 from backend.settings import Settings
 from model import checkpoints
@@ -12,6 +13,16 @@ REQUEST_SECONDS = 120  # Label Studio itself gives up after 100 s
 KEEP_ALIVE_SECONDS = 75
 
 log = logging.getLogger(__name__)
+
+
+class Log(Logger):  # type: ignore[misc]
+    """gunicorn's own messages, as the rest of the process logs; of requests `backend.tracing` says a line each."""
+
+    def setup(self, cfg: Any) -> None:
+        """No handler and no file of its own."""
+        super().setup(cfg)
+        self.error_log.handlers.clear()
+        self.error_log.propagate = True
 
 
 class Server(BaseApplication):  # type: ignore[misc]
@@ -28,6 +39,7 @@ class Server(BaseApplication):  # type: ignore[misc]
             "keepalive": KEEP_ALIVE_SECONDS,
             "proc_name": "skylight-web",
             "control_socket_disable": True,
+            "logger_class": Log,
         }
         super().__init__()
 
