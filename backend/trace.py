@@ -32,7 +32,7 @@ CAUSES = {
     "OSError": "system",  # the disk, above all
 }
 LONGEST = 100  # characters of a name that came from outside
-WORDS = {"faulty": "answered, but something in it failed"}
+WORDS = {"faulty": "done, but something in it failed"}
 
 log = logging.getLogger(__name__)
 

@@ -20,6 +20,7 @@ from backend.trace import CURRENT, Outcome, Trace
 
 HEADER = "X-Request-ID"
 SANE = re.compile(r"[\w.-]{1,64}", re.ASCII)  # a request's id that is taken over
+RENAMED = {"receive": "webhook", "answer": "predict"}
 
 Job = Callable[[str], None]
 
@@ -31,6 +32,7 @@ def watch(app: Flask, metrics: Metrics) -> None:
     def begin() -> None:
         given = request.headers.get(HEADER, "")
         endpoint = (request.endpoint or "unknown").rpartition(".")[2]
+        endpoint = RENAMED.get(endpoint, endpoint)
         trace = Trace(given if SANE.fullmatch(given) else uuid.uuid4().hex[:16], endpoint, method=request.method)
         trace.project = (request.view_args or {}).get("project")
         CURRENT.set(trace)
