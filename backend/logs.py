@@ -51,7 +51,7 @@ def hider(secrets: Sequence[str]) -> Callable[[str], str]:
             text = QUERY.sub(f"?{HIDDEN}", text)
         if "@" in text:
             text = USER.sub(f"{HIDDEN}@", text)
-        return AUTHORIZATION.sub(rf"\1 {HIDDEN}", text)
+        return AUTHORIZATION.sub(rf"\1 {HIDDEN}", text) if " " in text else text
 
     return hide
 

@@ -2,7 +2,7 @@
 
 import functools
 import re
-import uuid
+import secrets
 from collections import Counter
 from collections.abc import Callable
 from contextlib import suppress
@@ -33,7 +33,7 @@ def watch(app: Flask, metrics: Metrics) -> None:
         given = request.headers.get(HEADER, "")
         endpoint = (request.endpoint or "unknown").rpartition(".")[2]
         endpoint = RENAMED.get(endpoint, endpoint)
-        trace = Trace(given if SANE.fullmatch(given) else uuid.uuid4().hex[:16], endpoint, method=request.method)
+        trace = Trace(given if SANE.fullmatch(given) else secrets.token_hex(8), endpoint, method=request.method)
         trace.project = (request.view_args or {}).get("project")
         CURRENT.set(trace)
 
