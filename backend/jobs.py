@@ -13,6 +13,7 @@ from backend.tracing import traced
 from backend.training import train_version
 
 CURRENT_SERVICE: ContextVar[Service] = ContextVar("service")  # set by the worker before it takes jobs
+TURN_SECONDS = 20.0  # of pre-annotation after each training that made a version to be served
 TRACED = traced(CURRENT_SERVICE)
 
 log = logging.getLogger(__name__)
@@ -50,13 +51,22 @@ def train(project: str) -> None:
         while service.queue.inbox_length(project):  # what `dirty` counts must be ingested before it counts as trained
             drain(service, project)
         wanted = service.queue.wanted(project)
-        train_version(service, project, asked=wanted > 0)
+        promoted = train_version(service, project, asked=wanted > 0)
         service.queue.grant(project, wanted)
         service.queue.set_trained(project, dirty)
     if service.queue.dirty(project) > dirty:
         service.queue.request(project, "train")
+    if promoted:
+        _show(service, project)
     if service.versions.current(project):  # also an old one: there may be new tasks
         service.queue.request(project, "preannotate")
+
+
+def _show(service: Service, project: str) -> None:
+    """Begin to bring a new version to the open tasks, whatever waits: of a team that never pauses, a training does."""
+    with service.queue.lock(project, "preannotate") as held:
+        if held:
+            preannotate_open_tasks(service, project, TURN_SECONDS)
 
 
 @TRACED

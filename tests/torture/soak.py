@@ -53,8 +53,10 @@ def run(report: Report) -> None:
             team.open(served.url)
             idle = team.shift(served, IDLE_SECONDS, submit=False)
             busy = team.shift(served, 60 * MINUTES, submit=True)
+            brought = len(team.seen)
             settled = team.settle(served)
             measure(report, idle, busy, served)
+            report.figure("soak: versions brought to the open tasks meanwhile", brought, "", least=1)
             open_tasks = sum(not task["annotations"] for task in studio.tasks.values())
             report.figure("soak: open tasks with a prediction", team.predicted(), "", least=open_tasks)
             report.fault("soak: submitted while all is at work", busy.submitted, team.lost(home), settled)
@@ -114,6 +116,7 @@ class Team:
         self.studio = studio
         self.project = studio.add_project()
         self.places: list[Place] = []
+        self.seen: set[str] = set()  # versions whose predictions open tasks had while all were at work
         for number in range(TASKS + OPEN):
             scene = synthetic.scene(FIRST_SEED + number, SIDE)
             task = studio.add_task(self.project, png(scene.image))
@@ -140,6 +143,7 @@ class Team:
             if time.monotonic() > looking:
                 looking = time.monotonic() + SAMPLE_SECONDS
                 served.look()
+                self.seen |= {one["model_version"] for one in list(self.studio.predictions.values())}
             try:
                 said: Said = news.get(timeout=SAMPLE_SECONDS)
             except Empty:
@@ -200,7 +204,7 @@ def measure(report: Report, idle: Shift, busy: Shift, served: Serve) -> None:
     """The clicks, and the memory."""
     for error in [*idle.errors, *busy.errors][:5]:
         print(f"    {error}")
-    before, during = (1000 * np.percentile(shift.seconds, 95) for shift in (idle, busy))
+    before, during = (1000 * float(np.percentile(shift.seconds, 95)) for shift in (idle, busy))
     report.figure("soak: minutes", MINUTES, "min")
     report.figure("soak: clicks", len(busy.seconds), "")
     report.figure("soak: errors", len(idle.errors) + len(busy.errors), "", most=0)
