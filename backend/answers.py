@@ -7,11 +7,18 @@ from flask import Flask, Request, Response
 
 from backend.errors import BadRequest
 from backend.service import Service
+from backend.trace import CURRENT
 
 
 def json_response(value: Any, status: int = 200) -> Response:
     """An answer in JSON."""
     return Response(orjson.dumps(value), status, mimetype="application/json")
+
+
+def error_response(message: str, status: int) -> Response:
+    """An answer that says in a sentence what went wrong, with the request's id, by which the log has it."""
+    trace = CURRENT.get()
+    return json_response({"error": message, **({"id": trace.id} if trace else {})}, status)
 
 
 def body_object(request: Request) -> dict[str, Any]:

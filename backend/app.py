@@ -6,11 +6,12 @@ import redis
 from flask import Flask, Response, current_app
 from werkzeug.exceptions import HTTPException
 
-from backend import dashboard, page, predict, status, webhook
-from backend.answers import json_response, service_of
+from backend import alerts, dashboard, metrics, page, predict, status, tracing, webhook
+from backend.answers import error_response, service_of
 from backend.errors import SkylightError
 from backend.service import Service
 from backend.settings import Settings
+from backend.trace import fail
 from backend.trouble import explain
 from model.checkpoints import CheckpointError
 from model.sam import SamError
@@ -22,7 +23,8 @@ def create_app(settings: Settings, service: Service | None = None) -> Flask:
     """A Flask application over the given settings, or over a service that is there already."""
     app = Flask("skylight")
     app.extensions["skylight"] = service or Service(settings)
-    for module in (status, predict, webhook, page):
+    tracing.watch(app, metrics.install(app))
+    for module in (status, alerts, metrics, predict, webhook, page):
         app.register_blueprint(module.blueprint)
     dashboard.mount(app, settings.redis_url)
     app.register_error_handler(SkylightError, _known)
@@ -33,21 +35,23 @@ def create_app(settings: Settings, service: Service | None = None) -> Flask:
 
 def _known(error: SkylightError) -> Response:
     log.warning("%s", error)
-    return json_response({"error": str(error)}, error.status)
+    fail(error)
+    return error_response(str(error), error.status)
 
 
 def _http(error: HTTPException) -> Response:
-    return json_response({"error": error.description}, error.code or 500)
+    return error_response(error.description or error.name, error.code or 500)
 
 
 def _unforeseen(error: Exception) -> Response:
     """Nothing but a sentence leaves the process; the log has the rest."""
+    fail(error)
     if isinstance(error, redis.RedisError | SamError | CheckpointError):
         log.error("%s", error)
-        return json_response({"error": f"not ready: {error}"}, 503)
+        return error_response(f"not ready: {error}", 503)
     if isinstance(error, OSError):
         reason, step = explain(error, service_of(current_app).settings.home)
         log.error("%s: %s", reason, error)
-        return json_response({"error": f"not ready: {reason}. {step}."}, 503)
+        return error_response(f"not ready: {reason}. {step}.", 503)
     log.error("unforeseen error", exc_info=error)
-    return json_response({"error": "an error that Skylight did not foresee; its log says more"}, 500)
+    return error_response("an error that Skylight did not foresee; its log says more", 500)

@@ -1,7 +1,6 @@
 """The command line: `skylight --help`."""
 
 import json
-import logging
 import math
 import os
 import signal
@@ -17,6 +16,7 @@ import click
 
 from backend.errors import SkylightError, Unavailable
 from backend.lifeline import follow
+from backend.logs import configure
 from backend.settings import Settings
 
 if TYPE_CHECKING:
@@ -29,7 +29,6 @@ WORKER_NICENESS = 5  # a click goes before training
 FOLLOW = click.option("--follow", "parent", type=int, hidden=True, help="End when the process with this id is gone.")
 REASONS = 5  # failures that are told one by one
 COLOURS = {"ok": "green", "warn": "yellow", "fail": "red"}
-LOG_FORMAT = "%(asctime)s %(levelname).1s %(name)s: %(message)s"
 
 
 def _pixels(parts: list[str]) -> tuple[float, ...]:
@@ -82,7 +81,7 @@ class Skylight(click.Group):
 def settings() -> Settings:
     """The settings, from the environment; logging follows them."""
     found = Settings.from_env(os.environ)
-    logging.basicConfig(level=found.log_level, format=LOG_FORMAT, datefmt="%H:%M:%S")
+    configure(found)
     return found
 
 

@@ -15,6 +15,7 @@ from backend.predict import image_urls
 from backend.progress import reporter
 from backend.readiness import readiness_test
 from backend.service import Service
+from backend.trace import fail
 from backend.webhook import project_key
 from model.images import ImageError
 
@@ -96,11 +97,14 @@ def _embed(service: Service, client: LabelStudio, image: TaskImage) -> str:
         return ""
     except MediaError as error:
         client.version()
+        fail(error)
         return str(error)
     except (SkylightError, ImageError) as error:
+        fail(error)
         return str(error)
     except DATA_ERRORS as error:
         log.exception("task %s: an error that Skylight did not foresee", image.task)
+        fail(error)
         return f"{type(error).__name__}: {error}"
 
 
@@ -141,6 +145,7 @@ def embed_project(service: Service, project: str) -> bool:
         return _Round(service, client, project, service.labeling(str(found["label_config"]))).run()
     except SkylightError as error:
         log.warning("project %s: its images are not embedded: %s", project, error)
+        fail(error)
         ahead.forget(service.queue, project)  # by the time of the next event other tasks are open
         return False
 

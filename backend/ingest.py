@@ -10,6 +10,7 @@ from backend.predict import image_url
 from backend.regions import label_map
 from backend.service import Service
 from backend.store import SampleRecord
+from backend.trace import fail
 from backend.webhook import Event
 from model.images import ImageError
 
@@ -83,11 +84,14 @@ def _try(service: Service, project: str, event: Event) -> bool:
         changed = _annotation(service, project, event)
         service.asides.drop(project, event["id"])
     except MediaError as error:  # the storage may be away, or the image may come back
+        fail(error)
         changed = _fail(service, project, event, str(error), own=False)
     except (SkylightError, ImageError) as error:
+        fail(error)
         changed = _fail(service, project, event, str(error), own=True)
     except POISON_ERRORS as error:
         log.exception("project %s annotation %s: an error that Skylight did not foresee", project, event["id"])
+        fail(error)
         changed = _fail(service, project, event, f"{type(error).__name__}: {error}", own=True)
     service.asides.end(project)
     return changed

@@ -12,10 +12,13 @@ from backend.preannotate import preannotate as preannotate_open_tasks
 from backend.queue import Kind
 from backend.reconcile import reconcile
 from backend.service import Service
+from backend.tracing import traced
 from backend.training import train_version
 from backend.trouble import watching
 
 CURRENT_SERVICE: ContextVar[Service] = ContextVar("service")  # set by the worker before it takes jobs
+TURN_SECONDS = 20.0  # of pre-annotation after each training that made a version to be served
+TRACED = traced(CURRENT_SERVICE)
 
 log = logging.getLogger(__name__)
 
@@ -32,6 +35,7 @@ def watched(job: Callable[[str], None]) -> Callable[[str], None]:
     return run
 
 
+@TRACED
 @watched
 def ingest(project: str) -> None:
     """Empty the inbox into the store, then see what follows from it."""
@@ -52,6 +56,7 @@ def ingest(project: str) -> None:
         service.queue.request(project, "preannotate")
 
 
+@TRACED
 @watched
 def train(project: str) -> None:
     """Train on everything there is; again if more came meanwhile."""
@@ -66,15 +71,25 @@ def train(project: str) -> None:
         while service.queue.inbox_length(project):  # what `dirty` counts must be ingested before it counts as trained
             drain(service, project)
         wanted = service.queue.wanted(project)
-        train_version(service, project, asked=wanted > 0)
+        promoted = train_version(service, project, asked=wanted > 0)
         service.queue.grant(project, wanted)
         service.queue.set_trained(project, dirty)
     if service.queue.dirty(project) > dirty:
         service.queue.request(project, "train")
+    if promoted:
+        _show(service, project)
     if service.versions.current(project):  # also an old one: there may be new tasks
         service.queue.request(project, "preannotate")
 
 
+def _show(service: Service, project: str) -> None:
+    """Begin to bring a new version to the open tasks, whatever waits: of a team that never pauses, a training does."""
+    with service.queue.lock(project, "preannotate") as held:
+        if held:
+            preannotate_open_tasks(service, project, TURN_SECONDS)
+
+
+@TRACED
 @watched
 def preannotate(project: str) -> None:
     """Bring the current version's predictions to the open tasks."""
@@ -86,6 +101,7 @@ def preannotate(project: str) -> None:
         service.queue.request(project, "preannotate")
 
 
+@TRACED
 @watched
 def embed(project: str) -> None:
     """Embed the images that are wanted before anybody clicks on them."""

@@ -5,6 +5,7 @@ import hashlib
 import os
 import shutil
 import socket
+from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ from typing import Any
 import redis
 from rq.worker_registration import WORKERS_BY_QUEUE_KEY
 
+from backend import figures
 from backend.finding import Finding
 from backend.service import Service
 from backend.settings import MEGABYTE, Settings, redact_url
@@ -22,12 +24,29 @@ from model.sam import TINY_WEIGHTS
 
 OLDEST_REDIS = 6  # RQ 3 asks for it
 GIGABYTE = 1e9
-DISK_WARN, DISK_FAIL = 5 * GIGABYTE, 0.5 * GIGABYTE  # an embedding has 0.8 to 1.8 MB: 2700 to 6000 images
+DISK_WARN, DISK_FAIL = 5 * GIGABYTE, 1 * GIGABYTE  # an embedding has 0.8 to 1.8 MB: 2700 to 6000 images
+INBOX_SECONDS = 600.0  # an event that has waited for longer is worth an alarm
+MAKE_ROOM = "Make room (`skylight cache --trim`, SKYLIGHT_DISK_MB), or move SKYLIGHT_HOME to a larger disk."
+WHOLE = ("worker", "inbox")  # of which `urgent` says all that `findings` says
 
 
 def findings(service: Service) -> list[Finding]:
     """How this machine stands."""
-    return [*_redis(service), _checkpoint(service), _disk(service.settings)]
+    return [*_redis(service), _inbox(service), _checkpoint(service), _disk(service.settings)]
+
+
+def urgent(service: Service) -> list[Finding]:
+    """The same in short: what can be found out within milliseconds."""
+    found = [_inbox(service)]
+    try:
+        found.append(_workers(service))
+    except redis.RedisError as error:
+        found.append(_away(service, error))
+    try:
+        service.check_weights()
+    except CheckpointError as error:
+        found.append(_no_weights(service, error))
+    return [*found, *_room(service.settings)]
 
 
 def _redis(service: Service) -> list[Finding]:
@@ -36,9 +55,12 @@ def _redis(service: Service) -> list[Finding]:
         info = connection.info()
         return [_version(service, info), _persistence(connection, info), _workers(service)]
     except redis.RedisError as error:
-        step = "Start it, or set REDIS_URL to where it is; without REDIS_URL `skylight serve` runs one by itself."
-        detail = f"{_address(service)}: {error}"
-        return [Finding("Redis", "fail", detail, step)]
+        return [_away(service, error)]
+
+
+def _away(service: Service, error: redis.RedisError) -> Finding:
+    step = "Start it, or set REDIS_URL to where it is; without REDIS_URL `skylight serve` runs one by itself."
+    return Finding("Redis", "fail", f"{_address(service)}: {error}", step)
 
 
 def _address(service: Service) -> str:
@@ -72,14 +94,28 @@ def _persistence(connection: redis.Redis, info: dict[str, Any]) -> Finding:
 
 
 def _workers(service: Service) -> Finding:
-    ingest = service.queue.queues["ingest"]
     waiting = sum(queue.count for queue in service.queue.queues.values())
-    keys = service.queue.redis.smembers(WORKERS_BY_QUEUE_KEY % ingest.name)
-    alive = [text for key in keys if (text := _worker(service, key))]
-    if alive:
-        return Finding("worker", "ok", f"{'; '.join(sorted(alive))}; {waiting} jobs wait")
+    if found := alive(service):
+        return Finding("worker", "ok", f"{'; '.join(sorted(found))}; {waiting} jobs wait")
     step = "`skylight serve` runs one if SKYLIGHT_WORKERS is not 0; beside `skylight web` run `skylight worker`."
     return Finding("worker", "fail", f"none runs; {waiting} jobs wait, nothing is learned", step)
+
+
+def alive(service: Service) -> list[str]:
+    """Each worker that runs, in words. Raises redis.RedisError."""
+    keys: Any = service.queue.redis.smembers(WORKERS_BY_QUEUE_KEY % service.queue.queues["ingest"].name)
+    return [text for key in keys if (text := _worker(service, key))]
+
+
+def _inbox(service: Service) -> Finding:
+    """How long the oldest event waits, in Redis or on disk."""
+    oldest = figures.spooled_age(service)
+    with suppress(redis.RedisError):  # which is said elsewhere
+        oldest = max(oldest, *figures.gather(service).age.values(), 0.0)
+    if oldest > INBOX_SECONDS:
+        step = "Is a worker busy with a long training, or ended? Its log says; more workers: SKYLIGHT_WORKERS."
+        return Finding("inbox", "fail", f"the oldest event has waited for {oldest / 60:.0f} min", step)
+    return Finding("inbox", "ok", f"the oldest event has waited for {oldest:.0f} s" if oldest else "empty")
 
 
 def _worker(service: Service, key: Any) -> str:
@@ -111,13 +147,17 @@ def _checkpoint(service: Service) -> Finding:
         stat = path.stat()
         digest = _sha256(path, stat.st_size, stat.st_mtime_ns)
     except (CheckpointError, OSError) as error:
-        return Finding(what, "fail", str(error), f"Run: skylight checkpoints download {name}")
+        return _no_weights(service, error)
     if name == "tiny":
         return Finding(what, "ok", f"tiny, bundled, sha256 {digest[:16]}...")
     if digest != checkpoints.find(name).sha256:
         step = f"Delete it and run: skylight checkpoints download {name}"
         return Finding(what, "fail", f"{path} has sha256 {digest}, not the published one", step)
     return Finding(what, "ok", f"{name}, {path}, sha256 {digest[:16]}... as published")
+
+
+def _no_weights(service: Service, error: Exception) -> Finding:
+    return Finding("SAM", "fail", str(error), f"Run: skylight checkpoints download {service.settings.sam}")
 
 
 @functools.lru_cache(maxsize=8)
@@ -136,15 +176,24 @@ def _existing(home: Path) -> Path:
     return next(path for path in (home.absolute(), *home.absolute().parents) if path.is_dir())
 
 
+def _room(settings: Settings) -> list[Finding]:
+    """That the disk is full, or cannot be written, if so."""
+    home = settings.home
+    if not os.access(_existing(home), os.W_OK):
+        return [Finding("disk", "fail", f"{home} cannot be written", "Give its user the right, or set SKYLIGHT_HOME.")]
+    if (free := free_bytes(home)) < DISK_FAIL:
+        return [Finding("disk", "fail", f"{free / GIGABYTE:.1f} GB free for {home}", MAKE_ROOM)]
+    return []
+
+
 def _disk(settings: Settings) -> Finding:
+    if full := _room(settings):
+        return full[0]
     home = settings.home
     free = free_bytes(home)
     held = sum(each.size for each in stored(home / "embeddings"))
     cap = f"at most {settings.disk_mb * MEGABYTE / GIGABYTE:.1f} GB" if settings.disk_mb else "without limit"
     detail = f"{free / GIGABYTE:.1f} GB free for {home}; embeddings take {held / GIGABYTE:.1f} GB, {cap}"
-    step = "Make room (`skylight cache --trim`, SKYLIGHT_DISK_MB), or move SKYLIGHT_HOME to a larger disk."
-    if not os.access(_existing(home), os.W_OK):
-        return Finding("disk", "fail", f"{home} cannot be written", "Give its user the right, or set SKYLIGHT_HOME.")
     if free < DISK_WARN:
-        return Finding("disk", "fail" if free < DISK_FAIL else "warn", detail, step)
+        return Finding("disk", "warn", detail, MAKE_ROOM)
     return Finding("disk", "ok", detail)

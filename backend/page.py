@@ -14,7 +14,7 @@ from markupsafe import Markup, escape
 from werkzeug.exceptions import HTTPException, NotFound
 from werkzeug.wrappers import Response as AnyResponse
 
-from backend import actions, csrf, dashboard, doctor, gallery
+from backend import actions, alerts, csrf, dashboard, doctor, gallery
 from backend.answers import service_of
 from backend.curves import counted
 from backend.errors import SkylightError
@@ -23,6 +23,7 @@ from backend.overview import ProjectView, Records, project_view
 from backend.readiness import readiness
 from backend.refreshed import Refreshed
 from backend.service import Service
+from backend.trace import CURRENT, fail
 
 STATES = ("fail", "warn", "ok")  # of the doctor's findings, the worst first
 NEWEST = 8  # versions that are listed before one asks for the older ones
@@ -56,6 +57,7 @@ class Pages:
         self.gallery = gallery.Gallery(service)
         self.readiness = Refreshed(lambda project: readiness(service, project))
         self.findings = Refreshed(lambda _: findings(service))
+        self.alerts = alerts.Alerts(service, self.findings.get)
         self._guard: csrf.Guard | None = None
         self._spare = csrf.Guard(secrets.token_hex(csrf.KEY_BYTES))
 
@@ -84,12 +86,14 @@ class Pages:
 def _prepare(state: BlueprintSetupState) -> None:
     app = state.app
     assert isinstance(app, Flask)
-    app.extensions["skylight-pages"] = Pages(service_of(app))
+    made = app.extensions["skylight-pages"] = Pages(service_of(app))
+    app.extensions[alerts.NAME] = made.alerts
 
 
 @blueprint.app_context_processor
 def _linked() -> dict[str, Any]:
-    return {"dashboard": dashboard.NAME in current_app.blueprints}
+    trace = CURRENT.get()
+    return {"dashboard": dashboard.NAME in current_app.blueprints, "request_id": trace.id if trace else ""}
 
 
 def pages() -> Pages:
@@ -99,8 +103,8 @@ def pages() -> Pages:
 
 
 def findings(service: Service) -> list[Finding]:
-    """What the doctor says, the worst first."""
-    return sorted(doctor.findings(service), key=lambda each: STATES.index(each.state))
+    """What the doctor says."""
+    return doctor.findings(service)
 
 
 @blueprint.get("/")
@@ -172,7 +176,8 @@ def try_again(project: str) -> AnyResponse:
 
 
 def _found() -> Sequence[Finding]:
-    return pages().findings.get() or ()
+    """What the doctor and the alerts say, the worst first."""
+    return sorted(pages().alerts.findings(), key=lambda each: STATES.index(each.state))
 
 
 def _acted(project: str) -> Service:
@@ -235,10 +240,12 @@ def _http(error: HTTPException) -> tuple[str, int]:
 @blueprint.errorhandler(SkylightError)
 def _known(error: SkylightError) -> tuple[str, int]:
     log.warning("%s", error)
+    fail(error)
     return render_template("error.html", message=f"{error}."), error.status
 
 
 @blueprint.errorhandler(redis.RedisError)
 def _away(error: redis.RedisError) -> tuple[str, int]:
     log.error("%s", error)
+    fail(error)
     return render_template("error.html", message="Redis does not answer, so nothing was changed. Try again soon."), 503

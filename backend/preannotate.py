@@ -1,6 +1,7 @@
 """Predictions of the current version on the tasks still open, sent to Label Studio."""
 
 import logging
+import time
 from contextlib import suppress
 from dataclasses import dataclass
 
@@ -14,6 +15,7 @@ from backend.labelstudio import LabelStudio, TaskSummary
 from backend.predict import image_url, preannotation
 from backend.queue import Progress, key
 from backend.service import Service
+from backend.trace import fail
 from model.decoder import DomainDecoder
 from model.images import ImageError
 
@@ -25,12 +27,12 @@ NO_CLUSTERS = np.zeros((0, 1), np.float32)
 log = logging.getLogger(__name__)
 
 
-def preannotate(service: Service, project: str) -> bool:
+def preannotate(service: Service, project: str, undisturbed: float = 0.0) -> bool:
     """Give every open task a prediction of the current version and remove those of earlier ones.
 
-    Stops when something more urgent is queued, or when another version has become current; gives whether tasks are
-    left. Which tasks are done is remembered, so that it goes on from there. If Label Studio refuses or does not
-    answer, the log says so, and the next event of the project brings the rest.
+    Stops when something more urgent is queued, but not in the first `undisturbed` seconds, or when another version has
+    become current; gives whether tasks are left. Which tasks are done is remembered, so that it goes on from there. If
+    Label Studio refuses or does not answer, the log says so, and the next event of the project brings the rest.
     """
     client = service.labelstudio
     if client is None or not service.versions.current(project):
@@ -42,9 +44,10 @@ def preannotate(service: Service, project: str) -> bool:
         if decoder is None:
             log.info("project %s: no pre-annotation before a version for its labels is trained", project)
             return False
-        return _Round(service, client, project, version, labeling, decoder).run()
+        return _Round(service, client, project, version, labeling, decoder, time.monotonic() + undisturbed).run()
     except SkylightError as error:
         log.warning("project %s is not pre-annotated: %s", project, error)
+        fail(error)
         return False
 
 
@@ -58,6 +61,7 @@ class _Round:
     version: str
     labeling: Labeling
     decoder: DomainDecoder
+    until: float  # by the monotonic clock, it goes on whatever is queued
 
     @property
     def number(self) -> int:
@@ -102,6 +106,7 @@ class _Round:
                 if refused == REFUSALS:
                     raise
                 log.warning("project %s task %s: its pre-annotation was refused: %s", self.project, task.id, error)
+                fail(error)
             self._note(len(tasks) - len(todo) + settled, len(tasks))
         self._show()
         if todo:
@@ -116,7 +121,8 @@ class _Round:
 
     def _interrupted(self) -> bool:
         """Whether something more urgent is queued, or this version is not the current one any more."""
-        return self.service.queue.waiting("ingest", "train") or self.service.version_name(self.project) != self.version
+        urgent = time.monotonic() > self.until and self.service.queue.waiting("ingest", "train")
+        return urgent or self.service.version_name(self.project) != self.version
 
     def _note(self, done: int, total: int) -> None:
         self.service.queue.set_progress(self.project, Progress(self.version, done, total))
@@ -139,9 +145,11 @@ class _Round:
             cluster = cluster_of(self.service, centres, url)
         except ImageError as error:
             log.warning("project %s task %s gets no pre-annotation: %s", self.project, task.id, error)
+            fail(error)
             return True
         except SkylightError as error:  # it cannot be fetched now
             log.warning("project %s task %s gets no pre-annotation yet: %s", self.project, task.id, error)
+            fail(error)
             return False
         made = {"result": regions, "score": score, "model_version": self.version, "cluster": cluster}
         self.client.create_prediction(self.number, task.id, made)

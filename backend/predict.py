@@ -19,6 +19,7 @@ from backend.overlap import covered
 from backend.question import read_prompt
 from backend.queue import key
 from backend.service import Service
+from backend.trace import fail, note
 from model.decoder import DomainDecoder
 from model.images import ImageError
 from model.predict import confidence, instances, predict_pixels
@@ -49,6 +50,8 @@ def results(service: Service, body: dict[str, Any]) -> list[dict[str, Any]]:
     context = params.get("context") if isinstance(params, dict) else None
     if context is not None and not isinstance(context, dict):
         raise BadRequest("'context' must be an object with the prompts as its 'result'")
+    what = "click" if context and context.get("result") else "predictions"
+    note(what, project, tasks[0].get("id") if len(tasks) == 1 else None)
     if context is None:
         with suppress(SkylightError):  # it has been logged, and each task has its line too
             service.sound(project)  # before it is named: a damaged one gives way to the one before
@@ -118,8 +121,10 @@ def _one(
         return preannotation(service, decoder, labeling, image_url(task, labeling))
     except (SkylightError, ImageError) as error:
         log.warning("project %s task %s: %s", project, task.get("id"), error)
-    except DATA_ERRORS:
+        fail(error)
+    except DATA_ERRORS as error:
         log.exception("project %s task %s: an error that Skylight did not foresee", project, task.get("id"))
+        fail(error)
     return [], 0.0
 
 

@@ -9,6 +9,7 @@ arrives while a job runs therefore queues exactly one more. Training compares `d
 import json
 import logging
 import threading
+import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any, Literal, NamedTuple
@@ -75,7 +76,8 @@ class Queue:
 
     def accept(self, project: str, event: dict[str, Any], dirty: bool = True) -> None:
         """Put an event into the inbox, raise `dirty`, and see to it that an ingest job is queued: all or nothing."""
-        text = json.dumps(event, separators=(",", ":"))
+        # The time first: how long an event has waited is read off its beginning.
+        text = json.dumps({"received": round(time.time(), 3), **event}, separators=(",", ":"))
 
         def write(pipe: Pipeline) -> None:
             pipe.rpush(key(project, "inbox"), text)

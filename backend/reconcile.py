@@ -8,6 +8,7 @@ from backend.ingest import bury, handle, parked, save_config
 from backend.labelstudio import AnnotationSummary
 from backend.service import Service
 from backend.store import SampleRecord
+from backend.trace import fail
 from backend.webhook import annotation_event, project_key
 
 log = logging.getLogger(__name__)
@@ -28,6 +29,7 @@ def reconcile(service: Service, project: str) -> int:
             return _reconcile(service, project) if held else 0
     except LabelStudioError as error:
         log.warning("project %s is not reconciled: %s", project, error)
+        fail(error)
         return 0
 
 

@@ -70,6 +70,11 @@ class Service:
                 self._pictures = self._load_pictures()
             return self._pictures
 
+    @property
+    def loaded(self) -> Pictures | None:
+        """`pictures`, if the SAM is loaded."""
+        return self._pictures
+
     def check_weights(self) -> Path | None:
         """The SAM's checkpoint file, None for the bundled one. Raises CheckpointError if it is not there."""
         return checkpoints.needed(self.settings.sam, self.settings.home / "checkpoints")

@@ -23,6 +23,7 @@ ACCEPTED = ("submitted", "ground_truth", "reviewed")
 CONSENSUS = ("newest", "majority")
 OUTPUTS = ("brush", "bitmask", "polygon", "vector", "rectangle")
 LOG_LEVELS = ("DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL")
+LOG_FORMATS = ("auto", "text", "json")
 
 
 class Variable(NamedTuple):
@@ -221,6 +222,12 @@ class Settings:
         _switch,
     )
     log_level: str = _variable("SKYLIGHT_LOG_LEVEL", "INFO", ", ".join(LOG_LEVELS), _log_level)
+    log_format: str = _variable(
+        "SKYLIGHT_LOG_FORMAT",
+        "auto",
+        "text: sentences; json: an object a line; auto: text on a terminal, else json",
+        _one_of(*LOG_FORMATS),
+    )
     webhook_secret: str = _variable(
         "SKYLIGHT_WEBHOOK_SECRET",
         "",

@@ -12,6 +12,7 @@ from backend.errors import BadRequest, SkylightError
 from backend.failures import MACHINE
 from backend.progress import job_states
 from backend.service import Service
+from backend.trace import note
 
 ASIDE_FIELDS = ("annotation", "task", "reason", "tries", "at", "again", "quarantined")  # of an Aside
 JOB_FIELDS = ("running", "queued", "failed", "done", "total", "rate")  # of a JobState
@@ -46,6 +47,7 @@ def set_up(service: Service, body: dict[str, Any]) -> str:
     project, label_config = str(body.get("project") or ""), str(body.get("schema") or "")
     if not project:
         raise BadRequest("'project' is missing")
+    note(project=project)
     if label_config:
         _note(service, project, label_config)
     return service.version_name(project)

@@ -134,6 +134,10 @@ class Store:
         records = [record for path in paths if (record := self._record(project, path))]
         return sorted(records, key=lambda record: record.annotation)
 
+    def count(self, project: str) -> int:
+        """How many samples there are."""
+        return sum(1 for _ in (self.folder(project) / "samples").glob("*.json"))
+
     def label_map(self, project: str, record: SampleRecord) -> NDArray[np.uint8]:
         """A sample's label map, (H, W) uint8.
 

@@ -17,6 +17,7 @@ from backend.labeling import Labeling
 from backend.progress import reporter
 from backend.service import Service
 from backend.store import SampleRecord
+from backend.trace import fail
 from model import decoder as decoders
 from model.consensus import agreed_objects, majority
 from model.decoder import DecoderConfig
@@ -234,6 +235,7 @@ def load_sample(service: Service, project: str, labeling: Labeling, record: Samp
         objects = service.store.objects(project, record)
     except (SkylightError, ImageError, FileNotFoundError) as error:  # the last: another worker has replaced it just now
         log.error("project %s annotation %s is left out: %s", project, record.annotation, error)
+        fail(error)
         return None
     return Sample(str(record.task), embedding, remap(drawn, record.labels, labeling.labels), objects)
 

@@ -119,6 +119,10 @@ class Versions:
         except redis.RedisError:
             return self._stored(project)["version"]
 
+    def stored(self, project: str) -> int:
+        """The same as the store has it, without Redis."""
+        return self._stored(project)["version"]
+
     def before(self, project: str) -> int:
         """The number that `roll_back` would go to; 0: none, SAM alone."""
         return self._stored(project)["before"]

@@ -5,6 +5,7 @@ import sys
 from typing import Any
 
 from gunicorn.app.base import BaseApplication
+from gunicorn.glogging import Logger
 
 from backend.errors import SkylightError
 from backend.settings import Settings
@@ -15,6 +16,16 @@ KEEP_ALIVE_SECONDS = 75
 APP_LOAD_ERROR = 4  # gunicorn's own status for it
 
 log = logging.getLogger(__name__)
+
+
+class Log(Logger):  # type: ignore[misc]
+    """gunicorn's own messages, as the rest of the process logs; of requests `backend.tracing` says a line each."""
+
+    def setup(self, cfg: Any) -> None:
+        """No handler and no file of its own."""
+        super().setup(cfg)
+        self.error_log.handlers.clear()
+        self.error_log.propagate = True
 
 
 class Server(BaseApplication):  # type: ignore[misc]
@@ -31,6 +42,7 @@ class Server(BaseApplication):  # type: ignore[misc]
             "keepalive": KEEP_ALIVE_SECONDS,
             "proc_name": "skylight-web",
             "control_socket_disable": True,
+            "logger_class": Log,
         }
         super().__init__()
 

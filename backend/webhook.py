@@ -16,6 +16,7 @@ from backend.labelstudio import reviewed
 from backend.queue import key
 from backend.secret import HEADER
 from backend.service import Service
+from backend.trace import fail, note
 
 blueprint = Blueprint("webhook", __name__)
 log = logging.getLogger(__name__)
@@ -30,10 +31,12 @@ def receive() -> Response:
     """Keep the event and answer: Label Studio waits one second and never tries again."""
     service, body = service_of(current_app), body_object(request)
     project = project_key(body.get("project"))
+    note(f"webhook {body.get('action')}", project)
     signed = service.secret.matches(request.headers.get(HEADER))
     if not signed and service.secret.expected(project):
         body = unsigned(project, body)
     found = list(events(body))
+    note(task=found[0].get("task") if found else None)
     accept(service, project, found)
     if signed:
         service.secret.expect(project)
@@ -67,6 +70,7 @@ def accept(service: Service, project: str, found: Sequence[Event]) -> None:
             service.queue.redis.set(key(project, "heard"), int(time.time()))
     except redis.RedisError as error:
         log.error("Redis is away (%s): %d events of project %s wait on disk", error, len(found) - taken, project)
+        fail(error)
         for event in found[taken:]:
             service.store.spool(project, event)
 

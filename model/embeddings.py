@@ -7,7 +7,7 @@ evicted is computed again when it is asked for, from the same bytes, so that onl
 
 import logging
 import threading
-from collections import OrderedDict
+from collections import Counter, OrderedDict
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future
 from contextlib import suppress
@@ -67,6 +67,7 @@ class EmbeddingCache:
         self._memory: OrderedDict[str, Embedding] = OrderedDict()
         self._held = 0  # bytes
         self._pending: dict[str, Future[Embedding]] = {}
+        self.lookups: Counter[str] = Counter()  # how many were in "memory", on "disk", or had to be computed, a "miss"
 
     def path(self, key: str) -> Path:
         """The file of an image's embedding; folders by the first two digits keep each one small."""
@@ -81,15 +82,18 @@ class EmbeddingCache:
         with self._lock:
             if key in self._memory:
                 self._memory.move_to_end(key)
+                self.lookups["memory"] += 1
                 return self._memory[key]
             future = self._pending.get(key)
             mine = future is None
             if future is None:
                 future = self._pending[key] = Future()
         if not mine:
+            self._count("miss")  # it waits for the same
             return future.result()
         try:
             embedding = self._read(key)
+            self._count("miss" if embedding is None else "disk")
             if embedding is None:
                 embedding = self._keep(key, compute())
             self._remember(key, embedding)
@@ -101,6 +105,10 @@ class EmbeddingCache:
             with self._lock:
                 del self._pending[key]
         return embedding
+
+    def _count(self, where: str) -> None:
+        with self._lock:
+            self.lookups[where] += 1
 
     def _read(self, key: str) -> Embedding | None:
         path = self.path(key)

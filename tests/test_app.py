@@ -27,7 +27,7 @@ def test_making_an_application_connects_and_loads_nothing(settings):
 def test_what_is_not_there_is_answered_in_json(client, method, path, status):
     answer = client.open(path, method=method)
     assert answer.status_code == status
-    assert set(answer.get_json()) == {"error"}
+    assert set(answer.get_json()) == {"error", "id"}
 
 
 def test_a_sam_that_is_not_there_yet_is_named_with_the_command_that_gets_it(settings):

@@ -1,248 +1,116 @@
-"""Rims, instances, calibration and paired differences, against figures worked out by hand."""
+"""/metrics, as Prometheus reads it."""
 
 import time
+from dataclasses import replace
 
-import numpy as np
 import pytest
-from numpy.typing import NDArray
+from prometheus_client.parser import text_string_to_metric_families
 
-from model.metrics import Calibration, InstanceScores, boundary_f, match, paired
+from backend.app import create_app
+from backend.queue import key
+from backend.service import Service
 
-
-def square(y: int, x: int, side: int, size: tuple[int, int] = (60, 60)) -> NDArray[np.bool_]:
-    """A square of true pixels, its corner at y, x."""
-    mask = np.zeros(size, bool)
-    mask[y : y + side, x : x + side] = True
-    return mask
+from .planted import brush, key_point, png, square
+from .studio import CONFIG, capture
 
 
-def numbered(*masks: NDArray[np.bool_]) -> NDArray[np.uint16]:
-    """An instance map of masks; numbers need not be dense, so here they are 7, 10, 13, ..."""
-    out = np.zeros(masks[0].shape, np.uint16)
-    for k, mask in enumerate(masks):
-        out[mask] = 7 + 3 * k
-    return out
+def read(client) -> dict[tuple, float]:
+    """Each figure by its name and the values of its labels, which come in the order of their names."""
+    answer = client.get("/metrics")
+    assert answer.status_code == 200 and answer.content_type.startswith("text/plain; version=")
+    families = text_string_to_metric_families(answer.text)
+    return {
+        (
+            one.name,
+            *(value for name, value in one.labels.items() if name != "le" or one.name.endswith("bucket")),
+        ): one.value
+        for family in families
+        for one in family.samples
+    }
 
 
-NOTHING = np.zeros((60, 60), bool)
+@pytest.fixture
+def project(studio, planted) -> str:
+    """A project with three annotated tasks."""
+    name = studio.add_project()
+    planted.store.save_config(name, CONFIG)
+    labeling = planted.labeling(CONFIG)
+    for seed in range(3):
+        picture, mask = square(seed)
+        studio.annotate(studio.add_task(name, png(picture)), [brush(labeling, mask)])
+    return name
 
 
-def test_the_same_rim_scores_1_and_a_far_one_0() -> None:
-    assert boundary_f(square(10, 10, 20), square(10, 10, 20), 0) == 1
-    assert boundary_f(square(2, 2, 10), square(40, 40, 10), 3) == 0
+def test_what_the_web_server_answers_is_counted_by_how_long_it_took_and_what_failed(client, planted, studio, project):
+    context = {"result": [key_point("point", "Pit", 20, 20, (64, 64))]}
+    body = {"project": project, "label_config": CONFIG, "params": {"context": context}}
+    for task in (1, 1, 99):
+        data = studio.tasks[1]["data"] if task == 1 else {"image": "/data/upload/1/gone.png"}
+        client.post("/predict", json=body | {"tasks": [{"id": task, "data": data}]})
+    client.post("/webhook", json=capture("21"))
+    client.post("/webhook", json={"action": "A" * 500})
+    found = read(client)
+    assert found["skylight_click_seconds_count",] == 3
+    assert 0 < found["skylight_click_seconds_sum",] < 30
+    assert found["skylight_webhook_seconds_count",] == 2
+    assert found["skylight_requests_total", "ok", "click"] == 2
+    assert found["skylight_requests_total", "faulty", "click"] == 1
+    assert found["skylight_requests_total", "refused", "webhook"] == 1
+    assert found["skylight_failures_total", "image", "click"] == 1
+    assert found["skylight_failures_total", "request", "webhook"] == 1
+    assert found["skylight_cache_lookups_total", "web", "miss"] == 1
+    assert found["skylight_cache_lookups_total", "web", "memory"] == 1
 
 
-def test_a_rim_counts_within_the_tolerance_only() -> None:
-    grown, truth = square(8, 8, 24), square(10, 10, 20)  # 2 px larger on every side
-    assert boundary_f(grown, truth, 1) == 0
-    precision, recall = (
-        (92 - 4 * 3) / 92,
-        1.0,
-    )  # of the found rim's 92 px, three at each corner are sqrt(5) px away or more
-    assert boundary_f(grown, truth, 2) == pytest.approx(2 * precision * recall / (precision + recall))
-    assert boundary_f(grown, truth, 3) == 1
+def test_what_the_workers_do_is_told_by_the_web_server(client, planted, studio, project, work):
+    for task in (1, 2, 3):
+        annotation = studio.tasks[task]["annotations"][0]
+        client.post("/webhook", json=studio.webhook("ANNOTATION_CREATED", project, annotation))
+    found = read(client)
+    assert found["skylight_queue_depth", "ingest"] == 1
+    assert found["skylight_inbox_events", project] == 3
+    assert 0 < found["skylight_inbox_age_seconds", project] < 60
+    assert found["skylight_current_version", project] == 0 and ("skylight_current_miou", project) not in found
+    work()
+    found = read(client)
+    assert found["skylight_inbox_events", project] == 0 == found["skylight_inbox_age_seconds", project]
+    assert found["skylight_samples", project] == 3
+    assert found["skylight_current_version", project] == 1
+    assert 0 <= found["skylight_current_miou", project] <= 1
+    assert (
+        found["skylight_training_seconds_count", project] == 1 and found["skylight_training_seconds_sum", project] > 0
+    )
+    assert found["skylight_job_seconds_count", "train", "ok"] >= 1
+    assert found["skylight_job_seconds_sum", "ingest", "ok"] > 0
+    assert found["skylight_cache_lookups_total", "worker", "miss"] == 3
 
 
-def test_a_hole_in_the_middle_costs_precision_but_no_recall() -> None:
-    holed = square(10, 10, 30) & ~square(20, 20, 10)
-    outer, inner = 116, 40  # px of the square's rim and around the hole
-    precision = outer / (outer + inner)
-    assert boundary_f(holed, square(10, 10, 30), 1) == pytest.approx(2 * precision / (precision + 1))
+def test_what_fails_in_a_job_is_counted_by_its_cause(client, planted, studio, project, work):
+    studio.pictures.clear()
+    annotation = studio.tasks[1]["annotations"][0]
+    client.post("/webhook", json=studio.webhook("ANNOTATION_CREATED", project, annotation))
+    work()
+    found = read(client)
+    assert found["skylight_failures_total", "image", "ingest"] >= 1
+    assert found["skylight_job_seconds_count", "ingest", "faulty"] >= 1
 
 
-def test_the_default_tolerance_grows_with_the_picture_from_1_px() -> None:
-    assert boundary_f(square(9, 9, 22), square(10, 10, 20)) > 0.9  # 60 x 60: 1 px
-    assert boundary_f(square(8, 8, 24), square(10, 10, 20)) == 0
-    wide = (400, 400)  # 4.2 px
-    assert boundary_f(square(96, 96, 108, wide), square(100, 100, 100, wide)) > 0.9
-    assert boundary_f(square(95, 95, 110, wide), square(100, 100, 100, wide)) == 0
+def test_without_redis_the_rest_is_told_at_once(settings, planted):
+    planted.store.save_config("1.5", CONFIG)
+    away = create_app(settings, Service(replace(settings, redis_url="unix:///nowhere/redis.sock"))).test_client()
+    found = read(away)
+    assert found["skylight_redis_up",] == 0
+    assert found["skylight_samples", "1.5"] == 0 == found["skylight_current_version", "1.5"]
+    assert not any(name[0].startswith("skylight_inbox") for name in found)
 
 
-def test_the_image_s_border_is_no_rim() -> None:
-    left = np.zeros((60, 60), bool)
-    left[:, :30] = True
-    above = np.zeros((60, 60), bool)
-    above[:, :33] = True
-    assert boundary_f(left, above, 2) == 0  # they share the three borders, and nothing else
-    assert boundary_f(left, above, 3) == 1
+def test_a_version_that_cannot_be_read_leaves_the_others_figures_alone(client, planted, project):
+    planted.versions.publish("1.7", lambda path: path.write_bytes(b""), {})  # no card to speak of
+    assert ("skylight_current_version", project) in read(client)
 
 
-def test_masks_without_a_rim_score_1_only_if_equal() -> None:
-    assert boundary_f(NOTHING, NOTHING) == boundary_f(~NOTHING, ~NOTHING) == 1
-    assert boundary_f(NOTHING, ~NOTHING) == 0
-    assert boundary_f(NOTHING, square(5, 5, 9)) == boundary_f(square(5, 5, 9), NOTHING) == 0
-
-
-def test_rims_of_different_shapes_are_refused() -> None:
-    with pytest.raises(ValueError, match=r"\(60, 60\) and \(50, 60\)"):
-        boundary_f(NOTHING, NOTHING[:50])
-
-
-def test_regions_are_matched_above_one_half_only() -> None:
-    truth = numbered(square(0, 0, 10), square(20, 20, 10), square(40, 40, 10))
-    half = square(20, 20, 10)
-    half[20:25] = False  # IoU 0.5 exactly
-    shifted = square(40, 41, 10)  # 90 / 110
-    found = match([shifted, half, square(0, 0, 10), square(0, 40, 5)], truth)
-    assert found.partners.tolist() == [13, 0, 7, 0]
-    assert found.overlaps.tolist() == pytest.approx([90 / 110, 0, 1, 0])
-    assert (found.tp, found.fp, found.fn) == (2, 2, 1)
-    assert found.summed_iou == pytest.approx(1 + 90 / 110)
-
-
-def test_of_two_found_for_one_object_only_the_better_counts() -> None:
-    truth = numbered(square(10, 10, 10))
-    rough, exact = square(10, 11, 10), square(10, 10, 10)
-    assert match([rough, exact], truth).partners.tolist() == [0, 7]
-    assert match([rough, exact], truth, [0.9, 0.8]).partners.tolist() == [7, 0]  # as a ranking by score demands
-    assert match([rough, exact], truth, [0.8, 0.8]).partners.tolist() == [0, 7]
-
-
-def test_nothing_found_or_nothing_there_is_matched_too() -> None:
-    none = match([], numbered(square(0, 0, 5)))
-    assert (none.tp, none.fp, none.fn, none.summed_iou) == (0, 0, 1, 0)
-    invented = match([square(0, 0, 5), NOTHING], numbered(NOTHING))
-    assert (invented.tp, invented.fp, invented.fn) == (0, 2, 0)
-
-
-def test_matching_agrees_with_iou_of_every_pair() -> None:
-    rng = np.random.default_rng(0)
-    truth = np.kron(rng.integers(0, 40, (12, 12)), np.ones((5, 5))).astype(np.uint16)
-    found = [(truth == k) ^ (rng.random(truth.shape) < 0.01) for k in range(1, 40)]
-    matching = match(found, truth)
-    for mask, partner, overlap in zip(found, matching.partners, matching.overlaps, strict=True):
-        ious = {k: (mask & (truth == k)).sum() / (mask | (truth == k)).sum() for k in np.unique(truth) if k}
-        best = max(ious, key=lambda k: ious[k])
-        assert (int(partner), float(overlap)) == ((best, pytest.approx(ious[best])) if ious[best] > 0.5 else (0, 0.0))
-    assert 5 < matching.tp < 39
-
-
-def test_matching_400_regions_takes_no_pairwise_masks() -> None:
-    cells = np.arange(1, 401, dtype=np.uint16).reshape(20, 20)
-    truth = np.kron(cells, np.ones((32, 32), np.uint16))
-    found = [truth == k for k in range(1, 401)]
-    started = time.process_time()
-    assert match(found, truth).tp == 400
-    assert time.process_time() - started < 3  # 0.1 s here
-
-
-def test_masks_or_scores_that_do_not_fit_are_refused() -> None:
-    with pytest.raises(ValueError, match=r"\(50, 60\).*\(60, 60\)"):
-        match([NOTHING[:50]], numbered(NOTHING))
-    with pytest.raises(ValueError, match="1 masks, 2 scores"):
-        match([NOTHING], numbered(NOTHING), [0.1, 0.2])
-    with pytest.raises(ValueError, match="finite"):
-        InstanceScores().add([NOTHING], [float("nan")], numbered(NOTHING))
-
-
-def test_ap50_is_the_area_under_the_envelope() -> None:
-    truth = numbered(*(square(15 * k, 0, 10) for k in range(4)))
-    hits = [square(15 * k, 0, 10) for k in range(3)]
-    scores = InstanceScores()
-    # ranked: hit, miss, hit, hit, miss: precision 1, 1/2, 2/3, 3/4, 3/5 at recall 1/4, 1/4, 2/4, 3/4, 3/4
-    scores.add([*hits, square(0, 40, 5), square(30, 40, 5)], [0.9, 0.7, 0.6, 0.8, 0.1], truth)
-    assert scores.ap50 == pytest.approx(0.25 * 1 + 0.5 * 0.75)
-    assert scores.panoptic_quality == pytest.approx(3 / (3 + 2 / 2 + 1 / 2))
-    assert (scores.count, scores.images) == (4, 1)
-
-
-def test_ap50_ranks_the_regions_of_all_images_together() -> None:
-    truth = numbered(square(0, 0, 10))
-    scores = InstanceScores()
-    scores.add([square(30, 30, 10)], [0.9], truth)
-    scores.add([square(0, 0, 10)], [0.5], truth)
-    assert scores.ap50 == pytest.approx(0.5 * 0.5)  # recall 1/2 at precision 1/2; by image it would be 0.5
-    better = InstanceScores()
-    better.add([square(30, 30, 10)], [0.4], truth)
-    better.add([square(0, 0, 10)], [0.5], truth)
-    assert better.ap50 == pytest.approx(0.5 * 1.0)
-
-
-@pytest.mark.parametrize("order", [(0, 1), (1, 0)])
-def test_ap50_of_equal_scores_depends_on_no_order(order: tuple[int, int]) -> None:
-    found = [square(0, 0, 10), square(30, 30, 10)]
-    scores = InstanceScores()
-    scores.add([found[i] for i in order], [0.5, 0.5], numbered(square(0, 0, 10)))
-    assert scores.ap50 == pytest.approx(0.5)
-
-
-def test_panoptic_quality_is_segmentation_times_recognition() -> None:
-    truth = numbered(square(0, 0, 10), square(20, 20, 10))
-    scores = InstanceScores()
-    scores.add([square(0, 1, 10), square(40, 40, 10)], [1, 1], truth)
-    scores.add([square(0, 0, 10), square(20, 20, 10)], [1, 1], truth)
-    segmentation, recognition = (90 / 110 + 2) / 3, 3 / (3 + 0.5 + 0.5)
-    assert scores.panoptic_quality == pytest.approx(segmentation * recognition)
-
-
-def test_nothing_there_is_right_only_when_nothing_was_found() -> None:
-    scores = InstanceScores()
-    scores.add([], [], numbered(NOTHING))
-    assert scores.ap50 == scores.panoptic_quality == 1 and scores.count == 0
-    scores.add([square(0, 0, 5)], [0.9], numbered(NOTHING))
-    assert scores.ap50 == scores.panoptic_quality == 0
-    missed = InstanceScores()
-    missed.add([], [], numbered(square(0, 0, 5)))
-    assert missed.ap50 == missed.panoptic_quality == 0 and missed.count == 1
-
-
-def test_ece_is_the_gap_between_confidence_and_accuracy() -> None:
-    said = np.full((10, 10), 0.9, np.float32)
-    truth = np.ones((10, 10), np.uint8)
-    truth[:4] = 0  # right in 60 %
-    calibration = Calibration()
-    calibration.add(np.stack([1 - said, said]), truth)
-    assert calibration.ece == pytest.approx(0.3, abs=1e-6)
-
-
-def test_ece_weighs_the_bins_of_all_images_by_their_pixels() -> None:
-    calibration = Calibration()
-    calibration.add(np.full((2, 10, 10), 0.5, np.float32), np.ones((10, 10), np.uint8))  # says 0: never right, gap 0.5
-    sure = np.stack([np.ones((30, 10)), np.zeros((30, 10))]).astype(np.float32)
-    calibration.add(sure, np.zeros((30, 10), np.uint8))  # gap 0
-    assert calibration.ece == pytest.approx(0.5 * 100 / 400)
-
-
-def test_ece_is_small_for_honest_and_large_for_boastful_probabilities() -> None:
-    rng = np.random.default_rng(0)
-    p = rng.uniform(0, 1, (300, 300)).astype(np.float32)
-    truth = (rng.random(p.shape) < p).astype(np.uint8)
-    honest, boastful = Calibration(), Calibration()
-    honest.add(np.stack([1 - p, p]), truth)
-    loud = (p > 0.5) * np.float32(0.98) + np.float32(0.01)
-    boastful.add(np.stack([1 - loud, loud]), truth)
-    assert honest.ece < 0.01
-    assert boastful.ece == pytest.approx(0.99 - 0.75, abs=0.01)
-
-
-def test_ece_leaves_out_what_is_unknown() -> None:
-    p = np.full((10, 10), 0.8, np.float32)
-    truth = np.ones((10, 10), np.uint8)
-    truth[:5] = 255
-    calibration = Calibration()
-    calibration.add(np.stack([1 - p, p]), truth)
-    assert calibration.ece == pytest.approx(0.2, abs=1e-6)
-    nothing = Calibration()
-    nothing.add(np.stack([1 - p, p]), np.full((10, 10), 255, np.uint8))
-    assert nothing.ece == 0
-    with pytest.raises(ValueError, match="scale them"):
-        calibration.add(np.stack([1 - p, p]), truth[:5])
-
-
-def test_paired_differences_cancel_what_the_images_share() -> None:
-    rng = np.random.default_rng(0)
-    hardness = rng.uniform(0, 1, 40)
-    gain = rng.normal(0.02, 0.01, 40)
-    old = {str(i): float(v) for i, v in enumerate(hardness)}
-    new = {str(i): float(v) for i, v in enumerate(hardness + gain)} | {"only new": 0.0}
-    found = paired(new, old)
-    assert found.n == 40 and found.mean == pytest.approx(gain.mean())
-    assert found.error == pytest.approx(gain.std(ddof=1) / np.sqrt(40))
-    assert found.mean > 5 * found.error  # unpaired, the error would be 0.06
-
-
-def test_one_image_or_none_has_no_error_to_give() -> None:
-    one = paired({"a": 0.5, "b": 1.0}, {"a": 0.2})
-    assert (one.n, one.mean, one.error) == (1, pytest.approx(0.3), 0.0)
-    none = paired({"a": 0.5}, {"b": 0.5})
-    assert (none.n, none.mean, none.error) == (0, 0.0, 0.0)
+def test_an_event_keeps_the_time_when_it_was_accepted_first(planted):
+    planted.queue.accept("1.5", {"what": "config", "received": time.time() - 900})
+    client = create_app(planted.settings, planted).test_client()
+    assert read(client)["skylight_inbox_age_seconds", "1.5"] == pytest.approx(900, abs=60)
+    assert planted.queue.redis.llen(key("1.5", "inbox")) == 1

@@ -115,6 +115,14 @@ def test_something_urgent_interrupts_it_and_it_goes_on_afterwards(planted, studi
     assert studio.predicted("skylight-1") == [1, 2, 3, 4, 5]
 
 
+def test_for_a_while_it_may_go_on_whatever_is_urgent(planted, studio, project):
+    planted.queue.request(project, "ingest")
+    assert preannotate(planted, project)
+    assert not studio.predicted("skylight-1")
+    assert not preannotate(planted, project, undisturbed=60.0)
+    assert studio.predicted("skylight-1") == [1, 2, 3, 4, 5]
+
+
 def test_a_version_promoted_meanwhile_stops_it(planted, studio, project):
     studio.on_predictions = lambda: promote(planted, project)
     assert preannotate(planted, project)

@@ -47,6 +47,7 @@ def test_every_variable_of_the_table_reaches_its_field():
         "SKYLIGHT_OUTPUT": "Polygon",
         "SKYLIGHT_AVOID_OVERLAP": "on",
         "SKYLIGHT_LOG_LEVEL": "debug",
+        "SKYLIGHT_LOG_FORMAT": "JSON",
         "SKYLIGHT_WEBHOOK_SECRET": "correct-horse-battery",
     }
     assert {row.env for row in Settings.table()} == set(given)
@@ -72,6 +73,7 @@ def test_every_variable_of_the_table_reaches_its_field():
         output="polygon",
         avoid_overlap=True,
         log_level="DEBUG",
+        log_format="json",
         webhook_secret="correct-horse-battery",
     )
     assert Settings.from_env(given) == expected
