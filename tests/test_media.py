@@ -12,6 +12,7 @@ import pytest
 
 from backend import media
 from backend.errors import MediaError
+from backend.hosts import Hosts
 from backend.labelstudio import LabelStudio
 from backend.settings import Settings
 
@@ -95,9 +96,9 @@ def elsewhere(sites: Callable[[], Site]) -> Site:
     return site
 
 
-def fetch(url: str, home: Site | None, key: str = KEY, path: str = "") -> bytes:
+def fetch(url: str, home: Site | None, key: str = KEY, path: str = "", hosts: str = "127.0.0.1") -> bytes:
     address = home.url + path if home else ""
-    settings = Settings(label_studio_url=address, label_studio_api_key=key)
+    settings = Settings(label_studio_url=address, label_studio_api_key=key, allowed_hosts=Hosts.parse(hosts))
     return media.fetch(url, settings, LabelStudio(address, key))
 
 
@@ -120,8 +121,13 @@ def test_another_host_gets_no_key(home, elsewhere):
 
 
 def test_another_name_of_the_same_machine_is_another_origin(home):
+    localhost = f"{home.url}/data/upload/1/a.png".replace("127.0.0.1", "localhost")
+    for hosts in ("*", "none"):
+        with pytest.raises(MediaError, match="LABEL_STUDIO_HOST there must be the same.*add localhost to"):
+            fetch(localhost, home, hosts=hosts)
+    assert home.seen == []
     with pytest.raises(MediaError, match="answered 401.*LABEL_STUDIO_HOST there must be the same"):
-        fetch(f"{home.url}/data/upload/1/a.png".replace("127.0.0.1", "localhost"), home)
+        fetch(localhost, home, hosts="localhost")
     assert home.seen == [("/data/upload/1/a.png", None)]
 
 
@@ -148,8 +154,8 @@ def test_a_redirect_to_another_origin_is_followed_without_the_key(home, elsewher
 
 
 def test_a_redirect_inside_label_studio_keeps_the_key(home):
-    home.routes["/old.png"] = to("/data/upload/1/a.png")
-    assert fetch("/old.png", home) == IMAGE
+    home.routes["/data/old.png"] = to("/data/upload/1/a.png")
+    assert fetch("/data/old.png", home) == IMAGE
     assert [credentials for _, credentials in home.seen] == [f"Token {KEY}"] * 2
 
 
