@@ -6,7 +6,7 @@ import redis
 from flask import Flask, Response
 from werkzeug.exceptions import HTTPException
 
-from backend import dashboard, page, predict, status, webhook
+from backend import access, dashboard, page, predict, status, webhook
 from backend.answers import json_response
 from backend.errors import SkylightError
 from backend.service import Service
@@ -21,6 +21,7 @@ def create_app(settings: Settings, service: Service | None = None) -> Flask:
     """A Flask application over the given settings, or over a service that is there already."""
     app = Flask("skylight")
     app.extensions["skylight"] = service or Service(settings)
+    access.protect(app)
     for module in (status, predict, webhook, page):
         app.register_blueprint(module.blueprint)
     dashboard.mount(app, settings.redis_url)
