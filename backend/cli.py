@@ -83,6 +83,7 @@ def settings() -> Settings:
     """The settings, from the environment; logging follows them."""
     found = Settings.from_env(os.environ)
     logging.basicConfig(level=found.log_level, format=LOG_FORMAT, datefmt="%H:%M:%S")
+    logging.getLogger("urllib3").setLevel(logging.INFO)  # below that it writes addresses with the signatures in them
     return found
 
 

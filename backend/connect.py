@@ -33,7 +33,8 @@ class Change:
 
 
 def connect(client: LabelStudio, secret: Secret, number: int, url: str = "", login: Login = NO_LOGIN) -> list[Change]:
-    """Connect a project: ML backend, interactive, with the login; webhook with its secret header; order and display of predictions.
+    """Connect a project: ML backend, interactive, with the login; webhook with its secret header; order of tasks and
+    display of predictions.
 
     `url` is Skylight as Label Studio reaches it; without one that of the connection there is, or this machine's.
     What is right already is left alone. Raises LabelStudioError, and Unavailable if Label Studio's guards refuse.

@@ -25,7 +25,8 @@ def findings(service: Service) -> list[Finding]:
 
 
 def fix(service: Service) -> list[Change]:
-    """Repair what Label Studio holds of every connected project: login, webhook, its secret header, sampling, predictions.
+    """Repair what Label Studio holds of every connected project: login, webhook and its secret header, sampling,
+    display of predictions.
 
     Raises LabelStudioError, and Unavailable if Label Studio's guards refuse.
     """

@@ -2,7 +2,8 @@
 
 label-studio-ml 1.0.9, the newest on the package index, pins Flask 1.1.2, so it lives in an environment of its own
 (extra `label-studio-ml`), as must all that this module imports: no decorator there is younger than that Flask.
-It has no login either, so `SKYLIGHT_USER` is refused here rather than not heeded. Its server calls; the work is done as in `skylight web`, and `skylight worker` trains as ever.
+Its server calls; the work is done as in `skylight web`, and `skylight worker` trains as ever. It asks for no login, so
+`SKYLIGHT_USER` is refused here rather than not heeded.
 """
 
 import functools

@@ -146,7 +146,7 @@ class _SecurePool(HTTPSConnectionPool):
 
 
 def connect_public(connection: HTTPConnection) -> socket.socket:
-    """Connect, if all addresses of the host are public, to the first that answers. Raises NotPublic, as urllib3 else."""
+    """Connect, if all addresses of the host are public, to the first that answers. Raises NotPublic or urllib3's."""
     name, port = connection._dns_host, connection.port
     try:
         found = socket.getaddrinfo(name, port, type=socket.SOCK_STREAM)

@@ -1,4 +1,4 @@
-"""The user and password that Skylight asks for, `SKYLIGHT_USER` and `SKYLIGHT_PASSWORD`, and how Label Studio has them."""
+"""The login that Skylight asks for, `SKYLIGHT_USER` and `SKYLIGHT_PASSWORD`, and how Label Studio has it."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ class Login:
         return all(same) and bool(self)
 
     @property
-    def fields(self) -> dict[str, str]:
+    def fields(self) -> dict[str, Any]:
         """What an ML backend of Label Studio must be given to come in; nothing if nothing is asked for.
 
         With every change of the ML backend: Label Studio first calls it with what that change brings.

@@ -1,7 +1,7 @@
 """The bytes behind a task's image URL, without handing Label Studio's key to anyone else or asking hosts inside.
 
-Credentials go to the origin (scheme, host, port) of `label_studio_url`, for the paths at which it hands out files, and to
-nothing else. A redirect from there to another origin, as Label Studio answers for cloud storage, is followed without
+Credentials go to the origin (scheme, host, port) of `label_studio_url`, for the paths at which it hands out files, and
+to nothing else. A redirect from there to another origin, as Label Studio answers for cloud storage, is followed without
 them; once a chain of redirects has left that origin it gets none any more, even if it comes back.
 
 Other hosts are asked if `allowed_hosts` says so: those that are named, and any that it allows if the address that the
