@@ -15,6 +15,7 @@ NAT64 = ipaddress.IPv6Network("64:ff9b::/96")  # an IPv4 address in the last 32 
 NOT_GIVEN_OUT = tuple(
     ipaddress.ip_network(net)
     for net in (
+        "192.0.0.0/24",  # protocols, and a cloud's 192.0.0.192; Python before 3.12 knows a part of it
         "192.88.99.0/24",  # relays of 6to4
         "2001::/23",  # Teredo and other protocols; not to be reached, or it holds another address
         "3fff::/20",  # documentation, which Python does not know everywhere
