@@ -6,7 +6,7 @@ import redis
 from flask import Flask, Response, current_app
 from werkzeug.exceptions import HTTPException
 
-from backend import alerts, dashboard, metrics, page, predict, status, tracing, webhook
+from backend import access, alerts, dashboard, metrics, page, predict, status, tracing, webhook
 from backend.answers import error_response, service_of
 from backend.errors import SkylightError
 from backend.service import Service
@@ -23,7 +23,8 @@ def create_app(settings: Settings, service: Service | None = None) -> Flask:
     """A Flask application over the given settings, or over a service that is there already."""
     app = Flask("skylight")
     app.extensions["skylight"] = service or Service(settings)
-    tracing.watch(app, metrics.install(app))
+    tracing.watch(app, metrics.install(app))  # first, so that refused requests have their line too
+    access.protect(app)
     for module in (status, alerts, metrics, predict, webhook, page):
         app.register_blueprint(module.blueprint)
     dashboard.mount(app, settings.redis_url)

@@ -10,6 +10,7 @@ from backend.connect import ML_GATE, SAMPLING, WEBHOOK_GATE
 from backend.finding import Finding
 from backend.labelstudio import LabelStudio
 from backend.link import Link, is_private, missing_actions
+from backend.login import Login
 from backend.queue import key
 from backend.secret import HEADER
 from backend.service import Service
@@ -22,15 +23,18 @@ PRIVATE = f"Start Label Studio with {ML_GATE} and {WEBHOOK_GATE}: it refuses to 
 
 def findings(service: Service, client: LabelStudio, link: Link) -> list[Finding]:
     """How one project's connection stands. Raises LabelStudioError."""
-    return [_backend(link), *_webhooks(service, link), *_heard(service, client, link), _order(link)]
+    return [_backend(service, link), *_webhooks(service, link), *_heard(service, client, link), _order(link)]
 
 
-def _backend(link: Link) -> Finding:
+def _backend(service: Service, link: Link) -> Finding:
     what = f"{link.name}: ML backend"
     if link.who in ("foreign", "another"):
         other = "another program" if link.who == "foreign" else "another Skylight (other SKYLIGHT_HOME or secret)"
         step = f"Run: skylight connect --project {link.number} --url http://... with this Skylight's address."
         return Finding(what, "fail", f"at {link.url} {other} answers", step)
+    if lacking := Login.of(service.settings).lacking(link.row):
+        detail = f"{link.url} {lacking}, so Label Studio's calls are refused"
+        return Finding(what, "fail", detail, FIX)
     if link.row["state"] != "CO":
         detail = f"Label Studio cannot use {link.url}: {link.row.get('error_message') or 'it does not answer'}"
         step = "Is Skylight running, and is that its address as seen from Label Studio?"
@@ -62,7 +66,8 @@ def _webhooks(service: Service, link: Link) -> Iterator[Finding]:
     if missing := missing_actions(webhook):
         problems.append(f"does not bring {', '.join(missing)}")
     signed = service.secret.matches((webhook.get("headers") or {}).get(HEADER))
-    if not signed and service.secret.expected(project_key(link.project)):
+    expected = bool(service.settings.user) or service.secret.expected(project_key(link.project))
+    if not signed and expected:
         problems.append(f"lacks the right {HEADER} header, so its events are refused")
     if problems:
         yield Finding(what, "fail", f"{link.webhook_url} {', '.join(problems)}", FIX)

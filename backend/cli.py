@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 HOST, PORT = "127.0.0.1", 9090
 WORKER_NICENESS = 5  # a click goes before training
 FOLLOW = click.option("--follow", "parent", type=int, hidden=True, help="End when the process with this id is gone.")
+INSECURE = click.option("--insecure", is_flag=True, help="Listen in a network without a login. Anybody there may call.")
 REASONS = 5  # failures that are told one by one
 COLOURS = {"ok": "green", "warn": "yellow", "fail": "red"}
 
@@ -112,18 +113,23 @@ def cli() -> None:
 @cli.command()
 @click.option("--host", default=HOST, show_default=True, help="Address to listen on.")
 @click.option("--port", default=PORT, show_default=True, help="Port to listen on.")
-def serve(host: str, port: int) -> None:
+@INSECURE
+def serve(host: str, port: int, insecure: bool) -> None:
     """Run everything on this machine: broker, workers, web server."""
     from backend.labelstudio_server import free_port
+    from backend.listen import address, check
     from backend.serve import Supervisor
 
     found = settings()
+    check(host, found, insecure)
     if free_port(port) != port:
         raise click.UsageError(f"port {port} is in use; end what uses it or give another --port")
     stop = _stop_on_signal()
-    with Supervisor(found, os.environ, host, port) as supervisor:
+    with Supervisor(found, os.environ, host, port, insecure) as supervisor:
         broker = "Redis at REDIS_URL" if found.redis_url else "an embedded broker"
-        click.echo(f"Skylight: http://{host}:{port}, {found.workers} worker(s), {broker}, files in {found.home}")
+        click.echo(
+            f"Skylight: http://{address(host, port)}, {found.workers} worker(s), {broker}, files in {found.home}"
+        )
         click.echo("Ctrl-C ends it.")
         supervisor.watch(stop)
 
@@ -131,14 +137,18 @@ def serve(host: str, port: int) -> None:
 @cli.command()
 @click.option("--host", default=HOST, show_default=True, help="Address to listen on.")
 @click.option("--port", default=PORT, show_default=True, help="Port to listen on.")
+@INSECURE
 @FOLLOW
-def web(host: str, port: int, parent: int | None) -> None:
+def web(host: str, port: int, insecure: bool, parent: int | None) -> None:
     """Run the web server alone; it needs REDIS_URL, and shares SKYLIGHT_HOME with the workers."""
     if parent:
         follow(parent)
+    from backend.listen import check
     from backend.web import run
 
-    run(_with_redis(settings()), host, port)
+    found = _with_redis(settings())
+    check(host, found, insecure)
+    run(found, host, port)
 
 
 @cli.command()
@@ -273,7 +283,7 @@ def simulate(name: str, checkpoint: Path | None, out: Path, all_images: bool, **
 
 
 @cli.command()
-@click.option("--fix", is_flag=True, help="Repair webhook, its secret header, order and display of predictions.")
+@click.option("--fix", is_flag=True, help="Repair login, webhook, its secret header, order and display of predictions.")
 def doctor(fix: bool) -> None:
     """Look whether everything is there, connected and heard; say what to do next. Ends with 1 if something fails."""
     from backend import doctor
@@ -321,13 +331,14 @@ def connect(project: int, url: str) -> None:
     May be run again: what is right already is left alone.
     """
     from backend.connect import connect, want_embeddings
+    from backend.login import Login
 
     if url and not url.startswith(("http://", "https://")):
         raise click.UsageError(f"--url {url!r} must begin with http:// or https://")
     service = _beside_serve()
     if service.labelstudio is None:
         raise click.UsageError("set LABEL_STUDIO_URL and LABEL_STUDIO_API_KEY")
-    changes = connect(service.labelstudio, service.secret, project, url)
+    changes = connect(service.labelstudio, service.secret, project, url, Login.of(service.settings))
     _report([*changes, *want_embeddings(service, project)])
 
 

@@ -10,6 +10,7 @@ from backend import ahead
 from backend.errors import LabelStudioError, Unavailable
 from backend.labelstudio import LabelStudio
 from backend.link import TITLE, Link, Who, find, identify, missing_actions
+from backend.login import Login
 from backend.secret import Secret
 from backend.service import Service
 from backend.webhook import project_key
@@ -18,6 +19,7 @@ from backend.webhook import project_key
 ML_GATE = "ML_BLOCK_LOCAL_IP=false"
 WEBHOOK_GATE = "SSRF_PROTECTION_ENABLED=false"
 REFUSED = ("reserved network address", "URL was not allowed")  # what they answer with their 403
+NO_LOGIN = Login()
 SAMPLING = "Uncertainty sampling"  # the open task with the lowest score comes next
 DEFAULT_URL = "http://127.0.0.1:9090"
 
@@ -30,8 +32,9 @@ class Change:
     made: bool
 
 
-def connect(client: LabelStudio, secret: Secret, number: int, url: str = "") -> list[Change]:
-    """Connect a project: ML backend, interactive; webhook with its secret header; order and display of predictions.
+def connect(client: LabelStudio, secret: Secret, number: int, url: str = "", login: Login = NO_LOGIN) -> list[Change]:
+    """Connect a project: ML backend, interactive, with the login; webhook with its secret header; order of tasks and
+    display of predictions.
 
     `url` is Skylight as Label Studio reaches it; without one that of the connection there is, or this machine's.
     What is right already is left alone. Raises LabelStudioError, and Unavailable if Label Studio's guards refuse.
@@ -41,11 +44,11 @@ def connect(client: LabelStudio, secret: Secret, number: int, url: str = "") -> 
     link = find(client, project, who, url=url.rstrip("/"))
     url = url.rstrip("/") or (link.url if link else default_url(client.url))
     _check(url, who(url))
-    changes = [_row(client, project, link, url)]
+    changes = [_row(client, project, link, url, login)]
     link = find(client, project, who, url=url)
     if link is None or link.url != url:
         raise LabelStudioError(f"Label Studio does not list the ML backend {url} that it has just taken; try again.")
-    return changes + repair(client, secret, link)
+    return changes + repair(client, secret, link, login)
 
 
 def want_embeddings(service: Service, number: int) -> list[Change]:
@@ -80,22 +83,27 @@ def default_url(label_studio: str) -> str:
     )
 
 
-def repair(client: LabelStudio, secret: Secret, link: Link) -> list[Change]:
+def repair(client: LabelStudio, secret: Secret, link: Link, login: Login = NO_LOGIN) -> list[Change]:
     """Bring what belongs to an ML backend into order. Raises as `connect`."""
-    changes = [_interactive(client, link), *_webhook(client, secret, link), *_project(client, link.project)]
+    changes = [
+        *_login(client, link, login),
+        _interactive(client, link, login),
+        *_webhook(client, secret, link),
+        *_project(client, link.project),
+    ]
     secret.expect(project_key(link.project))
     return changes
 
 
-def _row(client: LabelStudio, project: dict[str, Any], link: Link | None, url: str) -> Change:
+def _row(client: LabelStudio, project: dict[str, Any], link: Link | None, url: str, login: Login) -> Change:
     number, what = int(project["id"]), f"ML backend {url}"
     if link and link.url == url:
         return Change(what, False)
     try:
         if link is None:
-            client.connect_ml_backend(number, url, TITLE)
+            client.connect_ml_backend(number, url, TITLE, **login.fields)
             return Change(what, True)
-        client.update_ml_backend(number, int(link.row["id"]), url)
+        client.update_ml_backend(number, int(link.row["id"]), url, **login.fields)
     except LabelStudioError as error:
         # Label Studio refuses the webhook after it has stored the backend: then the webhook's own error says more.
         if not _is_refusal(error):
@@ -108,9 +116,19 @@ def _row(client: LabelStudio, project: dict[str, Any], link: Link | None, url: s
     return Change(f"{what}, moved from {link.url}", True)
 
 
-def _interactive(client: LabelStudio, link: Link) -> Change:
+def _login(client: LabelStudio, link: Link, login: Login) -> list[Change]:
+    if not login:
+        return []
+    lacking = bool(login.lacking(link.row))
+    if lacking:
+        client.update_ml_backend(link.number, int(link.row["id"]), str(link.row["url"]), **login.fields)
+    return [Change(f"login: user {login.user} and the password", lacking)]
+
+
+def _interactive(client: LabelStudio, link: Link, login: Login) -> Change:
     if not link.row["is_interactive"]:
-        client.update_ml_backend(link.number, int(link.row["id"]), str(link.row["url"]), is_interactive=True)
+        fields = {"is_interactive": True, **login.fields}
+        client.update_ml_backend(link.number, int(link.row["id"]), str(link.row["url"]), **fields)
     return Change("interactive: clicks are answered", not link.row["is_interactive"])
 
 

@@ -18,6 +18,7 @@ from backend.connect import connect
 from backend.errors import Unavailable
 from backend.labelstudio import LabelStudio
 from backend.labelstudio_server import LabelStudioServer, free_port
+from backend.login import Login as SkylightLogin
 from backend.secret import Secret
 from backend.serve import Supervisor
 from backend.settings import Settings
@@ -90,7 +91,7 @@ def run(settings: Settings, environ: Mapping[str, str], executable: Path, port: 
         await_skylight(f"http://127.0.0.1:{own}", stop)
         client = LabelStudio(server.url, login.token)
         project = make_project(client, folder / "truth")
-        connect(client, Secret(found), project, f"http://127.0.0.1:{own}")
+        connect(client, Secret(found), project, f"http://127.0.0.1:{own}", SkylightLogin.of(found))
         click.echo()
         click.secho(f"  Label Studio  {server.url}/projects/{project}", bold=True)
         click.echo(f"  user          {login.email}\n  password      {login.password}")

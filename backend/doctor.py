@@ -10,6 +10,7 @@ from backend.errors import SkylightError
 from backend.finding import Finding, State
 from backend.labelstudio import LabelStudio
 from backend.link import Identify, find, identify
+from backend.login import Login
 from backend.service import Service
 from backend.webhook import project_key
 
@@ -24,7 +25,8 @@ def findings(service: Service) -> list[Finding]:
 
 
 def fix(service: Service) -> list[Change]:
-    """Repair what Label Studio holds of every connected project: webhook, its secret header, sampling, predictions.
+    """Repair what Label Studio holds of every connected project: login, webhook and its secret header, sampling,
+    display of predictions.
 
     Raises LabelStudioError, and Unavailable if Label Studio's guards refuse.
     """
@@ -35,7 +37,7 @@ def fix(service: Service) -> list[Change]:
     for project in _candidates(client.projects(), known):
         link = find(client, project, who, project_key(project) in known)
         if link and link.who not in ("foreign", "another"):
-            repaired = repair(client, service.secret, link)
+            repaired = repair(client, service.secret, link, Login.of(service.settings))
             changes += [Change(f"{link.name}: {one.what}", one.made) for one in repaired]
     return changes
 

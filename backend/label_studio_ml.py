@@ -2,7 +2,8 @@
 
 label-studio-ml 1.0.9, the newest on the package index, pins Flask 1.1.2, so it lives in an environment of its own
 (extra `label-studio-ml`), as must all that this module imports: no decorator there is younger than that Flask.
-Its server calls; the work is done as in `skylight web`, and `skylight worker` trains as ever.
+Its server calls; the work is done as in `skylight web`, and `skylight worker` trains as ever. It asks for no login, so
+`SKYLIGHT_USER` is refused here rather than not heeded.
 """
 
 import functools
@@ -29,6 +30,11 @@ def service() -> Service:
     settings = Settings.from_env(os.environ)
     if not settings.redis_url:
         raise ConfigError("REDIS_URL is not set; beside label-studio-ml no broker is started inside")
+    if settings.user:
+        raise ConfigError(
+            "SKYLIGHT_USER is set, but label-studio-ml's server lets everybody in; unset it here, together with "
+            "SKYLIGHT_PASSWORD, and put a proxy in front that asks for a login, or use `skylight serve`"
+        )
     made = Service(settings)
     layout.check(made)
     return made

@@ -252,9 +252,11 @@ class LabelStudio(Connection):
         path = "/api/ml/"
         return _list(self.request("GET", path, params={"project": project_id}, timeout=SLOW_SECONDS))
 
-    def connect_ml_backend(self, project_id: int, url: str, title: str, is_interactive: bool = True) -> dict[str, Any]:
+    def connect_ml_backend(
+        self, project_id: int, url: str, title: str, is_interactive: bool = True, **fields: Any
+    ) -> dict[str, Any]:
         """Connect an ML backend, which must answer /health and /setup now, and return its entry."""
-        body = {"url": url, "project": project_id, "title": title, "is_interactive": is_interactive}
+        body = {"url": url, "project": project_id, "title": title, "is_interactive": is_interactive, **fields}
         return _mapping(self.request("POST", "/api/ml/", json=body, timeout=SLOW_SECONDS))
 
     def update_ml_backend(self, project_id: int, backend_id: int, url: str, **fields: Any) -> None:

@@ -31,13 +31,14 @@ log = logging.getLogger(__name__)
 def configure(settings: Settings) -> None:
     """Set up the process's log; does nothing where it is set up already."""
     handler = logging.StreamHandler()
-    hide = hider((settings.label_studio_api_key, settings.webhook_secret))
+    hide = hider((settings.label_studio_api_key, settings.webhook_secret, settings.password))
     json = settings.log_format == "json" or (settings.log_format == "auto" and not sys.stderr.isatty())
     handler.setFormatter(Json(hide) if json else Sentence(hide))
     handler.addFilter(_is_news)
     if not json:
         handler.addFilter(_is_for_people)
     logging.basicConfig(level=settings.log_level, handlers=[handler])
+    logging.getLogger("urllib3").setLevel(logging.INFO)  # below that it writes addresses with the signatures in them
 
 
 def hider(secrets: Sequence[str]) -> Callable[[str], str]:

@@ -1,15 +1,17 @@
-"""The bytes behind a task's image URL, without ever handing Label Studio's key to anyone else.
+"""The bytes behind a task's image URL, without handing Label Studio's key to anyone else or asking hosts inside.
 
-Credentials go to the origin (scheme, host, port) of `label_studio_url` and to nothing else. A redirect from
-there to another origin, as Label Studio answers for cloud storage, is followed without them; once a chain of
-redirects has left that origin it gets none any more, even if it comes back.
+Credentials go to the origin (scheme, host, port) of `label_studio_url`, for the paths at which it hands out files, and
+to nothing else. A redirect from there to another origin, as Label Studio answers for cloud storage, is followed without
+them; once a chain of redirects has left that origin it gets none any more, even if it comes back.
+
+Other hosts are asked if `allowed_hosts` says so: those that are named, and any that it allows if the address that the
+socket goes to is public. That holds for every redirect anew.
 """
 
 from __future__ import annotations
 
 import base64
 import re
-import time
 from urllib.parse import urljoin, urlsplit
 
 import requests
@@ -17,7 +19,9 @@ from urllib3.exceptions import HTTPError
 from urllib3.util import parse_url
 
 from backend.errors import MediaError
+from backend.filepath import climbs, hands_out_files
 from backend.labelstudio import LabelStudio
+from backend.line import Adapter, Line, NotPublic
 from backend.settings import Settings
 
 MAX_BYTES = 200 * 2**20
@@ -26,7 +30,7 @@ CONNECT_SECONDS = 5.0
 READ_SECONDS = 60.0
 """The longest silence of a server in the middle of an answer."""
 TOTAL_SECONDS = 300.0
-"""The longest time for one image, so that a server that drips cannot hold a thread."""
+"""The longest time for one image with all redirects, so that a server that drips cannot hold a thread."""
 MAX_REDIRECTS = 5
 CHUNK_BYTES = 2**18
 KINDS = "an http:// or https:// URL, or a path of Label Studio such as /data/upload/1/a.png"
@@ -56,20 +60,56 @@ def fetch(url: str, settings: Settings, client: LabelStudio) -> bytes:
     """Return the content of a task's image URL.
 
     `url` is what stands in the task's data: a path on Label Studio (`/data/...`) or an absolute http(s) URL.
-    Raises `MediaError` for any other kind, for an error answer, for more than `MAX_BYTES`, and when it takes
-    too long.
+    Raises `MediaError` for any other kind, for a host that may not be asked, for an error answer, for more than
+    `MAX_BYTES`, and when it takes too long.
     """
-    home = settings.label_studio_url
-    target = _absolute(url, home)
-    trusted = bool(home) and _origin(target) == _origin(home)
-    deadline = time.monotonic() + TOTAL_SECONDS
+    with Line(TOTAL_SECONDS) as line:
+        try:
+            return _follow(url, settings, client, line)
+        except MediaError:
+            if line.over:
+                slow = f"{_shown(url)} took longer than {TOTAL_SECONDS:.0f} s; is the network slow?"
+                raise MediaError(slow) from None
+            raise
+
+
+def _follow(url: str, settings: Settings, client: LabelStudio, line: Line) -> bytes:
+    home, trusted = settings.label_studio_url, True
+    target = url
     for _ in range(MAX_REDIRECTS + 1):
-        with _get(target, client if trusted else None) as response:
-            if not response.is_redirect:
-                return _read(response, target, home, trusted, deadline)
-            target = _absolute(urljoin(target, response.headers["Location"]), home)
-        trusted = trusted and _origin(target) == _origin(home)
+        target, own = _checked(_absolute(target, home), home)
+        trusted = trusted and own
+        public = not own and _needs_public(target, settings)
+        try:
+            with _get(target, client if trusted and hands_out_files(target, home) else None, line, public) as response:
+                if not response.is_redirect:
+                    return _read(response, target, home, trusted, line)
+                target = urljoin(target, response.headers["Location"])
+        except NotPublic as error:
+            raise MediaError(_not_allowed(target, error.host, home)) from None
     raise MediaError(f"{_shown(url)} redirects more than {MAX_REDIRECTS} times; give the image's final address.")
+
+
+def _checked(url: str, home: str) -> tuple[str, bool]:
+    """The address as it is sent, and whether it is of Label Studio's origin: then its path may not climb."""
+    try:
+        sent = requests.Request("GET", url).prepare().url or ""
+    except (requests.RequestException, HTTPError, ValueError):
+        raise MediaError(f"{_shown(url)} is not a URL; the image must be {KINDS}.") from None
+    own = bool(home) and _origin(sent) == _origin(home)
+    if own and (climbs(url) or climbs(sent)):
+        raise MediaError(f"Cannot fetch {_shown(url)}: its path leads out of its folder; give the file's own path.")
+    return sent, own
+
+
+def _needs_public(url: str, settings: Settings) -> bool:
+    """Whether a host that is not Label Studio's may be asked at a public address only. Raises MediaError if at none."""
+    _, host, port = _origin(url)
+    if settings.allowed_hosts.named(host, port):
+        return False
+    if settings.allowed_hosts.allowed_if_public(host):
+        return True
+    raise MediaError(_not_allowed(url, host, settings.label_studio_url))
 
 
 def _absolute(url: str, home: str) -> str:
@@ -96,19 +136,19 @@ def _origin(url: str) -> Origin:
     return scheme, parts.host or "", parts.port or (443 if scheme == "https" else 80)
 
 
-def _get(url: str, client: LabelStudio | None) -> requests.Response:
+def _get(url: str, client: LabelStudio | None, line: Line, public: bool) -> requests.Response:
     """Send one GET, with credentials if there is a client, again with fresh ones after a 401."""
     headers = client.headers() if client else {}
-    response = _send(url, headers)
+    response = _send(url, headers, line, public)
     if client and headers and response.status_code == 401:
         again = client.headers(refused=headers["Authorization"])
         if again != headers:
             response.close()
-            response = _send(url, again)
+            response = _send(url, again, line, public)
     return response
 
 
-def _send(url: str, headers: dict[str, str]) -> requests.Response:
+def _send(url: str, headers: dict[str, str], line: Line, public: bool) -> requests.Response:
     def authorize(prepared: requests.PreparedRequest) -> requests.PreparedRequest:
         # given as `auth`, so that neither .netrc nor a name in the URL adds other credentials
         prepared.headers.update(headers)
@@ -116,12 +156,15 @@ def _send(url: str, headers: dict[str, str]) -> requests.Response:
 
     timeout = (CONNECT_SECONDS, READ_SECONDS)
     try:
-        return requests.get(url, auth=authorize, timeout=timeout, stream=True, allow_redirects=False)
+        with requests.Session() as session:
+            for scheme in ("http://", "https://"):
+                session.mount(scheme, Adapter(line, public))
+            return session.get(url, auth=authorize, timeout=timeout, stream=True, allow_redirects=False)
     except (requests.RequestException, HTTPError) as error:
         raise MediaError(f"Cannot fetch {_shown(url)} ({type(error).__name__}). Is the server up?") from None
 
 
-def _read(response: requests.Response, url: str, home: str, trusted: bool, deadline: float) -> bytes:
+def _read(response: requests.Response, url: str, home: str, trusted: bool, line: Line) -> bytes:
     if response.status_code != 200:
         raise MediaError(_refusal(response.status_code, url, home, trusted))
     too_large = f"{_shown(url)} is larger than {MAX_BYTES // 2**20} MB, the limit; use a smaller image."
@@ -134,10 +177,10 @@ def _read(response: requests.Response, url: str, home: str, trusted: bool, deadl
             content += chunk
             if len(content) > MAX_BYTES:
                 raise MediaError(too_large)
-            if time.monotonic() > deadline:
-                raise MediaError(f"{_shown(url)} took longer than {TOTAL_SECONDS:.0f} s; is the network slow?")
     except (requests.RequestException, HTTPError) as error:
         raise MediaError(f"{_shown(url)} broke off ({type(error).__name__}); try again.") from None
+    if line.over:  # its socket was shut, which without a length looks like the end
+        raise MediaError(f"{_shown(url)} broke off.")
     return bytes(content)
 
 
@@ -153,11 +196,22 @@ def _refusal(status: int, url: str, home: str, trusted: bool) -> str:
     if trusted:
         return f"{message} Check LABEL_STUDIO_API_KEY."
     if "/data/" in url:
-        return (
-            f"{message} If that is Label Studio: the key goes only to LABEL_STUDIO_URL ({home or 'not set'}), "
-            "so LABEL_STUDIO_URL here and LABEL_STUDIO_HOST there must be the same address."
-        )
+        return f"{message} {_if_label_studio(home)}"
     return f"{message} Skylight can only open addresses that need no login."
+
+
+def _not_allowed(url: str, host: str, home: str) -> str:
+    message = f"Cannot fetch {_shown(url)}: its host is neither Label Studio's nor public, or is not allowed."
+    if "/data/" in url:
+        message += f" {_if_label_studio(home)}"
+    return f"{message} If pictures may come from there, add {host} to SKYLIGHT_ALLOWED_HOSTS."
+
+
+def _if_label_studio(home: str) -> str:
+    return (
+        f"If that is Label Studio: the key goes only to LABEL_STUDIO_URL ({home or 'not set'}), "
+        "so LABEL_STUDIO_URL here and LABEL_STUDIO_HOST there must be the same address."
+    )
 
 
 def _shown(url: str) -> str:

@@ -70,7 +70,9 @@ class Child:
 class Supervisor:
     """Runs a Skylight: `with Supervisor(...) as it: it.watch(stop)`."""
 
-    def __init__(self, settings: Settings, environ: Mapping[str, str], host: str, port: int) -> None:
+    def __init__(
+        self, settings: Settings, environ: Mapping[str, str], host: str, port: int, insecure: bool = False
+    ) -> None:
         self.settings = settings
         self.environ = {**TUNING, **environ}
         self._temporary: tempfile.TemporaryDirectory[str] | None = None
@@ -84,7 +86,8 @@ class Supervisor:
             self.environ["REDIS_URL"] = f"unix://{socket}"
         skylight = [sys.executable, "-m", "backend.cli"]
         follow = ["--follow", str(os.getpid())]
-        web = Child("web", [*skylight, "web", "--host", host, "--port", str(port), *follow], self.environ)
+        options = ["--host", host, "--port", str(port), *(["--insecure"] if insecure else [])]
+        web = Child("web", [*skylight, "web", *options, *follow], self.environ)
         workers = [
             Child(f"worker {i + 1}", [*skylight, "worker", *follow], self.environ) for i in range(settings.workers)
         ]

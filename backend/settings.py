@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 from urllib.parse import urlsplit, urlunsplit
 
 from backend.errors import ConfigError
+from backend.hosts import Hosts
 
 PREFIX = "SKYLIGHT_"
 MEGABYTE = 2**20  # what "MB" means below
@@ -113,6 +114,18 @@ def _log_level(value: str) -> str:
 def _secret(value: str) -> str:
     if not re.fullmatch(r"[!-~]{16,200}", value):
         raise ValueError("it has other characters than letters, digits and signs of ASCII, or not 16 to 200 of them")
+    return value
+
+
+def _user(value: str) -> str:
+    if not re.fullmatch(r"[!-9;-~]{1,100}", value):
+        raise ValueError("it has other characters than letters, digits and signs of ASCII, a colon, or more than 100")
+    return value
+
+
+def _password(value: str) -> str:
+    if not re.fullmatch(r"[ -~]{8,200}", value):
+        raise ValueError("it has other characters than letters, digits and signs of ASCII, or not 8 to 200 of them")
     return value
 
 
@@ -234,6 +247,23 @@ class Settings:
         "what Label Studio's webhooks must carry, 16 to 200 characters; unset: one is made and kept in SKYLIGHT_HOME",
         _secret,
     )
+    user: str = _variable(
+        "SKYLIGHT_USER", "", "user whom everything but /health and /ready asks for, with SKYLIGHT_PASSWORD", _user
+    )
+    password: str = _variable("SKYLIGHT_PASSWORD", "", "that user's password, 8 to 200 characters", _password)
+    allowed_hosts: Hosts = _variable(
+        "SKYLIGHT_ALLOWED_HOSTS",
+        "*",
+        "hosts beside Label Studio that pictures may come from, separated by commas: host or host:port, at whatever "
+        "address; *.example.org, those below it, or *, any, at public addresses; none",
+        Hosts.parse,
+    )
+
+    def __post_init__(self) -> None:
+        """Raise ConfigError where only one of user and password is set: nobody could come in, or everybody."""
+        if bool(self.user) != bool(self.password):
+            there, missing = ("USER", "PASSWORD") if self.user else ("PASSWORD", "USER")
+            raise ConfigError(f"SKYLIGHT_{there} is set and SKYLIGHT_{missing} is not; set both, or neither.")
 
     @classmethod
     def from_env(cls, environ: Mapping[str, str]) -> Settings:
@@ -265,7 +295,7 @@ class Settings:
     def __repr__(self) -> str:
         """All fields, but `***` for the keys and for passwords in URLs: it may be logged."""
         shown = {f.name: getattr(self, f.name) for f in fields(self)}
-        for name in ("label_studio_api_key", "webhook_secret"):
+        for name in ("label_studio_api_key", "webhook_secret", "password"):
             shown[name] = "***" if shown[name] else ""
         for name in ("redis_url", "checkpoint_url", "label_studio_url"):
             shown[name] = redact_url(shown[name])

@@ -8,6 +8,7 @@ from gunicorn.app.base import BaseApplication
 from gunicorn.glogging import Logger
 
 from backend.errors import SkylightError
+from backend.listen import address
 from backend.settings import Settings
 from model import checkpoints
 
@@ -34,7 +35,7 @@ class Server(BaseApplication):  # type: ignore[misc]
     def __init__(self, settings: Settings, host: str, port: int) -> None:
         self.settings = settings
         self.options = {
-            "bind": f"{host}:{port}",
+            "bind": address(host, port),
             "workers": 1,
             "worker_class": "gthread",
             "threads": settings.threads,

@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import requests
 from flask import Flask, Response, jsonify, request
 from werkzeug.serving import make_server
 
@@ -53,6 +54,7 @@ class Studio:
         self.backends: dict[int, dict[str, Any]] = {}
         self.webhooks: dict[int, dict[str, Any]] = {}
         self.guards: set[str] = set()  # "ml", "webhook": what refuses addresses such as 127.0.0.1
+        self.asks = False  # whether it calls /setup of an ML backend, with its login, as the real one does
         self.legacy = True  # whether legacy tokens are valid
         self.pictures: dict[str, bytes] = {}
         self.resolved: dict[str, bytes] = {}  # files in cloud storage by their address here
@@ -297,7 +299,15 @@ def _backends(app: Flask, studio: Studio) -> None:
     @app.route("/api/ml/", methods=["GET", "POST"])
     def backends() -> tuple[Response, int]:
         if request.method == "GET":
-            return jsonify([b for b in studio.backends.values() if str(b["project"]) == request.args["project"]]), 200
+            listed = [b for b in studio.backends.values() if str(b["project"]) == request.args["project"]]
+            for one in listed:
+                if refusal := _set_up(studio, one):
+                    one.update(state="ER", error_message=refusal)
+                elif studio.asks:
+                    one.update(state="CO", error_message=None)
+            return jsonify([_shown_backend(one) for one in listed]), 200
+        if refusal := _set_up(studio, request.json):
+            return jsonify(detail="Validation error", validation_errors={"non_field_errors": [refusal]}), 400
         if "ml" in studio.guards:
             return jsonify(detail=REFUSAL), 403
         made = {
@@ -309,13 +319,15 @@ def _backends(app: Flask, studio: Studio) -> None:
             "created_at": "2026-11-22T09:41:00.000001Z",
         }
         studio.backends[made["id"]] = made
-        return _hook(studio, made["project"], f"{made['url'].rstrip('/')}/webhook", made)
+        return _hook(studio, made["project"], f"{made['url'].rstrip('/')}/webhook", _shown_backend(made))
 
     @app.patch("/api/ml/<int:number>")
-    def backend(number: int) -> Response:
+    def backend(number: int) -> tuple[Response, int]:
         assert {"url", "project"} <= set(request.json)  # else the real one answers 500
+        if refusal := _set_up(studio, request.json):  # with what this request brings, not with what is stored
+            return jsonify(detail="Validation error", validation_errors={"non_field_errors": [refusal]}), 400
         studio.backends[number].update(request.json)
-        return jsonify(studio.backends[number])
+        return jsonify(_shown_backend(studio.backends[number])), 200
 
     @app.route("/api/webhooks/", methods=["GET", "POST"])
     def webhooks() -> tuple[Response, int]:
@@ -329,6 +341,22 @@ def _backends(app: Flask, studio: Studio) -> None:
             return jsonify(detail=REFUSAL), 403
         studio.webhooks[number].update(request.json)
         return jsonify(studio.webhooks[number]), 200
+
+
+def _set_up(studio: Studio, fields: dict[str, Any]) -> str:
+    """Call an ML backend's /setup with the user and password given; the error, "" if there is none."""
+    if not studio.asks:
+        return ""
+    login = fields.get("basic_auth_user") or "", fields.get("basic_auth_pass") or ""
+    url, body = f"{fields['url'].rstrip('/')}/setup", {"project": f"{fields['project']}.1795340401"}
+    answer = requests.post(url, json=body, auth=login if all(login) else None, timeout=5)
+    return "" if answer.ok else f"{answer.status_code} Client Error: {answer.reason} for url: {url}"
+
+
+def _shown_backend(backend: dict[str, Any]) -> dict[str, Any]:
+    """An ML backend as the API gives it: without its password."""
+    shown = {name: value for name, value in backend.items() if name != "basic_auth_pass"}
+    return shown | {"basic_auth_pass_is_set": bool(backend.get("basic_auth_pass"))}
 
 
 def _hook(studio: Studio, project: int, url: str, answer: Any, fields: Any = ()) -> tuple[Response, int]:

@@ -2,81 +2,24 @@
 
 import base64
 import gzip
-import threading
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, suppress
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from typing import Any
 
 import pytest
 
 from backend import media
 from backend.errors import MediaError
+from backend.hosts import Hosts
 from backend.labelstudio import LabelStudio
 from backend.settings import Settings
 
-KEY = "0123456789abcdef0123456789abcdef01234567"
-IMAGE = b"\x89PNG" + bytes(range(256)) * 40
-
-
-class Site(ThreadingHTTPServer):
-    """Serves `routes` (path to (status, headers, body)) and remembers who came with which credentials."""
-
-    daemon_threads = True
-
-    def __init__(self) -> None:
-        super().__init__(("127.0.0.1", 0), Handler)
-        self.routes: dict[str, tuple[int, dict[str, str], bytes]] = {}
-        self.wants = ""  # the Authorization without which the answer is 401
-        self.seen: list[tuple[str, str | None]] = []
-
-    @property
-    def url(self) -> str:
-        return f"http://127.0.0.1:{self.server_address[1]}"
-
-
-class Handler(BaseHTTPRequestHandler):
-    server: Site
-
-    def log_message(self, *args: Any) -> None:
-        pass
-
-    def do_GET(self) -> None:
-        given = self.headers.get("Authorization")
-        self.server.seen.append((self.path, given))
-        status, headers, body = self.server.routes.get(self.path, (404, {}, b"no"))
-        if self.server.wants and given != self.server.wants:
-            status, headers, body = 401, {}, b"who?"
-        self.send_response(status)
-        for name, value in ({"Content-Length": str(len(body))} | headers).items():
-            if value:
-                self.send_header(name, value)
-        self.end_headers()
-        self.wfile.write(body)
-
-    def do_POST(self) -> None:
-        self.rfile.read(int(self.headers["Content-Length"]))
-        body = b'{"access": "access.%d.x"}' % len(self.server.seen)
-        self.send_response(200)
-        self.send_header("Content-Type", "application/json")
-        self.send_header("Content-Length", str(len(body)))
-        self.end_headers()
-        self.wfile.write(body)
+from .sites import IMAGE, KEY, Site, serving
 
 
 @pytest.fixture
 def sites() -> Iterator[Callable[[], Site]]:
     with ExitStack() as stack:
-
-        def make() -> Site:
-            site = stack.enter_context(Site())
-            thread = threading.Thread(target=site.serve_forever, kwargs={"poll_interval": 0.01})
-            thread.start()
-            stack.callback(thread.join)
-            stack.callback(site.shutdown)
-            return site
-
-        yield make
+        yield lambda: stack.enter_context(serving())
 
 
 @pytest.fixture
@@ -95,9 +38,9 @@ def elsewhere(sites: Callable[[], Site]) -> Site:
     return site
 
 
-def fetch(url: str, home: Site | None, key: str = KEY, path: str = "") -> bytes:
+def fetch(url: str, home: Site | None, key: str = KEY, path: str = "", hosts: str = "127.0.0.1") -> bytes:
     address = home.url + path if home else ""
-    settings = Settings(label_studio_url=address, label_studio_api_key=key)
+    settings = Settings(label_studio_url=address, label_studio_api_key=key, allowed_hosts=Hosts.parse(hosts))
     return media.fetch(url, settings, LabelStudio(address, key))
 
 
@@ -120,8 +63,13 @@ def test_another_host_gets_no_key(home, elsewhere):
 
 
 def test_another_name_of_the_same_machine_is_another_origin(home):
+    localhost = f"{home.url}/data/upload/1/a.png".replace("127.0.0.1", "localhost")
+    for hosts in ("*", "none"):
+        with pytest.raises(MediaError, match="LABEL_STUDIO_HOST there must be the same.*add localhost to"):
+            fetch(localhost, home, hosts=hosts)
+    assert home.seen == []
     with pytest.raises(MediaError, match="answered 401.*LABEL_STUDIO_HOST there must be the same"):
-        fetch(f"{home.url}/data/upload/1/a.png".replace("127.0.0.1", "localhost"), home)
+        fetch(localhost, home, hosts="localhost")
     assert home.seen == [("/data/upload/1/a.png", None)]
 
 
@@ -148,8 +96,8 @@ def test_a_redirect_to_another_origin_is_followed_without_the_key(home, elsewher
 
 
 def test_a_redirect_inside_label_studio_keeps_the_key(home):
-    home.routes["/old.png"] = to("/data/upload/1/a.png")
-    assert fetch("/old.png", home) == IMAGE
+    home.routes["/data/old.png"] = to("/data/upload/1/a.png")
+    assert fetch("/data/old.png", home) == IMAGE
     assert [credentials for _, credentials in home.seen] == [f"Token {KEY}"] * 2
 
 

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from backend.errors import ConfigError
+from backend.hosts import Hosts
 from backend.settings import Settings, redact_url
 
 
@@ -49,6 +50,9 @@ def test_every_variable_of_the_table_reaches_its_field():
         "SKYLIGHT_LOG_LEVEL": "debug",
         "SKYLIGHT_LOG_FORMAT": "JSON",
         "SKYLIGHT_WEBHOOK_SECRET": "correct-horse-battery",
+        "SKYLIGHT_USER": "label-studio",
+        "SKYLIGHT_PASSWORD": "correct horse",
+        "SKYLIGHT_ALLOWED_HOSTS": "Minio.example.org:9000, *.example.com",
     }
     assert {row.env for row in Settings.table()} == set(given)
     expected = Settings(
@@ -75,6 +79,9 @@ def test_every_variable_of_the_table_reaches_its_field():
         log_level="DEBUG",
         log_format="json",
         webhook_secret="correct-horse-battery",
+        user="label-studio",
+        password="correct horse",
+        allowed_hosts=Hosts(("minio.example.org:9000", "*.example.com")),
     )
     assert Settings.from_env(given) == expected
 

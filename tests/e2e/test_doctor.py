@@ -30,6 +30,7 @@ from .bucket import bucket
 from .conftest import BUILD, Rows
 
 EMAIL, PASSWORD = "doctor@example.com", secrets.token_urlsafe(9)
+LOGIN = "label-studio", secrets.token_urlsafe(9)  # of Skylight
 ONLY_ML = {"SSRF_PROTECTION_ENABLED": "true"}  # beside ML_BLOCK_LOCAL_IP=false
 
 
@@ -81,6 +82,9 @@ def ward(request: pytest.FixtureRequest) -> Iterator[Ward]:
             "LABEL_STUDIO_API_KEY": personal,
             "SKYLIGHT_HOME": str(home / "skylight"),
             "REDIS_URL": "",
+            "SKYLIGHT_USER": LOGIN[0],
+            "SKYLIGHT_PASSWORD": LOGIN[1],
+            "SKYLIGHT_ALLOWED_HOSTS": "127.0.0.1",  # the bucket's presigned addresses
         }
         port = free_port(9590)
         running.enter_context(Supervisor(Settings.from_env(environ), environ, "127.0.0.1", port))
@@ -157,11 +161,27 @@ def test_an_annotation_is_announced_with_the_secret_and_without_it_refused(ward:
     assert ward.client.newest_annotation(ward.project)
     body = {"action": "TASKS_DELETED", "tasks": [{"id": task.id}], "project": ward.client.project(ward.project)}
     answer = requests.post(f"{ward.skylight}/webhook", json=body, timeout=5)
-    assert (answer.status_code, "skylight doctor --fix" in answer.text) == (403, True)
+    assert (answer.status_code, "skylight doctor --fix" in answer.text) == (401, True)
     (webhook,) = ward.client.webhooks(ward.project)
     ward.client.update_webhook(webhook["id"], webhook["url"], headers={})
     assert found(ward.run("doctor").output)["webhook"] == "fail"
     assert found(ward.run("doctor", "--fix").output)["webhook"] == "ok"
+
+
+def test_a_lost_login_is_named_and_given_again_and_training_is_asked_for_with_it(ward: Ward) -> None:
+    (backend,) = ward.client.ml_backends(ward.project)
+    shown = {name: backend[name] for name in ("state", "auth_method", "basic_auth_user", "basic_auth_pass_is_set")}
+    assert list(shown.values()) == ["CO", "BASIC_AUTH", LOGIN[0], True]
+    other = ward.run("doctor", SKYLIGHT_USER="somebody").output
+    assert found(other)["ML backend"] == "fail" and "has another user than SKYLIGHT_USER" in other
+    asked = ward.client.request("POST", f"/api/ml/{backend['id']}/train", json={}, timeout=60)
+    print(asked, file=sys.stderr)
+    with requests.Session() as session:
+        session.auth = LOGIN
+        status = session.get(f"{ward.skylight}/status", timeout=10).json()
+        assert requests.get(f"{ward.skylight}/status", timeout=10).status_code == 401
+    assert [name for name in status if name.startswith(f"{ward.project}.")]
+    assert not any(LOGIN[1] in text for text in (other, ward.run("doctor", "--fix").output, str(backend)))
 
 
 @pytest.mark.parametrize("presign", [True, False])

@@ -1,0 +1,88 @@
+"""Who may call what, and what every answer tells a browser not to do with it."""
+
+import logging
+
+from flask import Flask, Response, current_app, request
+
+from backend import csrf
+from backend.answers import json_response, service_of
+from backend.dashboard import NAME as DASHBOARD
+from backend.errors import Forbidden
+from backend.login import Login
+from backend.secret import HEADER
+
+# Answered without a login: that it is alive, and whether it is ready. Neither may say more than that to strangers.
+OPEN = ("/health", "/ready")
+WEBHOOK = "/webhook"  # also opened by its secret header, since Label Studio sends no basic auth along
+READING = ("GET", "HEAD", "OPTIONS")
+CHALLENGE = 'Basic realm="Skylight", charset="UTF-8"'
+HEADERS = {
+    "X-Content-Type-Options": "nosniff",
+    "X-Frame-Options": "DENY",
+    "Referrer-Policy": "same-origin",  # with none at all a form's Origin would be "null"
+    "Cross-Origin-Resource-Policy": "same-origin",
+    "Cache-Control": "no-store",
+}
+POLICY = "default-src 'none'; frame-ancestors 'none'; base-uri 'none'; form-action 'none'"
+# rq-dashboard has scripts in its pages and makes functions of texts; at least nothing goes elsewhere.
+DASHBOARD_POLICY = (
+    "default-src 'self'; script-src 'self' 'unsafe-inline' 'unsafe-eval'; style-src 'self' 'unsafe-inline'; "
+    "img-src 'self' data:; frame-ancestors 'none'; base-uri 'none'; form-action 'none'"
+)
+
+log = logging.getLogger(__name__)
+
+
+def protect(app: Flask) -> None:
+    """Have the application ask for the login first, and send the headers with every answer, also errors."""
+    app.before_request(_admit)
+    app.after_request(_headers)
+
+
+def logged_in() -> bool:
+    """Whether the request brings the login; never where none is set."""
+    given = request.authorization
+    if given is None or given.type != "basic":
+        return False
+    return Login.of(service_of(current_app).settings).matches(given.username, given.password)
+
+
+def admitted() -> bool:
+    """Whether whoever sent the request may be told everything."""
+    return not Login.of(service_of(current_app).settings) or logged_in()
+
+
+def _admit() -> Response | None:
+    """Nothing for who may come in, else the refusal. Raises Forbidden for what another site's page sends.
+
+    A browser keeps a login, and sends it along with whatever any page has it post here.
+    """
+    if request.path not in OPEN and not admitted() and not _is_webhook():
+        log.warning("%s %r without the login, from %s", request.method, request.path[:200], request.remote_addr)
+        return _refusal()
+    if request.method not in READING and not csrf.same_site(request):
+        raise Forbidden(f"this request came from another site; {csrf.AGAIN}")
+    return None
+
+
+def _is_webhook() -> bool:
+    return request.path == WEBHOOK and service_of(current_app).secret.matches(request.headers.get(HEADER))
+
+
+def _refusal() -> Response:
+    if request.path == WEBHOOK:
+        said = f"an event came without the right header {HEADER}; for a webhook that has it, run: skylight doctor --fix"
+    else:
+        said = "user and password are needed: SKYLIGHT_USER and SKYLIGHT_PASSWORD; Label Studio gets them by "
+        said += "`skylight connect` or `skylight doctor --fix`"
+    answer = json_response({"error": said}, 401)
+    answer.headers["WWW-Authenticate"] = CHALLENGE
+    return answer
+
+
+def _headers(answer: Response) -> Response:
+    for name, value in HEADERS.items():
+        answer.headers.setdefault(name, value)
+    policy = DASHBOARD_POLICY if request.blueprint == DASHBOARD else POLICY
+    answer.headers.setdefault("Content-Security-Policy", policy)
+    return answer

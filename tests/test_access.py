@@ -1,0 +1,160 @@
+"""Who may call what: the login, the webhook's secret, other sites' pages, and what browsers are told."""
+
+import base64
+import json
+from dataclasses import replace
+
+import pytest
+import requests
+from flask.testing import FlaskClient
+
+from backend import access
+from backend.app import create_app
+from backend.queue import key
+from backend.secret import HEADER
+from backend.service import Service
+
+from .studio import Studio, capture, serving
+
+USER, PASSWORD = "label-studio", "correct horse"
+P = "1.1795340435"
+
+
+def basic(user: str = USER, password: str = PASSWORD) -> dict[str, str]:
+    return {"Authorization": "Basic " + base64.b64encode(f"{user}:{password}".encode()).decode()}
+
+
+@pytest.fixture
+def closed(service: Service) -> Service:
+    """The service, with a login."""
+    service.settings = replace(service.settings, user=USER, password=PASSWORD)
+    return service
+
+
+@pytest.fixture
+def guest(closed: Service) -> FlaskClient:
+    return create_app(closed.settings, closed).test_client()
+
+
+def test_everything_but_health_asks_for_the_login(guest, closed):
+    """Also what is added later, and what is not there."""
+    app = guest.application
+    rules = [rule for rule in app.url_map.iter_rules() if rule.rule not in access.OPEN]
+    assert len(rules) > 10 and any(rule.rule.startswith("/queues") for rule in rules)
+    values = {"project": P, "number": 1, "task": "1", "filename": "page.css", "instance_number": 0}
+    for rule in rules:
+        adapter = app.url_map.bind("localhost")
+        path = adapter.build(
+            rule.endpoint, {name: values.get(name, "1") for name in rule.arguments}, force_external=False
+        )
+        for method in rule.methods - {"OPTIONS"}:
+            assert guest.open(path, method=method).status_code == 401, (method, path)
+    for path in ("/nothing", "/health/", "//health", "/health/../status", "/%68ealth/x", "/HEALTH", "/status?/health"):
+        assert guest.get(path).status_code in (401, 308), path
+    assert guest.get("/health").json["status"] == "UP"
+
+
+def test_a_browser_is_asked_for_user_and_password_and_comes_in_with_them(guest):
+    refused = guest.get("/")
+    assert (refused.status_code, refused.headers["WWW-Authenticate"].split()[0]) == (401, "Basic")
+    assert "SKYLIGHT_USER" in refused.json["error"] and "skylight connect" in refused.json["error"]
+    assert guest.get("/", headers=basic()).status_code == 200
+    assert guest.get("/status", headers=basic()).status_code == 200
+    assert guest.post("/setup", json={"project": P}, headers=basic()).status_code == 200
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        basic(password="correct hors"),
+        basic(password="correct horse "),
+        basic(user="Label-Studio"),
+        basic(user="", password=""),
+        basic(password=""),
+        {"Authorization": "Basic"},
+        {"Authorization": "Basic ====="},
+        {"Authorization": "Basic " + base64.b64encode(b"\xff\xfe:\x00").decode()},
+        {"Authorization": "Basic " + base64.b64encode(USER.encode()).decode()},
+        {"Authorization": f"Bearer {PASSWORD}"},
+        {"Authorization": "Digest username=label-studio"},
+        {"Authorization": basic()["Authorization"].replace("Basic", "Token")},
+        {HEADER: PASSWORD},
+    ],
+)
+def test_nothing_else_opens(guest, headers):
+    assert guest.get("/status", headers=headers).status_code == 401
+
+
+def test_without_a_login_set_all_may_come_and_no_empty_one_is_one(client):
+    assert client.get("/status").status_code == 200
+    assert client.get("/status", headers=basic("", "")).status_code == 200
+
+
+def test_a_webhook_needs_its_secret_or_the_login_whatever_the_project_did_before(guest, closed):
+    body = capture("21")
+    assert not closed.secret.expected(P)
+    refused = guest.post("/webhook", json=body)
+    assert refused.status_code == 401 and "doctor --fix" in refused.json["error"]
+    assert guest.post("/webhook", json=body, headers={HEADER: "wrong"}).status_code == 401
+    assert not closed.queue.redis.exists(key(P, "inbox"))
+    assert guest.post("/webhook", json=body, headers=closed.secret.headers).status_code == 202
+    assert closed.secret.expected(P)
+    training = {"action": "START_TRAINING", "project": body["project"]}
+    assert guest.post("/webhook", json=training).status_code == 401
+    assert guest.post("/webhook", json=training, headers=basic()).status_code == 202
+    kinds = [json.loads(raw)["what"] for raw in closed.queue.redis.lrange(key(P, "inbox"), 0, -1)]
+    assert kinds == ["annotation", "train"]
+
+
+def test_the_webhooks_secret_opens_nothing_else(guest, closed):
+    for path in ("/", "/status", "/queues/", "/webhook/", "/versions"):
+        assert guest.get(path, headers=closed.secret.headers).status_code == 401, path
+    assert guest.post("/predict", json={"tasks": []}, headers=closed.secret.headers).status_code == 401
+
+
+@pytest.mark.parametrize("path", ["/setup", "/webhook", "/predict", "/projects/1.1795340435/train"])
+@pytest.mark.parametrize("sent", [{"Sec-Fetch-Site": "cross-site"}, {"Origin": "http://evil.example"}])
+def test_what_another_site_has_a_browser_post_is_refused_with_a_login_and_without(client, guest, path, sent):
+    """A browser adds the login that it has kept; and on the same machine it reaches what listens on loopback only."""
+    body = json.dumps({"project": P, "schema": "<View/>", "tasks": []})
+    for asked in (client, guest):
+        answer = asked.post(path, data=body, content_type="text/plain", headers=basic() | sent)
+        assert answer.status_code == 403 and "another site" in answer.text
+
+
+def test_every_answer_tells_browsers_to_do_nothing_with_it(guest, closed):
+    answers = [
+        guest.get("/health"),
+        guest.get("/status"),
+        guest.get("/status", headers=basic()),
+        guest.get("/", headers=basic()),
+        guest.get("/nothing", headers=basic()),
+        guest.get("/page-files/page.css", headers=basic()),
+        guest.get("/queues/", headers=basic()),
+        guest.post("/webhook", data=b"{", headers=basic()),
+        guest.post("/projects/1.1795340435/train", headers=basic()),
+    ]
+    for answer in answers:
+        found = answer.headers
+        assert found["X-Content-Type-Options"] == "nosniff" and found["X-Frame-Options"] == "DENY"
+        assert "frame-ancestors 'none'" in found["Content-Security-Policy"]
+        assert found["Referrer-Policy"] == "same-origin" and found["Cross-Origin-Resource-Policy"] == "same-origin"
+        assert "Access-Control-Allow-Origin" not in found
+        answer.close()
+        if not answer.request.path.startswith("/queues"):
+            assert "unsafe" not in found["Content-Security-Policy"]
+    assert [answer.status_code for answer in answers] == [200, 401, 200, 200, 404, 200, 200, 400, 403]
+
+
+def test_a_label_studio_with_the_login_gets_through_over_http(closed: Service, studio: Studio):
+    with serving(closed) as url:
+        assert requests.post(f"{url}/setup", json={"project": P}, timeout=5).status_code == 401
+        assert requests.post(f"{url}/setup", json={"project": P}, auth=(USER, PASSWORD), timeout=5).status_code == 200
+
+
+def test_the_password_is_in_no_log_and_no_answer(guest, closed, caplog):
+    caplog.set_level("DEBUG")
+    said = [guest.get("/nothing\nx", headers=basic(password=word)).text for word in (PASSWORD, "wrong password")]
+    assert "without the login" in caplog.text and "\nx" not in caplog.messages[-1]
+    for text in (*said, caplog.text, repr(closed.settings)):
+        assert PASSWORD not in text and "wrong password" not in text
