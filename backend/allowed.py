@@ -6,7 +6,6 @@ are read, always as JSON, and a job of another name or with other arguments fail
 """
 
 import logging
-import re
 from collections.abc import Callable
 from typing import Any
 
@@ -17,10 +16,10 @@ from rq.job import Job
 from rq.serializers import JSONSerializer
 
 from backend.errors import Forbidden
+from backend.limits import PROJECT
 
 MODULE = "backend.jobs"
 NAMES = ("ingest", "train", "preannotate", "embed")  # functions in it
-PROJECT = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]{0,99}")  # how a project may be called: no path, and not endless
 # Of a job's fields in Redis those that are read. Not among them: callbacks, webhooks, dependencies, repetitions,
 # limits of rate, results, and what else a later RQ may think of.
 FIELDS = frozenset(

@@ -10,7 +10,7 @@ from backend import dashboard, page, predict, status, webhook
 from backend.answers import json_response
 from backend.errors import SkylightError
 from backend.service import Service
-from backend.settings import Settings
+from backend.settings import MEGABYTE, Settings
 from model.checkpoints import CheckpointError
 from model.sam import SamError
 
@@ -20,6 +20,7 @@ log = logging.getLogger(__name__)
 def create_app(settings: Settings, service: Service | None = None) -> Flask:
     """A Flask application over the given settings, or over a service that is there already."""
     app = Flask("skylight")
+    app.config["MAX_CONTENT_LENGTH"] = settings.max_body_mb * MEGABYTE
     app.extensions["skylight"] = service or Service(settings)
     for module in (status, predict, webhook, page):
         app.register_blueprint(module.blueprint)

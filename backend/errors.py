@@ -2,13 +2,20 @@
 
 # What odd content of a task or an annotation could raise; it must not hold up all the others. Errors of the machine
 # (Redis, the disk) are not among them.
-DATA_ERRORS = (ValueError, TypeError, LookupError, ArithmeticError, AttributeError)
+DATA_ERRORS = (ValueError, TypeError, LookupError, ArithmeticError, AttributeError, RecursionError)
+
+
+MAX_MESSAGE = 1000  # characters of an error: it names values, and those may be as long as a request
 
 
 class SkylightError(Exception):
     """Base of all errors the service answers with; `status` is the HTTP status of the answer."""
 
     status: int = 500
+
+    def __str__(self) -> str:
+        text = super().__str__()
+        return text if len(text) <= MAX_MESSAGE else f"{text[:MAX_MESSAGE]}..."
 
 
 class BadRequest(SkylightError):
@@ -21,6 +28,12 @@ class Forbidden(SkylightError):
     """The caller has not shown that it may do this."""
 
     status = 403
+
+
+class TooLarge(SkylightError):
+    """The request's body is larger than it may be."""
+
+    status = 413
 
 
 class ConfigError(SkylightError):

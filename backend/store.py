@@ -13,7 +13,6 @@ import fcntl
 import hashlib
 import io
 import json
-import re
 import time
 import uuid
 from collections.abc import Iterator
@@ -26,6 +25,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from backend.errors import BadRequest
+from backend.limits import PROJECT
 from model.files import write
 
 
@@ -66,7 +66,7 @@ class Store:
 
     def folder(self, project: str) -> Path:
         """Where everything of one project lives. Raises BadRequest for a name that could lead elsewhere."""
-        if not re.fullmatch(r"[A-Za-z0-9_-][A-Za-z0-9._-]*", project):
+        if not PROJECT.fullmatch(project):
             raise BadRequest(f"{project[:80]!r} cannot be a project; Label Studio's look like '1.1795340435'")
         return self.home / "projects" / project
 

@@ -42,6 +42,7 @@ def test_every_variable_of_the_table_reaches_its_field():
         "SKYLIGHT_MEMORY_MB": "64",
         "SKYLIGHT_DISK_MB": "0",
         "SKYLIGHT_MAX_PIXELS": "1000",
+        "SKYLIGHT_MAX_BODY_MB": "7",
         "SKYLIGHT_MIN_AREA": "5",
         "SKYLIGHT_REFINE": "On",
         "SKYLIGHT_OUTPUT": "Polygon",
