@@ -6,7 +6,7 @@ import redis
 from flask import Flask, Response
 from werkzeug.exceptions import HTTPException
 
-from backend import dashboard, page, predict, status, webhook
+from backend import dashboard, openapi, page, predict, status, webhook
 from backend.answers import json_response
 from backend.errors import SkylightError
 from backend.service import Service
@@ -22,7 +22,7 @@ def create_app(settings: Settings, service: Service | None = None) -> Flask:
     app = Flask("skylight")
     app.config["MAX_CONTENT_LENGTH"] = settings.max_body_mb * MEGABYTE
     app.extensions["skylight"] = service or Service(settings)
-    for module in (status, predict, webhook, page):
+    for module in (status, predict, webhook, openapi, page):
         app.register_blueprint(module.blueprint)
     dashboard.mount(app, settings.redis_url)
     app.register_error_handler(SkylightError, _known)

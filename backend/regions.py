@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from backend.drawing import make_region
 from backend.errors import BadRequest
 from backend.labeling import BOX, POINT, VECTOR, Labeling, parse_config
-from backend.limits import MAX_REGIONS
+from backend.limits import MAX_REGIONS, MAX_SIDE
 from model.instances import instance_map
 from model.masks import MAX_PERCENT, MAX_VERTICES, OPAQUE, MaskError, decode_png, decode_rle, polygon_mask
 
@@ -97,8 +97,14 @@ def items_of(context: object) -> list[Item]:
 def size_of(item: Item) -> Size:
     """Height and width in px of the image that a region was drawn on. Raises BadRequest if they are not positive."""
     height, width = item.get("original_height"), item.get("original_width")
-    if not isinstance(height, int) or not isinstance(width, int) or height < 1 or width < 1:
-        raise BadRequest(f"region {item.get('id')!r} has original size {width} x {height}, not whole numbers of pixels")
+    if (
+        not isinstance(height, int)
+        or not isinstance(width, int)
+        or not (1 <= height <= MAX_SIDE and 1 <= width <= MAX_SIDE)
+    ):
+        raise BadRequest(
+            f"region {item.get('id')!r} has original size {width} x {height}, not whole pixels, 1 to {MAX_SIDE}"
+        )
     return height, width
 
 

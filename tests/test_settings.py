@@ -68,6 +68,7 @@ def test_every_variable_of_the_table_reaches_its_field():
         memory_mb=64,
         disk_mb=0,
         max_pixels=1000,
+        max_body_mb=7,
         min_area=5,
         refine=True,
         output="polygon",
