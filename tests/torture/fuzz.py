@@ -1,4 +1,4 @@
-"""A million and more inputs that nobody would send, to the parsers and to the service; none may crash, hang or fill the memory.
+"""A million and more inputs that nobody would send: none may crash a parser or the service, hang, or fill the memory.
 
 Each target runs in a process of its own, whose memory is limited; seeds are numbers from 0 on, so a crash that is
 printed can be repeated: `python -m tests.torture.fuzz "RLE" 4711`.
