@@ -10,7 +10,7 @@ from defusedxml.ElementTree import fromstring
 from label_studio_sdk._extensions.label_studio_tools.core import label_config
 
 from backend.errors import ConfigError
-from backend.limits import MAX_CONFIG, MAX_TAGS, MAX_XML_DEPTH
+from backend.limits import MAX_CONFIG, MAX_NAMES, MAX_TAGS, MAX_XML_DEPTH
 from backend.settings import OUTPUTS
 
 KINDS = tuple(f"{kind}labels" for kind in OUTPUTS)  # of controls for masks, preferred first
@@ -180,6 +180,9 @@ def _outputs(
                 unusable = f"Image {image!r} has value {value!r}, not a field of the task's data; use {ADD_IMAGE}"
     if not found:
         raise ConfigError(unusable or f"the labeling configuration has no {WANTED} for an Image; add {ADD_OUTPUT}")
+    names = sum(len(each.labels) + sum(map(len, each.also)) for each in found)
+    if names > MAX_NAMES:
+        raise ConfigError(f"the controls for masks have {names} labels and other names of them, more than {MAX_NAMES}")
     return [each for each in found if each.labels] or found
 
 

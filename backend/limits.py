@@ -16,7 +16,8 @@ MAX_REGIONS = 10_000  # of one annotation; each is a mask of the image's size wh
 MAX_SIDE = 1_000_000  # pixels of an image's side, as a region says it; formats end at 65,535 or nearby
 MAX_CONFIG = 1_000_000  # characters of a labeling configuration; 254 labels take some 25,000
 MAX_XML_DEPTH = 100  # tags in each other; Label Studio's own templates have at most 8
-MAX_TAGS = 5_000  # of a labeling configuration; labels are compared with each other
+MAX_TAGS = 5_000  # of a labeling configuration; a long list of choices has some hundred
+MAX_NAMES = 2_000  # labels of all controls for masks, by all their names, which are compared with each other
 MAX_ID = 2**63 - 1  # Label Studio's ids are 64-bit; a longer number would not be a file's name
 PROJECT = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]{0,99}")  # how a project may be called: no path, and not endless
 

@@ -123,6 +123,13 @@ def test_keys_that_cannot_be_looked_up_are_no_error_of_ours(client):
     assert client.post("/predict", json=body).status_code == 200
 
 
+NAMES = ",".join(map(str, range(100)))
+MANY_LABELS = "".join(
+    f'<BrushLabels name="{k}" toName="image"><Label value="{k}" predicted_values="{NAMES}"/></BrushLabels>'
+    for k in range(40)
+)
+
+
 @pytest.mark.parametrize(
     "xml",
     [
@@ -135,6 +142,7 @@ def test_keys_that_cannot_be_looked_up_are_no_error_of_ours(client):
         "<View>" + " " * limits.MAX_CONFIG + "</View>",
         '<View><Image name="a"/></View>',
         '<View><Image value="$a"/></View>',
+        f'<View><Image name="image" value="$image"/>{MANY_LABELS}</View>',
         "\x00",
         "<View a='\ud800'/>",
     ],
