@@ -182,7 +182,7 @@ def _outputs(
         raise ConfigError(unusable or f"the labeling configuration has no {WANTED} for an Image; add {ADD_OUTPUT}")
     names = sum(len(each.labels) + sum(map(len, each.also)) for each in found)
     if names > MAX_NAMES:
-        raise ConfigError(f"the controls for masks have {names} labels and other names of them, more than {MAX_NAMES}")
+        raise ConfigError(f"the labeling configuration has {names} names of labels for masks, more than {MAX_NAMES}")
     return [each for each in found if each.labels] or found
 
 
