@@ -1,5 +1,6 @@
 # make demo   a Label Studio with a project of planetary scenes, connected to Skylight
 # make test   format, types and tests
+# make audit  known holes in the packages, and bad habits in the code
 # make e2e    the whole loop on a real Label Studio, with a simulated annotator
 # make torture  faults on purpose, and what is lost (PARTS="bursts kills" for some)
 # make bench  timings, beside those of other programs, in one table (PARTS="clicks codecs" for some)
@@ -12,7 +13,7 @@ LABEL_STUDIO := $(LABEL_STUDIO_VENV)/bin/label-studio
 PORT ?= 8080
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: demo test e2e bench torture clean
+.PHONY: demo test audit e2e bench torture clean
 
 demo: $(VENV)/.installed $(LABEL_STUDIO_VENV)/.installed
 	SKYLIGHT_HOME=$${SKYLIGHT_HOME:-$(CURDIR)/build/demo} $(VENV)/bin/skylight demo --label-studio $(LABEL_STUDIO) --port $(PORT)
@@ -21,7 +22,12 @@ test: $(VENV)/.installed-dev
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/ruff format --check .
 	$(VENV)/bin/mypy
+	$(VENV)/bin/bandit -q -c pyproject.toml -r backend model
 	$(VENV)/bin/python -m pytest
+
+audit: $(VENV)/.installed-dev
+	$(VENV)/bin/bandit -q -c pyproject.toml -r backend model
+	$(VENV)/bin/pip-audit --strict --local --skip-editable
 
 e2e: $(VENV)/.installed-dev $(LABEL_STUDIO_VENV)/.installed $(LABEL_STUDIO_ML_VENV)/.installed
 	$(VENV)/bin/python -m pytest tests/e2e -s --label-studio $(LABEL_STUDIO) --label-studio-ml $(LABEL_STUDIO_ML_VENV)

@@ -4,9 +4,12 @@ from typing import Any
 
 import orjson
 from flask import Flask, Request, Response
+from werkzeug.exceptions import RequestEntityTooLarge
 
-from backend.errors import BadRequest
+from backend.errors import BadRequest, TooLarge
+from backend.limits import check_depth
 from backend.service import Service
+from backend.settings import MEGABYTE
 from backend.trace import CURRENT
 
 
@@ -22,13 +25,17 @@ def error_response(message: str, status: int) -> Response:
 
 
 def body_object(request: Request) -> dict[str, Any]:
-    """The request's JSON object. Raises BadRequest if it holds none."""
+    """The request's JSON object. Raises BadRequest if it holds none, TooLarge if it exceeds the settings."""
     try:
         body = orjson.loads(request.get_data(cache=False))
+    except RequestEntityTooLarge as error:
+        most = (request.max_content_length or 0) // MEGABYTE
+        raise TooLarge(f"the body is larger than {most} MB; send less, or raise SKYLIGHT_MAX_BODY_MB") from error
     except orjson.JSONDecodeError as error:
         raise BadRequest(f"the body is not JSON: {error}") from error
     if not isinstance(body, dict):
         raise BadRequest(f"the body must be a JSON object, not {type(body).__name__}")
+    check_depth(body)
     return body
 
 

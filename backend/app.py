@@ -6,11 +6,11 @@ import redis
 from flask import Flask, Response, current_app
 from werkzeug.exceptions import HTTPException
 
-from backend import access, alerts, dashboard, metrics, page, predict, status, tracing, webhook
+from backend import access, alerts, dashboard, metrics, openapi, page, predict, status, tracing, webhook
 from backend.answers import error_response, service_of
 from backend.errors import SkylightError
 from backend.service import Service
-from backend.settings import Settings
+from backend.settings import MEGABYTE, Settings
 from backend.trace import fail
 from backend.trouble import explain
 from model.checkpoints import CheckpointError
@@ -22,10 +22,11 @@ log = logging.getLogger(__name__)
 def create_app(settings: Settings, service: Service | None = None) -> Flask:
     """A Flask application over the given settings, or over a service that is there already."""
     app = Flask("skylight")
+    app.config["MAX_CONTENT_LENGTH"] = settings.max_body_mb * MEGABYTE
     app.extensions["skylight"] = service or Service(settings)
     tracing.watch(app, metrics.install(app))  # first, so that refused requests have their line too
     access.protect(app)
-    for module in (status, alerts, metrics, predict, webhook, page):
+    for module in (status, alerts, metrics, predict, webhook, openapi, page):
         app.register_blueprint(module.blueprint)
     dashboard.mount(app, settings.redis_url)
     app.register_error_handler(SkylightError, _known)

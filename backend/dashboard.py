@@ -7,6 +7,7 @@ plain link; and a job deleted there would leave the mark behind that keeps anoth
 from flask import Flask, request
 from rq.serializers import JSONSerializer
 
+from backend.allowed import AllowedJob, AllowedWorker
 from backend.errors import Forbidden
 
 NAME = "rq_dashboard"
@@ -24,6 +25,7 @@ def mount(app: Flask, redis_url: str) -> bool:
     app.config.from_object(default_settings)
     app.config["RQ_DASHBOARD_REDIS_URL"] = redis_url
     web.config.serializer = JSONSerializer
+    web.Job, web.Worker = AllowedJob, AllowedWorker  # of its own some read pickles, which run what they hold
     web.setup_rq_connection(app)
     app.register_blueprint(blueprint, url_prefix="/queues")
     app.before_request(_look_only)

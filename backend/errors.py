@@ -2,7 +2,10 @@
 
 # What odd content of a task or an annotation could raise; it must not hold up all the others. Errors of the machine
 # (Redis, the disk) are not among them.
-DATA_ERRORS = (ValueError, TypeError, LookupError, ArithmeticError, AttributeError)
+DATA_ERRORS = (ValueError, TypeError, LookupError, ArithmeticError, AttributeError, RecursionError)
+
+
+MAX_MESSAGE = 1000  # characters of an error: it names values, and those may be as long as a request
 
 
 # What one annotation can do to the code that reads it, beside that: ask for more memory than there is (torch raises
@@ -15,6 +18,10 @@ class SkylightError(Exception):
 
     status: int = 500
 
+    def __str__(self) -> str:
+        text = super().__str__()
+        return text if len(text) <= MAX_MESSAGE else f"{text[:MAX_MESSAGE]}..."
+
 
 class BadRequest(SkylightError):
     """What the caller sent cannot be used as it is."""
@@ -26,6 +33,12 @@ class Forbidden(SkylightError):
     """The caller has not shown that it may do this."""
 
     status = 403
+
+
+class TooLarge(SkylightError):
+    """The request's body is larger than it may be."""
+
+    status = 413
 
 
 class ConfigError(SkylightError):

@@ -3,11 +3,14 @@
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
-from xml.etree import ElementTree
+from xml.etree.ElementTree import Element, ParseError, tostring
 
+from defusedxml.common import DefusedXmlException
+from defusedxml.ElementTree import fromstring
 from label_studio_sdk._extensions.label_studio_tools.core import label_config
 
 from backend.errors import ConfigError
+from backend.limits import MAX_CONFIG, MAX_NAMES, MAX_TAGS, MAX_XML_DEPTH
 from backend.settings import OUTPUTS
 
 KINDS = tuple(f"{kind}labels" for kind in OUTPUTS)  # of controls for masks, preferred first
@@ -131,13 +134,30 @@ def parse_config(xml: str, output: str = "") -> Labeling:
     )
 
 
-def _tags(xml: str) -> tuple[ElementTree.Element, dict[str, dict[str, Any]]]:
+def _tags(xml: str) -> tuple[Element, dict[str, dict[str, Any]]]:
+    if len(xml) > MAX_CONFIG:
+        raise ConfigError(f"the labeling configuration has {len(xml)} characters, more than {MAX_CONFIG}; shorten it")
     try:
-        root = ElementTree.fromstring(xml)
+        root: Element = fromstring(xml, forbid_dtd=True)  # entities could be made to unfold without end
+        _check_shape(root)
         # Written anew: the SDK's parser refuses an encoding declaration, and need not meet foreign XML.
-        return root, _parse(ElementTree.tostring(root, encoding="unicode"))
-    except (ElementTree.ParseError, ValueError, TypeError) as error:
+        return root, _parse(tostring(root, encoding="unicode"))
+    except DefusedXmlException as error:
+        raise ConfigError("the labeling configuration has a DOCTYPE or entities; remove them") from error
+    except (ParseError, ValueError, TypeError, LookupError) as error:
         raise ConfigError(f"the labeling configuration is not valid XML: {error}; correct it and save") from error
+
+
+def _check_shape(root: Element) -> None:
+    """Raises ConfigError for more tags, or tags deeper in each other, than can be read at once."""
+    if (count := sum(1 for _ in root.iter())) > MAX_TAGS:
+        raise ConfigError(f"the labeling configuration has {count} tags, more than {MAX_TAGS}; drop some")
+    level = [root]
+    for _ in range(MAX_XML_DEPTH):
+        level = [child for each in level for child in each]
+        if not level:
+            return
+    raise ConfigError(f"the labeling configuration has tags more than {MAX_XML_DEPTH} deep in each other; flatten it")
 
 
 def _outputs(
@@ -160,6 +180,9 @@ def _outputs(
                 unusable = f"Image {image!r} has value {value!r}, not a field of the task's data; use {ADD_IMAGE}"
     if not found:
         raise ConfigError(unusable or f"the labeling configuration has no {WANTED} for an Image; add {ADD_OUTPUT}")
+    names = sum(len(each.labels) + sum(map(len, each.also)) for each in found)
+    if names > MAX_NAMES:
+        raise ConfigError(f"the labeling configuration has {names} names of labels for masks, more than {MAX_NAMES}")
     return [each for each in found if each.labels] or found
 
 

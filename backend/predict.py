@@ -14,6 +14,7 @@ from backend.checks import check_regions
 from backend.drawing import draw
 from backend.errors import DATA_ERRORS, BadRequest, SkylightError
 from backend.labeling import Labeling, Output
+from backend.limits import check_predict
 from backend.media import through_label_studio
 from backend.overlap import covered
 from backend.question import read_prompt
@@ -50,6 +51,7 @@ def results(service: Service, body: dict[str, Any]) -> list[dict[str, Any]]:
     context = params.get("context") if isinstance(params, dict) else None
     if context is not None and not isinstance(context, dict):
         raise BadRequest("'context' must be an object with the prompts as its 'result'")
+    check_predict(tasks, context)
     what = "click" if context and context.get("result") else "predictions"
     note(what, project, tasks[0].get("id") if len(tasks) == 1 else None)
     if context is None:

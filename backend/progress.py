@@ -6,9 +6,9 @@ from dataclasses import dataclass
 from typing import Protocol
 
 import redis
-from rq import Worker
 from rq.serializers import JSONSerializer
 
+from backend.allowed import AllowedWorker
 from backend.queue import KINDS, Kind, Queue, job_id, key
 
 BELIEVED_SECONDS = 60  # what a job said of its progress counts no longer
@@ -57,7 +57,7 @@ def job_states(queue: Queue, project: str) -> list[JobState]:
 
 def workers(queue: Queue) -> int:
     """How many workers there are; one that was killed counts until RQ notices, within minutes."""
-    return len(Worker.all(connection=queue.redis, serializer=JSONSerializer))
+    return len(AllowedWorker.all(connection=queue.redis, serializer=JSONSerializer))
 
 
 def _state(queue: Queue, project: str, kind: Kind) -> JobState:

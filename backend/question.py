@@ -35,7 +35,7 @@ def read_prompt(context: object, labeling: Labeling) -> Asked | None:
     """
     items = [item for item in items_of(context) if item.get("type") in (POINT, BOX)]
     images = {each.image for each in labeling.outputs}
-    items = [item for item in items if item.get("to_name", labeling.image) in images]
+    items = [item for item in items if str(item.get("to_name", labeling.image)) in images]
     if not items:
         return None
     last = items[-1]

@@ -22,6 +22,8 @@ from redis.retry import Retry
 from rq import Queue as RQQueue
 from rq.serializers import JSONSerializer
 
+from backend.allowed import AllowedJob
+
 Kind = Literal["ingest", "train", "preannotate", "embed"]
 KINDS: tuple[Kind, ...] = ("ingest", "train", "preannotate", "embed")  # a worker takes them in this order
 JOB_SECONDS = 3600  # a job that runs longer is ended
@@ -71,7 +73,8 @@ class Queue:
     def __init__(self, connection: redis.Redis) -> None:
         self.redis = connection
         self.queues = {
-            kind: RQQueue(f"skylight-{kind}", connection=connection, serializer=JSONSerializer) for kind in KINDS
+            kind: RQQueue(f"skylight-{kind}", connection=connection, job_class=AllowedJob, serializer=JSONSerializer)
+            for kind in KINDS
         }
 
     def accept(self, project: str, event: dict[str, Any], dirty: bool = True) -> None:

@@ -1,6 +1,7 @@
 """Label Studio's regions, to masks and label maps."""
 
 import math
+import reprlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -11,9 +12,10 @@ from numpy.typing import NDArray
 from backend.drawing import make_region
 from backend.errors import BadRequest
 from backend.labeling import BOX, POINT, VECTOR, Labeling, parse_config
+from backend.limits import MAX_REGIONS, MAX_SIDE
 from model.crops import IGNORE
 from model.instances import instance_map
-from model.masks import MAX_PERCENT, OPAQUE, MaskError, decode_png, decode_rle, polygon_mask
+from model.masks import MAX_PERCENT, MAX_VERTICES, OPAQUE, MaskError, decode_png, decode_rle, polygon_mask
 
 __all__ = [
     "Item",
@@ -64,7 +66,10 @@ def label_map(result: Sequence[Item], labeling: Labeling, size: Size, item_index
     parked: dict[str, None] = {}
     used: list[Item] = []
     ignored = []
-    for region in items_of(result):
+    regions = items_of(result)
+    if len(regions) > MAX_REGIONS:
+        raise BadRequest(f"{len(regions)} regions in one annotation are more than {MAX_REGIONS}; split the image")
+    for region in regions:
         if _is_prompt(region, labeling) or (region.get("item_index") or 0) != item_index:
             continue
         reason = _not_a_mask(region, labeling)
@@ -98,15 +103,21 @@ def items_of(context: object) -> list[Item]:
     if found is None:
         return []
     if not isinstance(found, list | tuple) or not all(isinstance(item, Mapping) for item in found):
-        raise BadRequest(f"regions must be a list of objects, not {str(found)[:80]!r}")
+        raise BadRequest(f"regions must be a list of objects, not {reprlib.repr(found)}")
     return list(found)
 
 
 def size_of(item: Item) -> Size:
     """Height and width in px of the image that a region was drawn on. Raises BadRequest if they are not positive."""
     height, width = item.get("original_height"), item.get("original_width")
-    if not isinstance(height, int) or not isinstance(width, int) or height < 1 or width < 1:
-        raise BadRequest(f"region {item.get('id')!r} has original size {width} x {height}, not whole numbers of pixels")
+    if (
+        not isinstance(height, int)
+        or not isinstance(width, int)
+        or not (1 <= height <= MAX_SIDE and 1 <= width <= MAX_SIDE)
+    ):
+        raise BadRequest(
+            f"region {item.get('id')!r} has original size {width} x {height}, not whole pixels, 1 to {MAX_SIDE}"
+        )
     return height, width
 
 
@@ -157,7 +168,9 @@ def _vector(item: Item, size: Size) -> NDArray[np.bool_]:
 def _vertices(item: Item) -> list[Mapping[str, Any]]:
     found = _value(item).get("vertices")
     if not isinstance(found, list) or len(found) < 3 or not all(isinstance(each, Mapping) for each in found):
-        raise MaskError(f"a closed vector needs at least 3 vertices, not {str(found)[:80]}")
+        raise MaskError(f"a closed vector needs at least 3 vertices, not {reprlib.repr(found)}")
+    if len(found) > MAX_VERTICES:
+        raise MaskError(f"a vector of {len(found)} vertices has more than {MAX_VERTICES}; simplify it")
     return found
 
 
@@ -177,14 +190,17 @@ def _curve(start: Mapping[str, Any], end: Mapping[str, Any]) -> NDArray[np.float
 
 def _xy(point: object) -> NDArray[np.float64]:
     try:
-        return np.array([float(point[axis]) for axis in ("x", "y")])  # type: ignore[index]
-    except (TypeError, LookupError, ValueError, OverflowError) as error:
-        raise MaskError(f"a vertex must have numbers x and y, not {str(point)[:80]}") from error
+        x, y = point["x"], point["y"]  # type: ignore[index]
+        if isinstance(x, int | float) and isinstance(y, int | float):
+            return np.array([float(x), float(y)])
+    except (TypeError, LookupError, OverflowError):
+        pass
+    raise MaskError(f"a vertex must have numbers x and y, not {reprlib.repr(point)}")
 
 
 _READERS: Mapping[str, Callable[[Item, Size], NDArray[np.bool_]]] = {
     "brushlabels": lambda item, size: decode_rle(_value(item).get("rle", ()), *size) > OPAQUE,
-    "bitmasklabels": lambda item, size: decode_png(_value(item).get("imageDataURL", "")),
+    "bitmasklabels": lambda item, size: decode_png(_value(item).get("imageDataURL", ""), size),
     "polygonlabels": lambda item, size: polygon_mask(_value(item).get("points", ()), *size),
     "vectorlabels": _vector,
     "rectanglelabels": _rectangle,
@@ -193,7 +209,7 @@ _READERS: Mapping[str, Callable[[Item, Size], NDArray[np.bool_]]] = {
 
 def holds_mask(region: Item, labeling: Labeling) -> bool:
     """Whether a region is a mask, whatever image and label it is of, and not a prompt or another kind of mark."""
-    kind = region.get("type")
+    kind = str(region.get("type"))
     return kind in _READERS and not _is_prompt(region, labeling) and not (kind == VECTOR and not _is_closed(region))
 
 
@@ -219,10 +235,10 @@ def _not_a_mask(region: Item, labeling: Labeling) -> str:
     image = region.get("to_name", labeling.image)
     if all(image != each.image for each in labeling.outputs):
         raise BadRequest(
-            f"region {region.get('id')!r} was drawn on the Image tag {image!r}, which the configuration does not have; "
-            "give the tag its name again, or draw the region anew"
+            f"region {region.get('id')!r} was drawn on the Image tag {reprlib.repr(image)}, which the configuration "
+            "does not have; give the tag its name again, or draw the region anew"
         )
-    return f"it belongs to {image!r}, not to {labeling.image!r}" if image != labeling.image else ""
+    return f"it belongs to {reprlib.repr(image)}, not to {labeling.image!r}" if image != labeling.image else ""
 
 
 def read_mask(region: Item, size: Size) -> NDArray[np.bool_]:

@@ -212,6 +212,12 @@ class Settings:
         "largest image accepted, pixels, 1 to 10000000000",
         _integer(1, 10**10),
     )
+    max_body_mb: int = _variable(
+        "SKYLIGHT_MAX_BODY_MB",
+        "64",
+        "largest request accepted, MB (2^20 bytes), 1 to 4096; to be read it may take fifteen times that of memory",
+        _integer(1, 4096),
+    )
     min_area: int = _variable(
         "SKYLIGHT_MIN_AREA", "64", "smallest pre-annotated region, pixels, 1 to 100000000", _integer(1, 10**8)
     )

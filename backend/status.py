@@ -10,6 +10,7 @@ from flask import Blueprint, Response, current_app, request
 from backend.answers import body_object, json_response, service_of
 from backend.errors import BadRequest, SkylightError
 from backend.failures import MACHINE
+from backend.limits import check_config
 from backend.progress import job_states
 from backend.service import Service
 from backend.trace import note
@@ -47,6 +48,7 @@ def set_up(service: Service, body: dict[str, Any]) -> str:
     project, label_config = str(body.get("project") or ""), str(body.get("schema") or "")
     if not project:
         raise BadRequest("'project' is missing")
+    check_config(label_config)
     note(project=project)
     if label_config:
         _note(service, project, label_config)

@@ -15,7 +15,6 @@ import hashlib
 import io
 import json
 import logging
-import re
 import time
 import uuid
 from collections.abc import Iterator
@@ -29,6 +28,7 @@ from PIL import Image
 
 from backend.damage import Damage
 from backend.errors import BadRequest
+from backend.limits import PROJECT
 from model.files import write
 from model.seals import seal, unseal
 
@@ -75,7 +75,7 @@ class Store:
 
     def folder(self, project: str) -> Path:
         """Where everything of one project lives. Raises BadRequest for a name that could lead elsewhere."""
-        if not re.fullmatch(r"[A-Za-z0-9_-][A-Za-z0-9._-]*", project):
+        if not PROJECT.fullmatch(project):
             raise BadRequest(f"{project[:80]!r} cannot be a project; Label Studio's look like '1.1795340435'")
         return self.home / "projects" / project
 

@@ -14,6 +14,7 @@ from backend.answers import body_object, json_response, service_of
 from backend.errors import BadRequest, Forbidden
 from backend.history import shown_prediction
 from backend.labelstudio import reviewed
+from backend.limits import check_config, checked_id
 from backend.queue import key
 from backend.secret import HEADER
 from backend.service import Service
@@ -41,7 +42,7 @@ def receive() -> Response:
     accept(service, project, found)
     if signed:
         service.secret.expect(project)
-    log.info("project %s: %s, %d kept", project, body.get("action"), len(found))
+    log.info("project %s: %.80s, %d kept", project, body.get("action"), len(found))
     return json_response({"status": "queued" if found else "ignored"}, 202 if found else 200)
 
 
@@ -86,20 +87,21 @@ def project_key(project: Any) -> str:
     """A webhook's project by the name that /setup and /predict use, "<id>.<second of its creation>"."""
     try:
         created = datetime.fromisoformat(project["created_at"])
-        return f"{int(project['id'])}.{int(created.timestamp())}"
-    except (KeyError, TypeError, ValueError) as error:
+        return f"{checked_id(project['id'])}.{int(created.timestamp())}"
+    except (KeyError, TypeError, ValueError, OverflowError) as error:
         raise BadRequest(f"'project' must be an object with id and created_at: {error!r}") from error
 
 
 def events(body: dict[str, Any]) -> Iterator[Event]:
     """What a webhook says, without the rest of it: the project's object holds secrets. Unknown actions say nothing."""
     action, config = body.get("action"), str(body["project"].get("label_config") or "")
+    check_config(config)
     if action in ("ANNOTATION_CREATED", "ANNOTATION_UPDATED"):
         yield annotation_event(_object(body, "annotation"), _object(body, "task"), config)
     elif action == "ANNOTATIONS_CREATED":
-        tasks = {task.get("id"): task for task in _list(body, "task")}
+        tasks = {str(task.get("id")): task for task in _list(body, "task")}
         for annotation in _list(body, "annotation"):
-            yield annotation_event(annotation, tasks.get(annotation.get("task"), {}), config)
+            yield annotation_event(annotation, tasks.get(str(annotation.get("task")), {}), config)
     elif action == "ANNOTATIONS_DELETED":
         yield {"what": "annotations_deleted", "ids": _ids(body, "annotations"), "label_config": config}
     elif action == "TASKS_DELETED":
@@ -119,9 +121,9 @@ def annotation_event(annotation: dict[str, Any], task: dict[str, Any], label_con
     try:
         return {
             "what": "annotation",
-            "id": int(annotation["id"]),
-            "task": int(annotation.get("task") or task["id"]),
-            "updated_at": str(annotation["updated_at"]),
+            "id": checked_id(annotation["id"]),
+            "task": checked_id(annotation.get("task") or task["id"]),
+            "updated_at": _time(annotation["updated_at"]),
             "skipped": bool(annotation.get("was_cancelled")),
             "result": annotation.get("result") or [],
             "shown": shown_prediction(annotation),
@@ -130,8 +132,14 @@ def annotation_event(annotation: dict[str, Any], task: dict[str, Any], label_con
             "data": task.get("data") or {},
             "label_config": label_config,
         }
-    except (KeyError, TypeError, ValueError) as error:
+    except (KeyError, TypeError, ValueError, OverflowError) as error:
         raise BadRequest(f"an annotation needs id, task and updated_at: {error!r}") from error
+
+
+def _time(text: Any) -> str:
+    """A time as Label Studio writes it. Raises ValueError for another text: it might be later than any time."""
+    datetime.fromisoformat(text)
+    return str(text)
 
 
 def _object(body: dict[str, Any], name: str) -> dict[str, Any]:
@@ -150,6 +158,6 @@ def _list(body: dict[str, Any], name: str) -> list[dict[str, Any]]:
 
 def _ids(body: dict[str, Any], name: str) -> list[int]:
     try:
-        return [int(item["id"]) for item in _list(body, name)]
-    except (KeyError, TypeError, ValueError) as error:
+        return [checked_id(item["id"]) for item in _list(body, name)]
+    except (KeyError, TypeError, ValueError, OverflowError) as error:
         raise BadRequest(f"{body.get('action')} needs ids in {name!r}") from error

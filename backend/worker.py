@@ -2,10 +2,10 @@
 
 import threading
 
-from rq import SimpleWorker
 from rq.serializers import JSONSerializer
 
 from backend import layout
+from backend.allowed import AllowedWorker
 from backend.jobs import CURRENT_SERVICE
 from backend.queue import KINDS
 from backend.service import Service
@@ -24,12 +24,12 @@ def run(settings: Settings) -> None:
     worker.work(logging_level=settings.log_level)
 
 
-def start(service: Service) -> SimpleWorker:
+def start(service: Service) -> AllowedWorker:
     """Make a process ready for jobs: pick up what a crashed one left behind, and what waits on disk."""
     CURRENT_SERVICE.set(service)
     queues = [service.queue.queues[kind] for kind in KINDS]
     # First of all, since it gives the connection the patience to wait for a job.
-    worker = SimpleWorker(queues, connection=service.queue.redis, serializer=JSONSerializer)
+    worker = AllowedWorker(queues, connection=service.queue.redis, serializer=JSONSerializer)
     replay(service)
     service.queue.recover(service.store.projects())
     return worker

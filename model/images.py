@@ -17,8 +17,11 @@ MAX_PIXELS = 100_000_000
 DEEP_MODES = ("I", "F", "I;16", "I;16L", "I;16B", "I;16N")
 STRETCH_PERCENT = (1.0, 99.0)
 STRETCH_SAMPLES = 4_000_000  # percentiles of more values than this are taken from an even grid of them
-ORIENTATION, BITS_PER_SAMPLE = 0x0112, 258  # EXIF and TIFF tags
+ORIENTATION, BITS_PER_SAMPLE, WIDTH, HEIGHT = 0x0112, 258, 256, 257  # EXIF and TIFF tags
+TIFF_ENTRY = 12  # bytes of a tag in a TIFF's directory
 PNG_COLOURS = (2, 4, 6)  # PNG colour types with several bands: RGB, gray with alpha, RGBA
+START_OF_SCAN = b"\xff\xda"
+MAX_SCANS = 100  # of a progressive JPEG; each goes through all of its pixels, and programs write some ten
 NO_DATA = 1e38  # raster formats mark missing float pixels with values near -3.4e38
 
 # Everything Pillow was seen to raise on damaged files, and what its own `open` expects of its readers.
@@ -47,6 +50,7 @@ def decode(data: bytes, max_pixels: int = MAX_PIXELS) -> NDArray[np.uint8]:
     ImageError for what is not a picture, is damaged or truncated, or has more than `max_pixels` pixels by
     its header; then no pixel was decoded.
     """
+    _check_tiff(data)
     picture = load(data, FORMATS, max_pixels)
     deep = _deep_colours(data)
     if deep is not None and deep.shape[:2] == picture.size[::-1]:
@@ -61,13 +65,21 @@ def decode(data: bytes, max_pixels: int = MAX_PIXELS) -> NDArray[np.uint8]:
         raise ImageError(f"pixels of mode {picture.mode} cannot be made into RGB: {error}") from error
 
 
-def load(data: bytes, formats: Sequence[str], max_pixels: int) -> Image.Image:
-    """The first frame of a file in one of Pillow's `formats`, decoded, EXIF applied. Raises ImageError."""
+def load(data: bytes, formats: Sequence[str], max_pixels: int, size: tuple[int, int] | None = None) -> Image.Image:
+    """The first frame of a file in one of Pillow's `formats`, decoded, EXIF applied.
+
+    Raises ImageError, before a pixel is decoded also if the header says more than `max_pixels`, or another `size`
+    (H, W) where one is given.
+    """
     # Pillow's own limit is process-wide and warns halfway; ours is checked on the header, two lines down.
     Image.MAX_IMAGE_PIXELS = None
     try:
         picture = Image.open(io.BytesIO(data), formats=list(formats))
         _check_size(picture.size, max_pixels)
+        if size is not None and picture.size != tuple(size[::-1]):
+            raise ImageError(f"it has {picture.size[0]} x {picture.size[1]} pixels, not {size[1]} x {size[0]}")
+        if picture.format == "JPEG" and data.count(START_OF_SCAN) > MAX_SCANS:
+            raise ImageError(f"a JPEG of {data.count(START_OF_SCAN)} scans has more than {MAX_SCANS}; save it anew")
         picture.load()
         return ImageOps.exif_transpose(picture)
     except ImageError:
@@ -84,6 +96,8 @@ def _deep_colours(data: bytes) -> NDArray[np.uint16] | None:
         return None
     try:
         with Image.open(io.BytesIO(data)) as picture:
+            if png and struct.unpack_from(">II", data, 16) != picture.size:  # a second header, which OpenCV may believe
+                return None
             turn = picture.getexif().get(ORIENTATION, 1)
             if not png and set(picture.tag_v2.get(BITS_PER_SAMPLE, ())) != {16}:  # type: ignore[attr-defined]
                 return None
@@ -106,6 +120,19 @@ _TURNS: Mapping[int, Callable[[NDArray[Any]], NDArray[Any]]] = {
     7: lambda array: array[::-1, ::-1].swapaxes(0, 1),
     8: lambda array: array.swapaxes(0, 1)[::-1],
 }
+
+
+def _check_tiff(data: bytes) -> None:
+    """Raises ImageError if a TIFF says its size twice: Pillow, which checks it, and OpenCV might believe another."""
+    if not data.startswith((b"II*\0", b"MM\0*")) or len(data) < 8:
+        return
+    order = "<" if data.startswith(b"II") else ">"
+    at = int(struct.unpack_from(f"{order}I", data, 4)[0])
+    count = int(struct.unpack_from(f"{order}H", data, at)[0]) if at + 2 <= len(data) else 0
+    count = min(count, (len(data) - at - 2) // TIFF_ENTRY)
+    tags = [struct.unpack_from(f"{order}H", data, at + 2 + TIFF_ENTRY * k)[0] for k in range(count)]
+    if max(tags.count(WIDTH), tags.count(HEIGHT)) > 1:
+        raise ImageError("the TIFF says its size twice; save it anew")
 
 
 def _check_size(size: tuple[int, int], max_pixels: int) -> None:

@@ -3,6 +3,7 @@
 import base64
 import binascii
 import io
+import reprlib
 
 import cv2
 import numpy as np
@@ -25,6 +26,8 @@ __all__ = [
 ]
 
 OPAQUE = 127  # alpha or grey above this is mask: half, as strokes are anti-aliased
+MAX_VERTICES = 100_000  # of a polygon; the outline of a mask of 4096 x 4096 pixels, simplified, has some thousand
+MAX_CROSSINGS = 4_000_000  # rows of pixels that a polygon's edges cross, in all; each takes 60 bytes
 MAX_PERCENT = 1e6  # coordinates further out than this are nonsense, and would only cost precision
 DATA_URL = "data:image/png;base64,"
 
@@ -42,16 +45,17 @@ def encode_png(mask: NDArray[np.bool_]) -> str:
     return DATA_URL + base64.b64encode(buffer.getvalue()).decode("ascii")
 
 
-def decode_png(url: str, max_pixels: int = MAX_PIXELS) -> NDArray[np.bool_]:
+def decode_png(url: str, size: tuple[int, int] | None = None, max_pixels: int = MAX_PIXELS) -> NDArray[np.bool_]:
     """The (H, W) bool mask in a PNG data URL: where alpha is above 127, or grey is, if the PNG has no alpha.
 
-    Raises MaskError if it is not the data URL of a whole PNG, or has more than `max_pixels` pixels.
+    Raises MaskError if it is not the data URL of a whole PNG, or, by its header, before any pixel is decoded, not of
+    `size` (H, W), or of more than `max_pixels` pixels.
     """
     head, _, body = url.partition(",") if isinstance(url, str) else ("", "", "")
     if not (head.startswith("data:image/png") and head.endswith(";base64")):
         raise MaskError(f"a bitmask must be a {DATA_URL}... URL, not {str(url)[:40]!r}")
     try:
-        picture = load(base64.b64decode(body, validate=True), ("PNG",), max_pixels)
+        picture = load(base64.b64decode(body, validate=True), ("PNG",), max_pixels, size)
     except (binascii.Error, ImageError, ValueError) as error:
         raise MaskError(f"the bitmask cannot be read: {error}") from error
     has_alpha = picture.mode in ("RGBA", "LA", "PA") or "transparency" in picture.info
@@ -64,13 +68,16 @@ def polygon_mask(points_percent: ArrayLike, height: int, width: int) -> NDArray[
 
     The polygon is closed, may leave the image, and where it crosses itself counts as inside by the non-zero
     winding rule, as a canvas fills it. Neighbours that share an edge share no pixel. Raises MaskError for
-    fewer than 3 points, or for numbers that are not finite.
+    fewer than 3 points or too many, or for numbers that are not finite.
     """
     points = _check_points(points_percent)
     x0, y0 = (points * (width / 100.0, height / 100.0)).T
     x1, y1 = np.roll(x0, -1), np.roll(y0, -1)
     top = np.clip(np.ceil(np.minimum(y0, y1) - 0.5), 0, height).astype(np.int64)
     bottom = np.clip(np.ceil(np.maximum(y0, y1) - 0.5), 0, height).astype(np.int64)
+    crossings = int((bottom - top).sum())
+    if crossings > MAX_CROSSINGS:
+        raise MaskError(f"the polygon's edges cross {crossings} rows of pixels, more than {MAX_CROSSINGS}; simplify it")
     edge = np.repeat(np.arange(len(points)), bottom - top)
     mask = np.zeros((height, width), bool)
     if not edge.size:
@@ -96,9 +103,14 @@ def components(mask: NDArray[np.bool_], min_area: int) -> list[NDArray[np.bool_]
 
 
 def _check_points(points_percent: ArrayLike) -> NDArray[np.float64]:
+    if isinstance(points_percent, list) and len(points_percent) > MAX_VERTICES:
+        raise MaskError(f"a polygon of {len(points_percent)} points has more than {MAX_VERTICES}; simplify it")
     try:
-        points = np.asarray(points_percent, dtype=np.float64)
-    except (TypeError, ValueError) as error:
+        given = np.asarray(points_percent)
+        if given.dtype.kind not in "iuf":  # "7" would pass for a number
+            raise TypeError(f"these are not all numbers: {reprlib.repr(points_percent)}")
+        points = given.astype(np.float64)
+    except (TypeError, ValueError, OverflowError) as error:
         raise MaskError(f"a polygon must be a list of [x, y] in percent: {error}") from error
     if points.ndim != 2 or points.shape[1] != 2 or len(points) < 3:
         raise MaskError(f"a polygon needs at least 3 points [x, y], not an array of shape {points.shape}")

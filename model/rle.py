@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 CHANNELS = 4
 WORD = 8  # bits
 RUN_SIZES = (3, 4, 8, 16)  # bits of a run length, as label_studio_sdk writes them
+MAX_BYTES = 2**22  # of an RLE; a drawn mask of 4096 x 4096 pixels has some 100,000, and each takes 60 bytes to be read
 HEADER_BITS = 32 + 5 + 4 * len(RUN_SIZES)
 
 
@@ -129,6 +130,8 @@ def _as_bytes(rle: Sequence[int]) -> NDArray[np.uint8]:
 def _read_header(data: NDArray[np.uint8]) -> tuple[int, list[int]]:
     """The number of bytes encoded, and the four run sizes in bits."""
     length = -(-HEADER_BITS // 8)
+    if data.size > MAX_BYTES:
+        raise MaskError(f"the RLE has {data.size} bytes, more than {MAX_BYTES}; draw fewer or smoother strokes")
     if data.size < length:
         raise MaskError(f"the RLE is truncated: {data.size} bytes, its header alone has {length}")
     value = int.from_bytes(data[:length].tobytes(), "big") >> (8 * length - HEADER_BITS)

@@ -285,3 +285,28 @@ def test_a_start_of_training_is_a_wish_for_it(planted, studio, project):
     (event,) = events(studio.webhook("START_TRAINING", project))
     assert not handle(planted, project, event)
     assert planted.queue.wanted(project)
+
+
+def test_annotations_that_are_too_much_are_named_in_the_log_and_hold_up_no_other(planted, studio, project, caplog):
+    image, mask = square(0)
+    good = brush(LABELING, mask)
+    bad = [
+        [good | {"value": good["value"] | {"rle": [0] * (2**22 + 1)}}],
+        [good | {"value": good["value"] | {"rle": [255] * 9000}}],
+        [good | {"type": "bitmasklabels", "value": good["value"] | {"imageDataURL": "data:image/png;base64,AAAA"}}],
+        [good | {"type": "polygonlabels", "value": {"points": [["1", "2"]] * 3, "polygonlabels": ["Pit"]}}],
+        [good | {"type": "polygonlabels", "value": {"points": [[0, 1]] * 200_000, "polygonlabels": ["Pit"]}}],
+        [good | {"type": {}, "value": []}],
+        [good | {"original_width": 10**400}],
+        [good] * 10_001,
+    ]
+    annotations = [studio.annotate(studio.add_task(project, png(image)), result) for result in [*bad, [good]]]
+    for annotation in annotations:
+        for event in events(studio.webhook("ANNOTATION_CREATED", project, annotation)):
+            planted.queue.accept(project, event)
+    drain(planted, project)
+    assert [record.annotation for record in planted.store.samples(project)] == [annotations[-1]["id"]]
+    assert planted.queue.inbox_length(project) == 0
+    assert "did not foresee" not in caplog.text and "Traceback" not in caplog.text
+    for annotation in annotations[:-1]:
+        assert f"annotation {annotation['id']} " in caplog.text

@@ -165,7 +165,7 @@ def test_a_configuration_that_will_not_do_is_refused_with_the_remedy(xml: str, m
 def test_entities_that_multiply_are_refused() -> None:
     levels = "".join(f'<!ENTITY e{k} "{f"&e{k - 1};" * 10}">' for k in range(1, 10))
     bomb = f'<!DOCTYPE v [<!ENTITY e0 "xxxxxxxxxx">{levels}]><View>&e9;</View>'
-    with pytest.raises(ConfigError, match="amplification"):
+    with pytest.raises(ConfigError, match="DOCTYPE or entities"):
         parse_config(bomb)
 
 
