@@ -27,7 +27,7 @@ def check(host: str, settings: Settings, insecure: bool) -> None:
 def is_loopback(host: str) -> bool:
     """Whether all that a host means is this machine itself; "" means all its addresses. Raises ConfigError."""
     try:
-        found = {str(each[4][0]) for each in socket.getaddrinfo(host or "0.0.0.0", None)}  # nosec B104: only looked up
+        found = {str(each[4][0]) for each in socket.getaddrinfo(host or "0.0.0.0", None)}  # nosec B104
     except (OSError, UnicodeError):
         raise ConfigError(f"there is no host {host[:100]!r} to listen on; give an address, such as 127.0.0.1") from None
     return all(ipaddress.ip_address(each.partition("%")[0]).is_loopback for each in found)
