@@ -9,7 +9,8 @@ from numpy.typing import NDArray
 
 from backend.labeling import Labeling, Output
 from model.masks import encode_png, encode_rle
-from model.polygons import Ring, bounding_box, polygons
+from model.outlines import Ring
+from model.polygons import bounding_box, polygons
 
 Region = dict[str, Any]
 Mask = NDArray[np.bool_]

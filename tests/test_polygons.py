@@ -14,7 +14,9 @@ from skimage.measure import approximate_polygon
 from model import synthetic
 from model.evaluate import iou
 from model.masks import components, polygon_mask
-from model.polygons import FAITHFUL, PIECE_SHARE, TOLERANCE, bounding_box, outlines, polygons, simplify
+from model.outlines import outlines, pieces
+from model.polygons import FAITHFUL, PIECE_SHARE, TOLERANCE, bounding_box, polygons
+from model.shortcuts import simplify
 
 Mask = NDArray[np.bool_]
 Ring = NDArray[np.float64]
@@ -173,3 +175,17 @@ def test_any_mask_is_drawn_again_by_its_polygons(seed: int, height: int, width: 
         low, high = np.concatenate(rings).min(axis=0), np.concatenate(rings).max(axis=0)
         x0, y0, x1, y1 = bounding_box(mask)
         assert (low >= (x0 - 1, y0 - 1)).all() and (high <= (x1 + 1, y1 + 1)).all()
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.integers(0, 2**32 - 1), st.integers(1, 30), st.integers(1, 30), st.floats(0.05, 0.95))
+def test_a_piece_has_as_many_pixels_as_its_outlines_enclose(seed: int, height: int, width: int, density: float) -> None:
+    mask = np.random.default_rng(seed).random((height, width)) < density
+    found, expected = pieces(mask), components(mask, 1)
+    assert [piece.area for piece in found] == [int(each.sum()) for each in expected]
+    for piece in found:
+        drawn_again = sum(
+            polygon_mask(ring * (100 / width, 100 / height), height, width).astype(int) * (-1 if i else 1)
+            for i, ring in enumerate(piece.outlines())
+        )
+        assert int(np.sum(drawn_again)) == piece.area

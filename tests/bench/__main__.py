@@ -15,7 +15,7 @@ import torch
 
 from ..conftest import answers
 from ..studio import wait_until
-from . import clicks, codecs, crowd, encoders, training
+from . import batches, clicks, codecs, crowd, encoders, training
 from .plot import plot
 from .timing import BUILD, Table
 
@@ -25,6 +25,7 @@ PARTS: dict[str, Callable[[Table, str], None]] = {
     "codecs": codecs.run,
     "training": training.run,
     "crowd": crowd.run,
+    "batches": batches.run,
 }
 
 

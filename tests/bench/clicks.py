@@ -32,10 +32,9 @@ PEER = {1024: 2.5, 2048: 2.7, 4096: 5.0}
 def run(table: Table, broker: str) -> None:
     """Clicks on a 64 x 64 grid with weights of chance, then with the bundled SAM."""
     with tempfile.TemporaryDirectory() as folder:
-        file = Path(folder) / "mobile_sam.pt"
+        file = chance_weights(Path(folder))
         slow = build_mobile_sam()
-        slow.load_state_dict(random_weights(slow, 3))
-        torch.save(slow.state_dict(), file)
+        slow.load_state_dict(torch.load(file, weights_only=True))
         ours, peer = sam.load("mobile_sam", file, "cpu"), SamPredictor(slow)
         plain = build_mobile_sam().eval().requires_grad_(False)
         plain.load_state_dict(slow.state_dict())
@@ -75,6 +74,14 @@ def run(table: Table, broker: str) -> None:
                     f"click {side} px: mask IoU with SamPredictor's", agreement(ours, peer, image), "IoU", None, 0.999
                 )
         bundled(table, Path(folder) / "tiny", broker)
+
+
+def chance_weights(folder: Path) -> Path:
+    """A file of MobileSAM's weights, of chance, in a folder."""
+    file, network = folder / "mobile_sam.pt", build_mobile_sam()
+    network.load_state_dict(random_weights(network, 3))
+    torch.save(network.state_dict(), file)
+    return file
 
 
 def bare(network: Sam, embedding: sam.Embedding, prompt: Prompt) -> Callable[[], object]:

@@ -17,7 +17,9 @@ import requests
 from numpy.typing import NDArray
 from PIL import Image
 
+from backend import worker
 from backend.app import create_app
+from backend.cli import WORKER_NICENESS
 from backend.labelstudio_server import free_port
 from backend.serve import TUNING
 from backend.service import Service
@@ -95,21 +97,33 @@ def served(home: Path, sam: str = "tiny", weights: Path | None = None, broker: s
     """`skylight web` with a SAM, in a process of its own."""
     port = free_port(0)
     logging.getLogger("werkzeug").setLevel(logging.WARNING)
-    with Studio() as studio, requests.Session() as session:
-        environ = {name: value for name, value in os.environ.items() if not name.startswith("SKYLIGHT_")}
-        environ |= TUNING | {"LABEL_STUDIO_URL": studio.url, "LABEL_STUDIO_API_KEY": KEY, "REDIS_URL": broker}
-        environ |= {"SKYLIGHT_HOME": str(home), "SKYLIGHT_SAM": sam, "SKYLIGHT_LOG_LEVEL": "WARNING"}
-        command = [sys.executable, "-m", "backend.cli", "web", "--port", str(port)]
-        if weights:
-            command = [sys.executable, "-m", "tests.bench.serving", str(port), str(weights)]
-        with subprocess.Popen(command, env=environ, cwd=Path(__file__).parents[2]) as process:
-            try:
-                url = f"http://127.0.0.1:{port}"
-                wait_until(lambda: _is_up(url), 120)
-                yield Served(url, studio, process.pid, session)
-            finally:
-                session.close()  # the server waits for a connection that is kept
-                process.terminate()
+    with (
+        Studio() as studio,
+        requests.Session() as session,
+        background("web", studio, home, broker, sam, weights, port) as process,
+    ):
+        url = f"http://127.0.0.1:{port}"
+        wait_until(lambda: _is_up(url), 120)
+        yield Served(url, studio, process.pid, session)
+        session.close()  # the server waits for a connection that is kept
+
+
+@contextmanager
+def background(
+    kind: str, studio: Studio, home: Path, broker: str, sam: str = "tiny", weights: Path | None = None, port: int = 0
+) -> Iterator["subprocess.Popen[bytes]"]:
+    """`skylight web` or `skylight worker`, as `skylight serve` starts them."""
+    environ = {name: value for name, value in os.environ.items() if not name.startswith("SKYLIGHT_")}
+    environ |= TUNING | {"LABEL_STUDIO_URL": studio.url, "LABEL_STUDIO_API_KEY": KEY, "REDIS_URL": broker}
+    environ |= {"SKYLIGHT_HOME": str(home), "SKYLIGHT_SAM": sam, "SKYLIGHT_LOG_LEVEL": "WARNING"}
+    command = [sys.executable, "-m", "backend.cli", kind, *(["--port", str(port)] if port else [])]
+    if weights:
+        command = [sys.executable, "-m", "tests.bench.serving", kind, str(port), str(weights)]
+    with subprocess.Popen(command, env=environ, cwd=Path(__file__).parents[2]) as process:
+        try:
+            yield process
+        finally:
+            process.terminate()
 
 
 def _is_up(url: str) -> bool:
@@ -133,9 +147,13 @@ def memory(pid: int) -> float:
 
 
 def main() -> None:
-    """The child process with other weights: serve until SIGTERM."""
-    port, weights = int(sys.argv[1]), Path(sys.argv[2])
-    Web(Settings.from_env(os.environ), port, weights).run()
+    """The child process with other weights: serve, or work, until SIGTERM."""
+    kind, port, weights = sys.argv[1], int(sys.argv[2]), Path(sys.argv[3])
+    settings = Settings.from_env(os.environ)
+    if kind == "web":
+        Web(settings, port, weights).run()
+    os.nice(WORKER_NICENESS)
+    worker.start(OtherWeights(settings, weights)).work(logging_level="WARNING")
 
 
 if __name__ == "__main__":

@@ -51,7 +51,7 @@ def service_in(home: Path, broker: str) -> Service:
     return Service(Settings(redis_url=broker, home=home, device="cpu"))
 
 
-def fill(service: Service, count: int) -> None:
+def fill(service: Service, count: int, project: str = PROJECT) -> None:
     """Embed procedural scenes, and keep their pits as accepted annotations."""
     for number in range(1, count + 1):
         scene = synthetic.scene(FIRST_SEED + number)
@@ -61,8 +61,8 @@ def fill(service: Service, count: int) -> None:
         for k, each in enumerate((each for each in scene.objects if each.kind == "pit"), 1):
             objects[each.mask] = k
         record = SampleRecord(number, number, "2026", f"/{number}.png", digest, objects.shape, ("Pit",), 1)
-        service.store.put(PROJECT, record, (objects > 0).astype(np.uint8), objects)
-    service.store.save_config(PROJECT, CONFIG)
+        service.store.put(project, record, (objects > 0).astype(np.uint8), objects)
+    service.store.save_config(project, CONFIG)
 
 
 def child(home: Path, broker: str, count: int) -> dict[str, float]:
