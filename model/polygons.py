@@ -8,7 +8,6 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from model.evaluate import iou
 from model.masks import polygon_mask
 from model.outlines import Piece, Ring, pieces
 from model.shortcuts import simplify
@@ -17,6 +16,7 @@ from model.shortcuts import simplify
 # its corners to percent may cost.
 TOLERANCE = 0.999
 FAITHFUL = 0.9  # IoU with the mask below which a piece gets half the tolerance: 1 px is much of a small or thin thing
+ROUNDED = tuple((x, y) for x in (-1e-3, 1e-3) for y in (-1e-3, 1e-3))  # px, more than percent are rounded by
 PIECE_SHARE = 0.1  # of the largest piece; smaller ones are SAM's specks and get no polygon
 SMALLEST_PIECE = 4  # px
 HOLE_SHARE = 0.01  # of a piece, from which on a hole is cut out
@@ -63,12 +63,15 @@ def _polygon(mask: NDArray[np.bool_], piece: Piece, tolerance: float) -> Ring:
 
 
 def _overlap(mask: NDArray[np.bool_], piece: Piece, ring: Ring) -> float:
-    """IoU of a polygon and its piece."""
+    """IoU of a polygon and its piece, at worst: edges that run through pixels' centres are rounded either way."""
     left, top, width, height = cv2.boundingRect(piece.chain)
     _, numbered = cv2.connectedComponents(mask[top : top + height, left : left + width].view(np.uint8), connectivity=8)
     x, y = piece.chain[0, 0]
-    drawn = polygon_mask((ring - (left, top)) * (100 / width, 100 / height), height, width)
-    return iou(drawn, numbered == numbered[y - top, x - left])
+    own = numbered == numbered[y - top, x - left]
+    moved = [(ring - (left, top) + shift) * (100 / width, 100 / height) for shift in ROUNDED]
+    drawn = [polygon_mask(each, height, width) for each in moved]
+    surely, perhaps = np.logical_and.reduce(drawn), np.logical_or.reduce(drawn)
+    return float((surely & own).sum() / (perhaps | own).sum())
 
 
 def _joined(rings: list[Ring]) -> Ring:
