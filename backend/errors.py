@@ -5,6 +5,10 @@
 DATA_ERRORS = (ValueError, TypeError, LookupError, ArithmeticError, AttributeError)
 
 
+class Stopping(Exception):
+    """The worker is to end: the job in hand gives up at a safe point, and is queued again. Not an error of anything."""
+
+
 class SkylightError(Exception):
     """Base of all errors the service answers with; `status` is the HTTP status of the answer."""
 

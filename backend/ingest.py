@@ -15,15 +15,19 @@ from model.images import ImageError
 log = logging.getLogger(__name__)
 
 
-def drain(service: Service, project: str) -> None:
-    """Work through the inbox; an event leaves it when it is done.
+def drain(service: Service, project: str) -> int:
+    """Work through the inbox; an event leaves it when it is done. Gives how many there were.
 
     An event that cannot be used (its image is gone, say) is logged and left to the next reconciliation, which finds
     its annotation missing and tries again.
     """
+    count = 0
     with service.queue.lock(project, "ingest") as held:
         for event in service.queue.inbox(project) if held else ():  # else another worker is at it
+            service.check_stop()
             handle(service, project, event)
+            count += 1
+    return count
 
 
 def handle(service: Service, project: str, event: Event) -> bool:

@@ -3,8 +3,12 @@
 import logging
 from contextvars import ContextVar
 
+import redis
+
 from backend import ahead
+from backend.custody import in_hand
 from backend.embed import embed_project
+from backend.errors import Stopping
 from backend.ingest import drain
 from backend.preannotate import preannotate as preannotate_open_tasks
 from backend.reconcile import reconcile
@@ -19,24 +23,50 @@ log = logging.getLogger(__name__)
 def ingest(project: str) -> None:
     """Empty the inbox into the store, then see what follows from it."""
     service = CURRENT_SERVICE.get()
-    service.queue.begin(project, "ingest")
-    drain(service, project)
-    if service.queue.take_reconciliation(project):
-        ahead.want(service, project)
-        if reconcile(service, project):
-            service.queue.touch(project)
-    if service.queue.inbox_length(project):  # another worker held it for long, and looks no more
-        service.queue.request(project, "ingest")
-    if service.queue.dirty(project) > service.queue.trained(project):
-        service.queue.request(project, "train")
-    elif service.versions.current(project):
-        service.queue.request(project, "preannotate")
+    with in_hand(service.queue, project, "ingest"):
+        _ingest(service, project)
+
+
+def _ingest(service: Service, project: str) -> None:
+    queue, news = service.queue, drain(service, project)
+    if wish := queue.take_reconciliation(project):
+        if wish == "all":
+            ahead.want(service, project)
+        if changed := _reconciled(service, project, wish):
+            queue.touch(project)
+        news += changed or wish == "all"
+    if queue.inbox_length(project):  # another worker held it for long, and looks no more
+        queue.request(project, "ingest")
+    if queue.dirty(project) > queue.trained(project):
+        queue.request(project, "train")
+    elif service.versions.current(project) and (news or not _all_predicted(service, project)):
+        queue.request(project, "preannotate")
+
+
+def _reconciled(service: Service, project: str, wish: str) -> int:
+    """As `reconcile`; what is interrupted is wanted again."""
+    try:
+        return reconcile(service, project, glance=wish == "glance")
+    except (Stopping, redis.RedisError):
+        service.queue.want_reconciliation(project)
+        raise
+
+
+def _all_predicted(service: Service, project: str) -> bool:
+    """Whether the last round of pre-annotation came to its end, and was the current version's."""
+    progress = service.queue.progress(project)
+    done = progress is not None and progress.done >= progress.total
+    return done and progress is not None and progress.version == service.version_name(project)
 
 
 def train(project: str) -> None:
     """Train on everything there is; again if more came meanwhile."""
     service = CURRENT_SERVICE.get()
-    service.queue.begin(project, "train")
+    with in_hand(service.queue, project, "train"):
+        _train(service, project)
+
+
+def _train(service: Service, project: str) -> None:
     with service.queue.lock(project, "train") as held:
         if not held:
             return  # whoever trains looks for more before it lets the project go
@@ -46,6 +76,7 @@ def train(project: str) -> None:
         while service.queue.inbox_length(project):  # what `dirty` counts must be ingested before it counts as trained
             drain(service, project)
         wanted = service.queue.wanted(project)
+        service.versions.settle(project)
         train_version(service, project, asked=wanted > 0)
         service.queue.grant(project, wanted)
         service.queue.set_trained(project, dirty)
@@ -58,7 +89,11 @@ def train(project: str) -> None:
 def preannotate(project: str) -> None:
     """Bring the current version's predictions to the open tasks."""
     service = CURRENT_SERVICE.get()
-    service.queue.begin(project, "preannotate")
+    with in_hand(service.queue, project, "preannotate"):
+        _preannotate(service, project)
+
+
+def _preannotate(service: Service, project: str) -> None:
     with service.queue.lock(project, "preannotate") as held:
         left = not held or preannotate_open_tasks(service, project)
     if left:
@@ -68,7 +103,11 @@ def preannotate(project: str) -> None:
 def embed(project: str) -> None:
     """Embed the images that are wanted before anybody clicks on them."""
     service = CURRENT_SERVICE.get()
-    service.queue.begin(project, "embed")
+    with in_hand(service.queue, project, "embed"):
+        _embed(service, project)
+
+
+def _embed(service: Service, project: str) -> None:
     with service.queue.lock(project, "embed") as held:
         if not held:
             return  # whoever embeds looks for more when he is done

@@ -116,6 +116,7 @@ class _Round:
 
     def _interrupted(self) -> bool:
         """Whether something more urgent is queued, or this version is not the current one any more."""
+        self.service.check_stop()
         return self.service.queue.waiting("ingest", "train") or self.service.version_name(self.project) != self.version
 
     def _note(self, done: int, total: int) -> None:

@@ -9,7 +9,7 @@ from safetensors import SafetensorError
 
 from backend import media
 from backend.addresses import Addresses
-from backend.errors import Unavailable
+from backend.errors import Stopping, Unavailable
 from backend.labeling import Labeling, parse_config
 from backend.labelstudio import LabelStudio
 from backend.opened import Opened
@@ -40,14 +40,20 @@ class Service:
         self.store = Store(settings.home)
         self.addresses = Addresses(settings.home / "addresses")
         self.secret = Secret(settings)
-        self.versions = Versions(self.store, connection)
+        self.versions = Versions(self.store)
         self._labelstudio = LabelStudio(settings.label_studio_url, settings.label_studio_api_key)
         self._lock = threading.Lock()
         self._pictures: Pictures | None = None
         self.labeling = functools.lru_cache(maxsize=256)(functools.partial(parse_config, output=settings.output))
         self.turns = Turns()
+        self.stopping = threading.Event()  # set when this process is to end
         self.opened = Opened(lambda url: self.pictures.embedding(url))
         self._decoder = functools.lru_cache(maxsize=16)(self._load_decoder)
+
+    def check_stop(self) -> None:
+        """A safe point of a job: raises Stopping if the process is to end."""
+        if self.stopping.is_set():
+            raise Stopping
 
     @property
     def labelstudio(self) -> LabelStudio | None:

@@ -56,7 +56,8 @@ def train_version(service: Service, project: str, asked: bool = False) -> int:
     if reason := premature(service, project, ingredients, asked):
         log.info("project %s is not trained: %s", project, reason)
         return 0
-    trained = train(training, validation, config, service.recipe, reporter(service.queue, project, "train"))
+    report = reporter(service.queue, project, "train")
+    trained = train(training, validation, config, service.recipe, report, service.check_stop)
     verdict, promoted = gate(service, project, labeling, trained, validation)
     card = {
         "created_at": datetime.now(UTC).isoformat(timespec="seconds"),
@@ -181,6 +182,7 @@ def load_task(
 
 def load_sample(service: Service, project: str, labeling: Labeling, record: SampleRecord) -> Sample | None:
     """A stored sample as training reads it; None, with a line in the log, if it or its image is not there any more."""
+    service.check_stop()
     try:
         # Without its picture, which only clicks need: up to 300 kB of 1.5 MB an image while a training lasts.
         embedding = replace(service.pictures.known(record.image, record.url), picture=None)

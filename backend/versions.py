@@ -4,7 +4,8 @@
     projects/<project>/versions/<number>/card.json
     projects/<project>/current.json               the number that is served, and the one before it
 
-A version is immutable once its folder has its name. The store decides which is current; Redis only remembers it.
+A version is immutable once its folder has its name. Which is current is in one file,
+so that a process killed at any moment leaves exactly one.
 """
 
 import json
@@ -15,9 +16,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import redis
-
-from backend.queue import key
 from backend.store import Store
 from model.files import write
 
@@ -25,9 +23,8 @@ from model.files import write
 class Versions:
     """The versions of all projects."""
 
-    def __init__(self, store: Store, connection: redis.Redis) -> None:
+    def __init__(self, store: Store) -> None:
         self.store = store
-        self.redis = connection
 
     def publish(self, project: str, save: Callable[[Path], None], card: dict[str, Any]) -> int:
         """Write a new version, whole or not at all, and give its number. `save` writes the weights to a path."""
@@ -62,15 +59,7 @@ class Versions:
 
     def current(self, project: str) -> int:
         """The number of the version that is served; 0 before the first."""
-        try:
-            remembered = self.redis.get(key(project, "current"))
-            if remembered is not None:
-                return int(remembered)
-            stored = self._stored(project)["version"]
-            self.redis.set(key(project, "current"), stored, nx=True)  # unless it was promoted meanwhile
-            return stored
-        except redis.RedisError:
-            return self._stored(project)["version"]
+        return self._stored(project)["version"]
 
     def before(self, project: str) -> int:
         """The number that `roll_back` would go to; 0: none, SAM alone."""
@@ -83,6 +72,12 @@ class Versions:
         before = stored["before"] if number == stored["version"] else stored["version"]
         self._serve(project, number, before)
 
+    def settle(self, project: str) -> None:
+        """Promote the newest version if its training said so and was killed before it did."""
+        newest, stored = max(self.numbers(project), default=0), self._stored(project)
+        if newest > stored.get("newest", newest) and self.card(project, newest).get("promoted"):
+            self.promote(project, newest)
+
     def roll_back(self, project: str) -> int:
         """Serve the version before the current one again, and give its number (0: none, SAM alone)."""
         before = self._stored(project)["before"]
@@ -90,13 +85,13 @@ class Versions:
         return before
 
     def _serve(self, project: str, number: int, before: int) -> None:
-        body = json.dumps({"version": number, "before": before}).encode()
+        newest = max(self.numbers(project), default=0)  # of which this one was chosen
+        body = json.dumps({"version": number, "before": before, "newest": newest}).encode()
         write(self.store.folder(project) / "current.json", body)
-        self.redis.set(key(project, "current"), number)
 
     def _stored(self, project: str) -> dict[str, int]:
         try:
             found: dict[str, int] = json.loads((self.store.folder(project) / "current.json").read_bytes())
         except FileNotFoundError:
-            return {"version": 0, "before": 0}
+            return {"version": 0, "before": 0, "newest": 0}
         return found

@@ -10,6 +10,7 @@ from model import checkpoints
 
 REQUEST_SECONDS = 120  # Label Studio itself gives up after 100 s
 KEEP_ALIVE_SECONDS = 75
+GRACE_SECONDS = 7  # from SIGTERM, for the clicks under way; `skylight serve` kills after STOP_SECONDS
 
 log = logging.getLogger(__name__)
 
@@ -25,6 +26,7 @@ class Server(BaseApplication):  # type: ignore[misc]
             "worker_class": "gthread",
             "threads": settings.threads,
             "timeout": REQUEST_SECONDS,
+            "graceful_timeout": GRACE_SECONDS,
             "keepalive": KEEP_ALIVE_SECONDS,
             "proc_name": "skylight-web",
             "control_socket_disable": True,
@@ -44,8 +46,10 @@ class Server(BaseApplication):  # type: ignore[misc]
         """
         from backend.app import create_app
         from backend.service import Service
+        from backend.upkeep import Upkeep
 
         service = Service(self.settings)
+        Upkeep(service, sweep=False).__enter__()  # ends with the process
         log.info("SAM %s is loaded", service.pictures.segmenter.encoder_id)
         return create_app(self.settings, service)
 

@@ -1,20 +1,36 @@
 """A worker: takes jobs one after the other, in its own process, with the SAM and its embeddings kept loaded."""
 
+import logging
+import os
+import threading
+import time
+from types import FrameType
+
 from rq import SimpleWorker
 from rq.serializers import JSONSerializer
 
+from backend import custody
 from backend.jobs import CURRENT_SERVICE
 from backend.queue import KINDS
 from backend.service import Service
 from backend.settings import Settings
+from backend.upkeep import Upkeep
 from backend.webhook import replay
+
+GRACE_SECONDS = 6.0  # from SIGTERM; `skylight serve` kills after STOP_SECONDS
+LAST_SECONDS = 1.0  # for Redis to take the job back
+RETRY_SECONDS = 5  # at most between two tries to reach Redis
+
+log = logging.getLogger(__name__)
 
 
 def run(settings: Settings) -> None:
-    """Work until SIGTERM, which lets the job in hand finish."""
+    """Work until SIGTERM: the job in hand gives up at its next safe point, and is queued again."""
     service = Service(settings)
     service.check_weights()
-    start(service).work(logging_level=settings.log_level)
+    worker = start(service)
+    with Upkeep(service, sweep=True):
+        worker.work(logging_level=settings.log_level)
 
 
 def start(service: Service) -> SimpleWorker:
@@ -22,7 +38,30 @@ def start(service: Service) -> SimpleWorker:
     CURRENT_SERVICE.set(service)
     queues = [service.queue.queues[kind] for kind in KINDS]
     # First of all, since it gives the connection the patience to wait for a job.
-    worker = SimpleWorker(queues, connection=service.queue.redis, serializer=JSONSerializer)
+    worker = Worker(queues, connection=service.queue.redis, serializer=JSONSerializer)
+    worker.max_connection_wait_time = RETRY_SECONDS
+    worker.service = service
     replay(service)
-    service.queue.recover(service.store.projects())
+    custody.recover(service.queue, service.store.projects())
     return worker
+
+
+class Worker(SimpleWorker):  # type: ignore[misc]
+    """RQ's worker without processes of its own; there is no work horse that could be killed apart from it."""
+
+    service: Service
+
+    def request_stop(self, signum: int, frame: FrameType | None) -> None:
+        """At SIGTERM or SIGINT: tell the job in hand to give up, and end in any case before long."""
+        self.service.stopping.set()
+        threading.Thread(target=self._end, daemon=True).start()
+        super().request_stop(signum, frame)
+
+    def _end(self) -> None:
+        """End the process where its job has not come to a safe point: as a kill would, but with the job queued."""
+        time.sleep(GRACE_SECONDS)
+        log.warning("the job in hand does not end within %.0f s; it is left to the next worker", GRACE_SECONDS)
+        last = threading.Thread(target=custody.put_down_all, args=(self.service.queue,), daemon=True)
+        last.start()
+        last.join(LAST_SECONDS)  # without Redis a sweep has to find it
+        os._exit(0)
