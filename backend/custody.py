@@ -94,14 +94,10 @@ class Sweep:
         return sum(self._swept(project, kind, patient) for project in self.queue.projects() for kind in KINDS)
 
     def _swept(self, project: str, kind: Kind, patient: bool) -> bool:
-        redis = self.queue.redis
-        mark = redis.get(key(project, f"{kind}-queued"))
-        hand = redis.hgetall(_hand(project, kind))
-        dead = [
-            (token.decode(), job.decode())
-            for token, job in hand.items()
-            if not redis.exists(_alive(project, kind, token.decode()))
-        ]
+        found = self.queue.redis.get(key(project, f"{kind}-queued"))
+        mark = found if isinstance(found, bytes) else None
+        hand = {_text(token): _text(job) for token, job in self.queue.redis.hgetall(_hand(project, kind)).items()}
+        dead = [one for one in hand.items() if not self.queue.redis.exists(_alive(project, kind, one[0]))]
         for token, job in dead:
             log.warning("project %s: %s was dropped by its worker and is queued again", project, kind)
             _queue_again(self.queue, project, kind, token)
@@ -145,6 +141,10 @@ def _discard(queue: Queue, job: str) -> None:
     """Forget what RQ still knows of a job whose worker is dead; within the hour it would call it failed."""
     with suppress(NoSuchJobError):
         Job.fetch(job, connection=queue.redis, serializer=JSONSerializer).delete()
+
+
+def _text(found: bytes | str) -> str:
+    return found.decode() if isinstance(found, bytes) else found
 
 
 def _hand(project: str, kind: Kind) -> str:

@@ -1,9 +1,9 @@
 """The queue: each project's inbox, its counters, and the jobs that empty it, in Redis.
 
 RQ's own `unique=True` also refuses while a job runs and long after a failure, so jobs are kept single here: a
-"queued" mark per project and kind, set with the job in one transaction and taken away when the job begins
-(`backend.custody`). Whatever arrives while a job runs therefore queues exactly one more. Training compares `dirty`, which every event raises, with
-`trained`, the value it had when the last finished training began.
+"queued" mark per project and kind, set with the job in one transaction and taken away when the job begins (see
+`backend.custody`). Whatever arrives while a job runs therefore queues exactly one more. Training compares `dirty`,
+which every event raises, with `trained`, the value it had when the last finished training began.
 """
 
 import json

@@ -23,6 +23,7 @@ from model.files import write
 BROKER_SECONDS = 20.0  # to start; a large append-only file is read first
 STOP_SECONDS = 8.5  # from SIGTERM to SIGKILL; all is over within 10 s
 RESTART_SECONDS = 1.0  # pause before an ended child is started again
+PROGRAM = [sys.executable, "-m", "backend.cli"]  # what runs as web server and worker
 TUNING = {
     # Two processes that compute at once spin for the cores that the other holds, by default for long: a training step
     # beside another process took 6.3 s; it took 1.6 s with a short spin, 2.2 s with none.
@@ -86,11 +87,10 @@ class Supervisor:
             command = [sys.executable, "-m", "backend.broker", str(settings.home / "broker"), str(socket)]
             self.broker = Child("broker", command, self.environ)
             self.environ["REDIS_URL"] = f"unix://{socket}"
-        skylight = [sys.executable, "-m", "backend.cli"]
         follow = ["--follow", str(os.getpid())]
-        web = Child("web", [*skylight, "web", "--host", host, "--port", str(port), *follow], self.environ)
+        web = Child("web", [*PROGRAM, "web", "--host", host, "--port", str(port), *follow], self.environ)
         workers = [
-            Child(f"worker {i + 1}", [*skylight, "worker", *follow], self.environ) for i in range(settings.workers)
+            Child(f"worker {i + 1}", [*PROGRAM, "worker", *follow], self.environ) for i in range(settings.workers)
         ]
         self.children = [*workers, web]
 

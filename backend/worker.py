@@ -46,7 +46,7 @@ def start(service: Service) -> SimpleWorker:
     return worker
 
 
-class Worker(SimpleWorker):  # type: ignore[misc]
+class Worker(SimpleWorker):
     """RQ's worker without processes of its own; there is no work horse that could be killed apart from it."""
 
     service: Service
@@ -55,7 +55,7 @@ class Worker(SimpleWorker):  # type: ignore[misc]
         """At SIGTERM or SIGINT: tell the job in hand to give up, and end in any case before long."""
         self.service.stopping.set()
         threading.Thread(target=self._end, daemon=True).start()
-        super().request_stop(signum, frame)
+        super().request_stop(signum, frame)  # type: ignore[no-untyped-call]
 
     def _end(self) -> None:
         """End the process where its job has not come to a safe point: as a kill would, but with the job queued."""
