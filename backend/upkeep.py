@@ -62,11 +62,17 @@ class Upkeep:
             self._reconcile()
 
     def _reconcile(self) -> None:
-        """Every few minutes, and in one worker only, have all projects compared with Label Studio."""
+        """Every few minutes, and in one worker only, have all projects compared with Label Studio.
+
+        Also those that Redis does not know any more, which are trained anew.
+        """
         minutes, queue = self.service.settings.reconcile_minutes, self.service.queue
         if not minutes or not queue.redis.set(RECONCILED, int(time.time()), nx=True, ex=60 * minutes):
             return
-        for project in queue.projects():
+        known, stored = set(queue.projects()), set(self.service.store.projects())
+        for project in stored - known:
+            queue.touch(project)
+        for project in sorted(known | stored):
             queue.want_reconciliation(project, glance=True)
             queue.request(project, "ingest")
 
