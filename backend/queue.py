@@ -48,8 +48,9 @@ RECONCILED = "skylight:reconciled"  # there, while it is too early to have all p
 # Events into the inbox in one round trip, if an ingest job is queued already; else nothing happens, and 0 is given.
 ACCEPT = """
 if redis.call('exists', KEYS[1]) == 0 then return 0 end
-for i = 2, #ARGV do redis.call('rpush', KEYS[2], ARGV[i]) end
+for i = 3, #ARGV do redis.call('rpush', KEYS[2], ARGV[i]) end
 if tonumber(ARGV[1]) > 0 then redis.call('incrby', KEYS[3], ARGV[1]) end
+if tonumber(ARGV[2]) > 0 then redis.call('set', KEYS[4], ARGV[2]) end
 return 1
 """
 
@@ -88,17 +89,19 @@ class Queue:
         """Put an event into the inbox, raise `dirty`, and see to it that an ingest job is queued: all or nothing."""
         self.accept_all(project, [event], int(dirty))
 
-    def accept_all(self, project: str, events: Sequence[dict[str, Any]], dirty: int) -> None:
-        """As `accept` for some events together, raising `dirty` by so much."""
+    def accept_all(self, project: str, events: Sequence[dict[str, Any]], dirty: int, heard: int = 0) -> None:
+        """As `accept` for some events together, raising `dirty` by so much; `heard`: when the webhook brought them."""
         texts = [json.dumps(event, separators=(",", ":")) for event in events]
-        nouns = ("ingest-queued", "inbox", "dirty")
-        if not texts or self._accept(keys=[key(project, noun) for noun in nouns], args=[dirty, *texts]):
+        nouns = ("ingest-queued", "inbox", "dirty", "heard")
+        if not texts or self._accept(keys=[key(project, noun) for noun in nouns], args=[dirty, heard, *texts]):
             return
 
         def write(pipe: Pipeline) -> None:
             pipe.rpush(key(project, "inbox"), *texts)
             if dirty:
                 pipe.incrby(key(project, "dirty"), dirty)
+            if heard:
+                pipe.set(key(project, "heard"), heard)
 
         self._enqueue(project, "ingest", write)
 

@@ -14,7 +14,6 @@ from backend.answers import body_object, json_response, service_of
 from backend.errors import BadRequest, Forbidden
 from backend.history import shown_prediction
 from backend.labelstudio import reviewed
-from backend.queue import key
 from backend.secret import HEADER
 from backend.service import Service
 
@@ -61,9 +60,8 @@ def accept(service: Service, project: str, found: Sequence[Event]) -> None:
     """Put events into the inbox, all or none; on disk while Redis is away, or while others wait there still."""
     try:
         if replay(service, REPLAY_SECONDS):
-            service.queue.accept_all(project, found, dirtying(found))
-            if any(event["what"] != "train" for event in found):  # which does not come by the webhook
-                service.queue.redis.set(key(project, "heard"), int(time.time()))
+            by_webhook = any(event["what"] != "train" for event in found)  # which comes as a call of the backend
+            service.queue.accept_all(project, found, dirtying(found), int(time.time()) if by_webhook else 0)
             return
     except redis.RedisError as error:
         log.error("Redis is away (%s): %d events of project %s wait on disk", error, len(found), project)

@@ -22,12 +22,13 @@ def jobs(queue: Queue, kind: str) -> int:
     return queue.queues[kind].count
 
 
-def die(queue: Queue, kind: str) -> None:
-    """Begin a job as a worker does that is killed in it."""
-    in_hand(queue, P, kind).__enter__()
-    queue.in_hand.clear()
+def die(queue: Queue, kind: str) -> object:
+    """Begin a job as a worker does that is killed in it; while what this gives is kept, it does not end."""
+    job = in_hand(queue, P, kind)
+    job.__enter__()
     for name in queue.redis.scan_iter(f"*{kind}-alive-*"):
         queue.redis.delete(name)  # as after `LOCK_SECONDS`
+    return job
 
 
 def test_a_job_in_hand_leaves_nothing_behind(queue):
@@ -46,10 +47,11 @@ def test_a_job_in_hand_leaves_nothing_behind(queue):
 def test_a_job_whose_worker_died_in_it_is_queued_once_more_whoever_looks(queue, kind):
     queue.request(P, kind)
     queue.queues[kind].pop_job_id()
-    die(queue, kind)
+    job = die(queue, kind)
     assert jobs(queue, kind) == 0
     assert sum(Sweep(queue).run() for _ in range(3)) == 1
     assert jobs(queue, kind) == 1
+    del job
 
 
 def test_a_living_worker_keeps_its_job(queue, monkeypatch):
@@ -108,6 +110,8 @@ def test_a_job_that_fails_is_not_repeated_by_itself(queue):
 
 
 def test_a_job_that_loses_redis_is_taken_up_again(queue):
+    queue.request(P, "train")
+    queue.queues["train"].pop_job_id()
     with pytest.raises(redis.ConnectionError), in_hand(queue, P, "train"):
         raise redis.ConnectionError
     for name in queue.redis.scan_iter("*train-alive-*"):
