@@ -450,6 +450,23 @@ def cache(trim: int | None, clear: str | None) -> None:
 
 
 @cli.command()
+def rebuild() -> None:
+    """Make again what Redis held, from the store and Label Studio, after its data were lost.
+
+    Beside `skylight serve`, or with REDIS_URL. It may be run at any time: what is there is left as it is.
+    """
+    from redis import RedisError
+
+    from backend.rebuild import rebuild as lines
+
+    try:
+        for line in lines(_beside_serve()):
+            click.echo(line)
+    except RedisError as error:
+        raise Unavailable(f"Redis does not answer ({error}); start `skylight serve` or set REDIS_URL") from error
+
+
+@cli.command()
 @click.option("--label-studio", "executable", type=click.Path(path_type=Path), required=True, help="Its program file.")
 @click.option("--port", default=8080, show_default=True, help="Label Studio's port; the next free one if it is busy.")
 def demo(executable: Path, port: int) -> None:

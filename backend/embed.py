@@ -193,6 +193,7 @@ class _Round:
         return self._must_end() or self._follow()
 
     def _must_end(self) -> bool:
+        self.service.check_stop()
         return time.monotonic() > self.until or self.service.queue.waiting("ingest", "train", "preannotate")
 
     def _follow(self) -> bool:

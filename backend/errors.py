@@ -13,6 +13,10 @@ MAX_MESSAGE = 1000  # characters of an error: it names values, and those may be 
 POISON_ERRORS = (*DATA_ERRORS, MemoryError, RuntimeError)
 
 
+class Stopping(Exception):
+    """The worker is to end: the job in hand gives up at a safe point, and is queued again. Not an error of anything."""
+
+
 class SkylightError(Exception):
     """Base of all errors the service answers with; `status` is the HTTP status of the answer."""
 

@@ -17,17 +17,21 @@ from model.images import ImageError
 log = logging.getLogger(__name__)
 
 
-def drain(service: Service, project: str) -> None:
-    """Work through the inbox; an event leaves it when it is done.
+def drain(service: Service, project: str) -> int:
+    """Work through the inbox; an event leaves it when it is done. Gives how many there were.
 
     An annotation that cannot be used (its image is gone, say) is set aside, see `backend.aside`, and holds up nothing.
     """
+    count = 0
     with service.queue.lock(project, "ingest") as held:
         if not held:  # another worker is at it
-            return
+            return 0
         bury(service, project)
         for event in service.queue.inbox(project):
+            service.check_stop()
             handle(service, project, event)
+            count += 1
+    return count
 
 
 def bury(service: Service, project: str) -> None:

@@ -5,8 +5,12 @@ import logging
 from collections.abc import Callable
 from contextvars import ContextVar
 
+import redis
+
 from backend import ahead
+from backend.custody import in_hand
 from backend.embed import embed_project
+from backend.errors import Stopping
 from backend.ingest import drain, retry
 from backend.preannotate import preannotate as preannotate_open_tasks
 from backend.queue import Kind
@@ -24,12 +28,16 @@ log = logging.getLogger(__name__)
 
 
 def watched(job: Callable[[str], None]) -> Callable[[str], None]:
-    """A job whose failure is noted for people to see, and which is taken up again."""
+    """A job that is in hand while it runs, whose failure is noted for people to see, and which is taken up again."""
 
     @functools.wraps(job)
     def run(project: str) -> None:
+        service = CURRENT_SERVICE.get()
         kind: Kind = job.__name__  # type: ignore[assignment]
-        with watching(CURRENT_SERVICE.get(), project, kind, writes=kind in ("ingest", "train")):
+        with (
+            in_hand(service.queue, project, kind),
+            watching(service, project, kind, writes=kind in ("ingest", "train")),
+        ):
             job(project)
 
     return run
@@ -40,20 +48,38 @@ def watched(job: Callable[[str], None]) -> Callable[[str], None]:
 def ingest(project: str) -> None:
     """Empty the inbox into the store, then see what follows from it."""
     service = CURRENT_SERVICE.get()
-    service.queue.begin(project, "ingest")
-    drain(service, project)
+    queue, news = service.queue, drain(service, project)
     if retry(service, project):
-        service.queue.touch(project)
-    if service.queue.take_reconciliation(project):
-        ahead.want(service, project)
-        if reconcile(service, project):
-            service.queue.touch(project)
-    if service.queue.inbox_length(project):  # another worker held it for long, and looks no more
-        service.queue.request(project, "ingest")
-    if service.queue.dirty(project) > service.queue.trained(project):
-        service.queue.request(project, "train")
-    elif service.versions.current(project):
-        service.queue.request(project, "preannotate")
+        queue.touch(project)
+        news += 1
+    if wish := queue.take_reconciliation(project):
+        if wish == "all":
+            ahead.want(service, project)
+        if changed := _reconciled(service, project, wish):
+            queue.touch(project)
+        news += changed or wish == "all"
+    if queue.inbox_length(project):  # another worker held it for long, and looks no more
+        queue.request(project, "ingest")
+    if queue.dirty(project) > queue.trained(project):
+        queue.request(project, "train")
+    elif service.versions.current(project) and (news or not _all_predicted(service, project)):
+        queue.request(project, "preannotate")
+
+
+def _reconciled(service: Service, project: str, wish: str) -> int:
+    """As `reconcile`; what is interrupted is wanted again."""
+    try:
+        return reconcile(service, project, glance=wish == "glance")
+    except (Stopping, redis.RedisError):
+        service.queue.want_reconciliation(project)
+        raise
+
+
+def _all_predicted(service: Service, project: str) -> bool:
+    """Whether the last round of pre-annotation came to its end, and was the current version's."""
+    progress = service.queue.progress(project)
+    done = progress is not None and progress.done >= progress.total
+    return done and progress is not None and progress.version == service.version_name(project)
 
 
 @TRACED
@@ -61,7 +87,6 @@ def ingest(project: str) -> None:
 def train(project: str) -> None:
     """Train on everything there is; again if more came meanwhile."""
     service = CURRENT_SERVICE.get()
-    service.queue.begin(project, "train")
     with service.queue.lock(project, "train") as held:
         if not held:
             return  # whoever trains looks for more before it lets the project go
@@ -71,6 +96,7 @@ def train(project: str) -> None:
         while service.queue.inbox_length(project):  # what `dirty` counts must be ingested before it counts as trained
             drain(service, project)
         wanted = service.queue.wanted(project)
+        service.versions.settle(project)
         promoted = train_version(service, project, asked=wanted > 0)
         service.queue.grant(project, wanted)
         service.queue.set_trained(project, dirty)
@@ -94,7 +120,6 @@ def _show(service: Service, project: str) -> None:
 def preannotate(project: str) -> None:
     """Bring the current version's predictions to the open tasks."""
     service = CURRENT_SERVICE.get()
-    service.queue.begin(project, "preannotate")
     with service.queue.lock(project, "preannotate") as held:
         left = not held or preannotate_open_tasks(service, project)
     if left:
@@ -106,7 +131,6 @@ def preannotate(project: str) -> None:
 def embed(project: str) -> None:
     """Embed the images that are wanted before anybody clicks on them."""
     service = CURRENT_SERVICE.get()
-    service.queue.begin(project, "embed")
     with service.queue.lock(project, "embed") as held:
         if not held:
             return  # whoever embeds looks for more when he is done

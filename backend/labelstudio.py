@@ -21,6 +21,8 @@ SLOW_SECONDS = 120.0
 """Read timeout where Label Studio may first ask an ML backend, for which it takes up to 100 s."""
 LIGHT_PAGE = 100
 """Tasks in one page of a narrow listing."""
+SUMMARY_PAGE = 500
+"""Tasks in one page of annotations without results: 10,000 took 13.5 s, with 100 a page 24.5 s, with 1000 15.7 s."""
 FULL_PAGE = 20
 """Tasks in one page with whole annotations; a mask can be 100 kB."""
 FILES_CHUNK = 50
@@ -169,19 +171,27 @@ class LabelStudio(Connection):
 
         Of the tasks that count as labeled, so not of those that still want a further annotator.
         """
-        shown = [column for column in _HIDDEN if column != "tasks:completed_at"]
-        query = {"ordering": ["-tasks:completed_at"], "hiddenColumns": {"explore": shown, "labeling": shown}}
-        filters = {"conjunction": "and", "items": [_HAS_ANNOTATIONS]}
-        text = json.dumps({**query, "filters": filters}, separators=(",", ":"))
-        params = {"project": project_id, "page_size": 1, "query": text, "include": "id,completed_at"}
+        return self._newest(project_id, "completed_at", [_HAS_ANNOTATIONS])
+
+    def newest_change(self, project_id: int) -> str | None:
+        """Return when a task of the project was last changed, as by any change of its annotations; None: no task."""
+        return self._newest(project_id, "updated_at", [])
+
+    def _newest(self, project_id: int, column: str, filters: list[dict[str, Any]]) -> str | None:
+        shown = [each for each in _HIDDEN if each != f"tasks:{column}"]
+        query = {"ordering": [f"-tasks:{column}"], "hiddenColumns": {"explore": shown, "labeling": shown}}
+        if filters:
+            query["filters"] = {"conjunction": "and", "items": filters}
+        text = json.dumps(query, separators=(",", ":"))
+        params = {"project": project_id, "page_size": 1, "query": text, "include": f"id,{column}"}
         answer = self.request("GET", "/api/tasks/", params=params, timeout=SLOW_SECONDS)
         page = _list(member(answer, "tasks"))
-        return page[0].get("completed_at") if page else None
+        return page[0].get(column) if page else None
 
     def annotation_summaries(self, project_id: int) -> Iterator[AnnotationSummary]:
         """Yield id, task, time and skip mark of every annotation of the project, by rising task id: cheap."""
         options = {"fields": "all", "review": "true", "include": f"id,annotations,{_MARKS}"}
-        for task in self._pages(project_id, LIGHT_PAGE, None, [_HAS_ANNOTATIONS], options):
+        for task in self._pages(project_id, SUMMARY_PAGE, None, [_HAS_ANNOTATIONS], options):
             for one in task["annotations"]:
                 marks = bool(one["was_cancelled"]), bool(one.get("ground_truth")), reviewed(one)
                 yield AnnotationSummary(one["id"], task["id"], one["updated_at"], *marks)

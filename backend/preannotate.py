@@ -121,6 +121,7 @@ class _Round:
 
     def _interrupted(self) -> bool:
         """Whether something more urgent is queued, or this version is not the current one any more."""
+        self.service.check_stop()
         urgent = time.monotonic() > self.until and self.service.queue.waiting("ingest", "train")
         return urgent or self.service.version_name(self.project) != self.version
 

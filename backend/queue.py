@@ -1,16 +1,16 @@
 """The queue: each project's inbox, its counters, and the jobs that empty it, in Redis.
 
 RQ's own `unique=True` also refuses while a job runs and long after a failure, so jobs are kept single here: a
-"queued" mark per project and kind, set with the job in one transaction and taken away when the job begins. Whatever
-arrives while a job runs therefore queues exactly one more. Training compares `dirty`, which every event raises, with
-`trained`, the value it had when the last finished training began.
+"queued" mark per project and kind, set with the job in one transaction and taken away when the job begins (see
+`backend.custody`). Whatever arrives while a job runs therefore queues exactly one more. Training compares `dirty`,
+which every event raises, with `trained`, the value it had when the last finished training began.
 """
 
 import json
 import logging
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, Literal, NamedTuple
 
@@ -47,6 +47,17 @@ def job_id(project: str, kind: Kind, generation: Any = "") -> str:
 PROJECTS = "skylight:projects"  # set of the projects that ever wrote
 LAYOUT_KEY = "skylight:layout"  # see `backend.layout`
 
+RECONCILED = "skylight:reconciled"  # there, while it is too early to have all projects compared again
+
+# Events into the inbox in one round trip, if an ingest job is queued already; else nothing happens, and 0 is given.
+ACCEPT = """
+if redis.call('exists', KEYS[1]) == 0 then return 0 end
+for i = 3, #ARGV do redis.call('rpush', KEYS[2], ARGV[i]) end
+if tonumber(ARGV[1]) > 0 then redis.call('incrby', KEYS[3], ARGV[1]) end
+if tonumber(ARGV[2]) > 0 then redis.call('set', KEYS[4], ARGV[2]) end
+return 1
+"""
+
 
 def connect(url: str) -> redis.Redis:
     """A connection to Redis that gives up soon and survives a restart of it; nothing is sent before it is used."""
@@ -72,36 +83,64 @@ class Queue:
 
     def __init__(self, connection: redis.Redis) -> None:
         self.redis = connection
+        self._accept = connection.register_script(ACCEPT)
         self.queues = {
             kind: RQQueue(f"skylight-{kind}", connection=connection, job_class=AllowedJob, serializer=JSONSerializer)
             for kind in KINDS
         }
+        self.in_hand: set[tuple[str, Kind, str]] = set()  # project, kind and token of this process's jobs
 
     def accept(self, project: str, event: dict[str, Any], dirty: bool = True) -> None:
         """Put an event into the inbox, raise `dirty`, and see to it that an ingest job is queued: all or nothing."""
+        self.accept_all(project, [event], int(dirty))
+
+    def accept_all(self, project: str, events: Sequence[dict[str, Any]], dirty: int, heard: int = 0) -> None:
+        """As `accept` for some events together, raising `dirty` by so much; `heard`: when the webhook brought them."""
         # The time first: how long an event has waited is read off its beginning.
-        text = json.dumps({"received": round(time.time(), 3), **event}, separators=(",", ":"))
+        now = round(time.time(), 3)
+        texts = [json.dumps({"received": now, **event}, separators=(",", ":")) for event in events]
+        nouns = ("ingest-queued", "inbox", "dirty", "heard")
+        if not texts or self._accept(keys=[key(project, noun) for noun in nouns], args=[dirty, heard, *texts]):
+            return
 
         def write(pipe: Pipeline) -> None:
-            pipe.rpush(key(project, "inbox"), text)
+            pipe.rpush(key(project, "inbox"), *texts)
             if dirty:
-                pipe.incr(key(project, "dirty"))
+                pipe.incrby(key(project, "dirty"), dirty)
+            if heard:
+                pipe.set(key(project, "heard"), heard)
 
         self._enqueue(project, "ingest", write)
 
-    def request(self, project: str, kind: Kind, write: Callable[[Pipeline], object] = lambda pipe: None) -> None:
-        """See to it that a job of a kind is queued for the project; `write` puts what it is for into Redis with it."""
-        self._enqueue(project, kind, write)
+    def request(
+        self,
+        project: str,
+        kind: Kind,
+        write: Callable[[Pipeline], object] = lambda pipe: None,
+        stale: bytes | None = None,
+    ) -> None:
+        """See to it that a job of a kind is queued for the project; `write` puts what it is for into Redis with it.
+
+        `stale`: a mark that counts for nothing, because its job is lost.
+        """
+        self._enqueue(project, kind, write, stale)
+
+    def holds(self, kind: Kind, job: str) -> bool:
+        """Whether a job waits in the queue of its kind."""
+        return self.redis.lpos(self.queues[kind].key, job) is not None
 
     def touch(self, project: str) -> None:
         """Raise `dirty` without an event: what was trained on is no longer what there is."""
         self.redis.incr(key(project, "dirty"))
 
-    def _enqueue(self, project: str, kind: Kind, write: Callable[[Pipeline], object]) -> None:
+    def _enqueue(
+        self, project: str, kind: Kind, write: Callable[[Pipeline], object], stale: bytes | None = None
+    ) -> None:
         mark = key(project, f"{kind}-queued")
 
         def transaction(pipe: Pipeline) -> None:
-            queued = pipe.exists(mark)
+            found = pipe.get(mark)
+            queued = found is not None and found != stale
             generation = pipe.incr(key(project, "generation")) if not queued else 0
             pipe.multi()
             write(pipe)
@@ -120,9 +159,9 @@ class Queue:
 
         self.redis.transaction(transaction, mark)
 
-    def begin(self, project: str, kind: Kind) -> None:
+    def begin(self, project: str, kind: Kind, pipe: Pipeline | None = None) -> None:
         """A job begins: from now on the next event queues another."""
-        self.redis.delete(key(project, f"{kind}-queued"))
+        (self.redis if pipe is None else pipe).delete(key(project, f"{kind}-queued"))
 
     def waiting(self, *kinds: Kind) -> bool:
         """Whether jobs of these kinds are queued, for any project."""
@@ -152,13 +191,15 @@ class Queue:
         """Note that everything up to this value of `dirty` is trained on."""
         self.redis.set(key(project, "trained"), dirty)
 
-    def want_reconciliation(self, project: str) -> None:
-        """Have the next ingest job compare the project with Label Studio."""
-        self.redis.set(key(project, "reconcile"), 1)
+    def want_reconciliation(self, project: str, glance: bool = False) -> None:
+        """Have the next ingest job compare the project with Label Studio; at a glance: if there it has changed."""
+        self.redis.set(key(project, "reconcile"), "glance" if glance else "all", nx=glance)
 
-    def take_reconciliation(self, project: str) -> bool:
-        """Whether a comparison is wanted; the wish is taken."""
-        return bool(self.redis.delete(key(project, "reconcile")))
+    def take_reconciliation(self, project: str) -> str:
+        """Which comparison is wanted, "all" or "glance", "" for none; the wish is taken."""
+        wish = self.redis.get(key(project, "reconcile"))
+        self.redis.delete(key(project, "reconcile"))
+        return wish.decode() if isinstance(wish, bytes) else ""
 
     def want_training(self, project: str) -> None:
         """Have the next train job train on whatever is new, however little."""
@@ -187,21 +228,6 @@ class Queue:
         """All known projects, sorted."""
         return sorted(name.decode() for name in self.redis.smembers(PROJECTS) if isinstance(name, bytes))
 
-    def recover(self, stored: Iterable[str] = ()) -> None:
-        """At a start, perhaps after a crash: forget which jobs were queued, have every project looked through once.
-
-        `stored` are the projects of the store: one that Redis does not know has lost its counters, and is trained anew.
-        """
-        known = self.projects()
-        lost = sorted(set(stored) - set(known))
-        for project in lost:
-            self.touch(project)
-        for project in [*known, *lost]:
-            for kind in KINDS:
-                self.begin(project, kind)
-            self.want_reconciliation(project)
-            self.request(project, "ingest")
-
     @contextmanager
     def lock(self, project: str, kind: str) -> Iterator[bool]:
         """Hold a project's lock; gives False if somebody alive holds it. A dead owner is waited out.
@@ -212,23 +238,37 @@ class Queue:
         if not lock.acquire(blocking_timeout=LOCK_SECONDS + 1):
             yield False
             return
-        done = threading.Event()
-
-        def renew() -> None:
-            while not done.wait(LOCK_SECONDS / 3):
-                try:
-                    lock.reacquire()
-                except (LockError, redis.RedisError) as error:
-                    log.warning("lock %s of project %s was not renewed: %s", kind, project, error)
-
-        renewer = threading.Thread(target=renew, daemon=True)
-        renewer.start()
         try:
-            yield True
+            with renewed(lock.reacquire, f"lock {kind} of project {project}"):
+                yield True
         finally:
-            done.set()
-            renewer.join()
             try:
                 lock.release()
             except (LockError, redis.RedisError) as error:
                 log.warning("lock %s of project %s was lost: %s", kind, project, error)
+
+
+def lock_milliseconds() -> int:
+    """`LOCK_SECONDS` as Redis takes it."""
+    return int(1000 * LOCK_SECONDS)
+
+
+@contextmanager
+def renewed(renew: Callable[[], object], what: str) -> Iterator[None]:
+    """Call `renew` three times in `LOCK_SECONDS`, in a thread, until the block ends."""
+    done = threading.Event()
+
+    def run() -> None:
+        while not done.wait(LOCK_SECONDS / 3):
+            try:
+                renew()
+            except (LockError, redis.RedisError) as error:
+                log.warning("%s was not renewed: %s", what, error)
+
+    renewer = threading.Thread(target=run, daemon=True)
+    renewer.start()
+    try:
+        yield
+    finally:
+        done.set()
+        renewer.join()

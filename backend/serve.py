@@ -9,6 +9,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Self
@@ -20,8 +21,9 @@ from backend.settings import Settings
 from model.files import write
 
 BROKER_SECONDS = 20.0  # to start; a large append-only file is read first
-STOP_SECONDS = 10.0  # from SIGTERM to SIGKILL
+STOP_SECONDS = 8.0  # from SIGTERM to SIGKILL; with the broker after the others all is over within 10 s
 RESTART_SECONDS = 1.0  # pause before an ended child is started again
+PROGRAM = [sys.executable, "-m", "backend.cli"]  # what runs as web server and worker
 TUNING = {
     # Two processes that compute at once spin for the cores that the other holds, by default for long: a training step
     # beside another process took 6.3 s; it took 1.6 s with a short spin, 2.2 s with none.
@@ -48,7 +50,10 @@ class Child:
     process: "subprocess.Popen[bytes] | None" = field(default=None, repr=False)
 
     def start(self) -> None:
-        """Start it, or start it again."""
+        """Start it, or start it again; whatever is left of its group is killed first."""
+        if self.process is not None:
+            with suppress(ProcessLookupError):
+                os.killpg(self.process.pid, signal.SIGKILL)
         self.process = subprocess.Popen(self.command, env=dict(self.environ), process_group=0)
 
     def ended(self) -> int | None:
@@ -84,12 +89,11 @@ class Supervisor:
             command = [sys.executable, "-m", "backend.broker", str(settings.home / "broker"), str(socket)]
             self.broker = Child("broker", command, self.environ)
             self.environ["REDIS_URL"] = f"unix://{socket}"
-        skylight = [sys.executable, "-m", "backend.cli"]
         follow = ["--follow", str(os.getpid())]
         options = ["--host", host, "--port", str(port), *(["--insecure"] if insecure else [])]
-        web = Child("web", [*skylight, "web", *options, *follow], self.environ)
+        web = Child("web", [*PROGRAM, "web", *options, *follow], self.environ)
         workers = [
-            Child(f"worker {i + 1}", [*skylight, "worker", *follow], self.environ) for i in range(settings.workers)
+            Child(f"worker {i + 1}", [*PROGRAM, "worker", *follow], self.environ) for i in range(settings.workers)
         ]
         self.children = [*workers, web]
 
@@ -124,10 +128,16 @@ class Supervisor:
         raise Unavailable(f"the embedded broker did not answer within {BROKER_SECONDS:.0f} s")
 
     def watch(self, stop: threading.Event) -> None:
-        """Until `stop` is set, start again whatever ends. Raises Unavailable if the broker ends."""
+        """Until `stop` is set, start again whatever ends.
+
+        A broker that ends is started with what its file holds, and the others connect to it anew. Raises Unavailable if
+        it does not start.
+        """
         while not stop.wait(RESTART_SECONDS):
             if self.broker and self.broker.ended() is not None:
-                raise Unavailable("the embedded broker has ended; its log is in SKYLIGHT_HOME/broker/valkey.log")
+                log.error("the embedded broker has ended and is started again; its log is in broker/valkey.log")
+                self.broker.start()
+                self._await_broker()
             for child in self.children:
                 status = child.ended()
                 if status is not None:

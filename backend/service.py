@@ -11,7 +11,7 @@ from safetensors import SafetensorError
 from backend import media
 from backend.addresses import Addresses
 from backend.aside import Asides
-from backend.errors import SetAside, Unavailable
+from backend.errors import SetAside, Stopping, Unavailable
 from backend.failures import MACHINE, Failures
 from backend.labeling import Labeling, parse_config
 from backend.labelstudio import LabelStudio
@@ -45,7 +45,7 @@ class Service:
         self.store = Store(settings.home)
         self.addresses = Addresses(settings.home / "addresses")
         self.secret = Secret(settings)
-        self.versions = Versions(self.store, connection)
+        self.versions = Versions(self.store)
         self.failures = Failures(connection)
         self.asides = Asides(connection)
         self.store.damage.listener = self._damaged
@@ -54,8 +54,14 @@ class Service:
         self._pictures: Pictures | None = None
         self.labeling = functools.lru_cache(maxsize=256)(functools.partial(parse_config, output=settings.output))
         self.turns = Turns()
+        self.stopping = threading.Event()  # set when this process is to end
         self.opened = Opened(lambda url: self.pictures.embedding(url))
         self._decoder = functools.lru_cache(maxsize=16)(self._load_decoder)
+
+    def check_stop(self) -> None:
+        """A safe point of a job: raises Stopping if the process is to end."""
+        if self.stopping.is_set():
+            raise Stopping
 
     @property
     def labelstudio(self) -> LabelStudio | None:

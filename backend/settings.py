@@ -180,6 +180,13 @@ class Settings:
         "annotations that are new, changed or withdrawn before the next training, 1 to 1000000",
         _integer(1, 10**6),
     )
+    reconcile_minutes: int = _variable(
+        "SKYLIGHT_RECONCILE_MINUTES",
+        "5",
+        "how often the projects are compared with Label Studio, which repeats no event, minutes, 0 to 1440; 0: only at "
+        "a start and before a training",
+        _integer(0, 1440),
+    )
     accept: str = _variable(
         "SKYLIGHT_ACCEPT",
         "submitted",

@@ -135,7 +135,7 @@ class Store:
         return sorted(records, key=lambda record: record.annotation)
 
     def count(self, project: str) -> int:
-        """How many samples there are."""
+        """How many samples there are; none is read."""
         return sum(1 for _ in (self.folder(project) / "samples").glob("*.json"))
 
     def label_map(self, project: str, record: SampleRecord) -> NDArray[np.uint8]:
@@ -196,20 +196,28 @@ class Store:
         body = json.dumps({"project": project, "event": event}).encode()
         write(self.home / "spool" / f"{time.time_ns():020d}-{uuid.uuid4().hex[:8]}.json", body)
 
+    def has_spooled(self) -> bool:
+        """Whether events wait on disk."""
+        return any((self.home / "spool").glob("*.json"))
+
     def spooled(self) -> Iterator[tuple[str, dict[str, Any]]]:
         """The spooled events, oldest first; each is removed when the next one is asked for.
 
-        Who asks while somebody else is at it waits, so that no event overtakes an earlier one.
+        Nothing while somebody else is at it, so that no event overtakes an earlier one.
         """
         folder = self.home / "spool"
-        if not any(folder.glob("*.json")):
+        if not self.has_spooled():
             return
         with (folder / "lock").open("w") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX)
-            for path in sorted(folder.glob("*.json")):
-                found = json.loads(path.read_bytes())
-                yield str(found["project"]), found["event"]
-                path.unlink()
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                return
+            while paths := sorted(folder.glob("*.json")):
+                for path in paths:
+                    found = json.loads(path.read_bytes())
+                    yield str(found["project"]), found["event"]
+                    path.unlink()
 
     def _record_path(self, project: str, annotation: int) -> Path:
         return self.folder(project) / "samples" / f"{int(annotation)}.json"

@@ -73,7 +73,8 @@ def train_version(service: Service, project: str, asked: bool = False) -> int:
         return 0
     attempts.begin()
     try:
-        trained = train(training, validation, config, service.recipe, reporter(service.queue, project, "train"))
+        report = reporter(service.queue, project, "train")
+        trained = train(training, validation, config, service.recipe, report, service.check_stop)
     except (*POISON_ERRORS, JobTimeoutException):
         attempts.fail()
         raise
@@ -228,6 +229,7 @@ def load_task(
 
 def load_sample(service: Service, project: str, labeling: Labeling, record: SampleRecord) -> Sample | None:
     """A stored sample as training reads it; None, with a line in the log, if it or its image is not there any more."""
+    service.check_stop()
     try:
         # Without its picture, which only clicks need: up to 300 kB of 1.5 MB an image while a training lasts.
         embedding = replace(service.pictures.known(record.image, record.url), picture=None)

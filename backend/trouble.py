@@ -4,7 +4,6 @@ import errno
 import logging
 import os
 import shutil
-import threading
 import time
 import uuid
 from collections.abc import Iterator
@@ -15,7 +14,7 @@ from typing import Any, cast
 import redis
 from rq.timeouts import JobTimeoutException
 
-from backend.errors import SkylightError
+from backend.errors import SkylightError, Stopping
 from backend.queue import JOB_SECONDS, KINDS, Kind, key
 from backend.service import Service
 from model.train import Diverged
@@ -23,7 +22,6 @@ from model.train import Diverged
 ROOM_BYTES = 20 * 2**20  # free for a job to begin: a decoder, or some embeddings
 AGAIN_SECONDS = 30.0  # until a job that the disk or an unforeseen error ended is taken up again, at first
 LATEST_SECONDS = 3600.0  # at last, as the pause doubles; not where the disk is at fault
-LOOK_SECONDS = 10.0  # how often is looked what is due
 RETRY_SECONDS = 60  # between two tries of what was set aside: Label Studio may not answer just now
 FULL = (errno.ENOSPC, errno.EDQUOT)
 UNWRITABLE = (errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOTDIR, errno.EIO)
@@ -76,8 +74,8 @@ def watching(service: Service, project: str, kind: Kind, writes: bool = True) ->
         if writes:
             check_room(home)
         yield
-    except redis.RedisError:
-        raise  # nothing can be noted, and the next event brings the rest
+    except (redis.RedisError, Stopping):
+        raise  # the next event, or the next worker, goes on from there
     except Exception as error:
         reason, step = explain(error, home)
         log.error("project %s: %s failed: %s", project, kind, reason)
@@ -114,15 +112,6 @@ def take_up(service: Service, now: float | None = None) -> list[str]:
             service.queue.request(project, "ingest")
             taken.append(f"aside {project}")
     return taken
-
-
-def look_after(service: Service, stop: threading.Event) -> None:
-    """Until `stop`, take up what is due. A worker runs this beside its jobs."""
-    while not stop.wait(LOOK_SECONDS):
-        try:
-            take_up(service)
-        except redis.RedisError as error:
-            log.warning("Redis is away (%s); what failed is taken up again later", error)
 
 
 def summary(service: Service, project: str) -> list[dict[str, Any]]:

@@ -4,9 +4,9 @@
     projects/<project>/versions/<number>/card.json
     projects/<project>/current.json               the number that is served, and the one before it
 
-A version is immutable once its folder has its name. The store decides which is current; Redis only remembers it. A
-version that is damaged is set aside, its number is not used again, and the newest sound one before it that had been
-promoted is served in its place.
+A version is immutable once its folder has its name. Which is current is in one file, so that a process killed at any
+moment leaves exactly one. A version that is damaged is set aside, its number is not used again, and the newest sound
+one before it that had been promoted is served in its place.
 """
 
 import hashlib
@@ -19,13 +19,12 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-import redis
-
 from backend.errors import SetAside
-from backend.queue import key
 from backend.store import Store
 from model.files import write
 from model.seals import seal, unseal
+
+NONE = {"version": 0, "before": 0, "newest": 0}
 
 log = logging.getLogger(__name__)
 
@@ -33,9 +32,8 @@ log = logging.getLogger(__name__)
 class Versions:
     """The versions of all projects."""
 
-    def __init__(self, store: Store, connection: redis.Redis) -> None:
+    def __init__(self, store: Store) -> None:
         self.store = store
-        self.redis = connection
 
     def publish(self, project: str, save: Callable[[Path], None], card: dict[str, Any]) -> int:
         """Write a new version, whole or not at all, and give its number. `save` writes the weights to a path."""
@@ -96,9 +94,6 @@ class Versions:
 
     def _named(self, project: str) -> int:
         """As `current`, but without repairing anything."""
-        with suppress(redis.RedisError):
-            if (remembered := self.redis.get(key(project, "current"))) is not None:
-                return int(remembered)
         with suppress(OSError, LookupError, ValueError, TypeError):
             return int(unseal(self._pointer(project).read_bytes())["version"])
         return 0
@@ -109,15 +104,7 @@ class Versions:
 
     def current(self, project: str) -> int:
         """The number of the version that is served; 0 before the first."""
-        try:
-            remembered = self.redis.get(key(project, "current"))
-            if remembered is not None:
-                return int(remembered)
-            stored = self._stored(project)["version"]
-            self.redis.set(key(project, "current"), stored, nx=True)  # unless it was promoted meanwhile
-            return stored
-        except redis.RedisError:
-            return self._stored(project)["version"]
+        return self._stored(project)["version"]
 
     def stored(self, project: str) -> int:
         """The same as the store has it, without Redis."""
@@ -134,6 +121,12 @@ class Versions:
         before = stored["before"] if number == stored["version"] else stored["version"]
         self._serve(project, number, before)
 
+    def settle(self, project: str) -> None:
+        """Promote the newest version if its training said so and was killed before it did."""
+        newest, stored = max(self.numbers(project), default=0), self._stored(project)
+        if newest > stored.get("newest", newest) and self.card(project, newest).get("promoted"):
+            self.promote(project, newest)
+
     def roll_back(self, project: str) -> int:
         """Serve the version before the current one again, and give its number (0: none, SAM alone)."""
         before = self._stored(project)["before"]
@@ -143,13 +136,13 @@ class Versions:
         return before
 
     def _serve(self, project: str, number: int, before: int) -> None:
+        newest = max(self.numbers(project), default=0)  # of which this one was chosen
         try:
-            write(self._pointer(project), seal({"version": number, "before": before}))
+            write(self._pointer(project), seal({"version": number, "before": before, "newest": newest}))
         except OSError as error:
             if number in self.numbers(project):  # a wish, which can be refused; else the served one is damaged
                 raise
             log.error("project %s: that version %d is served cannot be written: %s", project, number, error)
-        self.redis.set(key(project, "current"), number)
 
     def _pointer(self, project: str) -> Path:
         return self.store.folder(project) / "current.json"
@@ -157,23 +150,23 @@ class Versions:
     def _stored(self, project: str) -> dict[str, int]:
         try:
             found: dict[str, int] = unseal(self._pointer(project).read_bytes())
-            return {name: int(found[name]) for name in ("version", "before")}
+            return {name: int(found[name]) for name in ("version", "before")} | {
+                "newest": int(found.get("newest", found["version"]))
+            }
         except FileNotFoundError:
-            return {"version": 0, "before": 0}
+            return dict(NONE)
         except (LookupError, TypeError, ValueError) as error:
             self.store.damage.set_aside(project, self._pointer(project), error)
             return self._remade(project)
         except OSError as error:
             log.error("%s cannot be read, so SAM alone is served: %s", self._pointer(project), error)
-            return {"version": 0, "before": 0}
+            return dict(NONE)
 
     def _remade(self, project: str) -> dict[str, int]:
-        """Which version is current, where the file that says so was damaged: Redis knows, or the cards do."""
-        there, remembered = self.numbers(project), 0
-        with suppress(redis.RedisError):
-            remembered = int(self.redis.get(key(project, "current")) or 0)
-        number = remembered if remembered in there else self._fallback(project, max(there, default=0) + 1)
-        made = {"version": number, "before": self._fallback(project, number)}
+        """Which version is current, where the file that says so was damaged: the newest that was promoted."""
+        newest = max(self.numbers(project), default=0)
+        number = self._fallback(project, newest + 1)
+        made = {"version": number, "before": self._fallback(project, number), "newest": newest}
         with suppress(OSError):
             write(self._pointer(project), seal(made))
         return made

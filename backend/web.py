@@ -15,6 +15,7 @@ from model import checkpoints
 REQUEST_SECONDS = 120  # Label Studio itself gives up after 100 s
 KEEP_ALIVE_SECONDS = 75
 APP_LOAD_ERROR = 4  # gunicorn's own status for it
+GRACE_SECONDS = 6  # from SIGTERM, for the clicks under way; `skylight serve` kills after STOP_SECONDS
 
 log = logging.getLogger(__name__)
 
@@ -40,6 +41,7 @@ class Server(BaseApplication):  # type: ignore[misc]
             "worker_class": "gthread",
             "threads": settings.threads,
             "timeout": REQUEST_SECONDS,
+            "graceful_timeout": GRACE_SECONDS,
             "keepalive": KEEP_ALIVE_SECONDS,
             "proc_name": "skylight-web",
             "control_socket_disable": True,
@@ -61,6 +63,7 @@ class Server(BaseApplication):  # type: ignore[misc]
         from backend import layout
         from backend.app import create_app
         from backend.service import Service
+        from backend.upkeep import Upkeep
 
         service = Service(self.settings)
         try:
@@ -68,6 +71,7 @@ class Server(BaseApplication):  # type: ignore[misc]
         except SkylightError as error:
             log.error("%s", error)
             sys.exit(APP_LOAD_ERROR)  # gunicorn ends with it, and does not try again
+        Upkeep(service, sweep=False).__enter__()  # ends with the process
         log.info("SAM %s is loaded", service.pictures.segmenter.encoder_id)
         return create_app(self.settings, service)
 

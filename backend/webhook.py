@@ -1,6 +1,7 @@
 """/webhook: what happened in Label Studio goes into the inbox. No image is read here and no model is loaded."""
 
 import logging
+import math
 import time
 from collections.abc import Iterator, Sequence
 from datetime import datetime
@@ -15,7 +16,6 @@ from backend.errors import BadRequest, Forbidden
 from backend.history import shown_prediction
 from backend.labelstudio import reviewed
 from backend.limits import check_config, checked_id
-from backend.queue import key
 from backend.secret import HEADER
 from backend.service import Service
 from backend.trace import fail, note
@@ -26,6 +26,7 @@ log = logging.getLogger(__name__)
 Event = dict[str, Any]
 # Events after which what was trained on may no longer be what there is.
 DIRTYING = ("annotation", "annotations_deleted", "tasks_deleted", "train")
+REPLAY_SECONDS = 0.2  # of the second that Label Studio waits; the rest of what waits on disk is left to the upkeep
 
 
 @blueprint.route("/webhook", methods=["POST"])
@@ -61,26 +62,35 @@ def unsigned(project: str, body: dict[str, Any]) -> dict[str, Any]:
 
 
 def accept(service: Service, project: str, found: Sequence[Event]) -> None:
-    """Put events into the inbox; on disk from the first that Redis does not take, until the next that gets through."""
-    taken = 0
+    """Put events into the inbox, all or none; on disk while Redis is away, or while others wait there still."""
     try:
-        replay(service)
-        for event in found:
-            service.queue.accept(project, event, dirty=event["what"] in DIRTYING)
-            taken += 1
-        if any(event["what"] != "train" for event in found):  # which does not come by the webhook
-            service.queue.redis.set(key(project, "heard"), int(time.time()))
+        if replay(service, REPLAY_SECONDS):
+            by_webhook = any(event["what"] != "train" for event in found)  # which comes as a call of the backend
+            service.queue.accept_all(project, found, dirtying(found), int(time.time()) if by_webhook else 0)
+            return
     except redis.RedisError as error:
-        log.error("Redis is away (%s): %d events of project %s wait on disk", error, len(found) - taken, project)
+        log.error("Redis is away (%s): %d events of project %s wait on disk", error, len(found), project)
         fail(error)
-        for event in found[taken:]:
-            service.store.spool(project, event)
+    for event in found:
+        service.store.spool(project, event)
 
 
-def replay(service: Service) -> None:
-    """Take spooled events into the inbox. Raises redis.RedisError while it is away."""
+def replay(service: Service, seconds: float = math.inf) -> bool:
+    """Take spooled events into the inbox, for so long; gives whether none is left that this process could take.
+
+    Raises redis.RedisError while Redis is away.
+    """
+    until = time.monotonic() + seconds
     for project, event in service.store.spooled():
-        service.queue.accept(project, event, dirty=event["what"] in DIRTYING)
+        if time.monotonic() > until:
+            break
+        service.queue.accept_all(project, [event], dirtying([event]))
+    return not service.store.has_spooled()
+
+
+def dirtying(found: Sequence[Event]) -> int:
+    """How many of the events may change what there is to train on."""
+    return sum(event["what"] in DIRTYING for event in found)
 
 
 def project_key(project: Any) -> str:

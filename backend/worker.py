@@ -1,35 +1,71 @@
 """A worker: takes jobs one after the other, in its own process, with the SAM and its embeddings kept loaded."""
 
+import logging
+import os
 import threading
+import time
+from types import FrameType
 
 from rq.serializers import JSONSerializer
 
-from backend import layout
+from backend import custody, layout
 from backend.allowed import AllowedWorker
 from backend.jobs import CURRENT_SERVICE
 from backend.queue import KINDS
 from backend.service import Service
 from backend.settings import Settings
-from backend.trouble import look_after
+from backend.upkeep import Upkeep
 from backend.webhook import replay
+
+GRACE_SECONDS = 5.5  # from SIGTERM; `skylight serve` kills after STOP_SECONDS
+LAST_SECONDS = 1.0  # for Redis to take the job back
+RETRY_SECONDS = 5  # at most between two tries to reach Redis
+
+log = logging.getLogger(__name__)
+
+
+class Worker(AllowedWorker):
+    """RQ's worker without processes of its own; there is no work horse that could be killed apart from it."""
+
+    service: Service
+
+    def request_stop(self, signum: int, frame: FrameType | None) -> None:
+        """At SIGTERM or SIGINT: tell the job in hand to give up, and end in any case before long."""
+        self.service.stopping.set()
+        threading.Thread(target=self._end, daemon=True).start()
+        super().request_stop(signum, frame)  # type: ignore[no-untyped-call]
+
+    def _end(self) -> None:
+        """End the process where its job has not come to a safe point: as a kill would, but with the job queued."""
+        time.sleep(GRACE_SECONDS)
+        log.warning("the job in hand does not end within %.0f s; it is left to the next worker", GRACE_SECONDS)
+        last = threading.Thread(target=custody.put_down_all, args=(self.service.queue,), daemon=True)
+        last.start()
+        last.join(LAST_SECONDS)  # without Redis a sweep has to find it
+        os._exit(0)
 
 
 def run(settings: Settings) -> None:
-    """Work until SIGTERM, which lets the job in hand finish."""
+    """Work until SIGTERM: the job in hand gives up at its next safe point, and is queued again."""
     service = Service(settings)
     layout.check(service)
     service.check_weights()
     worker = start(service)
-    threading.Thread(target=look_after, args=(service, threading.Event()), name="look-after", daemon=True).start()
-    worker.work(logging_level=settings.log_level)
+    with Upkeep(service, sweep=True):
+        worker.work(logging_level=settings.log_level)
+    if service.stopping.is_set():
+        logging.shutdown()
+        os._exit(0)  # taking down PyTorch in order took 3 s of a busy machine
 
 
-def start(service: Service) -> AllowedWorker:
+def start(service: Service) -> Worker:
     """Make a process ready for jobs: pick up what a crashed one left behind, and what waits on disk."""
     CURRENT_SERVICE.set(service)
     queues = [service.queue.queues[kind] for kind in KINDS]
     # First of all, since it gives the connection the patience to wait for a job.
-    worker = AllowedWorker(queues, connection=service.queue.redis, serializer=JSONSerializer)
+    worker = Worker(queues, connection=service.queue.redis, serializer=JSONSerializer)
+    worker.max_connection_wait_time = RETRY_SECONDS
+    worker.service = service
     replay(service)
-    service.queue.recover(service.store.projects())
+    custody.recover(service.queue, service.store.projects())
     return worker

@@ -135,21 +135,23 @@ def train(
     config: DecoderConfig,
     how: TrainConfig = TrainConfig(),  # noqa: B008 (frozen)
     progress: Callable[[int, int], None] = lambda step, steps: None,
+    check: Callable[[], None] = lambda: None,
 ) -> Trained:
     """Train a decoder; the same samples and seed give the same one on the same machine.
 
-    One that diverges is tried once more, with another seed and a lower rate. Raises Diverged if that diverges too, and
+    `check` is called before every step, also from another thread, and ends the training by raising. A training that
+    diverges is tried once more, with another seed and a lower rate. Raises Diverged if that diverges too, and
     ValueError without training samples.
     """
     if not training:
         raise ValueError("training needs at least one sample")
     started = time.monotonic()
     try:
-        return _train(training, validation, config, how, progress, started)
+        return _train(training, validation, config, how, progress, check, started)
     except Diverged as error:
         log.warning("%s; it is tried again with another seed and a lower rate", error)
         calmer = replace(how, seed=how.seed + 1, learning_rate=how.learning_rate * SECOND_RATE)
-        return _train(training, validation, config, calmer, progress, started)
+        return _train(training, validation, config, calmer, progress, check, started)
 
 
 def _train(
@@ -158,6 +160,7 @@ def _train(
     config: DecoderConfig,
     how: TrainConfig,
     progress: Callable[[int, int], None],
+    check: Callable[[], None],
     started: float,
 ) -> Trained:
     context, detail = training[0].embedding.context, training[0].embedding.detail
@@ -168,10 +171,10 @@ def _train(
         separate=separable([*training, *validation], config.labels),
     )
     if len({sample.task for sample in validation}) >= how.enough:
-        decoder, steps, held = fit(training, config, how, validation, progress)
+        decoder, steps, held = fit(training, config, how, validation, progress, check)
         cross_validated = False
     else:
-        decoder, steps, held = _beside([*training, *validation], config, how, progress)
+        decoder, steps, held = _beside([*training, *validation], config, how, progress, check)
         cross_validated = held is not None
     if held is not None:
         # Decoders of shorter trainings are less sure of themselves than the one that is kept: by theirs, 0.78, the ECE
@@ -184,7 +187,11 @@ def _train(
 
 
 def _beside(
-    samples: Sequence[Sample], config: DecoderConfig, how: TrainConfig, progress: Callable[[int, int], None]
+    samples: Sequence[Sample],
+    config: DecoderConfig,
+    how: TrainConfig,
+    progress: Callable[[int, int], None],
+    check: Callable[[], None],
 ) -> tuple[DomainDecoder, int, HeldOut | None]:
     """As `fit` on all samples, and beside it `cross_validate`, each with half of the threads.
 
@@ -194,13 +201,13 @@ def _beside(
 
     def held() -> HeldOut | None:
         torch.set_num_threads(max(threads // 2, 1))
-        return cross_validate(samples, config, how)
+        return cross_validate(samples, config, how, check)
 
     with ThreadPoolExecutor(1) as side:
         try:
             coming = side.submit(held)
             torch.set_num_threads(max(threads - threads // 2, 1))
-            decoder, steps, _ = fit(samples, config, how, (), progress)
+            decoder, steps, _ = fit(samples, config, how, (), progress, check)
         finally:
             torch.set_num_threads(threads)
         return decoder, steps, coming.result()
@@ -212,6 +219,7 @@ def fit(
     how: TrainConfig,
     validation: Sequence[Sample] = (),
     progress: Callable[[int, int], None] = lambda step, steps: None,
+    check: Callable[[], None] = lambda: None,
 ) -> tuple[DomainDecoder, int, HeldOut | None]:
     """The training loop: a decoder, its steps, and how it does on `validation`, by which the steps are then chosen."""
     with _drawing:
@@ -226,6 +234,7 @@ def fit(
     best: tuple[DomainDecoder, int, HeldOut] | None = None
     some = validation[:: max(-(-len(validation) // how.checked), 1)]
     for step in range(1, steps + 1):
+        check()
         batch = crops.draw()
         with torch.autocast("cpu", torch.bfloat16, enabled=HAS_BFLOAT16):
             logits, distance = decoder(batch.features, batch.picture, batch.detail)
@@ -251,7 +260,9 @@ def fit(
     return best if len(some) == len(validation) else (best[0], best[1], validate(best[0], validation))
 
 
-def cross_validate(samples: Sequence[Sample], config: DecoderConfig, how: TrainConfig) -> HeldOut | None:
+def cross_validate(
+    samples: Sequence[Sample], config: DecoderConfig, how: TrainConfig, check: Callable[[], None] = lambda: None
+) -> HeldOut | None:
     """How decoders trained without some images do on these, with every image left out once; None with one image.
 
     Which images are left out together follows from the hash of their task's id.
@@ -269,7 +280,7 @@ def cross_validate(samples: Sequence[Sample], config: DecoderConfig, how: TrainC
     held = HeldOut(config.labels)
     for fold in range(folds):
         out = set(tasks[fold::folds])
-        decoder, _, _ = fit([sample for sample in samples if sample.task not in out], config, shorter)
+        decoder, _, _ = fit([sample for sample in samples if sample.task not in out], config, shorter, check=check)
         for sample in samples:
             if sample.task in out:
                 held.add(decoder, sample)

@@ -139,6 +139,7 @@ class Studio:
             "prediction": self._shown(task),
         }
         self.tasks[task]["annotations"].append(annotation)
+        self.tasks[task]["updated_at"] = annotation["updated_at"]
         return annotation
 
     def _shown(self, task: int) -> dict[str, Any]:
@@ -150,10 +151,12 @@ class Studio:
     def update(self, annotation: dict[str, Any], result: Iterable[dict[str, Any]], skip: bool = False) -> None:
         """Submit an annotation anew."""
         annotation.update(result=list(result), was_cancelled=skip, updated_at=self.now())
+        self.tasks[annotation["task"]]["updated_at"] = annotation["updated_at"]
 
     def delete(self, annotation: dict[str, Any]) -> None:
         """Delete an annotation."""
         self.tasks[annotation["task"]]["annotations"].remove(annotation)
+        self.tasks[annotation["task"]]["updated_at"] = self.now()
 
     def webhook(self, action: str, project: str | int, annotation: dict[str, Any] | None = None) -> dict[str, Any]:
         """The body of a webhook, with the annotation as it is now."""
@@ -227,8 +230,7 @@ def _app(studio: Studio) -> Flask:
             if wanted and wanted not in {one["model_version"] for one in studio.predictions.values()}:
                 return jsonify(detail="Validation error", validation_errors="Model version doesn't exist"), 400
             studio.projects[number].update(request.json)
-        count = sum(task["project"] == number for task in studio.tasks.values())
-        return jsonify({**studio.projects[number], "task_number": count}), 200
+        return jsonify({**studio.projects[number], **_counters(studio, number)}), 200
 
     @app.post("/api/projects/<int:number>/import")
     def import_files(number: int) -> tuple[Response, int]:
@@ -239,8 +241,8 @@ def _app(studio: Studio) -> Flask:
     @app.get("/api/tasks/")
     def tasks() -> Response:
         query = json.loads(request.args["query"])
-        if query["ordering"] == ["-tasks:completed_at"]:
-            return _newest(studio, int(request.args["project"]))
+        if query["ordering"] in (["-tasks:completed_at"], ["-tasks:updated_at"]):
+            return _newest(studio, int(request.args["project"]), query["ordering"][0])
         behind, *others = query["filters"]["items"]
         found = [task for key, task in sorted(studio.tasks.items()) if key > behind["value"]]
         found = [task for task in found if task["project"] == int(request.args["project"])]
@@ -248,7 +250,8 @@ def _app(studio: Studio) -> Flask:
             found = [task for task in found if task["id"] in query["selectedItems"]["included"]]
         if others:
             found = [task for task in found if task["annotations"]]
-        return jsonify(tasks=[_listed(studio, task) for task in found], total=len(found))
+        page = found[: int(request.args["page_size"])]
+        return jsonify(tasks=[_listed(studio, task) for task in page], total=len(found))
 
     _predictions(app, studio)
     _backends(app, studio)
@@ -287,11 +290,25 @@ def _predictions(app: Flask, studio: Studio) -> None:
         return jsonify({name: names.count(name) for name in names})
 
 
-def _newest(studio: Studio, project: int) -> Response:
-    """The task with the newest annotation, as the Data Manager lists it when sorted by that."""
-    done = [task for task in studio.tasks.values() if task["project"] == project and task["annotations"]]
-    listed = [{"id": task["id"], "completed_at": task["annotations"][-1]["updated_at"]} for task in done]
-    listed.sort(key=lambda task: task["completed_at"], reverse=True)
+def _counters(studio: Studio, project: int) -> dict[str, int]:
+    tasks = [task for task in studio.tasks.values() if task["project"] == project]
+    skipped = [one["was_cancelled"] for task in tasks for one in task["annotations"]]
+    return {
+        "task_number": len(tasks),
+        "total_annotations_number": len(skipped) - sum(skipped),
+        "skipped_annotations_number": sum(skipped),
+    }
+
+
+def _newest(studio: Studio, project: int, ordering: str) -> Response:
+    """The task with the newest annotation or change, as the Data Manager lists it when sorted by that."""
+    tasks = [task for task in studio.tasks.values() if task["project"] == project]
+    if ordering == "-tasks:updated_at":
+        listed = [{"id": task["id"], "updated_at": task["updated_at"]} for task in tasks]
+    else:
+        done = [task for task in tasks if task["annotations"]]
+        listed = [{"id": task["id"], "completed_at": task["annotations"][-1]["updated_at"]} for task in done]
+    listed.sort(key=lambda task: task[ordering.removeprefix("-tasks:")], reverse=True)
     return jsonify(tasks=listed[:1], total=len(listed))
 
 

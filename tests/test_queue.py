@@ -9,6 +9,7 @@ import pytest
 import redis
 
 from backend import queue as module
+from backend.custody import recover
 from backend.queue import Progress, Queue, connect, key
 
 P = "1.1795340435"
@@ -132,7 +133,7 @@ def test_after_a_crash_every_project_gets_a_job_again(queue):
         queue.queues[kind].pop_job_id()
     queue.accept(P, event(2))
     assert jobs(queue, "ingest") == 0
-    queue.recover()
+    recover(queue)
     assert jobs(queue, "ingest") == 1
     assert queue.take_reconciliation(P)
     queue.request(P, "train")
@@ -141,10 +142,10 @@ def test_after_a_crash_every_project_gets_a_job_again(queue):
 
 def test_a_project_that_redis_has_forgotten_is_trained_anew(queue):
     queue.accept(P, event(1))
-    queue.recover([P, "2.1795340436"])
+    recover(queue, [P, "2.1795340436"])
     assert (queue.dirty(P), queue.dirty("2.1795340436")) == (1, 1)
     assert "2.1795340436" in queue.projects()
-    queue.recover([P, "2.1795340436"])
+    recover(queue, [P, "2.1795340436"])
     assert queue.dirty("2.1795340436") == 1
 
 

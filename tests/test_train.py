@@ -178,7 +178,9 @@ def folds_of(monkeypatch: pytest.MonkeyPatch, samples: Sequence[Sample], how: Tr
     """What each decoder of a cross-validation learned from, and was asked about, and how it was trained."""
     made: dict[DomainDecoder, tuple[set[str], set[str], TrainConfig]] = {}
 
-    def fitted(taught: Sequence[Sample], config: DecoderConfig, how: TrainConfig) -> tuple[DomainDecoder, int, None]:
+    def fitted(
+        taught: Sequence[Sample], config: DecoderConfig, how: TrainConfig, check: Callable[[], None]
+    ) -> tuple[DomainDecoder, int, None]:
         decoder = DomainDecoder(config)
         made[decoder] = {sample.task for sample in taught}, set(), how
         return decoder, 1, None

@@ -4,9 +4,7 @@ import hashlib
 from pathlib import Path
 
 import pytest
-import redis
 
-from backend.queue import connect, key
 from backend.store import Store
 from backend.versions import Versions
 
@@ -15,7 +13,7 @@ P = "1.1795340435"
 
 @pytest.fixture
 def versions(tmp_path: Path, broker_url: str) -> Versions:
-    return Versions(Store(tmp_path), connect(broker_url))
+    return Versions(Store(tmp_path))
 
 
 def publish(versions: Versions, content: bytes = b"weights") -> int:
@@ -79,39 +77,33 @@ def test_what_does_not_exist_is_not_promoted(versions):
     assert versions.current(P) == 0
 
 
-def test_the_store_knows_what_is_served_when_redis_has_lost_everything(versions):
-    publish(versions), publish(versions)
-    versions.promote(P, 2)
-    versions.redis.flushall()
-    assert versions.current(P) == 2
-    assert versions.redis.get(key(P, "current")) == b"2"
-
-
-def test_what_is_served_is_known_while_redis_is_away(versions):
-    publish(versions)
-    versions.promote(P, 1)
-    away = Versions(versions.store, redis.Redis(unix_socket_path="/nowhere/redis.sock", retry=None))
-    assert away.current(P) == 1
-
-
-def test_a_promotion_is_seen_by_every_process(versions, broker_url):
-    other = Versions(versions.store, connect(broker_url))
+def test_a_promotion_is_seen_by_every_process(versions):
+    other = Versions(versions.store)
     assert other.current(P) == 0
     publish(versions)
     versions.promote(P, 1)
     assert other.current(P) == 1
 
 
-def test_a_promotion_between_reading_the_store_and_remembering_it_wins(versions, monkeypatch):
-    publish(versions)
-    stored = versions._stored
-
-    def promoted_meanwhile(project: str) -> dict[str, int]:
-        before = stored(project)
-        monkeypatch.undo()
-        versions.promote(project, 1)
-        return before
-
-    monkeypatch.setattr(versions, "_stored", promoted_meanwhile)
-    versions.current(P)
+def test_a_version_whose_training_was_killed_before_it_promoted_it_is_promoted_later(versions):
+    versions.publish(P, lambda path: path.write_bytes(b"weights"), {"promoted": True})
+    versions.settle(P)
     assert versions.current(P) == 1
+    versions.publish(P, lambda path: path.write_bytes(b"weights"), {"promoted": False})  # kept back
+    versions.settle(P)
+    assert versions.current(P) == 1
+
+
+def test_what_was_rolled_back_is_not_promoted_again(versions):
+    for _ in range(2):
+        versions.promote(P, versions.publish(P, lambda path: path.write_bytes(b"weights"), {"promoted": True}))
+    versions.roll_back(P)
+    versions.settle(P)
+    assert versions.current(P) == 1
+
+
+def test_a_choice_made_by_an_earlier_release_stands(versions):
+    versions.publish(P, lambda path: path.write_bytes(b"weights"), {"promoted": True})
+    (versions.store.folder(P) / "current.json").write_text('{"version": 0, "before": 0}')
+    versions.settle(P)
+    assert versions.current(P) == 0

@@ -212,7 +212,10 @@ def submit(client: FlaskClient, number: int) -> float:
     return time.monotonic() - began
 
 
-def test_events_wait_on_disk_while_redis_is_away_and_go_first_when_it_is_back(service, tmp_path, broker_socket):
+def test_events_wait_on_disk_while_redis_is_away_and_go_first_when_it_is_back(
+    service, tmp_path, broker_socket, monkeypatch
+):
+    monkeypatch.setattr("backend.webhook.REPLAY_SECONDS", 60.0)
     away, client = away_client(service, tmp_path / "redis.sock")
     assert max(submit(client, n) for n in (1, 2, 3)) < 0.9
     assert len(list((away.settings.home / "spool").glob("*.json"))) == 3
@@ -223,6 +226,14 @@ def test_events_wait_on_disk_while_redis_is_away_and_go_first_when_it_is_back(se
     assert not list((away.settings.home / "spool").glob("*.json"))
     submit(client, 5)
     assert [event["id"] for event in inbox(away)] == [1, 2, 3, 4, 5]
+
+
+def test_behind_many_that_wait_on_disk_an_event_waits_too(service, client, monkeypatch):
+    monkeypatch.setattr("backend.webhook.REPLAY_SECONDS", -1.0)
+    service.store.spool(P, {"what": "train"})
+    submit(client, 7)
+    assert not inbox(service)
+    assert [event.get("id") for _, event in service.store.spooled()] == [None, 7]
 
 
 def test_a_redis_that_hangs_does_not_keep_label_studio_waiting(service, tmp_path):

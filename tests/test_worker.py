@@ -1,0 +1,100 @@
+"""A worker's end: asked to, it puts down what it has in hand."""
+
+import signal
+
+import pytest
+
+from backend import worker
+from backend.custody import in_hand
+from backend.errors import Stopping
+from backend.jobs import CURRENT_SERVICE, ingest, train
+from backend.queue import key
+from backend.regions import parse_config
+from backend.webhook import events
+from model import synthetic
+
+from .planted import brush, png, square
+from .studio import CONFIG, wait_until
+from .test_jobs import start_worker, tell
+
+LABELING = parse_config(CONFIG)
+
+
+@pytest.fixture
+def project(planted, studio) -> str:
+    return studio.add_project()
+
+
+def submit(studio, project, seed):
+    image, mask = square(seed)
+    return studio.annotate(studio.add_task(project, png(image)), [brush(LABELING, mask)])
+
+
+def test_an_ingest_that_is_told_to_end_leaves_the_rest_in_the_inbox(planted, studio, project):
+    CURRENT_SERVICE.set(planted)
+    for seed in range(3):
+        body = studio.webhook("ANNOTATION_CREATED", project, submit(studio, project, seed))
+        planted.queue.accept_all(project, list(events(body)), 1)
+    planted.queue.queues["ingest"].pop_job_id()
+    planted.stopping.set()
+    ingest(project)
+    assert planted.queue.inbox_length(project) == 3
+    assert planted.queue.queues["ingest"].count == 1
+
+
+def test_a_comparison_that_is_told_to_end_is_wanted_again(planted, studio, project):
+    CURRENT_SERVICE.set(planted)
+    submit(studio, project, 0)
+    planted.queue.want_reconciliation(project)
+    planted.stopping.set()
+    ingest(project)
+    assert planted.queue.take_reconciliation(project) == "all"
+    assert planted.queue.queues["ingest"].count == 1
+
+
+def test_a_training_that_is_told_to_end_is_queued_again(planted, studio, project, monkeypatch):
+    CURRENT_SERVICE.set(planted)
+    for seed in range(3):
+        submit(studio, project, seed)
+    monkeypatch.setattr("backend.training.reporter", lambda *_: lambda step, steps: planted.stopping.set())
+    train(project)
+    assert planted.versions.numbers(project) == []
+    assert planted.queue.queues["train"].count == 1
+    planted.stopping.clear()
+    monkeypatch.undo()
+    train(project)
+    assert planted.versions.current(project) == 1
+
+
+def test_a_job_that_comes_to_no_safe_point_is_queued_and_the_process_ends(planted, monkeypatch):
+    ended = []
+    monkeypatch.setattr(worker, "GRACE_SECONDS", 0.01)
+    monkeypatch.setattr("os._exit", ended.append)
+    started = worker.start(planted)
+    with in_hand(planted.queue, "1.1", "embed"):
+        started._end()
+    assert ended == [0]
+    assert planted.queue.queues["embed"].count == 1
+
+
+def test_stopping_is_no_error_that_anything_swallows(planted):
+    planted.stopping.set()
+    with pytest.raises(Stopping):
+        planted.check_stop()
+
+
+def test_a_worker_at_its_training_ends_at_sigterm_and_the_next_takes_it_up(client, service, settings, studio):
+    project = studio.add_project()
+    for seed in range(3):
+        scene = synthetic.scene(seed, 96)
+        annotation = studio.annotate(studio.add_task(project, png(scene.image)), [brush(LABELING, scene.truth())])
+        tell(client, studio, project, "ANNOTATION_CREATED", annotation)
+    with start_worker(settings, steps=100_000) as process:
+        try:
+            wait_until(lambda: service.queue.redis.exists(key(project, "train-progress")), 180)
+        finally:
+            process.send_signal(signal.SIGTERM)
+        assert process.wait(60) == 0
+    assert service.queue.queues["train"].count == 1
+    assert service.queue.redis.exists(key(project, "lock-train")) == 0
+    assert service.versions.numbers(project) == []
