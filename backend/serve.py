@@ -21,7 +21,7 @@ from backend.settings import Settings
 from model.files import write
 
 BROKER_SECONDS = 20.0  # to start; a large append-only file is read first
-STOP_SECONDS = 8.5  # from SIGTERM to SIGKILL; all is over within 10 s
+STOP_SECONDS = 8.0  # from SIGTERM to SIGKILL; with the broker after the others all is over within 10 s
 RESTART_SECONDS = 1.0  # pause before an ended child is started again
 PROGRAM = [sys.executable, "-m", "backend.cli"]  # what runs as web server and worker
 TUNING = {

@@ -10,7 +10,7 @@ from model import checkpoints
 
 REQUEST_SECONDS = 120  # Label Studio itself gives up after 100 s
 KEEP_ALIVE_SECONDS = 75
-GRACE_SECONDS = 7  # from SIGTERM, for the clicks under way; `skylight serve` kills after STOP_SECONDS
+GRACE_SECONDS = 6  # from SIGTERM, for the clicks under way; `skylight serve` kills after STOP_SECONDS
 
 log = logging.getLogger(__name__)
 
