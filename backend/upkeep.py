@@ -1,4 +1,4 @@
-"""What every process does beside its work, in a thread: events that wait on disk, dropped and failed jobs, lost events, litter."""
+"""What every process does beside its work: events that wait on disk, dropped and failed jobs, lost events, litter."""
 
 import logging
 import re

@@ -138,7 +138,9 @@ class Versions:
     def _serve(self, project: str, number: int, before: int) -> None:
         newest = max(self.numbers(project), default=0)  # of which this one was chosen
         try:
-            write(self._pointer(project), seal({"version": number, "before": before, "newest": newest}))
+            body = seal({"version": number, "before": before, "newest": newest})
+            write(self._pointer(project), body)
+            write(self._copy(project), body)
         except OSError as error:
             if number in self.numbers(project):  # a wish, which can be refused; else the served one is damaged
                 raise
@@ -147,12 +149,12 @@ class Versions:
     def _pointer(self, project: str) -> Path:
         return self.store.folder(project) / "current.json"
 
+    def _copy(self, project: str) -> Path:
+        return self.store.folder(project) / "current.copy.json"
+
     def _stored(self, project: str) -> dict[str, int]:
         try:
-            found: dict[str, int] = unseal(self._pointer(project).read_bytes())
-            return {name: int(found[name]) for name in ("version", "before")} | {
-                "newest": int(found.get("newest", found["version"]))
-            }
+            return _read(self._pointer(project))
         except FileNotFoundError:
             return dict(NONE)
         except (LookupError, TypeError, ValueError) as error:
@@ -163,10 +165,19 @@ class Versions:
             return dict(NONE)
 
     def _remade(self, project: str) -> dict[str, int]:
-        """Which version is current, where the file that says so was damaged: the newest that was promoted."""
+        """Which version is current, where the file that says so was damaged: its copy knows, or else the cards do."""
         newest = max(self.numbers(project), default=0)
-        number = self._fallback(project, newest + 1)
-        made = {"version": number, "before": self._fallback(project, number), "newest": newest}
+        try:
+            made = _read(self._copy(project))
+        except (OSError, LookupError, TypeError, ValueError):
+            number = self._fallback(project, newest + 1)
+            made = {"version": number, "before": self._fallback(project, number), "newest": newest}
         with suppress(OSError):
             write(self._pointer(project), seal(made))
         return made
+
+
+def _read(path: Path) -> dict[str, int]:
+    found = unseal(path.read_bytes())
+    made = {name: int(found[name]) for name in ("version", "before")}
+    return made | {"newest": int(found.get("newest", made["version"]))}

@@ -126,7 +126,7 @@ class Studio:
         self, task: int, result: Iterable[dict[str, Any]], skip: bool = False, number: int = 0
     ) -> dict[str, Any]:
         """Submit (or skip) an annotation."""
-        taken = [one["id"] for each in self.tasks.values() for one in each["annotations"]]
+        taken = (one["id"] for each in self.tasks.values() for one in each["annotations"])
         annotation = {
             "id": number or max(taken, default=100) + 1,
             "task": task,

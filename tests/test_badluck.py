@@ -15,7 +15,7 @@ from backend.failures import MACHINE
 from backend.ingest import bury, drain
 from backend.jobs import CURRENT_SERVICE
 from backend.labeling import parse_config
-from backend.queue import LAYOUT_KEY, key
+from backend.queue import LAYOUT_KEY
 from backend.reconcile import reconcile
 from backend.service import Service
 from backend.training import train_version
@@ -110,15 +110,14 @@ def test_of_a_damaged_version_the_one_before_is_served_and_its_number_is_not_use
     assert planted.versions.numbers(project) == [1, 3]
 
 
-@pytest.mark.parametrize("redis_knows", [True, False])
-def test_which_version_is_served_is_known_without_its_file(planted, studio, project, redis_knows):
+@pytest.mark.parametrize("copied", [True, False])
+def test_which_version_is_served_is_known_without_its_file(planted, studio, project, copied):
     two_versions(planted, studio, project)
     planted.versions.roll_back(project)
-    if not redis_knows:
-        planted.queue.redis.delete(key(project, "current"))
-    flip(planted.store.folder(project) / "current.json", np.random.default_rng(0))
-    assert planted.versions.before(project) == 0 if redis_knows else 1
-    assert planted.versions.current(project) == (1 if redis_knows else 2)
+    folder = planted.store.folder(project)
+    for name in ("current.json",) if copied else ("current.json", "current.copy.json"):
+        flip(folder / name, np.random.default_rng(0))
+    assert planted.versions.current(project) == (1 if copied else 2)
 
 
 def test_a_damaged_embedding_is_made_again_and_the_answer_is_the_same(planted, studio, project):

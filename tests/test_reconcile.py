@@ -125,3 +125,33 @@ def test_a_mark_that_changed_without_a_word_is_taken_over(planted, studio, proje
     marks = {record.annotation: (record.ground_truth, record.reviewed) for record in planted.store.samples(project)}
     assert marks == {one["id"]: (False, False), other["id"]: (False, True)}
     assert reconcile(planted, project) == 0
+
+
+def test_a_glance_looks_closer_only_if_something_changed(planted, studio, project, monkeypatch):
+    submit(studio, project, 0)
+    assert reconcile(planted, project, glance=True) == 1
+    asked = []
+    summaries = planted.labelstudio.annotation_summaries
+    monkeypatch.setattr(planted.labelstudio, "annotation_summaries", lambda n: asked.append(n) or summaries(n))
+    assert reconcile(planted, project, glance=True) == 0
+    assert not asked
+    known = submit(studio, project, 1)
+    assert reconcile(planted, project, glance=True) == 1
+    studio.update(known, known["result"])
+    assert reconcile(planted, project, glance=True) == 1
+    studio.delete(known)
+    assert reconcile(planted, project, glance=True) == 1
+    assert len(asked) == 3
+
+
+def test_a_glance_sees_what_should_not_be_in_the_store(planted, studio, project):
+    submit(studio, project, 0)
+    late = submit(studio, project, 1)
+    event = next(events(studio.webhook("ANNOTATION_UPDATED", project, late)))
+    reconcile(planted, project)
+    studio.delete(late)
+    reconcile(planted, project)
+    handle(planted, project, event)  # overtaken by the deletion
+    assert len(ids(planted, project)) == 2
+    assert reconcile(planted, project, glance=True) == 1
+    assert len(ids(planted, project)) == 1

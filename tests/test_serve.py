@@ -157,3 +157,29 @@ def ignored(pid: int) -> bytes:
     """SIGTERM, if the process ignores it."""
     mask = Path(f"/proc/{pid}/status").read_text().partition("SigIgn:")[2].split()[0]
     return b"SIGTERM" if int(mask, 16) >> (signal.SIGTERM - 1) & 1 else b""
+
+
+def test_a_broker_that_is_killed_is_started_again_with_what_it_held(tmp_path: Path) -> None:
+    settings = replace(Settings(), home=tmp_path / "home", workers=0)
+    supervisor, stop = Supervisor(settings, environment(), "127.0.0.1", free_port(0)), threading.Event()
+    supervisor.children.clear()
+    with supervisor, redis.Redis.from_url(supervisor.environ["REDIS_URL"]) as connection:
+        watching = threading.Thread(target=supervisor.watch, args=(stop,))
+        watching.start()
+        for number in range(2):
+            broker = supervisor.broker.process.pid
+            wait_until(lambda: len(descendants(supervisor.broker.process.pid)) == 2)
+            connection.set(f"word {number}", "kept")
+            os.kill(descendants(broker)[number], signal.SIGKILL)  # the broker; then its server alone
+            wait_until(lambda gone=broker: supervisor.broker.process.pid != gone)
+            wait_until(lambda: reaches(connection))
+            assert connection.get(f"word {number}") == b"kept"
+        stop.set()
+        watching.join()
+
+
+def reaches(connection: redis.Redis) -> bool:
+    try:
+        return bool(connection.ping())
+    except redis.RedisError:
+        return False

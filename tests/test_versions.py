@@ -7,6 +7,7 @@ import pytest
 
 from backend.store import Store
 from backend.versions import Versions
+from model.seals import seal
 
 P = "1.1795340435"
 
@@ -104,6 +105,6 @@ def test_what_was_rolled_back_is_not_promoted_again(versions):
 
 def test_a_choice_made_by_an_earlier_release_stands(versions):
     versions.publish(P, lambda path: path.write_bytes(b"weights"), {"promoted": True})
-    (versions.store.folder(P) / "current.json").write_text('{"version": 0, "before": 0}')
+    (versions.store.folder(P) / "current.json").write_bytes(seal({"version": 0, "before": 0}))
     versions.settle(P)
     assert versions.current(P) == 0

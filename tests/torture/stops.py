@@ -14,7 +14,7 @@ from model import synthetic
 from ..planted import brush, key_point, png
 from ..studio import CONFIG, Studio, wait_until
 from .report import Report
-from .running import descendants, held, learned, skylight
+from .running import command, descendants, held, learned, skylight
 
 ROUNDS = 5
 LABELING = parse_config(CONFIG)
@@ -57,7 +57,7 @@ def run(report: Report, rounds: int = ROUNDS) -> None:
                 slowest = max(slowest, time.monotonic() - began)
                 clicking.join()
                 broken += answers != [200]
-                left += sum(Path(f"/proc/{pid}/cmdline").exists() for pid in pids)
+                left += sum(command(pid) != [""] for pid in pids)
         with skylight(home, studio, steps=2) as running:
             wait_until(lambda: running.status(project).get("up_to_date"), 120)
             lost = len(set(learned(running.store, project).items()) ^ set(held(studio, project).items()))
