@@ -68,7 +68,7 @@ class Service:
 
     def _load_pictures(self) -> Pictures:
         settings = self.settings
-        segmenter = sam.load(settings.sam, self.check_weights(), settings.device)
+        segmenter = sam.load(settings.sam, self.check_weights(), settings.device, settings.home / "exports")
         memory, disk = settings.memory_mb * MEGABYTE, settings.disk_mb * MEGABYTE
         cache = EmbeddingCache(settings.home / "embeddings", segmenter.encoder_id, memory, disk)
         return Pictures(segmenter, cache, self._fetch, settings.max_pixels)
