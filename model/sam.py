@@ -25,7 +25,7 @@ from model.enlarge import enlarge
 from model.longest import scale_image, scale_points, scaled_size
 from model.mobile_sam import build_mobile_sam
 from model.official import Sam, sam_model_registry
-from model.runtime import accelerate
+from model.runtime import accelerate, give_back
 from model.tiny import TinySam
 
 NAMES = ("tiny", "mobile_sam", "vit_b", "vit_l", "vit_h")
@@ -144,6 +144,7 @@ class Segmenter:
         self._warm = functools.lru_cache(maxsize=WARM)(self._warmed)
 
     def _warmed(self, embedding: Embedding) -> _Warm:
+        give_back()  # here as well, or what other images left between what is kept adds up to 0.2 GB
         features = torch.from_numpy(embedding.features).to(self.device, torch.float32)[None]
         features = features.contiguous(memory_format=torch.channels_last)
         if not isinstance(self.network, TinySam):
@@ -158,6 +159,7 @@ class Segmenter:
         pixels = torch.from_numpy(np.array(scaled)).permute(2, 0, 1).to(self.device, torch.float32)
         with torch.inference_mode():
             features, context, detail = self._encode(self.network.preprocess(pixels)[None])
+        give_back()
         side = PER_CELL * features.shape[-1]
         thumbnail = np.zeros((side, side, 3), np.uint8)
         height, width = image.shape[:2]
