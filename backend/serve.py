@@ -29,6 +29,7 @@ TUNING = {
     # glibc's malloc gives each of many threads a heap of its own, and rarely gives back what one has taken.
     "MALLOC_ARENA_MAX": "2",
 }
+
 log = logging.getLogger(__name__)
 
 
