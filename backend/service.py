@@ -87,7 +87,7 @@ class Service:
 
     def _load_pictures(self) -> Pictures:
         settings = self.settings
-        segmenter = sam.load(settings.sam, self.check_weights(), settings.device)
+        segmenter = sam.load(settings.sam, self.check_weights(), settings.device, settings.home / "exports")
         checkpoints.verify(settings.sam, segmenter.encoder_id)
         memory, disk = settings.memory_mb * MEGABYTE, settings.disk_mb * MEGABYTE
         folder = settings.home / "embeddings"

@@ -11,10 +11,10 @@ from itertools import pairwise, product
 from typing import cast
 
 import torch
-from segment_anything.modeling import MaskDecoder, PromptEncoder, Sam, TwoWayTransformer
-from segment_anything.modeling.common import LayerNorm2d
 from torch import Tensor, nn
 from torch.nn import functional as F
+
+from model.official import LayerNorm2d, MaskDecoder, PromptEncoder, Sam, TwoWayTransformer
 
 IMAGE_SIZE = 1024  # pixels; the longest side of the image, the other one is padded
 GRID = IMAGE_SIZE // 16  # cells of the embedding a side, each 16 pixels wide

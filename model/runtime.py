@@ -5,23 +5,31 @@ tiny SAM's 39 and 26. On busy ones the difference is larger, as PyTorch's thread
 """
 
 import ctypes
+import hashlib
 import io
+import logging
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
+from pathlib import Path
 from typing import Any, cast
 
 import torch
-from segment_anything.modeling import Sam
 from torch import Tensor, nn
 
+from model import files
 from model.lean import LeanDecoder, unfold
+from model.official import Sam
 from model.tiny import GRID, RIM_CHANNELS, TinySam
 
 OPSET = 17
+LAYOUT = 1  # of what is exported: to be raised whenever `LeanDecoder`, an encoder or the rims are written anew
+DIGEST = 32  # bytes of a sha256
 # Weights. Those of ViT-B, 90 million, would be in memory twice while they are exported; ViT-H's, 630 million, exceed
 # the 2 GB of an ONNX file.
 LARGEST_ENCODER = 20_000_000
+
+log = logging.getLogger(__name__)
 
 Axes = Mapping[str, Sequence[int]]  # which axes of an input may differ from the example's
 
@@ -30,26 +38,21 @@ class Session:
     """A module as an ONNX Runtime session: called with tensors, it gives tensors. Thread-safe."""
 
     def __init__(
-        self, module: nn.Module, inputs: Mapping[str, Tensor], outputs: Sequence[str], axes: Axes, arena: bool = False
+        self,
+        module: nn.Module,
+        inputs: Mapping[str, Tensor],
+        outputs: Sequence[str],
+        axes: Axes,
+        arena: bool = False,
+        file: Path | None = None,
     ) -> None:
-        """`inputs` are examples, in the order of the module's arguments; `arena`: memory is kept between calls."""
+        """`inputs` are examples, in the order of the module's arguments; `arena`: memory is kept between calls.
+
+        `file` is where the exported module is kept: what another release of PyTorch or of Skylight made must have
+        another name.
+        """
         import onnxruntime  # not before the web server forks: the fork would wait at its end for threads it has not
 
-        buffer = io.BytesIO()
-        names = {name: {axis: f"{name}{axis}" for axis in free} for name, free in axes.items()}
-        # torch's newer exporter takes longer and wants another package; of this one torch warns, and it warns of every
-        # shape that it takes for fixed.
-        with torch.no_grad(), warnings.catch_warnings(action="ignore"):
-            torch.onnx.export(
-                module.eval(),
-                tuple(inputs.values()),
-                buffer,  # type: ignore[arg-type]  # this exporter takes a file as well
-                input_names=list(inputs),
-                output_names=list(outputs),
-                dynamic_axes=names,
-                opset_version=OPSET,
-                dynamo=False,
-            )
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = torch.get_num_threads()
         # Threads that spin while they wait take the cores from whatever else the machine does.
@@ -58,24 +61,61 @@ class Session:
         # takes 27 ms instead of 34, the tiny SAM's encoder 49 instead of 66 at 512 px and 15 of both at 256.
         options.enable_cpu_mem_arena = arena
         self.names = list(inputs)
-        self._session = onnxruntime.InferenceSession(buffer.getvalue(), options, providers=["CPUExecutionProvider"])
+        model = cached(file, lambda: export(module, inputs, outputs, axes))
+        self._session = onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
 
     def __call__(self, *inputs: Tensor) -> tuple[Tensor, ...]:
         given = {name: tensor.contiguous().numpy() for name, tensor in zip(self.names, inputs, strict=True)}
         return tuple(torch.from_numpy(each) for each in self._session.run(None, given))
 
 
+def export(module: nn.Module, inputs: Mapping[str, Tensor], outputs: Sequence[str], axes: Axes) -> bytes:
+    """A module in ONNX's format; arguments as for `Session`."""
+    buffer = io.BytesIO()
+    names = {name: {axis: f"{name}{axis}" for axis in free} for name, free in axes.items()}
+    # torch's newer exporter takes longer and wants another package; of this one torch warns, and it warns of every
+    # shape that it takes for fixed.
+    with torch.no_grad(), warnings.catch_warnings(action="ignore"):
+        torch.onnx.export(
+            module.eval(),
+            tuple(inputs.values()),
+            buffer,  # type: ignore[arg-type]  # this exporter takes a file as well
+            input_names=list(inputs),
+            output_names=list(outputs),
+            dynamic_axes=names,
+            opset_version=OPSET,
+            dynamo=False,
+        )
+    return buffer.getvalue()
+
+
+def cached(file: Path | None, make: Callable[[], bytes]) -> bytes:
+    """What a file holds, or what `make` gives, which it then holds, after its sha256; a damaged one is made anew."""
+    if file is None:
+        return make()
+    with suppress(OSError):
+        kept = file.read_bytes()
+        if hashlib.sha256(kept[DIGEST:]).digest() == kept[:DIGEST]:
+            return kept[DIGEST:]
+    made = make()
+    try:
+        files.write(file, hashlib.sha256(made).digest() + made)
+    except OSError as error:  # a full disk, or one that is only read
+        log.warning("%s is not kept, and will be made again at the next start: %s", file, error)
+    return made
+
+
 class Encoder(nn.Module):
     """An image encoder's session: (1, 3, h, w) -> (1, 256, h / 16, w / 16), and taps if it has them."""
 
-    def __init__(self, encoder: nn.Module, taps: Sequence[str]) -> None:
+    def __init__(self, encoder: nn.Module, taps: Sequence[str], file: Path | None = None) -> None:
         super().__init__()
         self.img_size = int(cast(Any, encoder).img_size)
         example = {"pixels": torch.zeros(1, 3, self.img_size, self.img_size)}
         # MobileSAM's windows of attention are cut for one size.
         axes = {"pixels": (2, 3)} if taps else {}
         module = _WithTaps(encoder) if taps else encoder
-        self._run = Session(module, example, ["features", *taps], axes)
+        self._run = Session(module, example, ["features", *taps], axes, file=file)
 
     def forward(self, pixels: Tensor) -> Tensor:
         return self._run(pixels)[0]
@@ -97,13 +137,13 @@ class _WithTaps(nn.Module):
 class TinyDecoder(nn.Module):
     """The session of a `RimMaskDecoder`, for one prompt."""
 
-    def __init__(self, decoder: nn.Module) -> None:
+    def __init__(self, decoder: nn.Module, file: Path | None = None) -> None:
         super().__init__()
         fine, middle = RIM_CHANNELS
         cells = GRID * GRID
         example = {**_cells(GRID), "rough": torch.zeros(cells, 4, middle), "sharp": torch.zeros(4 * cells, 4, fine)}
         axes: Axes = {**_CELLS_AXES, "rough": (0,), "sharp": (0,)}
-        self._run = Session(LeanDecoder(decoder), example, ("masks", "scores"), axes, arena=True)
+        self._run = Session(LeanDecoder(decoder), example, ("masks", "scores"), axes, True, file)
 
     def forward(
         self, features: Tensor, position: Tensor, rims: Sequence[Tensor], sparse: Tensor, dense: Tensor
@@ -115,10 +155,10 @@ class TinyDecoder(nn.Module):
 class Rims(nn.Module):
     """The session of the tiny SAM's `Rims`, which gives them a second time as `LeanDecoder` takes them."""
 
-    def __init__(self, rims: nn.Module) -> None:
+    def __init__(self, rims: nn.Module, file: Path | None = None) -> None:
         super().__init__()
         example = {"thumbnail": torch.zeros(1, 3, 4 * GRID, 4 * GRID)}
-        self._run = Session(rims, example, ("fine", "middle"), {"thumbnail": (2, 3)})
+        self._run = Session(rims, example, ("fine", "middle"), {"thumbnail": (2, 3)}, file=file)
 
     def forward(self, thumbnail: Tensor) -> tuple[Tensor, ...]:
         fine, middle = self._run(thumbnail)
@@ -128,9 +168,9 @@ class Rims(nn.Module):
 class MaskDecoder(nn.Module):
     """The session of segment-anything's `MaskDecoder`, for one prompt."""
 
-    def __init__(self, decoder: nn.Module, grid: int) -> None:
+    def __init__(self, decoder: nn.Module, grid: int, file: Path | None = None) -> None:
         super().__init__()
-        self._run = Session(LeanDecoder(decoder), _cells(grid), ("masks", "scores"), _CELLS_AXES, arena=True)
+        self._run = Session(LeanDecoder(decoder), _cells(grid), ("masks", "scores"), _CELLS_AXES, True, file)
 
     def forward(
         self,
@@ -165,22 +205,35 @@ def _by_cells(features: Tensor, position: Tensor, sparse: Tensor, dense: Tensor)
     return cells, places, sparse[0], given
 
 
-def accelerate(network: Sam) -> None:
+def accelerate(network: Sam, folder: Path | None = None) -> None:
     """Put sessions in the place of a loaded network's mask decoder, and of its encoder if that is small.
 
-    Whose weights cannot be trained any more then. It takes 0.9 s for the tiny SAM, 3 s for MobileSAM.
+    Whose weights cannot be trained any more then. It takes 0.9 s for the tiny SAM, 3 s for MobileSAM, and the second
+    time much less if there is a `folder`, of these weights alone, to keep them in.
     """
+
+    def file(name: str) -> Path | None:
+        return folder and folder / f"{name}-{LAYOUT}-{torch.__version__}.onnx"
+
     network.eval().requires_grad_(False)
     encoder = network.image_encoder
     tiny = isinstance(network, TinySam)
     if sum(weight.numel() for weight in encoder.parameters()) <= LARGEST_ENCODER:
-        network.image_encoder = Encoder(encoder, ("context", "detail") if tiny else ())
+        network.image_encoder = Encoder(encoder, ("context", "detail") if tiny else (), file("encoder"))
     decoder = network.mask_decoder
     if tiny:
-        network.mask_decoder = TinyDecoder(decoder)
-        network.rims = Rims(network.rims)
+        network.mask_decoder = TinyDecoder(decoder, file("decoder"))
+        network.rims = Rims(network.rims, file("rims"))
     else:
         grid = int(network.prompt_encoder.image_embedding_size[0])
-        network.mask_decoder = MaskDecoder(decoder, grid)
-    with suppress(OSError, AttributeError):  # glibc alone keeps what was freed, and gives it back when asked: 80 MB
+        network.mask_decoder = MaskDecoder(decoder, grid, file("decoder"))
+    give_back()
+
+
+def give_back() -> None:
+    """Have malloc give back to the system what was freed, where it is glibc's; others do, or have no such call.
+
+    80 MB after a SAM is loaded; without it a hundred encoded images leave holes of 0.3 GB.
+    """
+    with suppress(OSError, AttributeError):
         ctypes.CDLL("libc.so.6").malloc_trim(0)

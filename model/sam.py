@@ -19,14 +19,13 @@ from numpy.typing import NDArray
 from PIL import Image
 from safetensors import SafetensorError
 from safetensors.torch import load_file
-from segment_anything import sam_model_registry
-from segment_anything.modeling import Sam
-from segment_anything.utils.transforms import ResizeLongestSide
 
 from model.closer import answer_in, keep, unpack, window_for
 from model.enlarge import enlarge
+from model.longest import scale_image, scale_points, scaled_size
 from model.mobile_sam import build_mobile_sam
-from model.runtime import accelerate
+from model.official import Sam, sam_model_registry
+from model.runtime import accelerate, give_back
 from model.tiny import TinySam
 
 NAMES = ("tiny", "mobile_sam", "vit_b", "vit_l", "vit_h")
@@ -139,13 +138,13 @@ class Segmenter:
         self.device = device
         self.network = network.to(device).eval().requires_grad_(False)
         self.input_size = int(network.image_encoder.img_size)
-        self._resize = ResizeLongestSide(self.input_size)
         with torch.inference_mode():
             position = network.prompt_encoder.get_dense_pe()
             self._position = position.contiguous(memory_format=torch.channels_last)
         self._warm = functools.lru_cache(maxsize=WARM)(self._warmed)
 
     def _warmed(self, embedding: Embedding) -> _Warm:
+        give_back()  # here as well, or what other images left between what is kept adds up to 0.2 GB
         features = torch.from_numpy(embedding.features).to(self.device, torch.float32)[None]
         features = features.contiguous(memory_format=torch.channels_last)
         if not isinstance(self.network, TinySam):
@@ -156,10 +155,11 @@ class Segmenter:
 
     def embed(self, image: NDArray[np.uint8]) -> Embedding:
         """The embedding of an image, (H, W, 3) uint8 RGB."""
-        scaled = self._resize.apply_image(image)
+        scaled = scale_image(image, self.input_size)
         pixels = torch.from_numpy(np.array(scaled)).permute(2, 0, 1).to(self.device, torch.float32)
         with torch.inference_mode():
             features, context, detail = self._encode(self.network.preprocess(pixels)[None])
+        give_back()
         side = PER_CELL * features.shape[-1]
         thumbnail = np.zeros((side, side, 3), np.uint8)
         height, width = image.shape[:2]
@@ -209,7 +209,7 @@ class Segmenter:
 
         Scaled to SAM's input, then to the image, as `Sam.postprocess_masks` does; OpenCV takes a quarter of its time.
         """
-        height, width = self._resize.get_preprocess_shape(*size, self.input_size)
+        height, width = scaled_size(size, self.input_size)
         side = self.input_size, self.input_size
         squares = (cv2.resize(each, side, interpolation=cv2.INTER_LINEAR) for each in logits)
         masks = [enlarge(square[:height, :width], size) for square in squares]
@@ -239,13 +239,14 @@ class Segmenter:
         """Low-resolution logits (K, 4h, 4w) and predicted IoUs (K,)."""
         points = labels = boxes = None
         if len(prompt.points):
-            points = torch.from_numpy(self._resize.apply_coords(prompt.points, size)).to(self.device, torch.float32)
+            points = torch.from_numpy(scale_points(prompt.points, size, self.input_size)).to(self.device, torch.float32)
             points, labels = (
                 points[None],
                 torch.from_numpy(prompt.positive.astype(np.float32)).to(self.device)[None],
             )
         if prompt.box is not None:
-            boxes = torch.from_numpy(self._resize.apply_boxes(prompt.box[None], size)).to(self.device, torch.float32)
+            corners = scale_points(prompt.box.reshape(2, 2), size, self.input_size)
+            boxes = torch.from_numpy(corners.reshape(1, 4)).to(self.device, torch.float32)
         earlier = None if logits is None else torch.from_numpy(logits).to(self.device)[None, None]
         network = self.network
         if isinstance(network, TinySam):
@@ -276,8 +277,10 @@ def choose_device(name: str) -> torch.device:
     return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
 
 
-def load(name: str, checkpoint: Path | None = None, device: str = "auto") -> Segmenter:
+def load(name: str, checkpoint: Path | None = None, device: str = "auto", exports: Path | None = None) -> Segmenter:
     """Load a SAM by name: one of `NAMES`. `tiny` needs no checkpoint, the others their file.
+
+    In the folder `exports` is kept what ONNX Runtime runs on a CPU, so that it need not be made at every start.
 
     Raises SamError when the name is unknown, the file is missing, or its weights do not fit the network.
     """
@@ -301,10 +304,10 @@ def load(name: str, checkpoint: Path | None = None, device: str = "auto") -> Seg
             f"{path} does not hold weights of SAM {name}: {len(missing)} are missing ({missing[:3]}), "
             f"{len(absent.unexpected_keys)} unknown ({absent.unexpected_keys[:3]})"
         )
-    place = choose_device(device)
+    place, encoder_id = choose_device(device), identify(name, path)
     if place.type == "cpu":
-        accelerate(network)
-    return Segmenter(network, identify(name, path), place)
+        accelerate(network, exports and exports / encoder_id)
+    return Segmenter(network, encoder_id, place)
 
 
 def identify(name: str, checkpoint: Path | None = None) -> str:

@@ -14,9 +14,9 @@ from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
-from segment_anything.modeling import MaskDecoder, PromptEncoder, Sam, TwoWayTransformer
-from segment_anything.modeling.common import LayerNorm2d
 from torch import Tensor, nn
+
+from model.official import LayerNorm2d, MaskDecoder, PromptEncoder, Sam, TwoWayTransformer
 
 INPUT_SIZE = 512  # px, longest side of the image as the encoder sees it
 GRID = 32  # the embedding is (256, GRID, GRID): stride 16

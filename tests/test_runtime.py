@@ -1,13 +1,15 @@
 """ONNX Runtime's sessions against the modules of PyTorch in whose place they stand."""
 
 import copy
+from pathlib import Path
 
 import pytest
 import torch
 from torch import Tensor
 
+from model import runtime
 from model.mobile_sam import build_mobile_sam
-from model.runtime import LARGEST_ENCODER, accelerate
+from model.runtime import LARGEST_ENCODER, accelerate, cached
 from model.tiny import GRID, INPUT_SIZE, TinySam
 
 from .weights import random_weights
@@ -69,3 +71,30 @@ def test_an_encoder_that_is_too_large_stays_with_pytorch(monkeypatch: pytest.Mon
     monkeypatch.setattr("model.runtime.LARGEST_ENCODER", 1_000_000)
     accelerate(network)
     assert network.image_encoder is encoder and not list(network.mask_decoder.parameters())
+
+
+def test_what_was_exported_is_kept_and_made_again_if_it_is_damaged(slow: TinySam, tmp_path: Path, monkeypatch) -> None:
+    first = copy.deepcopy(slow)
+    accelerate(first, tmp_path)
+    kept = sorted(tmp_path.iterdir())
+    assert [path.name.split("-")[0] for path in kept] == ["decoder", "encoder", "rims"]
+    made: list[int] = []
+    export = runtime.export
+    monkeypatch.setattr(runtime, "export", lambda *given: (made.append(1), export(*given))[1])
+    accelerate(copy.deepcopy(slow), tmp_path)
+    assert not made
+    whole = kept[0].read_bytes()
+    kept[0].write_bytes(whole[:-1])
+    kept[1].write_bytes(b"")
+    again = copy.deepcopy(slow)
+    accelerate(again, tmp_path)
+    assert len(made) == 2
+    assert kept[0].read_bytes() == whole
+    pixels = torch.randn(1, 3, INPUT_SIZE, INPUT_SIZE, generator=torch.Generator().manual_seed(0))
+    assert torch.equal(again.image_encoder(pixels), first.image_encoder(pixels))
+
+
+def test_an_export_that_cannot_be_kept_is_used_all_the_same(tmp_path: Path, caplog) -> None:
+    (tmp_path / "file").write_bytes(b"")
+    assert cached(tmp_path / "file" / "below", lambda: b"made") == b"made"
+    assert "is not kept" in caplog.text
