@@ -130,14 +130,17 @@ class Supervisor:
     def watch(self, stop: threading.Event) -> None:
         """Until `stop` is set, start again whatever ends.
 
-        A broker that ends is started with what its file holds, and the others connect to it anew. Raises Unavailable if
-        it does not start.
+        A broker that ends is started with what its file holds, and the others connect to it anew. Until it answers,
+        clicks work and events wait on disk.
         """
         while not stop.wait(RESTART_SECONDS):
             if self.broker and self.broker.ended() is not None:
                 log.error("the embedded broker has ended and is started again; its log is in broker/valkey.log")
                 self.broker.start()
-                self._await_broker()
+                try:
+                    self._await_broker()
+                except Unavailable as error:
+                    log.error("%s; tried again", error)
             for child in self.children:
                 status = child.ended()
                 if status is not None:
