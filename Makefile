@@ -1,5 +1,6 @@
 # make demo   a Label Studio with a project of planetary scenes, connected to Skylight
-# make test   format, types and tests
+# make test   format, types, containers' files and tests
+# make lint   the files of docker/, by hadolint and docker compose
 # make audit  known holes in the packages, and bad habits in the code
 # make e2e    the whole loop on a real Label Studio, with a simulated annotator
 # make torture  faults on purpose, and what is lost (PARTS="bursts kills" for some)
@@ -13,17 +14,24 @@ LABEL_STUDIO := $(LABEL_STUDIO_VENV)/bin/label-studio
 PORT ?= 8080
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: demo test audit e2e bench torture clean
+.PHONY: demo test lint audit e2e bench torture clean
 
 demo: $(VENV)/.installed $(LABEL_STUDIO_VENV)/.installed
 	SKYLIGHT_HOME=$${SKYLIGHT_HOME:-$(CURDIR)/build/demo} $(VENV)/bin/skylight demo --label-studio $(LABEL_STUDIO) --port $(PORT)
 
-test: $(VENV)/.installed-dev
+test: lint
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/ruff format --check .
 	$(VENV)/bin/mypy
 	$(VENV)/bin/bandit -q -c pyproject.toml -r backend model
 	$(VENV)/bin/python -m pytest
+
+lint: $(VENV)/.installed-dev
+	$(VENV)/bin/hadolint docker/Dockerfile
+	mkdir -p build
+	sed 's/=$$/=0123456789abcdef0123/' docker/.env.example > build/compose.env
+	$(VENV)/bin/docker-compose --env-file build/compose.env -f docker/compose.yaml config -q
+	$(VENV)/bin/docker-compose --env-file build/compose.env -f docker/compose.yaml -f docker/compose.gpu.yaml config -q
 
 audit: $(VENV)/.installed-dev
 	$(VENV)/bin/bandit -q -c pyproject.toml -r backend model
