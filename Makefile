@@ -10,6 +10,7 @@ PYTHON ?= python3
 VENV := .venv
 LABEL_STUDIO_VENV := .venv-label-studio
 LABEL_STUDIO_ML_VENV := .venv-label-studio-ml
+MOTO_VENV := .venv-moto
 LABEL_STUDIO := $(LABEL_STUDIO_VENV)/bin/label-studio
 PORT ?= 8080
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
@@ -19,7 +20,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 demo: $(VENV)/.installed $(LABEL_STUDIO_VENV)/.installed
 	SKYLIGHT_HOME=$${SKYLIGHT_HOME:-$(CURDIR)/build/demo} $(VENV)/bin/skylight demo --label-studio $(LABEL_STUDIO) --port $(PORT)
 
-test: lint
+test: lint $(MOTO_VENV)/.installed
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/ruff format --check .
 	$(VENV)/bin/mypy
@@ -43,11 +44,11 @@ e2e: $(VENV)/.installed-dev $(LABEL_STUDIO_VENV)/.installed $(LABEL_STUDIO_ML_VE
 bench: $(VENV)/.installed-dev
 	$(VENV)/bin/python -W ignore -m tests.bench $(PARTS)
 
-torture: $(VENV)/.installed-dev
+torture: $(VENV)/.installed-dev $(MOTO_VENV)/.installed
 	$(VENV)/bin/python -W ignore -m tests.torture $(PARTS)
 
 clean:
-	rm -rf $(VENV) $(LABEL_STUDIO_VENV) $(LABEL_STUDIO_ML_VENV) build
+	rm -rf $(VENV) $(LABEL_STUDIO_VENV) $(LABEL_STUDIO_ML_VENV) $(MOTO_VENV) build
 
 $(VENV)/.installed: pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Skylight needs Python 3.11 or newer; set PYTHON=")'
@@ -65,6 +66,12 @@ $(LABEL_STUDIO_VENV)/.installed:
 	@echo "* Installing Label Studio 1.23.2 into $(LABEL_STUDIO_VENV): some two minutes"
 	test -x $(LABEL_STUDIO_VENV)/bin/python || $(PYTHON) -m venv $(LABEL_STUDIO_VENV)
 	$(LABEL_STUDIO_VENV)/bin/pip install --progress-bar on -q label-studio==1.23.2
+	@touch $@
+
+$(MOTO_VENV)/.installed:
+	@echo "* Installing moto's S3 server into $(MOTO_VENV): some half a minute"
+	test -x $(MOTO_VENV)/bin/python || $(PYTHON) -m venv $(MOTO_VENV)
+	$(MOTO_VENV)/bin/pip install -q 'moto[server,s3]==5.2.5'
 	@touch $@
 
 $(LABEL_STUDIO_ML_VENV)/.installed: pyproject.toml constraints.txt

@@ -24,6 +24,7 @@ import redis
 from backend.errors import SetAside
 from backend.queue import key
 from backend.store import Store
+from model import shared
 from model.files import write
 from model.seals import seal, unseal
 
@@ -48,6 +49,7 @@ class Versions:
             number = max([0, *self.numbers(project), *self.store.damage.numbers(project)]) + 1
             (part / "card.json").write_bytes(seal({"version": number, **card}, indent=1))
             os.rename(part, folder / str(number))
+            shared.publish(folder / str(number), last="card.json")
         finally:
             shutil.rmtree(part, ignore_errors=True)
         return number

@@ -6,7 +6,7 @@ from click.testing import CliRunner
 from backend import ahead, cli, machine, worker
 from backend.fair import Turn
 from backend.figures import backlog
-from backend.queue import KINDS, Queue, connect
+from backend.queue import Queue, connect
 from backend.regions import parse_config
 
 from .planted import brush, png, square
