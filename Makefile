@@ -4,6 +4,7 @@
 # make audit  known holes in the packages, and bad habits in the code
 # make e2e    the whole loop on a real Label Studio, with a simulated annotator
 # make torture  faults on purpose, and what is lost (PARTS="bursts kills" for some)
+# make scale  what more workers bring, and what a team of fifty would wait for
 # make bench  timings, beside those of other programs, in one table (PARTS="clicks codecs" for some)
 
 PYTHON ?= python3
@@ -15,7 +16,7 @@ LABEL_STUDIO := $(LABEL_STUDIO_VENV)/bin/label-studio
 PORT ?= 8080
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: demo test lint audit e2e bench torture clean
+.PHONY: demo test lint audit e2e bench scale torture clean
 
 demo: $(VENV)/.installed $(LABEL_STUDIO_VENV)/.installed
 	SKYLIGHT_HOME=$${SKYLIGHT_HOME:-$(CURDIR)/build/demo} $(VENV)/bin/skylight demo --label-studio $(LABEL_STUDIO) --port $(PORT)
@@ -43,6 +44,9 @@ e2e: $(VENV)/.installed-dev $(LABEL_STUDIO_VENV)/.installed $(LABEL_STUDIO_ML_VE
 
 bench: $(VENV)/.installed-dev
 	$(VENV)/bin/python -W ignore -m tests.bench $(PARTS)
+
+scale: $(VENV)/.installed-dev
+	$(VENV)/bin/python -W ignore -m tests.scale
 
 torture: $(VENV)/.installed-dev $(MOTO_VENV)/.installed
 	$(VENV)/bin/python -W ignore -m tests.torture $(PARTS)
