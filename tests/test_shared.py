@@ -69,6 +69,15 @@ def test_what_one_machine_writes_the_other_reads(machine):
     assert two.samples(P) == [] and two.get(P, 5) is None
 
 
+def test_a_folder_has_another_time_once_anything_in_it_has_changed(machine):
+    folder = machine("one") / "projects" / P / "samples"
+    files.write(folder / "1.json", b"{}")
+    before = folder.stat().st_mtime_ns
+    assert folder.stat().st_mtime_ns == before < time.time_ns()
+    files.write(folder / "2.json", b"{}")
+    assert folder.stat().st_mtime_ns != before
+
+
 def test_what_is_in_flight_stays_here(machine, tmp_path):
     one, two = machine("one"), machine("two")
     Store(one).spool(P, {"what": "train"})
