@@ -1,29 +1,39 @@
 # make demo   a Label Studio with a project of planetary scenes, connected to Skylight
-# make test   format, types and tests
+# make test   format, types, containers' files and tests
+# make lint   the files of docker/, by hadolint and docker compose
 # make audit  known holes in the packages, and bad habits in the code
 # make e2e    the whole loop on a real Label Studio, with a simulated annotator
 # make torture  faults on purpose, and what is lost (PARTS="bursts kills" for some)
+# make scale  what more workers bring, and what a team of fifty would wait for
 # make bench  timings, beside those of other programs, in one table (PARTS="clicks codecs" for some)
 
 PYTHON ?= python3
 VENV := .venv
 LABEL_STUDIO_VENV := .venv-label-studio
 LABEL_STUDIO_ML_VENV := .venv-label-studio-ml
+MOTO_VENV := .venv-moto
 LABEL_STUDIO := $(LABEL_STUDIO_VENV)/bin/label-studio
 PORT ?= 8080
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: demo test audit e2e bench torture clean
+.PHONY: demo test lint audit e2e bench scale torture clean
 
 demo: $(VENV)/.installed $(LABEL_STUDIO_VENV)/.installed
 	SKYLIGHT_HOME=$${SKYLIGHT_HOME:-$(CURDIR)/build/demo} $(VENV)/bin/skylight demo --label-studio $(LABEL_STUDIO) --port $(PORT)
 
-test: $(VENV)/.installed-dev
+test: lint $(MOTO_VENV)/.installed
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/ruff format --check .
 	$(VENV)/bin/mypy
 	$(VENV)/bin/bandit -q -c pyproject.toml -r backend model
 	$(VENV)/bin/python -m pytest
+
+lint: $(VENV)/.installed-dev
+	$(VENV)/bin/hadolint docker/Dockerfile
+	mkdir -p build
+	sed 's/=$$/=0123456789abcdef0123/' docker/.env.example > build/compose.env
+	$(VENV)/bin/docker-compose --env-file build/compose.env -f docker/compose.yaml config -q
+	$(VENV)/bin/docker-compose --env-file build/compose.env -f docker/compose.yaml -f docker/compose.gpu.yaml config -q
 
 audit: $(VENV)/.installed-dev
 	$(VENV)/bin/bandit -q -c pyproject.toml -r backend model
@@ -35,11 +45,14 @@ e2e: $(VENV)/.installed-dev $(LABEL_STUDIO_VENV)/.installed $(LABEL_STUDIO_ML_VE
 bench: $(VENV)/.installed-dev
 	$(VENV)/bin/python -W ignore -m tests.bench $(PARTS)
 
-torture: $(VENV)/.installed-dev
+scale: $(VENV)/.installed-dev
+	$(VENV)/bin/python -W ignore -m tests.scale
+
+torture: $(VENV)/.installed-dev $(MOTO_VENV)/.installed
 	$(VENV)/bin/python -W ignore -m tests.torture $(PARTS)
 
 clean:
-	rm -rf $(VENV) $(LABEL_STUDIO_VENV) $(LABEL_STUDIO_ML_VENV) build
+	rm -rf $(VENV) $(LABEL_STUDIO_VENV) $(LABEL_STUDIO_ML_VENV) $(MOTO_VENV) build
 
 $(VENV)/.installed: pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Skylight needs Python 3.11 or newer; set PYTHON=")'
@@ -57,6 +70,12 @@ $(LABEL_STUDIO_VENV)/.installed:
 	@echo "* Installing Label Studio 1.23.2 into $(LABEL_STUDIO_VENV): some two minutes"
 	test -x $(LABEL_STUDIO_VENV)/bin/python || $(PYTHON) -m venv $(LABEL_STUDIO_VENV)
 	$(LABEL_STUDIO_VENV)/bin/pip install --progress-bar on -q label-studio==1.23.2
+	@touch $@
+
+$(MOTO_VENV)/.installed:
+	@echo "* Installing moto's S3 server into $(MOTO_VENV): some half a minute"
+	test -x $(MOTO_VENV)/bin/python || $(PYTHON) -m venv $(MOTO_VENV)
+	$(MOTO_VENV)/bin/pip install -q 'moto[server,s3]==5.2.5'
 	@touch $@
 
 $(LABEL_STUDIO_ML_VENV)/.installed: pyproject.toml constraints.txt

@@ -22,6 +22,7 @@ from backend.settings import Settings
 if TYPE_CHECKING:
     from backend.connect import Change
     from backend.embed import Tally
+    from backend.queue import Kind
     from backend.service import Service
 
 HOST, PORT = "127.0.0.1", 9090
@@ -151,17 +152,31 @@ def web(host: str, port: int, insecure: bool, parent: int | None) -> None:
     run(found, host, port)
 
 
+def _kinds(ctx: click.Context, param: click.Parameter, value: str) -> "tuple[Kind, ...]":
+    """embed,train as kinds of jobs; all of an empty text."""
+    from backend.queue import KINDS
+
+    names = _names(ctx, param, value)
+    if unknown := [name for name in names if name not in KINDS]:
+        raise click.BadParameter(f"there is no queue {unknown[0]!r}, only {', '.join(KINDS)}")
+    return tuple(kind for name in dict.fromkeys(names) for kind in KINDS if kind == name) or KINDS
+
+
 @cli.command()
+@click.option("--queues", "kinds", default="", callback=_kinds, help="Only these, the first first: embed,train.  [all]")
 @FOLLOW
-def worker(parent: int | None) -> None:
-    """Run one worker alone: ingests, trains, pre-annotates."""
+def worker(kinds: "tuple[Kind, ...]", parent: int | None) -> None:
+    """Run one worker alone: ingests, trains, pre-annotates, embeds.
+
+    With --queues it does some of that only, as a machine with a GPU does beside others; somebody has to do the rest.
+    """
     if parent:
         follow(parent)
     from backend.worker import run
 
     found = _with_redis(settings())
     os.nice(WORKER_NICENESS)
-    run(found)
+    run(found, kinds)
 
 
 @cli.command()

@@ -8,6 +8,7 @@ from itertools import islice
 
 from backend import ahead
 from backend.errors import DATA_ERRORS, LabelStudioError, MediaError, SkylightError, Unavailable
+from backend.fair import Turn
 from backend.labeling import Labeling
 from backend.labelstudio import LIGHT_PAGE, LabelStudio, TaskSummary
 from backend.machine import DISK_FAIL, GIGABYTE, free_bytes
@@ -159,6 +160,7 @@ class _Round:
         self.project = project
         self.labeling = labeling
         self.until = time.monotonic() + SLICE_SECONDS
+        self.turn = Turn(service.queue, "embed")
 
     @property
     def number(self) -> int:
@@ -180,6 +182,7 @@ class _Round:
         tally = Tally(len(images), there=len(images) - len(todo))  # or have failed before
         report = reporter(queue, self.project, "embed")
         report(tally.done, tally.total, 0.0)
+        self.turn.work()
         for _ in self._embed(todo, tally):
             report(tally.done, tally.total, tally.rate)
             if self._interrupted():
@@ -194,7 +197,8 @@ class _Round:
 
     def _must_end(self) -> bool:
         self.service.check_stop()
-        return time.monotonic() > self.until or self.service.queue.waiting("ingest", "train", "preannotate")
+        late = time.monotonic() > self.until or self.turn.is_over
+        return late or self.service.queue.waiting("ingest", "train", "preannotate")
 
     def _follow(self) -> bool:
         """Embed what comes after the tasks opened last; gives whether something more urgent came between."""

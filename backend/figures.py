@@ -9,8 +9,10 @@ import time
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from datetime import datetime
 
-from backend.queue import KINDS, PROJECTS, Queue, key
+from backend.allowed import AllowedJob
+from backend.queue import KINDS, PROJECTS, Kind, Queue, key
 from backend.service import Service
 
 ALL = "all"  # in place of a project, in the keys of what is counted for all of them
@@ -25,6 +27,7 @@ class Figures:
     inbox: dict[str, int] = field(default_factory=dict)  # events that wait, by project
     age: dict[str, float] = field(default_factory=dict)  # s since the oldest of them was accepted
     depth: dict[str, int] = field(default_factory=dict)  # jobs that wait, by kind
+    waited: dict[str, float] = field(default_factory=dict)  # s since the first of those was queued, by kind
     failed: dict[str, int] = field(default_factory=dict)  # jobs that failed within a week, by kind
     jobs: dict[tuple[str, str], tuple[int, float]] = field(default_factory=dict)  # kind, outcome: how many, s
     failures: dict[tuple[str, str], int] = field(default_factory=dict)  # kind, cause: how many
@@ -45,20 +48,43 @@ def count_job(
         pipe.execute()
 
 
+@dataclass(frozen=True)
+class Backlog:
+    """What waits of one kind, for all projects: how many jobs, and for how long the first of them, s."""
+
+    kind: Kind
+    jobs: int
+    seconds: float
+
+
+def backlog(queue: Queue) -> list[Backlog]:
+    """What waits, kind by kind. Raises redis.RedisError."""
+    with queue.redis.pipeline(transaction=False) as pipe:
+        for kind in KINDS:
+            pipe.llen(queue.queues[kind].key)
+            pipe.lindex(queue.queues[kind].key, 0)
+        answers = pipe.execute()
+        for first in answers[1::2]:
+            pipe.hget(AllowedJob.key_for((first or b"").decode()), "enqueued_at")
+        since = pipe.execute()
+    return [Backlog(kind, jobs, _since(at)) for kind, jobs, at in zip(KINDS, answers[::2], since, strict=True)]
+
+
 def gather(service: Service) -> Figures:
-    """All figures, in two turns to Redis and back. Raises redis.RedisError."""
+    """All figures, in four turns to Redis and back. Raises redis.RedisError."""
     queue = service.queue
+    waiting = backlog(queue)
     with queue.redis.pipeline(transaction=False) as pipe:
         pipe.smembers(PROJECTS)
         for noun in ("jobs", "failures", "lookups"):
             pipe.hgetall(key(ALL, noun))
         for kind in KINDS:
-            pipe.llen(queue.queues[kind].key)
             pipe.zcard(queue.queues[kind].failed_job_registry.key)
         known, jobs, failures, lookups, *counts = pipe.execute()
     found = Figures(
-        depth=dict(zip(KINDS, counts[::2], strict=True)),
-        failed=dict(zip(KINDS, counts[1::2], strict=True)),
+        depth={each.kind: each.jobs for each in waiting},
+        waited={each.kind: each.seconds for each in waiting},
+        failed=dict(zip(KINDS, counts, strict=True)),
         jobs=_jobs(_numbers(jobs)),
         failures={_pair(name): count for name, count in _numbers(failures).items()},
         lookups=_numbers(lookups),
@@ -88,6 +114,13 @@ def spooled_age(service: Service) -> float:
         return max(time.time() - oldest.stat().st_mtime, 0.0) if oldest else 0.0
     except FileNotFoundError:  # taken just now
         return 0.0
+
+
+def _since(at: bytes | None) -> float:
+    """Seconds since a time as RQ writes it; 0 without one."""
+    if not at:
+        return 0.0
+    return max(time.time() - datetime.fromisoformat(at.decode()).timestamp(), 0.0)
 
 
 def _numbers(found: Mapping[bytes, bytes]) -> dict[str, int]:

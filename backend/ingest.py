@@ -5,6 +5,7 @@ import logging
 from backend import ahead
 from backend.aside import state_of
 from backend.errors import POISON_ERRORS, MediaError, SkylightError
+from backend.fair import Turn
 from backend.history import agreement
 from backend.predict import image_url
 from backend.regions import label_map
@@ -21,16 +22,21 @@ def drain(service: Service, project: str) -> int:
     """Work through the inbox; an event leaves it when it is done. Gives how many there were.
 
     An annotation that cannot be used (its image is gone, say) is set aside, see `backend.aside`, and holds up nothing.
+    Where other projects' events wait, some may be left for another turn.
     """
     count = 0
     with service.queue.lock(project, "ingest") as held:
         if not held:  # another worker is at it
             return 0
         bury(service, project)
+        turn = Turn(service.queue, "ingest")
+        turn.work()
         for event in service.queue.inbox(project):
             service.check_stop()
             handle(service, project, event)
             count += 1
+            if turn.is_over:
+                break  # with it in the inbox still, to be found done when it is its turn again
     return count
 
 

@@ -5,6 +5,7 @@ import hashlib
 import os
 import shutil
 import socket
+from collections.abc import Sequence
 from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
@@ -15,6 +16,7 @@ from rq.worker_registration import WORKERS_BY_QUEUE_KEY
 
 from backend import figures
 from backend.finding import Finding
+from backend.queue import KINDS, Kind
 from backend.service import Service
 from backend.settings import MEGABYTE, Settings, redact_url
 from model import checkpoints
@@ -95,16 +97,33 @@ def _persistence(connection: redis.Redis, info: dict[str, Any]) -> Finding:
 
 def _workers(service: Service) -> Finding:
     waiting = sum(queue.count for queue in service.queue.queues.values())
-    if found := alive(service):
-        return Finding("worker", "ok", f"{'; '.join(sorted(found))}; {waiting} jobs wait")
+    if found := by_worker(service):
+        told = "; ".join(sorted(text + _only(kinds) for text, kinds in found.items()))
+        if idle := [kind for kind in KINDS if not any(kind in kinds for kinds in found.values())]:
+            step = f"Run a worker that takes them too: skylight worker --queues {','.join(idle)}"
+            return Finding("worker", "fail", f"{told}; none takes {', '.join(idle)}", step)
+        return Finding("worker", "ok", f"{told}; {waiting} jobs wait")
     step = "`skylight serve` runs one if SKYLIGHT_WORKERS is not 0; beside `skylight web` run `skylight worker`."
     return Finding("worker", "fail", f"none runs; {waiting} jobs wait, nothing is learned", step)
 
 
+def _only(kinds: Sequence[Kind]) -> str:
+    return "" if len(kinds) == len(KINDS) else f", for {', '.join(kinds)} only"
+
+
 def alive(service: Service) -> list[str]:
     """Each worker that runs, in words. Raises redis.RedisError."""
-    keys: Any = service.queue.redis.smembers(WORKERS_BY_QUEUE_KEY % service.queue.queues["ingest"].name)
-    return [text for key in keys if (text := _worker(service, key))]
+    return list(by_worker(service))
+
+
+def by_worker(service: Service) -> dict[str, list[Kind]]:
+    """Each worker that runs, in words, and the kinds of jobs that it takes. Raises redis.RedisError."""
+    kinds: dict[Any, list[Kind]] = {}
+    for kind, queue in service.queue.queues.items():
+        members: Any = service.queue.redis.smembers(WORKERS_BY_QUEUE_KEY % queue.name)
+        for each in members:
+            kinds.setdefault(each, []).append(kind)
+    return {text: found for each, found in kinds.items() if (text := _worker(service, each))}
 
 
 def _inbox(service: Service) -> Finding:

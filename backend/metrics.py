@@ -137,9 +137,11 @@ def _shared(service: Service) -> tuple[Figures, int]:
 def _queue(shared: Figures, workers: int) -> Iterator[Metric]:
     yield _gauge("workers", "Workers that run.", workers)
     depth = Gauge("skylight_queue_depth", "Jobs that wait.", labels=["kind"])
+    waited = Gauge("skylight_queue_age_seconds", "How long the first job has waited.", labels=["kind"])
     failed = Gauge("skylight_jobs_failed", "Jobs that failed within the last week.", labels=["kind"])
     for kind in shared.depth:
         depth.add_metric([kind], shared.depth[kind])
+        waited.add_metric([kind], shared.waited[kind])
         failed.add_metric([kind], shared.failed[kind])
     length = Gauge("skylight_inbox_events", "Accepted events that wait to be ingested.", labels=["project"])
     age = Gauge("skylight_inbox_age_seconds", "How long the oldest of them has waited.", labels=["project"])
@@ -149,7 +151,7 @@ def _queue(shared: Figures, workers: int) -> Iterator[Metric]:
     jobs = Summary("skylight_job_seconds", "Jobs done.", labels=["kind", "outcome"])
     for each, (count, seconds) in sorted(shared.jobs.items()):
         jobs.add_metric(each, count, seconds)
-    yield from (depth, failed, length, age, jobs)
+    yield from (depth, waited, failed, length, age, jobs)
 
 
 def _counts(name: str, text: str, labels: tuple[str, ...], found: Mapping[tuple[str, str], int]) -> Metric:

@@ -14,6 +14,7 @@ from backend.charts import Chart
 from backend.curves import agreement_chart, curve_chart
 from backend.errors import SetAside, SkylightError
 from backend.failures import MACHINE, Failure
+from backend.figures import Backlog, backlog
 from backend.history import (
     RECENT,
     UNCHANGED,
@@ -62,6 +63,7 @@ class ProjectView:
     jobs: Sequence[JobState]
     away: str  # why the queue's state is not known, "" if it is
     workers: int
+    backlog: Sequence[Backlog]
     up_to_date: bool
     needed: int  # annotated tasks before the first training
     versions: Sequence[Version]  # the newest first
@@ -90,6 +92,7 @@ class QueueState:
     inbox: int = 0
     jobs: Sequence[JobState] = ()
     workers: int = 0
+    backlog: Sequence[Backlog] = ()  # of all projects
     up_to_date: bool = False
     away: str = ""
     asides: Sequence[Aside] = ()
@@ -163,6 +166,7 @@ def project_view(records: Records, project: str, known: Readiness | None) -> Pro
         jobs=queue.jobs,
         away=queue.away,
         workers=queue.workers,
+        backlog=queue.backlog,
         up_to_date=queue.up_to_date,
         needed=service.settings.min_annotations,
         versions=versions,
@@ -195,6 +199,7 @@ def queue_state(service: Service, project: str) -> QueueState:
             inbox=inbox,
             jobs=job_states(queue, project),
             workers=workers(queue),
+            backlog=backlog(queue),
             up_to_date=not inbox and queue.trained(project) >= queue.dirty(project),
             asides=service.asides.of(project),
         )

@@ -216,6 +216,12 @@ def moment(at: float) -> str:
 
 
 @blueprint.app_template_filter()
+def age(seconds: float) -> str:
+    """How long something has waited, as people say it."""
+    return f"{seconds:.0f} s" if seconds < 120 else f"{seconds / 60:.0f} min"
+
+
+@blueprint.app_template_filter()
 def code_marks(text: str) -> Markup:
     """A text with what stands between `backquotes` set as code; everything else escaped."""
     marked = re.sub(r"`([^`]+)`", r"<code>\1</code>", str(escape(text)))

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from backend.clustering import cluster_of, find_clusters
 from backend.errors import BadRequest, LabelStudioError, SkylightError
+from backend.fair import TURN_SECONDS, Turn
 from backend.labeling import Labeling
 from backend.labelstudio import LabelStudio, TaskSummary
 from backend.predict import image_url, preannotation
@@ -30,9 +31,10 @@ log = logging.getLogger(__name__)
 def preannotate(service: Service, project: str, undisturbed: float = 0.0) -> bool:
     """Give every open task a prediction of the current version and remove those of earlier ones.
 
-    Stops when something more urgent is queued, but not in the first `undisturbed` seconds, or when another version has
-    become current; gives whether tasks are left. Which tasks are done is remembered, so that it goes on from there. If
-    Label Studio refuses or does not answer, the log says so, and the next event of the project brings the rest.
+    Stops when something more urgent is queued, but not in the first `undisturbed` seconds, when its turn is over (see
+    `backend.fair`), or when another version has become current; gives whether tasks are left. Which tasks are done is
+    remembered, so that it goes on from there. If Label Studio refuses or does not answer, the log says so, and the next
+    event of the project brings the rest.
     """
     client = service.labelstudio
     if client is None or not service.versions.current(project):
@@ -44,7 +46,8 @@ def preannotate(service: Service, project: str, undisturbed: float = 0.0) -> boo
         if decoder is None:
             log.info("project %s: no pre-annotation before a version for its labels is trained", project)
             return False
-        return _Round(service, client, project, version, labeling, decoder, time.monotonic() + undisturbed).run()
+        turn = Turn(service.queue, "preannotate", max(TURN_SECONDS, undisturbed))
+        return _Round(service, client, project, version, labeling, decoder, time.monotonic() + undisturbed, turn).run()
     except SkylightError as error:
         log.warning("project %s is not pre-annotated: %s", project, error)
         fail(error)
@@ -62,6 +65,7 @@ class _Round:
     labeling: Labeling
     decoder: DomainDecoder
     until: float  # by the monotonic clock, it goes on whatever is queued
+    turn: Turn
 
     @property
     def number(self) -> int:
@@ -89,6 +93,7 @@ class _Round:
         if centres is None:
             return True
         refused = settled = 0
+        self.turn.work()
         for task in todo:
             if self._interrupted():
                 return True
@@ -123,7 +128,7 @@ class _Round:
         """Whether something more urgent is queued, or this version is not the current one any more."""
         self.service.check_stop()
         urgent = time.monotonic() > self.until and self.service.queue.waiting("ingest", "train")
-        return urgent or self.service.version_name(self.project) != self.version
+        return urgent or self.turn.is_over or self.service.version_name(self.project) != self.version
 
     def _note(self, done: int, total: int) -> None:
         self.service.queue.set_progress(self.project, Progress(self.version, done, total))

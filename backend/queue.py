@@ -84,6 +84,7 @@ class Queue:
     def __init__(self, connection: redis.Redis) -> None:
         self.redis = connection
         self._accept = connection.register_script(ACCEPT)
+        self.taken: Sequence[Kind] = KINDS  # by this process's worker, in this order
         self.queues = {
             kind: RQQueue(f"skylight-{kind}", connection=connection, job_class=AllowedJob, serializer=JSONSerializer)
             for kind in KINDS
@@ -164,8 +165,8 @@ class Queue:
         (self.redis if pipe is None else pipe).delete(key(project, f"{kind}-queued"))
 
     def waiting(self, *kinds: Kind) -> bool:
-        """Whether jobs of these kinds are queued, for any project."""
-        return any(self.queues[kind].count for kind in kinds)
+        """Whether jobs of these kinds are queued, for any project, that this process's worker takes."""
+        return any(self.queues[kind].count for kind in kinds if kind in self.taken)
 
     def inbox(self, project: str) -> Iterator[dict[str, Any]]:
         """The inbox's events, oldest first; each leaves it when the next one is asked for."""

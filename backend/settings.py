@@ -129,6 +129,12 @@ def _password(value: str) -> str:
     return value
 
 
+def _home(value: str) -> Path | str:
+    if re.fullmatch(r"s3://[a-z0-9][a-z0-9.-]*[a-z0-9](/[^\s?#]+)?", value):
+        return value.rstrip("/")  # becomes a path with the rest of the settings
+    return _folder(value)
+
+
 def _folder(value: str) -> Path:
     if "://" in value:
         raise ValueError(f"'{redact_url(value)}' is not a folder on this machine")
@@ -160,7 +166,18 @@ class Settings:
         "Redis 6 or newer, or Valkey; unset: one is started inside",
         _url("redis", "rediss", "unix"),
     )
-    home: Path = _variable("SKYLIGHT_HOME", "~/.skylight", "folder for weights, embeddings, samples, versions", _folder)
+    home: Path = _variable(
+        "SKYLIGHT_HOME",
+        "~/.skylight",
+        "folder for weights, embeddings, samples, versions; or s3://bucket/prefix",
+        _home,
+    )
+    copy: Path = _variable(
+        "SKYLIGHT_COPY",
+        "~/.cache/skylight",
+        "where SKYLIGHT_HOME is in a bucket: folder of this machine for copies, weights, and what is in flight",
+        _folder,
+    )
     sam: str = _variable("SKYLIGHT_SAM", "tiny", "name of the SAM checkpoint", _text)
     device: str = _variable("SKYLIGHT_DEVICE", "auto", "auto, cpu, mps, cuda or cuda:<number>", _device)
     checkpoint_url: str = _variable(
@@ -296,6 +313,8 @@ class Settings:
             except ValueError as error:
                 meaning = each.metadata["help"]
                 raise ConfigError(f"{each.metadata['env']}: {error}; it means: {meaning}.") from None
+        if isinstance(home := values.get("home"), str):
+            values["home"] = _in_bucket(home, values)
         return cls(**values)
 
     @classmethod
@@ -313,6 +332,19 @@ class Settings:
         for name in ("redis_url", "checkpoint_url", "label_studio_url"):
             shown[name] = redact_url(shown[name])
         return f"Settings({', '.join(f'{name}={value!r}' for name, value in shown.items())})"
+
+
+def _in_bucket(url: str, values: Mapping[str, Any]) -> Path:
+    """The home in a bucket. Raises ConfigError without the package for it, or a secret that all machines know."""
+    if not values.get("webhook_secret"):
+        raise ConfigError("SKYLIGHT_HOME is in a bucket, so set SKYLIGHT_WEBHOOK_SECRET, the same on all machines.")
+    try:
+        from model import shared
+    except ImportError:
+        raise ConfigError("SKYLIGHT_HOME is in a bucket; install what that needs: pip install 'skylight[s3]'") from None
+    defaults = Settings()
+    limit = values.get("disk_mb", defaults.disk_mb) * MEGABYTE
+    return shared.at(url, values.get("copy", defaults.copy), limit)
 
 
 def _refuse_unknown(environ: Mapping[str, str]) -> None:

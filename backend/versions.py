@@ -21,6 +21,7 @@ from typing import Any
 
 from backend.errors import SetAside
 from backend.store import Store
+from model import shared
 from model.files import write
 from model.seals import seal, unseal
 
@@ -46,6 +47,7 @@ class Versions:
             number = max([0, *self.numbers(project), *self.store.damage.numbers(project)]) + 1
             (part / "card.json").write_bytes(seal({"version": number, **card}, indent=1))
             os.rename(part, folder / str(number))
+            shared.publish(folder / str(number), last="card.json")
         finally:
             shutil.rmtree(part, ignore_errors=True)
         return number
@@ -179,5 +181,4 @@ class Versions:
 
 def _read(path: Path) -> dict[str, int]:
     found = unseal(path.read_bytes())
-    made = {name: int(found[name]) for name in ("version", "before")}
-    return made | {"newest": int(found.get("newest", made["version"]))}
+    return {name: int(found[name]) for name in NONE if name in found or name != "newest"}  # which came later

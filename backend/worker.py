@@ -4,6 +4,7 @@ import logging
 import os
 import threading
 import time
+from collections.abc import Sequence
 from types import FrameType
 
 from rq.serializers import JSONSerializer
@@ -11,7 +12,7 @@ from rq.serializers import JSONSerializer
 from backend import custody, layout
 from backend.allowed import AllowedWorker
 from backend.jobs import CURRENT_SERVICE
-from backend.queue import KINDS
+from backend.queue import KINDS, Kind
 from backend.service import Service
 from backend.settings import Settings
 from backend.upkeep import Upkeep
@@ -45,12 +46,15 @@ class Worker(AllowedWorker):
         os._exit(0)
 
 
-def run(settings: Settings) -> None:
-    """Work until SIGTERM: the job in hand gives up at its next safe point, and is queued again."""
+def run(settings: Settings, kinds: Sequence[Kind] = KINDS) -> None:
+    """Work until SIGTERM: the job in hand gives up at its next safe point, and is queued again.
+
+    Jobs of these kinds only, the first kind first.
+    """
     service = Service(settings)
     layout.check(service)
     service.check_weights()
-    worker = start(service)
+    worker = start(service, kinds)
     with Upkeep(service, sweep=True):
         worker.work(logging_level=settings.log_level)
     if service.stopping.is_set():
@@ -58,10 +62,11 @@ def run(settings: Settings) -> None:
         os._exit(0)  # taking down PyTorch in order took 3 s of a busy machine
 
 
-def start(service: Service) -> Worker:
+def start(service: Service, kinds: Sequence[Kind] = KINDS) -> Worker:
     """Make a process ready for jobs: pick up what a crashed one left behind, and what waits on disk."""
     CURRENT_SERVICE.set(service)
-    queues = [service.queue.queues[kind] for kind in KINDS]
+    service.queue.taken = kinds
+    queues = [service.queue.queues[kind] for kind in kinds]
     # First of all, since it gives the connection the patience to wait for a job.
     worker = Worker(queues, connection=service.queue.redis, serializer=JSONSerializer)
     worker.max_connection_wait_time = RETRY_SECONDS

@@ -72,7 +72,8 @@ def test_a_worker_is_alive_while_its_process_is(service):
     assert found(service)["worker"].state == "fail"
     assert "skylight worker" in found(service)["worker"].next_step
     patient = Service(service.settings)  # rq gives a worker's connection other timeouts
-    worker = SimpleWorker([patient.queue.queues["ingest"]], connection=patient.queue.redis, serializer=JSONSerializer)
+    queues = list(patient.queue.queues.values())
+    worker = SimpleWorker(queues, connection=patient.queue.redis, serializer=JSONSerializer)
     worker.register_birth()
     seen = found(service)["worker"]
     assert seen.state == "ok" and f"process {os.getpid()} on {socket.gethostname()}" in seen.detail

@@ -1,0 +1,42 @@
+"""Whose turn it is: a job gives its worker to the same kind of work for other projects after a while.
+
+A project has at most one job of a kind in the queue, and one that gives way is queued again at the end of it. So where
+several projects wait, they take turns, however many images one of them has.
+"""
+
+import math
+import time
+from collections.abc import Callable
+
+from backend.queue import Kind, Queue
+
+TURN_SECONDS = 15.0  # of work; what a turn costs beside it, to list the project's tasks, is at most as much
+
+
+class Turn:
+    """One job's turn. It may be over only from `work` on: what it takes to find out what is to be done comes before.
+
+    Of a project with 100,000 tasks that takes longer than `TURN_SECONDS`; the work then lasts as long as the finding
+    out did, so that a worker spends half of its time on work at least.
+    """
+
+    def __init__(
+        self,
+        queue: Queue,
+        kind: Kind,
+        seconds: float = TURN_SECONDS,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self.queue, self.kind, self.seconds, self.clock = queue, kind, seconds, clock
+        self._began = clock()
+        self._until = math.inf
+
+    def work(self) -> None:
+        """What is to be done is known; the work begins."""
+        now = self.clock()
+        self._until = now + max(self.seconds, now - self._began)
+
+    @property
+    def is_over(self) -> bool:
+        """Whether it has lasted long enough, and another project's job of the kind waits."""
+        return self.clock() > self._until and self.queue.waiting(self.kind)

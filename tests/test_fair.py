@@ -1,0 +1,173 @@
+"""Whose turn it is: projects that wait for the same kind of work take turns."""
+
+import pytest
+from click.testing import CliRunner
+
+from backend import ahead, cli, machine, worker
+from backend.fair import Turn
+from backend.figures import backlog
+from backend.queue import Queue, connect
+from backend.regions import parse_config
+
+from .planted import brush, png, square
+from .studio import CONFIG
+
+BIG, SMALL = "1.1795340435", "2.1795340436"
+LABELING = parse_config(CONFIG)
+
+
+class Clock:
+    """Counts by hand."""
+
+    now = 0.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+@pytest.fixture
+def queue(broker_url: str) -> Queue:
+    return Queue(connect(broker_url))
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
+
+@pytest.fixture
+def short_turns(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every turn is over once its work has begun and it was asked for the second time: after one thing was done."""
+    asked: dict[int, int] = {}
+
+    def is_over(turn: Turn) -> bool:
+        asked[id(turn)] = asked.get(id(turn), 0) + (turn._until < float("inf"))
+        return asked[id(turn)] > 1 and turn.queue.waiting(turn.kind)
+
+    monkeypatch.setattr(Turn, "is_over", property(is_over))
+
+
+def test_a_turn_ends_only_if_another_project_waits(queue, clock):
+    turn = Turn(queue, "embed", 15, clock)
+    turn.work()
+    clock.now = 16
+    assert not turn.is_over
+    queue.request(SMALL, "preannotate")
+    assert not turn.is_over  # another kind: that is a question of priority
+    queue.request(SMALL, "embed")
+    assert turn.is_over
+
+
+def test_a_turn_is_not_over_before_some_work_was_done(queue, clock):
+    queue.request(SMALL, "embed")
+    turn = Turn(queue, "embed", 15, clock)
+    clock.now = 100  # it takes so long to list a hundred thousand tasks
+    assert not turn.is_over
+    turn.work()
+    clock.now = 199
+    assert not turn.is_over
+    clock.now = 201
+    assert turn.is_over
+
+
+def test_a_job_does_not_give_way_to_what_its_worker_does_not_do(queue):
+    queue.request(SMALL, "ingest")
+    queue.request(SMALL, "embed")
+    queue.taken = ("embed", "train")
+    assert not queue.waiting("ingest", "train", "preannotate") and queue.waiting("embed")
+
+
+def test_a_small_project_is_embedded_long_before_a_big_one_is_done(planted, studio, work, short_turns, monkeypatch):
+    projects = [studio.add_project() for _ in range(2)]
+    for project, count in zip(projects, (12, 2), strict=True):
+        planted.store.save_config(project, CONFIG)
+        for seed in range(count):
+            studio.add_task(project, png(square(100 * projects.index(project) + seed)[0]))
+    order: list[str] = []
+    inner = planted.pictures.embedding
+    monkeypatch.setattr(planted.pictures, "embedding", lambda url: (order.append(url), inner(url))[1])
+    for project in projects:
+        ahead.want(planted, project)
+    work()
+    assert len(order) == 14
+    small = {task.data["image"] for task in planted.labelstudio.tasks(int(projects[1].partition(".")[0]))}
+    assert [url in small for url in order[:5]].count(True) == 2
+
+
+def test_open_tasks_of_two_projects_are_pre_annotated_in_turns(planted, studio, client, work, short_turns, monkeypatch):
+    projects = [studio.add_project() for _ in range(2)]
+    for project in projects:
+        for seed in range(3):
+            image, mask = square(seed)
+            annotation = studio.annotate(studio.add_task(project, png(image)), [brush(LABELING, mask)])
+            client.post("/webhook", json=studio.webhook("ANNOTATION_CREATED", project, annotation))
+    work()
+    assert all(planted.versions.current(project) for project in projects)
+    for project, count in zip(projects, (8, 2), strict=True):
+        for seed in range(count):
+            studio.add_task(project, png(square(10 + seed)[0]))
+        planted.queue.request(project, "preannotate")
+    sent: list[int] = []
+    inner = planted.labelstudio.create_prediction
+    monkeypatch.setattr(
+        planted.labelstudio, "create_prediction", lambda number, *rest: (sent.append(number), inner(number, *rest))[1]
+    )
+    work()
+    small = int(projects[1].partition(".")[0])
+    assert len(sent) == 10 and sent[:5].count(small) == 2
+
+
+def test_a_long_inbox_gives_way_and_is_finished_later(planted, studio, client, work, short_turns):
+    projects = [studio.add_project() for _ in range(2)]
+    for seed in range(4):
+        for project in projects:
+            image, mask = square(seed)
+            annotation = studio.annotate(studio.add_task(project, png(image)), [brush(LABELING, mask)])
+            client.post("/webhook", json=studio.webhook("ANNOTATION_CREATED", project, annotation))
+    work()
+    assert [planted.store.count(project) for project in projects] == [4, 4]
+    assert [planted.queue.inbox_length(project) for project in projects] == [0, 0]
+
+
+def test_a_worker_for_some_queues_leaves_the_others_alone_and_the_doctor_says_so(planted, studio):
+    project = studio.add_project()
+    for kind in ("ingest", "train", "preannotate", "embed"):
+        planted.queue.request(project, kind)
+    gpu = worker.start(planted, ("embed", "train"))
+    assert [queue.name for queue in gpu.queues] == ["skylight-embed", "skylight-train"]
+    gpu.register_birth()
+    (finding,) = [each for each in machine.findings(planted) if each.what == "worker"]
+    assert finding.state == "fail" and "for train, embed only; none takes ingest, preannotate" in finding.detail
+    assert finding.next_step.endswith("skylight worker --queues ingest,preannotate")
+    gpu.register_death()
+
+
+def test_what_waits_is_told_kind_by_kind(queue):
+    queue.request(BIG, "embed")
+    queue.request(SMALL, "embed")
+    told = {each.kind: each for each in backlog(queue)}
+    assert (told["embed"].jobs, told["train"].jobs) == (2, 0)
+    assert 0 <= told["embed"].seconds < 60 and told["train"].seconds == 0
+
+
+@pytest.mark.parametrize(
+    ("given", "kinds"),
+    [
+        ("embed,train", ("embed", "train")),
+        ("", ("ingest", "train", "preannotate", "embed")),
+        ("train,train", ("train",)),
+    ],
+)
+def test_the_command_line_says_which_queues_and_in_which_order(given, kinds, monkeypatch):
+    taken: list[object] = []
+    monkeypatch.setenv("REDIS_URL", "redis://nowhere")
+    monkeypatch.delenv("SKYLIGHT_DATA", raising=False)
+    monkeypatch.setattr(worker, "run", lambda settings, kinds: taken.append(kinds))
+    monkeypatch.setattr("os.nice", lambda by: 0)
+    assert CliRunner().invoke(cli.cli, ["worker", "--queues", given]).exit_code == 0
+    assert taken == [kinds]
+
+
+def test_a_queue_that_is_none_is_refused_by_name():
+    found = CliRunner().invoke(cli.cli, ["worker", "--queues", "embed,trian"])
+    assert found.exit_code == 2 and "no queue 'trian', only ingest, train, preannotate, embed" in found.output

@@ -1,0 +1,195 @@
+"""A store in a bucket, over real HTTP: two machines that share nothing else."""
+
+import os
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from backend.addresses import Addresses
+from backend.settings import Settings
+from backend.store import SampleRecord, Store
+from backend.versions import Versions
+from model import bucket as module
+from model import files, shared
+from model.bucket import Bucket
+from model.embeddings import EmbeddingCache, pack
+from model.sam import Embedding
+
+from .buckets import Between, credentials, serving_s3
+
+P = "1.1795340435"
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[int]:
+    with serving_s3("maps") as port:
+        yield port
+
+
+@pytest.fixture
+def between(server: int, monkeypatch: pytest.MonkeyPatch) -> Iterator[Between]:
+    made = Between(server)
+    for name, value in credentials(made.port).items():
+        monkeypatch.setenv(name, value)
+    yield made
+    made.close()
+
+
+@pytest.fixture
+def machine(between: Between, tmp_path: Path) -> Callable[[str], Path]:
+    """A machine's home in a bucket of this test."""
+    url = f"s3://maps/{tmp_path.name}"
+    return lambda name: shared.at(url, tmp_path / name)
+
+
+def embedding(seed: int) -> Embedding:
+    values = np.random.default_rng(seed).normal(size=(4, 2, 2)).astype(np.float16)
+    return Embedding(features=values, size=(64, 64), thumbnail=np.full((8, 8, 3), seed, np.uint8))
+
+
+def record(annotation: int) -> SampleRecord:
+    return SampleRecord(annotation, 7, "2026-11-22T09:40:01Z", "/a.png", "0" * 64, (8, 8), ("Pit",), 1)
+
+
+def test_what_one_machine_writes_the_other_reads(machine):
+    one, two = Store(machine("one")), Store(machine("two"))
+    assert two.projects() == [] and two.config(P) == "" and two.samples(P) == []
+    drawn = np.eye(8, dtype=np.uint8)
+    one.save_config(P, "<View/>")
+    one.put(P, record(5), drawn, drawn.astype(np.uint16))
+    time.sleep(module.FRESH_SECONDS)
+    assert two.projects() == [P] and two.config(P) == "<View/>"
+    (found,) = two.samples(P)
+    assert (two.label_map(P, found) == drawn).all() and (two.objects(P, found) == drawn).all()
+    one.remove(P, 5)
+    time.sleep(module.FRESH_SECONDS)
+    assert two.samples(P) == [] and two.get(P, 5) is None
+
+
+def test_a_folder_has_another_time_once_anything_in_it_has_changed(machine):
+    folder = machine("one") / "projects" / P / "samples"
+    files.write(folder / "1.json", b"{}")
+    before = folder.stat().st_mtime_ns
+    assert folder.stat().st_mtime_ns == before < time.time_ns()
+    files.write(folder / "2.json", b"{}")
+    assert folder.stat().st_mtime_ns != before
+
+
+def test_what_is_in_flight_stays_here(machine, tmp_path):
+    one, two = machine("one"), machine("two")
+    Store(one).spool(P, {"what": "train"})
+    assert type(one / "spool") is type(one / "checkpoints") is type(Path()) is type(one / "broker" / "address")
+    assert len(list((tmp_path / "one/spool").glob("*.json"))) == 1 and not (two / "spool").exists()
+
+
+def test_a_version_is_there_whole_or_not_at_all(machine, broker_url):
+    from backend.queue import connect
+
+    one, two = (Versions(Store(machine(name)), connect(broker_url)) for name in ("one", "two"))
+    number = one.publish(P, lambda path: path.write_bytes(b"weights") and None, {"labels": ["Pit"]})
+    one.promote(P, number)
+    time.sleep(module.FRESH_SECONDS)
+    assert two.numbers(P) == [1] and two.card(P, 1)["labels"] == ["Pit"] and two.stored(P) == 1
+    assert two.weights(P, 1).read_bytes() == b"weights"
+    files.write(one.folder(P) / "2" / "decoder.safetensors", b"half")  # its card has not come yet
+    time.sleep(module.FRESH_SECONDS)
+    assert two.numbers(P) == [1]
+
+
+def test_of_two_machines_that_publish_one_number_one_is_told_so(machine, tmp_path):
+    one, two = machine("one") / "projects" / P / "versions" / "1", machine("two") / "projects" / P / "versions" / "1"
+    for each in (one, two):
+        each.mkdir(parents=True)
+        Path(each, "card.json").write_bytes(str(each).encode())
+    shared.publish(one, last="card.json")
+    with pytest.raises(FileExistsError):
+        shared.publish(two, last="card.json")
+
+
+def test_an_image_is_embedded_once_for_all_machines(machine):
+    one, two = machine("one"), machine("two")
+    computed: list[int] = []
+
+    def compute() -> Embedding:
+        computed.append(1)
+        return embedding(1)
+
+    caches = [EmbeddingCache(home / "embeddings", "sam", 0) for home in (one, two)]
+    found = [cache.get("ab" * 32, compute) for cache in caches]
+    assert len(computed) == 1 and (found[0].features == found[1].features).all()
+    Addresses(one / "addresses").note("http://a/b.png", "ab" * 32)
+    assert Addresses(two / "addresses").digest("http://a/b.png") == "ab" * 32
+    assert caches[1].path("ab" * 32).exists() and not caches[1].path("cd" * 32).exists()
+
+
+def test_the_copies_have_a_cap_and_come_back_from_the_bucket(machine, tmp_path):
+    home = machine("one")
+    cache = EmbeddingCache(home / "embeddings", "sam", 0)
+    size = len(pack(embedding(0))[0])
+    home.bucket.cap.limit = 3 * size
+    keys = [f"{seed:02d}" * 32 for seed in range(8)]
+    for seed, key in enumerate(keys):
+        cache.get(key, lambda seed=seed: embedding(seed))
+        os.utime(Path(cache.path(key)), (seed, seed))  # not in use just now
+    assert sum(Path(cache.path(key)).is_file() for key in keys) <= 3
+    assert all((cache.get(key, pytest.fail).picture is None) for key in keys)
+
+
+def test_a_bucket_that_fails_a_few_times_is_asked_again(machine, between):
+    home = machine("one")
+    between.failing = 3
+    files.write(home / "projects" / P / "current.json", b"1")
+    assert between.failed == 3
+    between.failing = 2
+    assert (machine("two") / "projects" / P / "current.json").read_bytes() == b"1"
+    assert between.failed == 5
+
+
+def test_a_machine_that_is_cut_off_serves_what_it_has_and_catches_up(machine, between, monkeypatch):
+    monkeypatch.setattr(module, "TRIES", 1)
+    monkeypatch.setattr(module, "AWAY_SECONDS", 1.0)
+    one, two = machine("one") / "projects" / P / "current.json", machine("two") / "projects" / P / "current.json"
+    files.write(one, b"1")
+    assert two.read_bytes() == b"1"
+    between.cut_off()
+    time.sleep(module.FRESH_SECONDS)
+    assert two.read_bytes() == b"1"
+    with pytest.raises(OSError, match="does not answer"):
+        files.write(one, b"2")
+    with pytest.raises(OSError, match="no copy"):
+        (two.parent / "project.json").read_bytes()
+    between.cut = False
+    time.sleep(module.AWAY_SECONDS)
+    files.write(one, b"2")
+    time.sleep(module.FRESH_SECONDS)
+    assert two.read_bytes() == b"2"
+
+
+def test_what_has_not_changed_is_not_sent_again(machine, between, monkeypatch):
+    one, two = machine("one"), machine("two")
+    files.write(one / "projects" / P / "project.json", b"x" * 1000)
+    place = two / "projects" / P / "project.json"
+    assert place.read_bytes() == b"x" * 1000
+    written: list[str] = []
+    monkeypatch.setattr(Bucket, "_copy", lambda self, name, data, tag: written.append(name))
+    time.sleep(module.FRESH_SECONDS)
+    assert place.read_bytes() == b"x" * 1000 and written == []
+
+
+def test_the_home_in_a_bucket_is_a_setting(tmp_path):
+    given = {
+        "SKYLIGHT_HOME": "s3://maps/team",
+        "SKYLIGHT_COPY": str(tmp_path / "copy"),
+        "SKYLIGHT_WEBHOOK_SECRET": "x" * 16,
+    }
+    home = Settings.from_env(given).home
+    assert isinstance(home, shared.SharedPath) and home.bucket.url == "s3://maps/team"
+    assert home.bucket.cap.limit == 20000 * 2**20
+    assert str(home / "checkpoints") == str(tmp_path / "copy/checkpoints")
+    from backend.errors import ConfigError
+
+    with pytest.raises(ConfigError, match="SKYLIGHT_WEBHOOK_SECRET"):
+        Settings.from_env({"SKYLIGHT_HOME": "s3://maps/team"})
