@@ -109,7 +109,7 @@ def _add_checksums(home: Path) -> None:
 
 
 def _files(home: Path) -> Iterator[Path]:
-    for pattern in ("project.json", "current.json", "samples/*.json", "versions/*/card.json"):
+    for pattern in ("project.json", "current*.json", "samples/*.json", "versions/*/card.json"):
         yield from home.glob(f"projects/*/{pattern}")
 
 
