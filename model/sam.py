@@ -281,6 +281,15 @@ def load(name: str, checkpoint: Path | None = None, device: str = "auto") -> Seg
 
     Raises SamError when the name is unknown, the file is missing, or its weights do not fit the network.
     """
+    network = load_network(name, checkpoint)
+    place = choose_device(device)
+    if place.type == "cpu":
+        accelerate(network)
+    return Segmenter(network, identify(name, checkpoint), place)
+
+
+def load_network(name: str, checkpoint: Path | None = None) -> Sam:
+    """The network of a SAM with its weights, on the CPU, all of it PyTorch's. Arguments and errors as of `load`."""
     if name not in NAMES:
         raise SamError(f"no SAM is called {name!r}; there are {', '.join(NAMES)}")
     path = TINY_WEIGHTS if name == "tiny" and checkpoint is None else checkpoint
@@ -301,10 +310,7 @@ def load(name: str, checkpoint: Path | None = None, device: str = "auto") -> Seg
             f"{path} does not hold weights of SAM {name}: {len(missing)} are missing ({missing[:3]}), "
             f"{len(absent.unexpected_keys)} unknown ({absent.unexpected_keys[:3]})"
         )
-    place = choose_device(device)
-    if place.type == "cpu":
-        accelerate(network)
-    return Segmenter(network, identify(name, path), place)
+    return network.eval().requires_grad_(False)
 
 
 def identify(name: str, checkpoint: Path | None = None) -> str:
