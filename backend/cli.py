@@ -16,7 +16,7 @@ import click
 
 from backend.errors import SkylightError, Unavailable
 from backend.lifeline import follow
-from backend.map_commands import export
+from backend.map_commands import export, map_
 from backend.settings import Settings
 
 if TYPE_CHECKING:
@@ -431,7 +431,7 @@ def demo(executable: Path, port: int) -> None:
     run(settings(), os.environ, executable, port, _stop_on_signal())
 
 
-for command in (export,):
+for command in (export, map_):
     cli.add_command(command)
 
 

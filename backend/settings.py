@@ -60,6 +60,13 @@ def _integer(low: int, high: int) -> Callable[[str], int]:
     return parse
 
 
+def _tile(value: str) -> int:
+    side = _integer(0, 16384)(value)
+    if 0 < side < 256:
+        raise ValueError(f"'{value}' is neither 0 nor at least 256")
+    return side
+
+
 def _url(*schemes: str, credentials: bool = True) -> Callable[[str], str]:
     def parse(value: str) -> str:
         try:
@@ -197,6 +204,12 @@ class Settings:
         "100000000",
         "largest image accepted, pixels, 1 to 10000000000",
         _integer(1, 10**10),
+    )
+    tile: int = _variable(
+        "SKYLIGHT_TILE",
+        "0",
+        "side of the tiles that larger pictures are looked at in, pixels, 256 to 16384; 0: twice the SAM's input side",
+        _tile,
     )
     min_area: int = _variable(
         "SKYLIGHT_MIN_AREA", "64", "smallest pre-annotated region, pixels, 1 to 100000000", _integer(1, 10**8)
