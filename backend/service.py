@@ -12,6 +12,7 @@ from backend.addresses import Addresses
 from backend.errors import Unavailable
 from backend.labeling import Labeling, parse_config
 from backend.labelstudio import LabelStudio
+from backend.large import Large
 from backend.opened import Opened
 from backend.pictures import Pictures
 from backend.queue import Queue, connect
@@ -24,6 +25,7 @@ from model import checkpoints, decoder, sam
 from model.decoder import DomainDecoder, OtherLayout
 from model.embeddings import EmbeddingCache
 from model.images import content_hash
+from model.tiles import default_side
 from model.train import TrainConfig
 
 log = logging.getLogger(__name__)
@@ -71,7 +73,8 @@ class Service:
         segmenter = sam.load(settings.sam, self.check_weights(), settings.device)
         memory, disk = settings.memory_mb * MEGABYTE, settings.disk_mb * MEGABYTE
         cache = EmbeddingCache(settings.home / "embeddings", segmenter.encoder_id, memory, disk)
-        return Pictures(segmenter, cache, self._fetch, settings.max_pixels)
+        large = Large(settings.home / "pictures", settings.tile or default_side(segmenter))
+        return Pictures(segmenter, cache, self._fetch, settings.max_pixels, large=large)
 
     def _fetch(self, url: str) -> bytes:
         """An image's file; which image it is goes to `addresses`."""

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from backend.acceptance import accepted, by_task
 from backend.errors import SkylightError, Unavailable
 from backend.labeling import Labeling
+from backend.pieces import pieces
 from backend.progress import reporter
 from backend.service import Service
 from backend.store import SampleRecord
@@ -38,8 +39,9 @@ def train_version(service: Service, project: str, asked: bool = False) -> int:
         log.info("project %s: %d of %d annotated tasks", project, len(tasks), settings.min_annotations)
         return 0
     used = [found for task in tasks if (found := load_task(service, project, labeling, task))]
-    training = [sample for _, sample in used if not in_validation(sample.task)]
-    validation = [sample for _, sample in used if in_validation(sample.task)]
+    samples = [piece for records, sample in used for piece in pieces(service, records[0], sample)]
+    training = [sample for sample in samples if not in_validation(sample.task)]
+    validation = [sample for sample in samples if in_validation(sample.task)]
     if not training:
         training, validation = validation, []
     if not training:

@@ -4,6 +4,9 @@ rasterio (the extra `geo`) reads GeoTIFF, BigTIFF, COG and JPEG 2000 by windows 
 read TIFF alone, without windows of most of them, and no coordinate reference system.
 """
 
+import io
+import os
+import threading
 import warnings
 from collections.abc import Sequence
 from contextlib import suppress
@@ -15,12 +18,13 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from model.images import MAX_PIXELS, NO_DATA, STRETCH_PERCENT, ImageError, decode
+from model.images import FORMATS, MAX_PIXELS, NO_DATA, ORIENTATION, READ_ERRORS, STRETCH_PERCENT, ImageError, decode
 
 SUFFIXES = (".tif", ".tiff", ".jp2", ".j2k", ".vrt", ".img", ".cub", ".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif")
 WINDOWED = (".tif", ".tiff", ".jp2", ".j2k", ".vrt", ".img", ".cub")  # what rasterio is asked to read
 SAMPLED = 2048  # px along the longer side of the reduced picture that percentiles are taken from
 RGB = 3
+UNPACKED_ROWS = 256  # at a time
 
 Window = tuple[int, int, int, int]  # row, column, height, width in px
 
@@ -47,8 +51,8 @@ class Raster(Protocol):
     def known(self, window: Window) -> NDArray[np.bool_] | None:
         """Where a window's pixels are known, (h, w) bool; None: everywhere."""
 
-    def small(self, side: int) -> NDArray[np.uint8]:
-        """The picture with a longer side of at most `side` px, (h, w, 3) uint8 RGB."""
+    def small(self, side: int, window: Window | None = None) -> NDArray[np.uint8]:
+        """The picture, or a part of it, with a longer side of at most `side` px, (h, w, 3) uint8 RGB."""
 
     def close(self) -> None:
         """Let go of the file."""
@@ -72,10 +76,13 @@ class Whole:
         """As `Raster.known`."""
         return None
 
-    def small(self, side: int) -> NDArray[np.uint8]:
+    def small(self, side: int, window: Window | None = None) -> NDArray[np.uint8]:
         """As `Raster.small`."""
-        step = max(max(self.size) // (4 * side), 1)  # first by leaving out: it would take seconds of a large one
-        picture = Image.fromarray(np.ascontiguousarray(self.pixels[::step, ::step]))
+        row, column, height, width = window or (0, 0, *self.size)
+        step = max(max(height, width) // (2 * side), 1)  # first by leaving out: it would take seconds of a large one
+        picture = Image.fromarray(
+            np.ascontiguousarray(self.pixels[row : row + height : step, column : column + width : step])
+        )
         picture.thumbnail((side, side))
         return np.asarray(picture)
 
@@ -90,7 +97,7 @@ class Windowed:
     the 1st to the 99th percentile of the whole raster, together, so that a tile looks alike whatever is in it.
     """
 
-    def __init__(self, path: Path, bands: Sequence[int] = ()) -> None:
+    def __init__(self, path: Path | str, bands: Sequence[int] = ()) -> None:
         """`bands`: numbers from 1 on of those shown as red, green, blue, or of one; the first three or one if empty.
 
         Raises ImageError if the file cannot be read, or has no such bands.
@@ -99,6 +106,7 @@ class Windowed:
         from rasterio.errors import NotGeoreferencedWarning, RasterioError
 
         self.path = path
+        self._lock = threading.Lock()
         try:
             with warnings.catch_warnings(action="ignore", category=NotGeoreferencedWarning):
                 self._file: Any = rasterio.open(path)
@@ -122,31 +130,34 @@ class Windowed:
         from rasterio.windows import Window as Part
 
         row, column, height, width = window
-        mask = self._file.dataset_mask(window=Part(column, row, width, height)) > 0
+        with self._lock:
+            mask = self._file.dataset_mask(window=Part(column, row, width, height)) > 0
         return None if mask.all() else mask
 
-    def small(self, side: int) -> NDArray[np.uint8]:
+    def small(self, side: int, window: Window | None = None) -> NDArray[np.uint8]:
         """As `Raster.small`."""
-        share = min(side / max(self.size), 1.0)
-        shape = max(round(self.size[0] * share), 1), max(round(self.size[1] * share), 1)
-        return self._shown(self._read(out_shape=(len(self.bands), *shape)))
+        row, column, height, width = window or (0, 0, *self.size)
+        share = min(side / max(height, width), 1.0)
+        shape = max(round(height * share), 1), max(round(width * share), 1)
+        return self._shown(self._values((row, column, height, width), out_shape=(len(self.bands), *shape)))
 
     def close(self) -> None:
         """As `Raster.close`."""
         self._file.close()
 
-    def _values(self, window: Window) -> Any:
+    def _values(self, window: Window, **how: Any) -> Any:
         from rasterio.windows import Window as Part
 
         row, column, height, width = window
-        return self._read(window=Part(column, row, width, height))
+        return self._read(window=Part(column, row, width, height), **how)
 
     def _read(self, **how: Any) -> Any:
         """Bands (N, h, w), masked where nothing is known."""
         from rasterio.errors import RasterioError
 
         try:
-            values = self._file.read(list(self.bands), masked=True, **how)
+            with self._lock:  # GDAL's files are not for several threads at once
+                values = self._file.read(list(self.bands), masked=True, **how)
         except RasterioError as error:
             raise ImageError(f"{self.path} is damaged: {error}") from error
         if values.dtype.kind != "f":
@@ -179,6 +190,14 @@ class Windowed:
         return np.ascontiguousarray(np.moveaxis(levels, 0, 2))
 
 
+class Stored(Whole):
+    """A picture's pixels in a file of NumPy's, of which a window is in memory at a time."""
+
+    def __init__(self, path: Path) -> None:
+        """Raises FileNotFoundError."""
+        super().__init__(np.load(path, mmap_mode="r"))
+
+
 def has_rasterio() -> bool:
     """Whether the extra `geo` is installed."""
     with suppress(ImportError):
@@ -186,6 +205,56 @@ def has_rasterio() -> bool:
 
         return True
     return False
+
+
+def header(data: bytes) -> tuple[int, int]:
+    """Height and width of a picture by its file's header, 0, 0 of a file that has none we know."""
+    Image.MAX_IMAGE_PIXELS = None
+    try:
+        with Image.open(io.BytesIO(data), formats=FORMATS) as picture:
+            return picture.height, picture.width
+    except READ_ERRORS:
+        return 0, 0
+
+
+def unpack(data: bytes, path: Path, max_pixels: int) -> None:
+    """Write a PNG's or JPEG's pixels, (H, W, 3) uint8 RGB, as a file that `Stored` reads, whole or not at all.
+
+    With rasterio some rows at a time; otherwise, and of a picture that EXIF turns, all of it at once, which takes four
+    to eight bytes a pixel. Raises ImageError as `model.images.decode`.
+    """
+    part = path.with_name(f".{path.name}")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        if has_rasterio() and not _turned(data):
+            _unpack_by_rows(data, part)
+        else:
+            with part.open("wb") as file:
+                np.save(file, decode(data, max_pixels))
+        os.replace(part, path)
+    finally:
+        part.unlink(missing_ok=True)
+
+
+def _turned(data: bytes) -> bool:
+    with Image.open(io.BytesIO(data), formats=FORMATS) as picture:
+        return picture.getexif().get(ORIENTATION, 1) != 1 or picture.mode not in ("L", "RGB", "RGBA", "LA")
+
+
+def _unpack_by_rows(data: bytes, path: Path) -> None:
+    from rasterio.io import MemoryFile
+
+    with MemoryFile(data) as memory:
+        raster = Windowed(memory.name)
+        try:
+            height, width = raster.size
+            out = np.lib.format.open_memmap(path, "w+", np.uint8, (height, width, RGB))  # type: ignore[no-untyped-call]
+            for top in range(0, height, UNPACKED_ROWS):
+                rows = min(UNPACKED_ROWS, height - top)
+                out[top : top + rows] = raster.read((top, 0, rows, width))
+                out.flush()
+        finally:
+            raster.close()
 
 
 def open_raster(path: Path, max_pixels: int = MAX_PIXELS, bands: Sequence[int] = ()) -> Raster:

@@ -1,7 +1,7 @@
 """A decoder over pictures larger than a tile: overlapping tiles whose answers are blended, in bounded memory."""
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from model.decoder import DomainDecoder
 from model.predict import predict_pixels
 from model.rasters import Raster, Window
-from model.sam import Segmenter
+from model.sam import Embedding, Segmenter
 
 INPUTS = 2  # a tile's side over that of the SAM's input
 OVERLAP = 8  # of a tile's side the part in which it is blended with its neighbour, one over this
@@ -66,10 +66,62 @@ def ramps(length: int, side: int) -> NDArray[np.float32]:
     return out
 
 
-def strips(decoder: DomainDecoder, segmenter: Segmenter, raster: Raster, side: int) -> Iterator[Strip]:
+def embed(segmenter: Segmenter, raster: Raster, window: Window) -> Embedding:
+    """The embedding of a part of a picture, its `size` that of the part."""
+    height, width = window[2:]
+    most = 2 * default_side(segmenter)
+    if max(height, width) <= most:
+        return segmenter.embed(raster.read(window))
+    return replace(segmenter.embed(raster.small(most, window)), size=(height, width))
+
+
+def nearest(size: tuple[int, int], side: int, low: NDArray[np.float32], high: NDArray[np.float32]) -> Window:
+    """The part of a picture of `size` (H, W) to look at for a prompt that lies between two corners, xy px.
+
+    The tile whose centre is nearest to it; if that does not hold all of it, a square around it of twice its extent.
+    """
+    x, y = ((low + high) / 2).tolist()
+    found = min(windows(size, side), key=lambda each: abs(each[0] + each[2] / 2 - y) + abs(each[1] + each[3] / 2 - x))
+    row, column, height, width = found
+    if low[0] >= column and low[1] >= row and high[0] < column + width and high[1] < row + height:
+        return found
+    return around(size, x, y, max(round(2 * float((high - low).max())), side))
+
+
+def around(size: tuple[int, int], x: float, y: float, side: int) -> Window:
+    """A square of `side` px around x, y, as far as the picture of `size` (H, W) allows."""
+    height, width = min(side, size[0]), min(side, size[1])
+    row = min(max(round(y - height / 2), 0), size[0] - height)
+    return row, min(max(round(x - width / 2), 0), size[1] - width), height, width
+
+
+def wider(size: tuple[int, int], window: Window, mask: NDArray[np.bool_]) -> Window | None:
+    """A window of twice the side around a mask (h, w) bool that goes on beyond its own; None if it does not."""
+    row, column, height, width = window
+    cut = (
+        (mask[0].any() and row > 0)
+        or (mask[-1].any() and row + height < size[0])
+        or (mask[:, 0].any() and column > 0)
+        or (mask[:, -1].any() and column + width < size[1])
+    )
+    if not cut:
+        return None
+    rows, columns = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
+    x, y = column + (columns[0] + columns[-1]) / 2, row + (rows[0] + rows[-1]) / 2
+    return around(size, float(x), float(y), 2 * max(height, width))
+
+
+def strips(
+    decoder: DomainDecoder,
+    segmenter: Segmenter,
+    raster: Raster,
+    side: int,
+    embedding: Callable[[Window], Embedding] | None = None,
+) -> Iterator[Strip]:
     """What a decoder says of a picture, from top to bottom; at most one row of tiles is in memory.
 
-    A tile in which nothing is known is background, unseen. Raises ImageError if the picture cannot be read.
+    `embedding` gives a tile's, which is made here and now if nobody does. A tile in which nothing is known is
+    background, unseen. Raises ImageError if the picture cannot be read.
     """
     height, width = raster.size
     down, across = ramps(height, side), ramps(width, side)
@@ -87,7 +139,7 @@ def strips(decoder: DomainDecoder, segmenter: Segmenter, raster: Raster, side: i
             if known is not None and not known.any():
                 held[0, :, part] += weight.astype(np.float16)
                 continue
-            said = predict_pixels(decoder, segmenter.embed(raster.read(window)))
+            said = predict_pixels(decoder, embedding(window) if embedding else embed(segmenter, raster, window))
             held[:-1, :, part] += (said.probabilities * weight).astype(np.float16)
             held[-1, :, part] += (said.distance * weight).astype(np.float16)
         done = rows[i + 1] - row if i + 1 < len(rows) else tall
