@@ -24,6 +24,7 @@ SUFFIXES = (".tif", ".tiff", ".jp2", ".j2k", ".vrt", ".img", ".cub", ".jpg", ".j
 WINDOWED = (".tif", ".tiff", ".jp2", ".j2k", ".vrt", ".img", ".cub")  # what rasterio is asked to read
 SAMPLED = 2048  # px along the longer side of the reduced picture that percentiles are taken from
 RGB = 3
+GDAL_CACHE = "128"  # MB of blocks that GDAL keeps; by itself it takes a twentieth of the machine's memory, per process
 UNPACKED_ROWS = 256  # at a time
 
 Window = tuple[int, int, int, int]  # row, column, height, width in px
@@ -105,6 +106,7 @@ class Windowed:
         import rasterio
         from rasterio.errors import NotGeoreferencedWarning, RasterioError
 
+        os.environ.setdefault("GDAL_CACHEMAX", GDAL_CACHE)  # GDAL looks there at its first read
         self.path = path
         self._lock = threading.Lock()
         try:
