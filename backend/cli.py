@@ -17,6 +17,7 @@ import click
 from backend.errors import SkylightError, Unavailable
 from backend.lifeline import follow
 from backend.logs import configure
+from backend.map_commands import export, map_
 from backend.settings import Settings
 
 if TYPE_CHECKING:
@@ -489,6 +490,10 @@ def demo(executable: Path, port: int) -> None:
     from backend.demo import run
 
     run(settings(), os.environ, executable, port, _stop_on_signal())
+
+
+for command in (export, map_):
+    cli.add_command(command)
 
 
 def _stop_on_signal() -> threading.Event:

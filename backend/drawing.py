@@ -2,13 +2,14 @@
 
 import uuid
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from backend.labeling import Labeling, Output
-from model.masks import encode_png, encode_rle
+from model.masks import encode_png, encode_png_in, encode_rle, encode_rle_in
 from model.outlines import Ring
 from model.polygons import bounding_box, polygons
 
@@ -19,6 +20,15 @@ DECIMALS = 5  # of percentages: 0.001 px on an image of 10,000 px
 VIEWS = (0, 90, 180, 270)  # degrees by which the editor can show an image turned
 
 
+@dataclass(frozen=True)
+class Part:
+    """Where in an image of `size` (H, W) px a mask lies: from row `top`, column `left` on."""
+
+    top: int
+    left: int
+    size: tuple[int, int]
+
+
 def draw(
     output: Output,
     mask: Mask,
@@ -26,13 +36,15 @@ def draw(
     score: float,
     item_index: int | None = None,
     rotation: int = 0,
+    part_of: Part | None = None,
 ) -> list[Region]:
     """The regions, for a control, of a (H, W) bool mask in the size of the image as the browser knows it.
 
     A brush, a bitmask and a rectangle are one region, polygons and vectors one for each piece (`model.polygons`); none
     if the mask is empty. `score` is in [0, 1]. `rotation`, in degrees, is how far the editor shows the image turned:
-    it is repeated, but moves nothing, as Label Studio's coordinates are always those of the image unturned. Raises
-    ValueError if the label is not the control's, the score is not such a number, or the mask is not 2-D bool.
+    it is repeated, but moves nothing, as Label Studio's coordinates are always those of the image unturned. `part_of`:
+    the mask is a part of an image too large for an array, and empty elsewhere. Raises ValueError if the label is not
+    the control's, the score is not such a number, or the mask is not 2-D bool.
     """
     if label not in output.labels:
         raise ValueError(f"label {label!r} is not one of {output.name!r}: {', '.join(output.labels)}")
@@ -40,18 +52,19 @@ def draw(
         raise ValueError(f"a score must be between 0 and 1, not {score}")
     if mask.ndim != 2 or mask.dtype != np.bool_:
         raise ValueError(f"a mask must be (H, W) bool, not {mask.shape} {mask.dtype}")
+    part = part_of or Part(0, 0, (mask.shape[0], mask.shape[1]))
     common = {
         "from_name": output.name,
         "to_name": output.image,
         "type": output.type,
-        "original_width": mask.shape[1],
-        "original_height": mask.shape[0],
+        "original_width": part.size[1],
+        "original_height": part.size[0],
         "image_rotation": rotation if rotation in VIEWS else 0,
         "score": round(float(score), 4),
         "origin": "prediction",
         **({} if item_index is None else {"item_index": item_index}),
     }
-    values = _VALUES[output.type](mask) if mask.any() else []
+    values = _VALUES[output.type](mask, part) if mask.any() else []
     return [{"id": _new_id(), **common, "value": {**value, output.type: [label]}} for value in values]
 
 
@@ -73,12 +86,22 @@ def _new_id() -> str:
     return uuid.uuid4().hex[:10]
 
 
-def _polygons(mask: Mask) -> list[dict[str, Any]]:
-    return [{"points": _percent(ring, mask), "closed": True} for ring in polygons(mask)]
+def _brush(mask: Mask, part: Part) -> list[dict[str, Any]]:
+    rle = encode_rle(mask) if part.size == mask.shape else encode_rle_in(mask, part.top, part.left, part.size)
+    return [{"format": "rle", "rle": rle}]
 
 
-def _vectors(mask: Mask) -> list[dict[str, Any]]:
-    return [{"vertices": _vertices(_percent(ring, mask)), "closed": True} for ring in polygons(mask)]
+def _bitmask(mask: Mask, part: Part) -> list[dict[str, Any]]:
+    url = encode_png(mask) if part.size == mask.shape else encode_png_in(mask, part.top, part.left, part.size)
+    return [{"imageDataURL": url}]
+
+
+def _polygons(mask: Mask, part: Part) -> list[dict[str, Any]]:
+    return [{"points": _percent(ring, part), "closed": True} for ring in polygons(mask)]
+
+
+def _vectors(mask: Mask, part: Part) -> list[dict[str, Any]]:
+    return [{"vertices": _vertices(_percent(ring, part)), "closed": True} for ring in polygons(mask)]
 
 
 def _vertices(points: list[list[float]]) -> list[dict[str, Any]]:
@@ -87,20 +110,21 @@ def _vertices(points: list[list[float]]) -> list[dict[str, Any]]:
     return [{"id": own, "x": x, "y": y, "prevPointId": last, "isBezier": False} for own, (x, y), last in chain]
 
 
-def _rectangle(mask: Mask) -> list[dict[str, Any]]:
+def _rectangle(mask: Mask, part: Part) -> list[dict[str, Any]]:
     """One box around all pieces that would get a polygon: a speck far off must not stretch it."""
-    (x0, y0), (x1, y1) = _percent(np.array(bounding_box(mask), float).reshape(2, 2), mask)
+    (x0, y0), (x1, y1) = _percent(np.array(bounding_box(mask), float).reshape(2, 2), part)
     return [{"x": x0, "y": y0, "width": round(x1 - x0, DECIMALS), "height": round(y1 - y0, DECIMALS), "rotation": 0}]
 
 
-def _percent(points: Ring, mask: Mask) -> list[list[float]]:
-    share: list[list[float]] = np.round(100 * points / np.array(mask.shape[::-1]), DECIMALS).tolist()
+def _percent(points: Ring, part: Part) -> list[list[float]]:
+    placed = points + (part.left, part.top)
+    share: list[list[float]] = np.round(100 * placed / np.array(part.size[::-1]), DECIMALS).tolist()
     return share
 
 
-_VALUES: Mapping[str, Callable[[Mask], list[dict[str, Any]]]] = {
-    "brushlabels": lambda mask: [{"format": "rle", "rle": encode_rle(mask)}],
-    "bitmasklabels": lambda mask: [{"imageDataURL": encode_png(mask)}],
+_VALUES: Mapping[str, Callable[[Mask, Part], list[dict[str, Any]]]] = {
+    "brushlabels": _brush,
+    "bitmasklabels": _bitmask,
     "polygonlabels": _polygons,
     "vectorlabels": _vectors,
     "rectanglelabels": _rectangle,

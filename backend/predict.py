@@ -14,6 +14,7 @@ from backend.checks import check_regions
 from backend.drawing import draw
 from backend.errors import DATA_ERRORS, BadRequest, SkylightError
 from backend.labeling import Labeling, Output
+from backend.large_answers import click_large, preannotation_large
 from backend.limits import check_predict
 from backend.media import through_label_studio
 from backend.overlap import covered
@@ -25,6 +26,7 @@ from model.decoder import DomainDecoder
 from model.images import ImageError
 from model.predict import confidence, instances, predict_pixels
 from model.refine import refine
+from model.sam import Embedding
 
 BATCH_SECONDS = 80.0  # Label Studio gives up on a batch after 100 s and then throws all of it away
 LATE_SECONDS = 24 * 3600  # how long it is remembered which tasks of a batch were answered with nothing
@@ -141,7 +143,10 @@ def click(
     asked = read_prompt(context, labeling)
     if asked is None:
         return [], 0.0
-    digest, embedding = service.pictures.embedding(image_url(task, asked.output, asked.index))
+    url = image_url(task, asked.output, asked.index)
+    digest, embedding = service.pictures.look(url)
+    if not isinstance(embedding, Embedding):
+        return click_large(service, labeling, task, asked, digest, embedding)
     if asked.size != embedding.size:
         shown, real = asked.size, embedding.size
         raise BadRequest(f"the browser shows the image as (height, width) {shown}, but it is {real}; reload the task")
@@ -168,7 +173,9 @@ def preannotation(
 
     With `SKYLIGHT_REFINE` SAM is asked about each region too, and the sharper mask is taken where both agree.
     """
-    _, embedding = service.pictures.embedding(url)
+    digest, embedding = service.pictures.look(url)
+    if not isinstance(embedding, Embedding):
+        return preannotation_large(service, decoder, labeling, digest, embedding)
     prediction = predict_pixels(decoder, embedding)
     found = instances(prediction, service.settings.min_area)
     if service.settings.refine:

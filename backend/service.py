@@ -15,6 +15,7 @@ from backend.errors import SetAside, Stopping, Unavailable
 from backend.failures import MACHINE, Failures
 from backend.labeling import Labeling, parse_config
 from backend.labelstudio import LabelStudio
+from backend.large import Large
 from backend.opened import Opened
 from backend.pictures import Pictures
 from backend.queue import Queue, connect
@@ -27,6 +28,7 @@ from model import checkpoints, decoder, sam
 from model.decoder import DomainDecoder, OtherLayout
 from model.embeddings import EmbeddingCache
 from model.images import content_hash
+from model.tiles import default_side
 from model.train import TrainConfig
 
 REMADE = "What was lost is made again from Label Studio or by the next training; until then the rest is used."
@@ -92,7 +94,8 @@ class Service:
         memory, disk = settings.memory_mb * MEGABYTE, settings.disk_mb * MEGABYTE
         folder = settings.home / "embeddings"
         cache = EmbeddingCache(folder, segmenter.encoder_id, memory, disk, self._embedding_damaged)
-        return Pictures(segmenter, cache, self._fetch, settings.max_pixels)
+        large = Large(settings.home / "pictures", settings.tile or default_side(segmenter))
+        return Pictures(segmenter, cache, self._fetch, settings.max_pixels, large=large)
 
     def _fetch(self, url: str) -> bytes:
         """An image's file; which image it is goes to `addresses`."""

@@ -62,6 +62,13 @@ def _integer(low: int, high: int) -> Callable[[str], int]:
     return parse
 
 
+def _tile(value: str) -> int:
+    side = _integer(0, 16384)(value)
+    if 0 < side < 256:
+        raise ValueError(f"'{value}' is neither 0 nor at least 256")
+    return side
+
+
 def _url(*schemes: str, credentials: bool = True) -> Callable[[str], str]:
     def parse(value: str) -> str:
         try:
@@ -241,6 +248,12 @@ class Settings:
         "64",
         "largest request accepted, MB (2^20 bytes), 1 to 4096; to be read it may take fifteen times that of memory",
         _integer(1, 4096),
+    )
+    tile: int = _variable(
+        "SKYLIGHT_TILE",
+        "0",
+        "side of the tiles that larger pictures are looked at in, pixels, 256 to 16384; 0: twice the SAM's input side",
+        _tile,
     )
     min_area: int = _variable(
         "SKYLIGHT_MIN_AREA", "64", "smallest pre-annotated region, pixels, 1 to 100000000", _integer(1, 10**8)

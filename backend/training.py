@@ -14,6 +14,7 @@ from backend.acceptance import accepted, by_task
 from backend.attempts import Attempts
 from backend.errors import POISON_ERRORS, SkylightError, Unavailable
 from backend.labeling import Labeling
+from backend.pieces import pieces
 from backend.progress import reporter
 from backend.service import Service
 from backend.store import SampleRecord
@@ -46,8 +47,9 @@ def train_version(service: Service, project: str, asked: bool = False) -> int:
         return 0
     used = [found for task in tasks if (found := load_task(service, project, labeling, task))]
     note_left_out(service, project, labeling, tasks, used)
-    training = [sample for _, sample in used if not in_validation(sample.task)]
-    validation = [sample for _, sample in used if in_validation(sample.task)]
+    samples = [piece for records, sample in used for piece in pieces(service, records[0], sample)]
+    training = [sample for sample in samples if not in_validation(sample.task)]
+    validation = [sample for sample in samples if in_validation(sample.task)]
     if not training:
         training, validation = validation, []
     if not training:

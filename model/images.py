@@ -25,7 +25,7 @@ MAX_SCANS = 100  # of a progressive JPEG; each goes through all of its pixels, a
 NO_DATA = 1e38  # raster formats mark missing float pixels with values near -3.4e38
 
 # Everything Pillow was seen to raise on damaged files, and what its own `open` expects of its readers.
-_READ_ERRORS = (
+READ_ERRORS = (
     OSError, SyntaxError, ValueError, TypeError, LookupError, ArithmeticError, AttributeError, AssertionError,
     EOFError, MemoryError, RuntimeError, struct.error,
 )  # fmt: skip
@@ -61,7 +61,7 @@ def decode(data: bytes, max_pixels: int = MAX_PIXELS) -> NDArray[np.uint8]:
         if picture.mode == "P":
             picture = picture.convert("RGBA")  # straight to RGB, Pillow warns of a palette with transparency
         return np.array(picture.convert("RGB"), dtype=np.uint8)
-    except _READ_ERRORS as error:
+    except READ_ERRORS as error:
         raise ImageError(f"pixels of mode {picture.mode} cannot be made into RGB: {error}") from error
 
 
@@ -84,7 +84,7 @@ def load(data: bytes, formats: Sequence[str], max_pixels: int, size: tuple[int, 
         return ImageOps.exif_transpose(picture)
     except ImageError:
         raise
-    except _READ_ERRORS as error:
+    except READ_ERRORS as error:
         what = f"{len(data)} bytes that begin with {data[:12]!r}"
         raise ImageError(f"{what} are not a whole {'/'.join(formats)} picture: {error}") from error
 
@@ -102,7 +102,7 @@ def _deep_colours(data: bytes) -> NDArray[np.uint16] | None:
             if not png and set(picture.tag_v2.get(BITS_PER_SAMPLE, ())) != {16}:  # type: ignore[attr-defined]
                 return None
         pixels = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
-    except (*_READ_ERRORS, cv2.error):
+    except (*READ_ERRORS, cv2.error):
         return None
     if pixels is None or pixels.dtype != np.uint16 or pixels.ndim != 3 or pixels.shape[2] < 3:
         return None

@@ -11,7 +11,7 @@ from numpy.typing import ArrayLike, NDArray
 from PIL import Image
 
 from model.images import MAX_PIXELS, ImageError, load
-from model.rle import MaskError, check_mask, decode_rle, encode_rle, ranges
+from model.rle import MaskError, check_mask, decode_rle, encode_rle, encode_rle_in, ranges
 
 __all__ = [
     "MAX_PERCENT",
@@ -21,7 +21,9 @@ __all__ = [
     "decode_png",
     "decode_rle",
     "encode_png",
+    "encode_png_in",
     "encode_rle",
+    "encode_rle_in",
     "polygon_mask",
 ]
 
@@ -42,6 +44,21 @@ def encode_png(mask: NDArray[np.bool_]) -> str:
     rgba[..., 3] = 255 * mask
     buffer = io.BytesIO()
     Image.fromarray(rgba).save(buffer, "PNG", compress_level=1)  # a mask is small at any; 6 takes 1.6 times as long
+    return DATA_URL + base64.b64encode(buffer.getvalue()).decode("ascii")
+
+
+def encode_png_in(mask: NDArray[np.bool_], top: int, left: int, size: tuple[int, int]) -> str:
+    """As `encode_png`, of a picture of `size` (H, W) with `mask` (h, w) from row `top`, column `left` on, else clear.
+
+    With a palette, a byte a pixel: four of a large picture's would not fit into the memory.
+    """
+    check_mask(mask)
+    levels = np.zeros(size, np.uint8)
+    levels[top : top + mask.shape[0], left : left + mask.shape[1]] = mask
+    picture = Image.fromarray(levels, "P")
+    picture.putpalette([0, 0, 0, 0, 0, 0])
+    buffer = io.BytesIO()
+    picture.save(buffer, "PNG", compress_level=1, transparency=b"\x00\xff")
     return DATA_URL + base64.b64encode(buffer.getvalue()).decode("ascii")
 
 

@@ -32,8 +32,13 @@ def encode_rle(mask: NDArray[np.bool_]) -> list[int]:
     check_mask(mask)
     flat = mask.ravel()
     last = np.append(np.flatnonzero(flat[1:] != flat[:-1]), flat.size - 1)
-    codes, widths = _repeat_codes(CHANNELS * np.diff(last, prepend=-1), 255 * flat[last].astype(np.int64))
-    head = _header(CHANNELS * flat.size)
+    return _written(np.diff(last, prepend=-1), 255 * flat[last].astype(np.int64), flat.size)
+
+
+def _written(lengths: NDArray[Any], values: NDArray[Any], pixels: int) -> list[int]:
+    """The stream of runs, in pixels, of values."""
+    codes, widths = _repeat_codes(CHANNELS * lengths, values)
+    head = _header(CHANNELS * pixels)
     ends = HEADER_BITS + np.cumsum(widths)
     begins = ends - widths
     # A code has 14 to 27 bits: in five bytes from the one where it begins, which no other does.
@@ -45,6 +50,27 @@ def encode_rle(mask: NDArray[np.bool_]) -> list[int]:
         packed[(begins >> 3) + k] |= five[:, k]
     listed: list[int] = packed[:size].tolist()
     return listed
+
+
+def encode_rle_in(mask: NDArray[np.bool_], top: int, left: int, size: tuple[int, int]) -> list[int]:
+    """As `encode_rle`, of a picture of `size` (H, W) with `mask` (h, w) from row `top`, column `left` on, else empty.
+
+    No array of the picture's size is made. Raises MaskError also if the mask does not lie in the picture.
+    """
+    check_mask(mask)
+    height, width = size
+    if not (0 <= top <= height - mask.shape[0] and 0 <= left <= width - mask.shape[1]) or height * width >= 2**30:
+        raise MaskError(f"a mask {mask.shape} at {top}, {left} does not fit into a picture of {width} x {height} px")
+    edges = np.diff(np.pad(mask, ((0, 0), (1, 1))).view(np.int8), axis=1)
+    begins, ends = (
+        (rows + top) * width + columns + left for rows, columns in (np.nonzero(edges > 0), np.nonzero(edges < 0))
+    )
+    apart = np.flatnonzero(begins[1:] != ends[:-1])  # else a run goes on in the next row
+    begins, ends = begins[np.append(0, apart + 1)[: len(begins)]], ends[np.append(apart, -1)[: len(ends)]]
+    stops = np.append(np.stack([begins, ends], 1).ravel(), height * width)
+    values = np.arange(len(stops)) % 2 * 255
+    lengths = np.diff(stops, prepend=0)
+    return _written(lengths[lengths > 0], values[lengths > 0], height * width)
 
 
 def decode_rle(rle: Sequence[int], height: int, width: int) -> NDArray[np.uint8]:

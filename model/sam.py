@@ -284,6 +284,15 @@ def load(name: str, checkpoint: Path | None = None, device: str = "auto", export
 
     Raises SamError when the name is unknown, the file is missing, or its weights do not fit the network.
     """
+    network = load_network(name, checkpoint)
+    place, encoder_id = choose_device(device), identify(name, checkpoint)
+    if place.type == "cpu":
+        accelerate(network, exports and exports / encoder_id)
+    return Segmenter(network, encoder_id, place)
+
+
+def load_network(name: str, checkpoint: Path | None = None) -> Sam:
+    """The network of a SAM with its weights, on the CPU, all of it PyTorch's. Arguments and errors as of `load`."""
     if name not in NAMES:
         raise SamError(f"no SAM is called {name!r}; there are {', '.join(NAMES)}")
     path = TINY_WEIGHTS if name == "tiny" and checkpoint is None else checkpoint
@@ -304,10 +313,7 @@ def load(name: str, checkpoint: Path | None = None, device: str = "auto", export
             f"{path} does not hold weights of SAM {name}: {len(missing)} are missing ({missing[:3]}), "
             f"{len(absent.unexpected_keys)} unknown ({absent.unexpected_keys[:3]})"
         )
-    place, encoder_id = choose_device(device), identify(name, path)
-    if place.type == "cpu":
-        accelerate(network, exports and exports / encoder_id)
-    return Segmenter(network, encoder_id, place)
+    return network.eval().requires_grad_(False)
 
 
 def identify(name: str, checkpoint: Path | None = None) -> str:

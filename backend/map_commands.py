@@ -1,0 +1,95 @@
+"""Commands that take a trained decoder out of Label Studio: `skylight export` and `skylight map`."""
+
+import sys
+from pathlib import Path
+from typing import Any
+
+import click
+
+from backend.errors import BadRequest
+
+PROJECT = click.option("--project", required=True, help="Its number in Label Studio's address.")
+STEPS = 1000  # of the progress bar, for each picture
+VERSION = click.option("--version", "number", type=click.IntRange(1), help="A version's number.  [the one served]")
+
+
+@click.command()
+@PROJECT
+@VERSION
+@click.option("--format", "kind", type=click.Choice(["onnx", "safetensors"]), default="onnx", show_default=True)
+@click.option("--out", type=click.Path(dir_okay=False, path_type=Path), required=True, help="The file to write.")
+def export(project: str, number: int | None, kind: str, out: Path) -> None:
+    """Write a trained decoder and its encoder as one file.
+
+    ONNX takes (H, W, 3) uint8 RGB of any size and needs no Skylight: see examples/run_onnx.py.
+    """
+    from backend.cli import _beside_serve as beside_serve
+    from backend.exporting import export_version
+
+    click.echo(export_version(beside_serve(), project, number, kind, out))
+
+
+def _formats(ctx: click.Context, param: click.Parameter, value: str) -> tuple[str, ...]:
+    """png,geojson as names of formats."""
+    from model.mapping import FORMATS
+
+    names = tuple(dict.fromkeys(part.strip() for part in value.split(",") if part.strip()))
+    if not names or set(names) - set(FORMATS):
+        raise click.BadParameter(f"{value!r} is not a list of some of {', '.join(FORMATS)}")
+    return names
+
+
+def _bands(ctx: click.Context, param: click.Parameter, value: str) -> tuple[int, ...]:
+    """3,2,1 as numbers; none of an empty text."""
+    parts = [part.strip() for part in value.split(",") if part.strip()]
+    if len(parts) not in (0, 1, 3) or not all(part.isdecimal() and int(part) for part in parts):
+        raise click.BadParameter(f"{value!r} is not one band or three, as 3,2,1, counted from 1")
+    return tuple(int(part) for part in parts)
+
+
+@click.command("map")
+@click.argument("pictures", nargs=-1, required=True, type=click.Path(exists=True, path_type=Path))
+@PROJECT
+@VERSION
+@click.option("--out", type=click.Path(file_okay=False, path_type=Path), required=True, help="Folder; resumed there.")
+@click.option("--format", "formats", default="png", show_default=True, callback=_formats, help="Some of png, geojson, "
+              "gpkg, coco, geotiff, as png,gpkg.")  # fmt: skip
+@click.option("--bands", default="", callback=_bands, help="Of a raster, as red, green, blue, from 1: 3,2,1, or one.")
+@click.option("--again", is_flag=True, help="Map also what has been mapped already.")
+def map_(pictures: tuple[Path, ...], project: str, number: int | None, again: bool, **given: Any) -> None:
+    """Run a trained decoder over pictures, folders of them, or large rasters, without Label Studio.
+
+    Writes label maps and objects with area, centroid, diameter and confidence, in pixels and, where the raster knows,
+    in metres. Ended early, the same command goes on with the next picture. Ends with 1 if one could not be mapped.
+    """
+    from backend.cli import _beside_serve as beside_serve
+    from backend.mapping import plan
+    from model import mapping
+
+    asked = plan(beside_serve(), project, number, again=again, **given)
+    todo = mapping.inputs(pictures)
+    if not todo:
+        raise BadRequest(f"there is no picture in {', '.join(map(str, pictures))}")
+    failed, there, stopped = [], 0, False
+    with click.progressbar(length=len(todo) * STEPS, label="map", item_show_func=lambda item: item or "") as bar:
+
+        def progress(number: int, share: float, name: str) -> None:
+            bar.update(int((number + share) * STEPS) - bar.pos, name)
+
+        try:
+            for i, (each, kept, reason) in enumerate(asked.run(todo, progress)):
+                there += kept
+                if reason:
+                    failed.append(f"{each.path}: {reason}")
+                progress(i, 1.0, each.name)
+        except KeyboardInterrupt:
+            stopped = True
+    for line in asked.finish():
+        click.echo(line)
+    click.echo(f"{len(asked.pictures) - there} mapped, {there} were already, {len(failed)} failed, of {len(todo)}")
+    for line in failed:
+        click.secho(line, fg="red")
+    if stopped:
+        click.echo("Stopped; the same command goes on from here.")
+    if stopped or failed:
+        sys.exit(130 if stopped else 1)

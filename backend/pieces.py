@@ -1,0 +1,64 @@
+"""What is learned from a picture larger than a tile: the tiles with something annotated in them, some empty ones."""
+
+import hashlib
+import logging
+from collections.abc import Sequence
+from dataclasses import replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from backend.errors import SkylightError
+from backend.service import Service
+from backend.store import SampleRecord
+from model.images import ImageError
+from model.rasters import Window
+from model.sam import Embedding
+from model.tiles import windows
+from model.train import IGNORE, Sample
+
+MOST = 64  # tiles of a picture with something in them: more would outweigh all other tasks
+EMPTY = (2, 16)  # of those with nothing, the fewest and the most; between them as many as with something
+
+log = logging.getLogger(__name__)
+
+
+def pieces(service: Service, record: SampleRecord, sample: Sample) -> list[Sample]:
+    """The samples that are learned from in the place of one: itself, unless its picture is larger than a tile.
+
+    Which tiles are chosen follows from the picture alone. If it cannot be read now, none, with a line in the log.
+    """
+    pictures = service.pictures
+    if pictures.large is None or max(record.size) <= pictures.side:
+        return [sample]
+    try:
+        digest, raster = pictures.look(record.url)
+        if digest != record.image or isinstance(raster, Embedding):
+            log.error("annotation %s is left out: its address shows another image now", record.annotation)
+            return []
+        made = []
+        for window in chosen(sample.label_map, windows(record.size, pictures.side), digest):
+            row, column, height, width = window
+            part = np.s_[row : row + height, column : column + width]
+            embedding = replace(pictures.tile(digest, raster, window), picture=None)
+            objects = None if sample.instances is None else sample.instances[part].copy()
+            made.append(Sample(sample.task, embedding, sample.label_map[part].copy(), objects))
+        return made
+    except (SkylightError, ImageError) as error:
+        log.error("annotation %s is left out: %s", record.annotation, error)
+        return []
+
+
+def chosen(label_map: NDArray[np.uint8], tiles: Sequence[Window], seed: str) -> list[Window]:
+    """The tiles that are learned from, of a label map (H, W) uint8: at most `MOST` with something, `EMPTY` without."""
+    order = sorted(tiles, key=lambda window: hashlib.sha256(f"{seed}{window}".encode()).digest())
+    full, empty = [], []
+    for window in order:
+        row, column, height, width = window
+        part = label_map[row : row + height, column : column + width]
+        if ((part != 0) & (part != IGNORE)).any():
+            full.append(window)
+        elif (part != IGNORE).any():
+            empty.append(window)
+    full = full[:MOST]
+    return full + empty[: min(max(len(full), EMPTY[0]), EMPTY[1])]

@@ -1,0 +1,249 @@
+"""A trained decoder over a folder of pictures or a large raster: objects, tables, label maps.
+
+OUT/<name>.png .tif .geojson .gpkg     of each input, as asked
+OUT/objects.csv summary.csv coco.json index.html
+OUT/parts/<name>.json                  what was found in an input; written last: an input that has one is done
+OUT/thumbnails/<name>.jpg
+"""
+
+import csv
+import hashlib
+import io
+import json
+import shutil
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from model import contact, files, writers
+from model.decoder import DomainDecoder
+from model.geo import Geo
+from model.images import MAX_PIXELS
+from model.objects import Found, Map
+from model.rasters import SUFFIXES, Place, Raster, open_raster
+from model.sam import Segmenter
+from model.tiles import strips
+from model.writers import Row
+
+FORMATS = ("png", "geojson", "gpkg", "coco", "geotiff")
+NEED_GEO = ("geojson", "gpkg", "geotiff")
+COLUMNS = (
+    "input", "object", "label", "version", "confidence", "area_px", "diameter_px", "x_px", "y_px",
+    "area_m2", "diameter_m", "x", "y", "longitude", "latitude",
+)  # fmt: skip
+SUMMED = ("input", "label", "objects", "area_px", "area_m2", "median_diameter_px", "median_diameter_m", "confidence")
+
+
+@dataclass(frozen=True)
+class Input:
+    """A picture to be mapped: its file, and what its outputs are called."""
+
+    path: Path
+    name: str
+
+
+@dataclass(frozen=True)
+class Options:
+    """How pictures are mapped."""
+
+    out: Path
+    formats: tuple[str, ...]
+    version: str  # the decoder's name, as in the tables
+    tile: int  # px, a tile's side
+    min_area: int  # px, of the smallest object
+    max_pixels: int = MAX_PIXELS  # of a picture that has to be read whole
+    bands: tuple[int, ...] = ()
+
+    def key(self, path: Path) -> str:
+        """What a part was made of: if that is another now, it is made anew."""
+        state = path.stat()
+        made_of = [str(path), state.st_size, state.st_mtime_ns, self.version, sorted(self.formats)]
+        made_of += [self.tile, self.min_area, list(self.bands)]
+        return hashlib.sha256(json.dumps(made_of).encode()).hexdigest()
+
+
+def inputs(given: Sequence[Path]) -> list[Input]:
+    """The pictures among files and folders, those of a folder with all its folders, each under a name of its own."""
+    found: dict[Path, str] = {}
+    for each in given:
+        if each.is_dir():
+            inside = sorted(path for path in each.rglob("*") if path.suffix.lower() in SUFFIXES and path.is_file())
+            found |= {path: "_".join(path.relative_to(each).with_suffix("").parts) for path in inside}
+        else:
+            found[each] = each.stem
+    taken = Counter(found.values())
+    names: dict[str, Path] = {}
+    for path, name in found.items():
+        whole = name if taken[name] == 1 else f"{name}-{path.suffix[1:].lower()}"
+        if whole in names:
+            whole = f"{whole}-{hashlib.sha256(str(path).encode()).hexdigest()[:8]}"
+        names[whole] = path
+    return [Input(path, name) for name, path in names.items()]
+
+
+def done(each: Input, options: Options) -> dict[str, Any] | None:
+    """What is kept of an input that has been mapped so already, else None. Raises OSError if it is not there."""
+    try:
+        kept: dict[str, Any] = json.loads((options.out / "parts" / f"{each.name}.json").read_bytes())
+    except (FileNotFoundError, ValueError):
+        return None
+    return kept if kept.get("key") == options.key(each.path) else None
+
+
+def map_picture(
+    each: Input, options: Options, decoder: DomainDecoder, segmenter: Segmenter, progress: Callable[[float], None]
+) -> dict[str, Any]:
+    """Map one picture and write its own files; gives what is kept of it. `progress` hears the share that is done.
+
+    Raises ImageError if it cannot be read, OSError if it cannot be written.
+    """
+    options.out.mkdir(parents=True, exist_ok=True)
+    raster = open_raster(each.path, options.max_pixels, options.bands)
+    config = decoder.config
+    separated = frozenset(config.labels.index(label) for label in config.separate)
+    found_map = Map(raster.size, len(config.labels), separated, options.out)
+    try:
+        for rows in found_map.fill(strips(decoder, segmenter, raster, options.tile)):
+            progress(0.9 * rows / raster.size[0])
+        objects = list(found_map.objects(options.min_area))
+        rows_of = _rows(each, options, config.labels, objects, raster.place)
+        _write(each, options, config.labels, found_map, raster, objects, rows_of)
+        kept = {
+            "key": options.key(each.path),
+            "input": str(each.path),
+            "size": list(raster.size),
+            "crs": raster.place.crs if raster.place else None,
+            "confidence": round(found_map.confidence, 4),
+            "counts": dict(Counter(row["label"] for row in rows_of)),
+            "thumbnail": _thumbnail(each, options, raster, objects),
+            "rows": rows_of,
+            "coco": [
+                writers.coco_annotation(found, raster.size, row) for found, row in zip(objects, rows_of, strict=True)
+            ]
+            if "coco" in options.formats
+            else [],
+        }
+    finally:
+        found_map.close()
+        raster.close()
+    files.write(options.out / "parts" / f"{each.name}.json", json.dumps(kept).encode())
+    progress(1.0)
+    return kept
+
+
+def finish(options: Options, labels: Sequence[str], pictures: Sequence[dict[str, Any]]) -> list[str]:
+    """Write the files of all pictures together; gives their names."""
+    out = options.out
+    _table(out / "objects.csv", COLUMNS, (row for picture in pictures for row in picture["rows"]))
+    _table(out / "summary.csv", SUMMED, (row for picture in pictures for row in _summary(picture, labels)))
+    contact.write_page(out / "index.html", f"{options.version}: {len(pictures)} pictures", pictures)
+    names = ["objects.csv", "summary.csv", "index.html"]
+    if "coco" in options.formats:
+        writers.write_coco(out / "coco.json", labels, pictures)
+        names.append("coco.json")
+    return names
+
+
+def _write(
+    each: Input,
+    options: Options,
+    labels: Sequence[str],
+    found: Map,
+    raster: Raster,
+    objects: Sequence[Found],
+    rows: Sequence[Row],
+) -> None:
+    place, at = raster.place, {kind: options.out / f"{each.name}.{kind}" for kind in (*FORMATS, "tif")}
+    if "png" in options.formats:
+        writers.write_png(at["png"], found.classes)
+    if "geotiff" in options.formats:
+        writers.write_geotiff(at["tif"], found.classes, place, labels)
+    if "geojson" in options.formats or "gpkg" in options.formats:
+        from model.shapes import shape
+
+        shapes = [shape(one) for one in objects]
+        if "geojson" in options.formats:
+            writers.write_geojson(at["geojson"], shapes, rows, place)
+        if "gpkg" in options.formats:
+            writers.write_gpkg(at["gpkg"], shapes, rows, place)
+
+
+def _rows(
+    each: Input, options: Options, labels: Sequence[str], objects: Sequence[Found], place: Place | None
+) -> list[Row]:
+    """The table of a picture's objects."""
+    geo = Geo(place) if place else None
+    centres = np.array([found.centroid for found in objects], float).reshape(-1, 2)
+    placed = geo.xy(centres) if geo else None
+    lonlat = geo.lonlat(centres) if geo and len(centres) else None
+    rows = []
+    for i, found in enumerate(objects):
+        x, y = (float(value) for value in centres[i])
+        pixel = geo.square_metres(x, y) if geo else None
+        rows.append(
+            {
+                "input": str(each.path),
+                "object": i + 1,
+                "label": labels[found.label],
+                "version": options.version,
+                "confidence": round(found.score, 4),
+                "area_px": found.area,
+                "diameter_px": round(found.diameter, 2),
+                "x_px": round(x, 2),
+                "y_px": round(y, 2),
+                "area_m2": None if pixel is None else _short(found.area * pixel),
+                "diameter_m": None if pixel is None else _short(found.diameter * pixel**0.5),
+                "x": None if placed is None else _short(float(placed[i, 0]), 12),
+                "y": None if placed is None else _short(float(placed[i, 1]), 12),
+                "longitude": None if lonlat is None else round(float(lonlat[i, 0]), 8),
+                "latitude": None if lonlat is None else round(float(lonlat[i, 1]), 8),
+            }
+        )
+    return rows
+
+
+def _short(number: float, digits: int = 7) -> float:
+    return float(f"{number:.{digits}g}")
+
+
+def _thumbnail(each: Input, options: Options, raster: Raster, objects: Sequence[Found]) -> str:
+    boxes = [(one.label, one.left, one.top, one.mask.shape[1], one.mask.shape[0]) for one in objects]
+    picture = contact.draw(raster.small(contact.SIDE), raster.size, boxes)
+    buffer = io.BytesIO()
+    picture.save(buffer, "JPEG", quality=85)
+    files.write(options.out / "thumbnails" / f"{each.name}.jpg", buffer.getvalue())
+    return f"thumbnails/{each.name}.jpg"
+
+
+def _summary(picture: dict[str, Any], labels: Sequence[str]) -> Iterator[Row]:
+    """A picture's objects label by label, also where there are none."""
+    for label in labels:
+        rows = [row for row in picture["rows"] if row["label"] == label]
+        metres = [row for row in rows if row["area_m2"] is not None]
+        yield {
+            "input": picture["input"],
+            "label": label,
+            "objects": len(rows),
+            "area_px": sum(row["area_px"] for row in rows),
+            "area_m2": _short(sum(row["area_m2"] for row in metres)) if picture["crs"] else None,
+            "median_diameter_px": float(np.median([row["diameter_px"] for row in rows])) if rows else None,
+            "median_diameter_m": _short(float(np.median([row["diameter_m"] for row in metres]))) if metres else None,
+            "confidence": round(float(np.mean([row["confidence"] for row in rows])), 4) if rows else None,
+        }
+
+
+def _table(path: Path, columns: Sequence[str], rows: Iterable[Row]) -> None:
+    text = io.StringIO()
+    writer = csv.DictWriter(text, columns)
+    writer.writeheader()
+    writer.writerows(rows)
+    files.write(path, text.getvalue().encode())
+
+
+def forget(out: Path) -> None:
+    """Forget which inputs are done, so that all are mapped anew."""
+    shutil.rmtree(out / "parts", ignore_errors=True)

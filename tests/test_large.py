@@ -1,0 +1,218 @@
+"""Pictures larger than a tile: clicked on, pre-annotated and learned from by windows."""
+
+import io
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import rasterio
+from PIL import Image
+from rasterio.io import MemoryFile
+
+from backend import large as module
+from backend.demo import label_config
+from backend.labeling import parse_config
+from backend.large import Large
+from backend.large_answers import preannotation_large
+from backend.pictures import Pictures
+from backend.pieces import chosen, pieces
+from backend.predict import click, preannotation
+from backend.regions import read_mask
+from backend.service import Service
+from backend.store import SampleRecord
+from model.embeddings import EmbeddingCache
+from model.images import ImageError, content_hash
+from model.masks import decode_png, encode_png, encode_png_in
+from model.rle import MaskError, encode_rle, encode_rle_in
+from model.sam import Embedding
+from model.synthetic import scene
+from model.tiles import around, nearest, wider, windows
+from model.train import Sample
+
+from .planted import key_point, png
+from .trained import train_pits
+
+SIDE = 256
+A, B = "/data/upload/1/a.png", "/data/upload/1/b.png"
+LABELING = parse_config(label_config(["Pit"]), output="")
+
+
+@pytest.fixture(scope="module")
+def decoder(segmenter):
+    return train_pits(segmenter)
+
+
+@pytest.fixture(scope="module")
+def mosaic():
+    """3 x 4 scenes of a tile's size, (768, 1024, 3), and their pits."""
+    scenes = [[scene(60 + 4 * i + j, SIDE) for j in range(4)] for i in range(3)]
+    image = np.concatenate([np.concatenate([each.image for each in row], 1) for row in scenes])
+    return image, np.concatenate([np.concatenate([each.truth() for each in row], 1) for row in scenes])
+
+
+@pytest.fixture
+def tiled(service: Service, segmenter) -> Service:
+    """A service whose tiles have 256 px."""
+    service.settings = replace(service.settings, tile=SIDE)
+    cache = EmbeddingCache(service.settings.home / "embeddings", segmenter.encoder_id, 10**7)
+    large = Large(service.settings.home / "pictures", SIDE)
+    service._pictures = Pictures(segmenter, cache, service._fetch, 10**7, large=large)
+    return service
+
+
+def geotiff(image: np.ndarray) -> bytes:
+    with MemoryFile() as memory:
+        how = {"crs": "EPSG:32632", "transform": rasterio.Affine(1, 0, 9, 0, -1, 9), "tiled": True}
+        with memory.open(
+            driver="GTiff", height=image.shape[0], width=image.shape[1], count=3, dtype="uint8", **how
+        ) as f:
+            f.write(np.moveaxis(image, 2, 0))
+        return memory.read()
+
+
+def jpeg(image: np.ndarray, **more) -> bytes:
+    buffer = io.BytesIO()
+    Image.fromarray(image).save(buffer, "JPEG", quality=95, **more)
+    return buffer.getvalue()
+
+
+@pytest.mark.parametrize("make", [png, geotiff, jpeg])
+def test_a_large_picture_is_read_by_windows_and_fetched_once(tiled, studio, mosaic, make):
+    image, _ = mosaic
+    studio.pictures[A] = make(image)
+    digest, raster = tiled.pictures.look(A)
+    assert digest == content_hash(studio.pictures[A]) and raster.size == image.shape[:2]
+    off = np.abs(raster.read((300, 500, 40, 50)).astype(int) - image[300:340, 500:550])
+    assert off.max() <= (40 if make is jpeg else 0)
+    assert tiled.pictures.look(A)[1] is raster
+    whole = tiled.pictures.embedding(A)[1]
+    assert whole.size == image.shape[:2] and studio.fetched == [A]
+    assert len(list((tiled.settings.home / "pictures").iterdir())) == 1
+
+
+def test_a_small_picture_stays_what_it_was(tiled, studio):
+    studio.pictures[A] = png(scene(1, SIDE).image)
+    digest, embedding = tiled.pictures.look(A)
+    assert isinstance(embedding, Embedding) and tiled.pictures.look(A) == (digest, embedding)
+    assert tiled.pictures.embedding(A) == (digest, embedding) and studio.fetched == [A]
+    assert not (tiled.settings.home / "pictures").exists()
+
+
+def test_a_picture_that_exif_turns_is_turned(tiled, studio):
+    image = scene(1, 512).image[:300]
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    studio.pictures[A] = jpeg(image, exif=exif)
+    _, raster = tiled.pictures.look(A)
+    assert raster.size == (512, 300)
+    assert np.abs(raster.read((0, 0, 512, 300)).astype(int) - np.rot90(image, -1)).mean() < 10
+
+
+def test_files_give_way_and_are_fetched_again(tiled, studio, mosaic, monkeypatch):
+    image, _ = mosaic
+    monkeypatch.setattr(module, "KEPT_BYTES", image.nbytes + 1000)
+    monkeypatch.setattr(module, "OPEN", 1)
+    for name in (A, B):
+        studio.pictures[name] = png(np.roll(image, len(studio.pictures), 0))
+        tiled.pictures.embedding(name)
+    assert len(list((tiled.settings.home / "pictures").iterdir())) == 1
+    assert not isinstance(tiled.pictures.look(A)[1], Embedding)
+    assert studio.fetched == [A, B, A]
+
+
+def test_too_many_pixels_are_refused_before_any_is_decoded(tiled, studio, mosaic):
+    studio.pictures[A] = png(mosaic[0])
+    tiled.pictures.max_pixels = 700_000
+    with pytest.raises(ImageError, match="1024 x 768 pixels, more than the 700000 of SKYLIGHT_MAX_PIXELS"):
+        tiled.pictures.look(A)
+    assert not (tiled.settings.home / "pictures").exists()
+
+
+def test_a_click_in_a_large_picture_answers_as_in_its_own_tile(tiled, studio, mosaic, segmenter):
+    image, truth = mosaic
+    studio.pictures[A] = png(image)
+    own = scene(66, SIDE)  # row 1, column 2
+    pit = max((each.mask for each in own.objects if each.kind == "pit"), key=np.count_nonzero)
+    rows, columns = np.nonzero(pit)
+    x, y = columns.mean() + 2 * SIDE, rows.mean() + SIDE
+    prompt = key_point("point", "Pit", x, y, truth.shape)
+    task = {"id": 1, "data": {"image": A}}
+    regions, score = click(tiled, LABELING, task, {"result": [prompt]})
+    mask = read_mask(regions[0], truth.shape)
+    there = np.zeros_like(truth)
+    there[SIDE : 2 * SIDE, 2 * SIDE : 3 * SIDE] = pit
+    assert (mask & there).sum() / (mask | there).sum() > 0.8 and score > 0.5
+    assert studio.fetched == [A]
+
+
+def test_a_mask_that_goes_on_is_looked_at_from_further_away():
+    mask = np.zeros((100, 100), bool)
+    mask[40:60, 90:] = True
+    assert wider((1000, 1000), (0, 0, 100, 100), mask) == (0, 0, 200, 200)
+    assert wider((1000, 1000), (450, 450, 100, 100), mask) == (400, 444, 200, 200)
+    assert wider((100, 100), (0, 0, 100, 100), mask) is None  # the picture ends there
+    assert wider((1000, 1000), (0, 0, 100, 100), mask[:, ::-1]) is None
+
+
+def test_the_tile_nearest_to_a_prompt_is_looked_at_unless_the_prompt_is_larger():
+    at = np.array([600, 300], np.float32)
+    row, column, height, width = nearest((2000, 3000), 256, at, at)
+    assert (height, width) == (256, 256) and abs(row + 128 - 300) <= 128 and abs(column + 128 - 600) <= 128
+    assert (row, column, height, width) in windows((2000, 3000), 256)
+    low, high = np.array([100, 100], np.float32), np.array([900, 500], np.float32)
+    assert nearest((2000, 3000), 256, low, high) == around((2000, 3000), 500, 300, 1600) == (0, 0, 1600, 1600)
+
+
+def test_pre_annotations_of_a_large_picture_are_those_of_its_tiles(tiled, studio, mosaic, decoder):
+    image, truth = mosaic
+    studio.pictures[A] = png(image)
+    regions, score = preannotation(tiled, decoder, LABELING, A)
+    found = np.any([read_mask(each, truth.shape) for each in regions], axis=0)
+    assert (found & truth).sum() / (found | truth).sum() > 0.5 and 0 < score < 1
+    assert {each["original_width"] for each in regions} == {1024}
+    files = len(list((tiled.settings.home / "embeddings").rglob("*.safetensors")))
+    digest, raster = tiled.pictures.look(A)
+    assert preannotation_large(tiled, decoder, LABELING, digest, raster)[1] == score
+    assert len(list((tiled.settings.home / "embeddings").rglob("*.safetensors"))) == files  # nothing is encoded twice
+
+
+def test_what_is_learned_from_a_large_picture_are_tiles_with_something_and_some_without(tiled, studio, mosaic):
+    image, truth = mosaic
+    studio.pictures[A] = png(image)
+    only = np.zeros(truth.shape, np.uint8)
+    only[300:330, 500:530] = 1
+    record = SampleRecord(1, 1, "", A, content_hash(studio.pictures[A]), truth.shape, ("Pit",), 1)
+    _, embedding = tiled.pictures.embedding(A)
+    made = pieces(tiled, record, Sample("1", embedding, only, only.astype(np.uint16)))
+    full = [each for each in made if each.label_map.any()]
+    assert 1 <= len(full) <= 4 and len(made) == len(full) + max(len(full), 2)
+    assert all(each.embedding.size == each.label_map.shape == each.instances.shape == (SIDE, SIDE) for each in made)
+    assert {each.task for each in made} == {"1"}
+    assert pieces(tiled, replace(record, image="ab" * 32), Sample("1", embedding, only)) == []
+    assert pieces(tiled, replace(record, size=(200, 200)), made[0]) == [made[0]]
+
+
+def test_tiles_are_chosen_within_bounds_and_always_alike():
+    tiles = windows((5_000, 5_000), 512)
+    everywhere = np.ones((5_000, 5_000), np.uint8)
+    assert len(chosen(everywhere, tiles, "a")) == 64
+    assert len(chosen(everywhere * 0, tiles, "a")) == 2 and chosen(everywhere * 255, tiles, "a") == []
+    assert chosen(everywhere * 0, tiles, "a") == chosen(everywhere * 0, tiles[::-1], "a")
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_a_part_is_written_as_the_whole_would_be(seed):
+    rng = np.random.default_rng(seed)
+    size = (40, 30)
+    height, width = (40, 30) if seed < 2 else rng.integers(1, 30, 2)
+    top, left = rng.integers(0, 41 - height), rng.integers(0, 31 - width)
+    mask = rng.random((height, width)) < (0.9, 1.0, 0.5, 0.1, 0.0, 0.7)[seed]
+    whole = np.zeros(size, bool)
+    whole[top : top + height, left : left + width] = mask
+    assert encode_rle_in(mask, int(top), int(left), size) == encode_rle(whole)
+    assert (decode_png(encode_png_in(mask, int(top), int(left), size)) == decode_png(encode_png(whole))).all()
+
+
+def test_a_part_beyond_the_picture_is_refused():
+    with pytest.raises(MaskError, match="does not fit into a picture of 4 x 4 px"):
+        encode_rle_in(np.ones((2, 2), bool), 3, 0, (4, 4))

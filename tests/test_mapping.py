@@ -1,0 +1,206 @@
+"""`skylight map`: files that other programs read, in the right place, once."""
+
+import csv
+import json
+import re
+import sqlite3
+
+import numpy as np
+import pyogrio
+import pytest
+import rasterio
+import shapely
+from click.testing import CliRunner
+from PIL import Image
+
+from backend import cli
+from backend.mapping import plan
+from backend.settings import Settings
+from model import mapping, sam
+from model.geo import Geo
+from model.objects import Found
+from model.rasters import Place
+from model.shapes import shape
+from model.synthetic import scene
+from model.writers import coco_annotation, runs
+
+from .test_rasters import MARS, tiff
+from .trained import publish, train_pits
+
+
+@pytest.fixture(scope="module")
+def decoder(segmenter):
+    return train_pits(segmenter)
+
+
+@pytest.fixture
+def skylight(service, decoder, segmenter, monkeypatch):
+    """Runs the command in the home of a service that has a trained version."""
+    publish(service, decoder)
+    for variable in Settings.table():
+        monkeypatch.delenv(variable.env, raising=False)
+    monkeypatch.delenv("SKYLIGHT_DATA", raising=False)
+    monkeypatch.setenv("SKYLIGHT_HOME", str(service.settings.home))
+    monkeypatch.setenv("SKYLIGHT_TILE", "256")
+    monkeypatch.setattr(sam, "load", lambda *_: segmenter)
+    return lambda *arguments: CliRunner().invoke(cli.cli, [str(each) for each in arguments])
+
+
+@pytest.fixture
+def rasters(tmp_path):
+    """One in a coordinate system of Mars, 300 x 400 px, and one of the Earth."""
+    picture = np.concatenate([scene(52, 300).image, scene(53, 300).image[:, :100]], 1)
+    folder = tmp_path / "in"
+    folder.mkdir()
+    tiff(folder / "mars.tif", np.moveaxis(picture, 2, 0))
+    utm = {"crs": "EPSG:32632", "transform": rasterio.Affine(0.5, 0, 500_000, 0, -0.5, 5_400_000)}
+    tiff(folder / "utm.tif", np.moveaxis(picture, 2, 0), **utm)
+    return folder
+
+
+def rows_of(path):
+    with path.open() as file:
+        return list(csv.DictReader(file))
+
+
+def test_every_format_holds_the_same_objects_in_the_same_place(skylight, rasters, tmp_path):
+    out = tmp_path / "out"
+    done = skylight("map", rasters, "--project", 1, "--out", out, "--format", "png,geojson,gpkg,coco,geotiff")
+    assert done.exit_code == 0, done.output
+    assert "2 mapped, 0 were already, 0 failed, of 2" in done.output
+    table = rows_of(out / "objects.csv")
+    for name, crs in (("mars", MARS), ("utm", "EPSG:32632")):
+        mine = [row for row in table if row["input"].endswith(f"{name}.tif")]
+        assert mine
+        total = sum(int(row["area_px"]) for row in mine)
+        with Image.open(out / f"{name}.png") as image:
+            classes = np.asarray(image)
+        with rasterio.open(out / f"{name}.tif") as file, rasterio.open(rasters / f"{name}.tif") as source:
+            assert (file.read(1) == classes).all()
+            assert (file.crs, file.transform) == (source.crs, source.transform)
+        assert total <= (classes == 1).sum()
+        info, _, wkb, _ = pyogrio.raw.read(out / f"{name}.gpkg")
+        placed = shapely.from_wkb(wkb)
+        assert shapely.is_valid(placed).all() and len(placed) == len(mine)
+        assert rasterio.crs.CRS.from_user_input(info["crs"]) == rasterio.crs.CRS.from_user_input(crs)
+        for row, polygon in zip(mine, placed, strict=True):
+            assert polygon.area == pytest.approx(float(row["area_m2"]), rel=0.08)
+            centre = shapely.Point(float(row["x"]), float(row["y"]))
+            assert polygon.centroid.distance(centre) < (3 if name == "mars" else 1)
+    assert sqlite3.connect(out / "mars.gpkg").execute("pragma integrity_check").fetchone() == ("ok",)
+    coco = json.loads((out / "coco.json").read_bytes())
+    assert len(coco["annotations"]) == len(table) and {each["name"] for each in coco["categories"]} == {"Pit"}
+
+
+def test_geojson_is_in_longitude_and_latitude_on_the_earth_and_in_its_own_system_on_mars(skylight, rasters, tmp_path):
+    skylight("map", rasters, "--project", 1, "--out", tmp_path, "--format", "geojson")
+    earth, mars = (json.loads((tmp_path / f"{name}.geojson").read_bytes()) for name in ("utm", "mars"))
+    assert "crs" not in earth
+    for feature in earth["features"]:
+        polygon = shapely.geometry.shape(feature["geometry"])
+        assert polygon.is_valid and 8.9 < polygon.centroid.x < 9.1 and 48.7 < polygon.centroid.y < 48.8
+        assert shapely.LinearRing(shapely.get_parts(polygon)[0].exterior).is_ccw  # RFC 7946, 3.1.6
+    assert mars["crs"]["properties"]["name"] == "urn:ogc:def:crs:IAU_2015::49910"
+    assert pyogrio.read_info(tmp_path / "mars.geojson")["crs"].startswith('PROJCS["Mars (2015)')
+    row = next(row for row in rows_of(tmp_path / "objects.csv") if row["input"].endswith("mars.tif"))
+    centre = shapely.geometry.shape(mars["features"][0]["geometry"]).centroid
+    assert abs(centre.x - float(row["x"])) < 3 and abs(centre.y - float(row["y"])) < 3
+    assert float(row["longitude"]) == pytest.approx(np.degrees(float(row["x"]) / 3_396_190), abs=1e-6)
+
+
+def test_a_folder_of_pictures_is_mapped_once_and_goes_on_where_it_was(skylight, tmp_path, monkeypatch):
+    folder, out = tmp_path / "in", tmp_path / "out"
+    (folder / "deep").mkdir(parents=True)
+    for seed, name in ((52, "a.png"), (53, "deep/a.jpg"), (54, "<b>.png")):
+        Image.fromarray(scene(seed, 128).image).save(folder / name)
+    (folder / "c.png").write_bytes(b"no picture")
+    first = skylight("map", folder, "--project", 1, "--out", out)
+    assert first.exit_code == 1 and "3 mapped, 0 were already, 1 failed, of 4" in first.output
+    assert "c.png: 10 bytes" in first.output.replace("\n", " ")
+    assert {path.name for path in out.glob("*.png")} == {"a.png", "deep_a.png", "<b>.png"}
+    page = (out / "index.html").read_text()
+    assert page.count("<figure>") == 3 and "<script" not in page and "&lt;b&gt;.png" in page
+    made = mapping.map_picture
+    asked = []
+    monkeypatch.setattr(mapping, "map_picture", lambda each, *more: asked.append(each.name) or made(each, *more))
+    Image.fromarray(scene(55, 128).image).save(folder / "c.png")
+    second = skylight("map", folder, "--project", 1, "--out", out)
+    assert second.exit_code == 0 and "1 mapped, 3 were already, 0 failed, of 4" in second.output
+    assert asked == ["c"] and (out / "index.html").read_text().count("<figure>") == 4
+    skylight("map", folder, "--project", 1, "--out", out, "--format", "png,coco")
+    assert len(asked) == 5  # another format is another map
+    assert {row["input"] for row in rows_of(out / "summary.csv")} == {str(path) for path in folder.rglob("*.*")}
+
+
+def test_ctrl_c_keeps_what_is_done(skylight, tmp_path, monkeypatch):
+    for seed in range(2):
+        Image.fromarray(scene(seed, 96).image).save(tmp_path / f"{seed}.png")
+    made = mapping.map_picture
+
+    def interrupted(each, *more):
+        if each.name == "1":
+            raise KeyboardInterrupt
+        return made(each, *more)
+
+    monkeypatch.setattr(mapping, "map_picture", interrupted)
+    done = skylight("map", tmp_path / "0.png", tmp_path / "1.png", "--project", 1, "--out", tmp_path / "out")
+    assert done.exit_code == 130 and done.output.endswith("Stopped; the same command goes on from here.\n")
+    assert "1 mapped, 0 were already" in done.output and (tmp_path / "out" / "summary.csv").is_file()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (("--format", "shp"), "'shp' is not a list of some of png, geojson, gpkg, coco, geotiff"),
+        (("--bands", "1,2"), "'1,2' is not one band or three"),
+        (("--version", "9"), "no version 9; it has 1"),
+    ],
+)
+def test_what_cannot_be_mapped_so_is_refused(skylight, tmp_path, arguments, said):
+    Image.fromarray(scene(1, 64).image).save(tmp_path / "a.png")
+    done = skylight("map", tmp_path / "a.png", "--project", 1, "--out", tmp_path / "out", *arguments)
+    assert said in re.sub(r"\s+", " ", done.output + str(done.exception)) and not (tmp_path / "out").exists()
+
+
+def test_formats_of_maps_need_the_extra(service, decoder, tmp_path, monkeypatch):
+    publish(service, decoder)
+    monkeypatch.setattr("backend.mapping.has_rasterio", lambda: False)
+    with pytest.raises(Exception, match=r"gpkg needs rasterio and others: pip install 'skylight\[geo\]'"):
+        plan(service, "1", None, tmp_path, ("png", "gpkg"))
+    assert plan(service, "1", None, tmp_path, ("png",)).options.tile == 1024  # twice the tiny SAM's input
+
+
+def test_shapes_are_valid_with_holes_and_where_pixels_touch_by_a_corner():
+    ring = np.ones((9, 9), bool)
+    ring[3:6, 3:6] = False
+    corner = np.zeros((8, 8), bool)
+    corner[:4, :4] = corner[4:, 4:] = True
+    for mask, parts, holes in ((ring, 1, 1), (corner, 2, 0)):
+        made = shape(Found(0, 5, 7, mask, 1.0))
+        assert made.is_valid and made.area == mask.sum() and made.bounds[:2] == (7, 5)
+        pieces = shapely.get_parts(made)
+        assert len(pieces) == parts and sum(len(piece.interiors) for piece in pieces) == holes
+
+
+def test_cocos_runs_go_down_the_columns():
+    mask = np.array([[1, 0], [1, 1], [0, 1]], bool)
+    size = (4, 5)
+    whole = np.zeros(size, bool)
+    whole[1:4, 2:4] = mask
+    counts = runs(Found(0, 1, 2, mask, 1.0), size)
+    values = np.repeat(np.arange(len(counts)) % 2, counts)
+    assert (whole == values.reshape(size[::-1]).T).all()
+    ring = np.ones((9, 9), bool)
+    ring[3:6, 3:6] = False
+    made = coco_annotation(Found(0, 0, 0, ring, 1.0), (9, 9), {"area_px": 72, "confidence": 1.0})
+    assert sum(made["segmentation"]["counts"][1::2]) == 72
+
+
+def test_a_pixel_of_degrees_has_the_area_it_has_on_the_sphere():
+    wkt = rasterio.crs.CRS.from_user_input("IAU_2015:49900").to_wkt()
+    geo = Geo(Place(wkt, (0.001, 0, 10, 0, -0.001, 60)))
+    side = 3_396_190 * np.pi / 180 * 0.001
+    assert not geo.on_earth and geo.square_metres(0, 0) == pytest.approx(side**2 / 2, rel=1e-6)
+    assert geo.lonlat(np.array([[0.0, 0.0]])).tolist() == [[10, 60]]
+    feet = Geo(Place(rasterio.crs.CRS.from_epsg(2225).to_wkt(), (3.0, 0, 0, 0, -3.0, 0)))
+    assert feet.square_metres(0, 0) == pytest.approx((3 * 1200 / 3937) ** 2)
