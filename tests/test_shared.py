@@ -85,10 +85,8 @@ def test_what_is_in_flight_stays_here(machine, tmp_path):
     assert len(list((tmp_path / "one/spool").glob("*.json"))) == 1 and not (two / "spool").exists()
 
 
-def test_a_version_is_there_whole_or_not_at_all(machine, broker_url):
-    from backend.queue import connect
-
-    one, two = (Versions(Store(machine(name)), connect(broker_url)) for name in ("one", "two"))
+def test_a_version_is_there_whole_or_not_at_all(machine):
+    one, two = (Versions(Store(machine(name))) for name in ("one", "two"))
     number = one.publish(P, lambda path: path.write_bytes(b"weights") and None, {"labels": ["Pit"]})
     one.promote(P, number)
     time.sleep(module.FRESH_SECONDS)
