@@ -64,6 +64,7 @@ def test_the_command_says_what_it_did(planted, studio, project, monkeypatch):
         "REDIS_URL": planted.settings.redis_url,
         "LABEL_STUDIO_URL": studio.url,
         "LABEL_STUDIO_API_KEY": KEY,
+        "SKYLIGHT_DATA": None,  # of the tests alone
     }
     found = CliRunner().invoke(cli, ["rebuild"], env=environ)
     assert found.exit_code == 0, found.output
