@@ -351,13 +351,14 @@ def _in_bucket(url: str, values: Mapping[str, Any]) -> Path:
     """The home in a bucket. Raises ConfigError without the package for it, or a secret that all machines know."""
     if not values.get("webhook_secret"):
         raise ConfigError("SKYLIGHT_HOME is in a bucket, so set SKYLIGHT_WEBHOOK_SECRET, the same on all machines.")
-    try:
-        from model import shared
-    except ImportError:
-        raise ConfigError("SKYLIGHT_HOME is in a bucket; install what that needs: pip install 'skylight[s3]'") from None
+    from model import shared
+
     defaults = Settings()
     limit = values.get("disk_mb", defaults.disk_mb) * MEGABYTE
-    return shared.at(url, values.get("copy", defaults.copy), limit)
+    try:
+        return shared.at(url, values.get("copy", defaults.copy), limit)
+    except ImportError:
+        raise ConfigError("SKYLIGHT_HOME is in a bucket; install what that needs: pip install 'skylight[s3]'") from None
 
 
 def _refuse_unknown(environ: Mapping[str, str]) -> None:

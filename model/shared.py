@@ -9,9 +9,11 @@ import os
 import zlib
 from collections.abc import Generator
 from pathlib import Path, PosixPath
-from typing import Any, ClassVar, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Self
 
-from model.bucket import Bucket
+if TYPE_CHECKING:
+    from model.bucket import Bucket
+
 
 SHARED = ("projects", "addresses", "signed", "embeddings", "layout.json")
 IMMUTABLE = (".safetensors", ".png", "card.json")  # ends of names whose content never changes
@@ -21,7 +23,7 @@ RARE_SECONDS = 10.0  # how old a listing may be by which it is known which image
 class SharedPath(PosixPath):
     """A path in one bucket; `at` makes the class for it. Renaming and linking are for plain paths only."""
 
-    bucket: ClassVar[Bucket]
+    bucket: ClassVar["Bucket"]
 
     @property
     def _name(self) -> str:
@@ -128,7 +130,12 @@ class SharedPath(PosixPath):
 
 
 def at(url: str, folder: Path, copy_bytes: int = 0) -> SharedPath:
-    """The store at `s3://bucket/prefix`, its copy under `folder`, of which embeddings take `copy_bytes`, 0: any."""
+    """The store at `s3://bucket/prefix`, its copy under `folder`, of which embeddings take `copy_bytes`, 0: any.
+
+    Raises ModuleNotFoundError without the package obstore.
+    """
+    from model.bucket import Bucket  # needs the extra `s3`
+
     bucket = Bucket(url, folder.absolute(), copy_bytes)
     bucket.folder.mkdir(parents=True, exist_ok=True)
     made: type[SharedPath] = type("StoredPath", (SharedPath,), {"bucket": bucket})
