@@ -30,7 +30,7 @@ SENTENCES = {
 blueprint = Blueprint("alerts", __name__)
 
 
-@blueprint.get("/ready")
+@blueprint.route("/ready", methods=["GET"])
 def ready() -> Response:
     """200, or 503 with what is missing."""
     found: Alerts = current_app.extensions[NAME]

@@ -35,7 +35,7 @@ blueprint = Blueprint("metrics", __name__)
 log = logging.getLogger(__name__)
 
 
-@blueprint.get("/metrics")
+@blueprint.route("/metrics", methods=["GET"])
 def metrics() -> Response:
     """All figures."""
     found: Metrics = current_app.extensions[NAME]

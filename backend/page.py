@@ -107,7 +107,7 @@ def findings(service: Service) -> list[Finding]:
     return doctor.findings(service)
 
 
-@blueprint.get("/")
+@blueprint.route("/", methods=["GET"])
 def index() -> str:
     """All projects; the project itself where there is but one."""
     names = pages().service.store.projects()
@@ -117,14 +117,14 @@ def index() -> str:
     return show("index.html", views=views, findings=_found())
 
 
-@blueprint.get("/projects/<project>")
+@blueprint.route("/projects/<project>", methods=["GET"])
 def project(project: str) -> str:
     """One project."""
     several = len(pages().service.store.projects()) > 1
     return show("project.html", view=pages().view(project), findings=_found(), several=several)
 
 
-@blueprint.get("/projects/<project>/versions/<int:number>")
+@blueprint.route("/projects/<project>/versions/<int:number>", methods=["GET"])
 def version(project: str, number: int) -> str:
     """A version's validation images, the worst first."""
     view = pages().view(project)
@@ -136,7 +136,7 @@ def version(project: str, number: int) -> str:
     return show("version.html", view=view, row=row, items=shown, count=len(found))
 
 
-@blueprint.get("/projects/<project>/versions/<int:number>/tasks/<task>.webp")
+@blueprint.route("/projects/<project>/versions/<int:number>/tasks/<task>.webp", methods=["GET"])
 def picture(project: str, number: int, task: str) -> Response:
     """Truth, prediction and disagreement of one task."""
     if number not in pages().service.versions.numbers(project):
@@ -147,28 +147,28 @@ def picture(project: str, number: int, task: str) -> Response:
     return answer
 
 
-@blueprint.post("/projects/<project>/versions/<int:number>/promote")
+@blueprint.route("/projects/<project>/versions/<int:number>/promote", methods=["POST"])
 def promote(project: str, number: int) -> AnyResponse:
     """Serve a version."""
     actions.promote(_acted(project), project, number)
     return _back(project, "promoted")
 
 
-@blueprint.post("/projects/<project>/roll-back")
+@blueprint.route("/projects/<project>/roll-back", methods=["POST"])
 def roll_back(project: str) -> AnyResponse:
     """Serve the version before the current one again."""
     actions.roll_back(_acted(project), project)
     return _back(project, "rolled-back")
 
 
-@blueprint.post("/projects/<project>/train")
+@blueprint.route("/projects/<project>/train", methods=["POST"])
 def train(project: str) -> AnyResponse:
     """Train now."""
     actions.train_now(_acted(project), project)
     return _back(project, "training")
 
 
-@blueprint.post("/projects/<project>/try-again")
+@blueprint.route("/projects/<project>/try-again", methods=["POST"])
 def try_again(project: str) -> AnyResponse:
     """Try the annotations that were set aside once more."""
     actions.try_again(_acted(project), project)
