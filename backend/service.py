@@ -87,10 +87,14 @@ class Service:
         """The SAM's checkpoint file, None for the bundled one. Raises CheckpointError if it is not there."""
         return checkpoints.needed(self.settings.sam, self.settings.home / "checkpoints")
 
+    def verify(self, encoder_id: str) -> None:
+        """Raise CheckpointError unless the SAM's weights are the published ones."""
+        checkpoints.verify(self.settings.sam, encoder_id)
+
     def _load_pictures(self) -> Pictures:
         settings = self.settings
         segmenter = sam.load(settings.sam, self.check_weights(), settings.device, settings.home / "exports")
-        checkpoints.verify(settings.sam, segmenter.encoder_id)
+        self.verify(segmenter.encoder_id)
         memory, disk = settings.memory_mb * MEGABYTE, settings.disk_mb * MEGABYTE
         folder = settings.home / "embeddings"
         cache = EmbeddingCache(folder, segmenter.encoder_id, memory, disk, self._embedding_damaged)
