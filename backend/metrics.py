@@ -111,7 +111,7 @@ class Metrics(Collector):
         for project in self.service.store.projects():
             try:
                 samples.add_metric([project], self.service.store.count(project))
-                versions, number = self.records.versions(project), self.service.versions.stored(project)
+                versions, number = self.records.versions(project), self.service.versions.current(project)
             except (OSError, *DATA_ERRORS) as error:
                 log.warning("/metrics leaves out project %s: %s", project, error)
                 continue

@@ -108,10 +108,6 @@ class Versions:
         """The number of the version that is served; 0 before the first."""
         return self._stored(project)["version"]
 
-    def stored(self, project: str) -> int:
-        """The same as the store has it, without Redis."""
-        return self._stored(project)["version"]
-
     def before(self, project: str) -> int:
         """The number that `roll_back` would go to; 0: none, SAM alone."""
         return self._stored(project)["before"]

@@ -13,7 +13,7 @@ P = "1.1795340435"
 
 
 @pytest.fixture
-def versions(tmp_path: Path, broker_url: str) -> Versions:
+def versions(tmp_path: Path) -> Versions:
     return Versions(Store(tmp_path))
 
 
