@@ -264,8 +264,8 @@ def _predictions(app: Flask, studio: Studio) -> None:
         studio.on_predictions()
         if request.json["task"] not in studio.tasks:
             return jsonify(detail="Validation error", validation_errors={"task": ["Invalid pk"]}), 400
-        studio.predictions[len(studio.predictions) + 1 + studio.changes] = request.json
         studio.changes += 1
+        studio.predictions[studio.changes] = request.json
         return jsonify(request.json), 201
 
     @app.get("/api/predictions/")

@@ -103,7 +103,8 @@ def run(report: Report, rounds: int = ROUNDS, seed: int = 0) -> None:
                 except AssertionError:
                     there, here = held(studio, project), learned(running.store, project)
                     lost[victim] += max(len(set(there.items()) ^ set(here.items())), 1)
-                    print(f"  round {number}, {victim}: not well: {running.status(project)}", flush=True)
+                    status = running.status(project)
+                    print(f"  round {number}, {victim}: not well: {status | {'versions': ''}}", flush=True)
                 longest[victim] = max(longest[victim], round(1000 * (time.monotonic() - began)))
                 broken += unsound(running.store, project)
     for victim in VICTIMS:
