@@ -90,7 +90,7 @@ def test_a_version_is_there_whole_or_not_at_all(machine):
     number = one.publish(P, lambda path: path.write_bytes(b"weights") and None, {"labels": ["Pit"]})
     one.promote(P, number)
     time.sleep(module.FRESH_SECONDS)
-    assert two.numbers(P) == [1] and two.card(P, 1)["labels"] == ["Pit"] and two.stored(P) == 1
+    assert two.numbers(P) == [1] and two.card(P, 1)["labels"] == ["Pit"] and two.current(P) == 1
     assert two.weights(P, 1).read_bytes() == b"weights"
     files.write(one.folder(P) / "2" / "decoder.safetensors", b"half")  # its card has not come yet
     time.sleep(module.FRESH_SECONDS)
