@@ -137,10 +137,6 @@ class Supervisor:
             if self.broker and self.broker.ended() is not None:
                 log.error("the embedded broker has ended and is started again; its log is in broker/valkey.log")
                 self.broker.start()
-                try:
-                    self._await_broker()
-                except Unavailable as error:
-                    log.error("%s; tried again", error)
             for child in self.children:
                 status = child.ended()
                 if status is not None:

@@ -1,13 +1,12 @@
 """A warm click: the whole request, the mask decoder alone, and segment-anything's own predictor."""
 
-import json
 import tempfile
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import torch
-from label_studio_sdk.converter.brush import mask2rle
 from segment_anything import SamPredictor
 from segment_anything.modeling import Sam
 from torch import nn
@@ -19,6 +18,7 @@ from model.runtime import Session
 from model.sam import Prompt, Segmenter
 
 from ..weights import random_weights
+from .peer import CLICK, answer, clicking
 from .serving import scene, served
 from .timing import Table, interleaved
 
@@ -27,6 +27,7 @@ ROUNDS = 20
 # Of the mask decoder's own forward: what else there is grows with the image.
 SHARES = {1024: 1.25, 2048: 1.5, 4096: 2.0}
 PEER = {1024: 2.5, 2048: 2.7, 4096: 5.0}
+SHARE = 25 / CLICK  # of SamPredictor's click: the tiny SAM's
 
 
 def run(table: Table, broker: str) -> None:
@@ -48,17 +49,12 @@ def run(table: Table, broker: str) -> None:
                 prompt = Prompt.of([(0.4 * side, 0.6 * side, True)])
                 official_decoder, our_decoder = (bare(each, embedding, prompt) for each in (plain, ours.network))
 
-                def official(prompt: Prompt = prompt) -> None:
-                    masks, scores, _ = peer.predict(prompt.points, prompt.positive.astype(int), multimask_output=True)
-                    mask = masks[scores.argmax()]
-                    json.dumps({"rle": mask2rle(mask.astype(np.uint8) * 255), "score": float(scores.max())})
-
                 found = interleaved(
                     {
                         "decoder": official_decoder,
                         "ours": our_decoder,
                         "click": lambda: web.click(1, path, 0.4 * side, 0.6 * side, (side, side)),  # noqa: B023
-                        "predictor": official,
+                        "predictor": partial(answer, peer, prompt.points, prompt.positive),
                     },
                     ROUNDS,
                 )
@@ -146,7 +142,10 @@ def bundled(table: Table, home: Path, broker: str) -> None:
     with served(home, broker=broker) as web:
         path = web.add("tiny.png", made.image)
         places = {"large": interior_point(ranked[-1], rng, True), "small": interior_point(ranked[0], rng, True)}
-        box = {name: (lambda at=at: web.click(1, path, *at, (1024, 1024))) for name, at in places.items()}
-        found = interleaved(box, 2 * ROUNDS)
+        runs = {name: (lambda at=at: web.click(1, path, *at, (1024, 1024))) for name, at in places.items()}
+        found = interleaved({**runs, "peer": clicking()}, 2 * ROUNDS)
+        peer = found.pop("peer").median
+        table.add("SamPredictor's click, 1024 px, 64 x 64 grid, beside the next", peer, "ms")
         for name, times in found.items():
-            table.times(f"click 1024 px, tiny SAM, {name} object", times, most=25)
+            table.times(f"click 1024 px, tiny SAM, {name} object", times)
+            table.add(f"click 1024 px, tiny SAM, {name} object, over SamPredictor's", times.median / peer, "x", SHARE)
