@@ -26,7 +26,7 @@ test: lint $(MOTO_VENV)/.installed
 	$(VENV)/bin/ruff format --check .
 	$(VENV)/bin/mypy
 	$(VENV)/bin/bandit -q -c pyproject.toml -r backend model
-	$(VENV)/bin/python -m pytest
+	OMP_NUM_THREADS=1 $(VENV)/bin/python -m pytest -n auto --dist worksteal
 
 lint: $(VENV)/.installed-dev
 	$(VENV)/bin/hadolint docker/Dockerfile

@@ -5,7 +5,6 @@ A short path over the admissible shortcuts (Imai & Iri 1988), which are all foun
 
 import numpy as np
 from numpy.typing import NDArray
-from skimage.measure import approximate_polygon
 
 from model.outlines import Ring
 
@@ -25,6 +24,8 @@ def simplify(ring: Ring, tolerance: float) -> Ring:
     chosen = _leaps(ring, _shortcuts(ring, tolerance)) if len(ring) <= MOST_POINTS else None
     if chosen is not None:
         return ring[chosen]
+    from skimage.measure import approximate_polygon  # with scipy.signal, a sixth of the web server's time to start
+
     thinned: Ring = approximate_polygon(np.vstack([ring, ring[:1]]), tolerance)[:-1]  # type: ignore[no-untyped-call]
     return thinned
 

@@ -47,7 +47,11 @@ def test_behind_a_proxy_that_ends_tls_the_browsers_word_counts():
     sent(token=GUARD.token("browser"), Sec_Fetch_Site="same-origin", Origin="https://skylight.example")
 
 
-@pytest.mark.parametrize("token", [None, "", "browser", GUARD.token("browser")[:-1], Guard("other").token("browser")])
+@pytest.mark.parametrize(
+    "token",
+    [None, "", "browser", GUARD.token("browser")[:-1], Guard("other").token("browser")],
+    ids=["none", "empty", "no token", "cut", "of another guard"],
+)
 def test_a_form_without_a_token_of_ours_is_refused(token):
     with pytest.raises(Forbidden, match="token"):
         sent(token=token)
