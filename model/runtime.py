@@ -8,6 +8,7 @@ import ctypes
 import hashlib
 import io
 import logging
+import time
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
@@ -28,8 +29,10 @@ DIGEST = 32  # bytes of a sha256
 # Weights. Those of ViT-B, 90 million, would be in memory twice while they are exported; ViT-H's, 630 million, exceed
 # the 2 GB of an ONNX file.
 LARGEST_ENCODER = 20_000_000
+TRIM_SECONDS = 5.0
 
 log = logging.getLogger(__name__)
+_trimmed = -TRIM_SECONDS  # when malloc last gave back
 
 Axes = Mapping[str, Sequence[int]]  # which axes of an input may differ from the example's
 
@@ -233,7 +236,13 @@ def accelerate(network: Sam, folder: Path | None = None) -> None:
 def give_back() -> None:
     """Have malloc give back to the system what was freed, where it is glibc's; others do, or have no such call.
 
-    80 MB after a SAM is loaded; without it a hundred encoded images leave holes of 0.3 GB.
+    80 MB after a SAM is loaded; without it a hundred encoded images leave holes of 0.3 GB. Not more than once in
+    `TRIM_SECONDS`: the next click has to ask for all of it again, page by page.
     """
+    global _trimmed
+    now = time.monotonic()
+    if now < _trimmed + TRIM_SECONDS:
+        return
+    _trimmed = now
     with suppress(OSError, AttributeError):
         ctypes.CDLL("libc.so.6").malloc_trim(0)
