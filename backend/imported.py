@@ -51,9 +51,11 @@ class Project:
 
     def label(self, name: str) -> str | None:
         """The project's label for a name of elsewhere, "" if it is to be left out, None if there is none."""
-        name = self.renamed(name)
-        at = find(name, self.labeling.labels, self.labeling.also) if name else None
-        return "" if not name else None if at is None else self.labeling.labels[at]
+        new = self.renamed(name)
+        if name and not new:
+            return ""
+        at = find(new, self.labeling.labels, self.labeling.also)
+        return None if at is None else self.labeling.labels[at]
 
     def check(self, source: Path, names: Sequence[str]) -> None:
         """Raises BadRequest, which names them, if the project lacks a label."""

@@ -18,11 +18,12 @@ from backend.labelstudio import LabelStudio, TaskSummary
 from backend.matching import Index, path_of, spelled
 from backend.predict import image_url
 from backend.service import Service
-from model.images import FORMATS, load
+from model.coco import CocoError
+from model.images import FORMATS, ImageError, load
+from model.masks import MaskError
 from model.rasters import SUFFIXES
 
 LONGEST_NAME = 75  # characters of a file's name: Label Studio keeps 100 with the path it puts before, and cuts the rest
-
 GUESS = "which one it is, is not guessed"
 TWICE = "another picture of the sources means the same task or file; rename one, or leave it out"
 
@@ -163,13 +164,9 @@ class Importing:
         tally = Tally(len(self.matches))
         for each in self.matches:
             yield tally, each.labels.name
-            reason = each.reason
-            if not reason and each.task and (each.task.annotations or each.task.skipped) and not self.options.again:
+            if each.task and (each.task.annotations or each.task.skipped) and not self.options.again:
                 tally.there += 1
-                continue
-            if not reason:
-                reason = self._annotate(each, tally)
-            if reason:
+            elif reason := each.reason or self._annotate(each, tally):
                 tally.failed.append((each.labels.name, reason))
         yield tally, ""
 
@@ -182,11 +179,11 @@ class Importing:
         except (LabelStudioError, MediaError) as error:
             self.client.version()  # raises if it is down
             return str(error)
-        except (SkylightError, OSError) as error:
+        except (SkylightError, OSError, ImageError, CocoError, MaskError) as error:
             return str(error)
         except DATA_ERRORS as error:
-            log.debug("%s: its labels cannot be used", match.labels.name, exc_info=True)
-            return str(error) if isinstance(error, ValueError) else f"{type(error).__name__}: {error}"
+            log.exception("%s: an error that Skylight did not foresee", match.labels.name)
+            return f"{type(error).__name__}: {error}"
         tally.uploaded += match.task is None
         tally.annotated += 1
         tally.empty += not any(one.result for one in made)

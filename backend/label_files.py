@@ -33,8 +33,10 @@ def labelled(source: Path, kind: Kind, project: Project, masks: Masks, max_pixel
         return _masks(source, project, masks, max_pixels)
     try:
         return _coco(source, project) if kind == "coco" else exported(source, project)
-    except (CocoError, JsonError) as error:
+    except CocoError as error:
         raise BadRequest(str(error)) from error
+    except JsonError as error:
+        raise BadRequest(f"{source} is not an export of Label Studio as JSON: {error}") from error
 
 
 def _coco(source: Path, project: Project) -> list[Labelled]:

@@ -65,6 +65,20 @@ def test_known_compressed_runs(text, counts):
     assert decompress(text) == counts
 
 
+def test_masks_that_pycocotools_wrote():
+    y, x = np.mgrid[:70, :50]
+    ring = ((y - 30) ** 2 / 900 + (x - 20) ** 2 / 225 <= 1) & ~((y - 35) ** 2 + (x - 22) ** 2 <= 16)
+    half = np.arange(2000) >= 1000
+    corner = np.arange(20).reshape(5, 4) == 0
+    for mask, counts in (
+        (ring, "l;1k1d0B8H8J4L4L4M2N2N2N2O0O2OWOFF:8JF5:MF39MF49NF2;LF59KF6;HF9;CF?o02N2N3L4L4L6H8H>\\OPn0"),
+        (((x + y) % 7 == 0)[:9, :11], "0160100000000000O10O100000M"),
+        (np.repeat(half[None], 1000, 0), "Pb`n0Pb`n0"),
+        (corner, "01c0"),
+    ):
+        assert (runs_mask({"size": list(mask.shape), "counts": counts}, mask.shape) == mask).all()
+
+
 @given(st.lists(st.integers(0, 2**32 - 1), max_size=50))
 def test_compressed_runs_come_back(counts):
     assert decompress(compress(counts)) == counts

@@ -430,11 +430,21 @@ def test_the_kind_may_be_said_and_other_files_are_refused(run, project, tmp_path
     source = coco(tmp_path / "c.json", ("a.png",))
     with pytest.raises(BadRequest, match="is not an export of Label Studio"):
         run(source, kind="label-studio")
+    (tmp_path / "e.json").write_text('[{"data": {}')
+    with pytest.raises(BadRequest, match=r"e.json is not an export of Label Studio as JSON: a value at character 1"):
+        run(tmp_path / "e.json")
     (tmp_path / "x.txt").write_text("hello")
     with pytest.raises(BadRequest, match="is neither a folder of masks"):
         run(tmp_path / "x.txt")
     with pytest.raises(BadRequest, match="is not a COCO file of instances"):
         run(tmp_path / "x.txt", kind="coco")
+
+
+def test_a_region_without_a_label_is_not_taken_for_one_that_is_left_out(run, studio, project, tmp_path):
+    _, path = exported(run, studio, tmp_path, lambda text: text.replace('"brushlabels": ["Pit"]', '"brushlabels": []'))
+    studio.projects[1]["label_config"] = CONFIG.replace('name="mask"', 'name="other"')
+    with pytest.raises(BadRequest, match="brushlabels of 'mask', which the project does not have"):
+        run(path)
 
 
 @pytest.fixture
