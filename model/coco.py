@@ -133,7 +133,7 @@ def _found(annotation: dict[str, Any], label: int, size: Size, box: bool) -> Fou
         raise CocoError("it has no segmentation, and a box is no mask: only a RectangleLabels control takes it")
     try:
         x, y, width, height = (float(number) for number in annotation["bbox"])
-    except (LookupError, TypeError, ValueError) as error:
+    except (LookupError, TypeError, ValueError, OverflowError) as error:
         raise CocoError("it has neither a segmentation nor a bbox of x, y, width, height") from error
     return _polygons([[x, y, x + width, y, x + width, y + height, x, y + height]], label, size)
 
@@ -162,12 +162,11 @@ def _polygons(rings: Sequence[Any], label: int, size: Size) -> Found:
 
 
 def _ring(ring: Any) -> NDArray[np.float64]:
-    numbers = np.array(ring) if isinstance(ring, list) else np.array("")
-    if numbers.ndim != 1 or numbers.dtype.kind not in "iuf" or len(numbers) < 6 or len(numbers) % 2:
+    if not isinstance(ring, list) or len(ring) < 6 or len(ring) % 2:
         raise CocoError("a polygon must be a list of x, y, x, y, .. of three points at least")
-    if not (np.abs(numbers) <= MAX_SIDE).all():
-        raise CocoError(f"a polygon's points must be finite, within {MAX_SIDE} px")
-    return numbers.reshape(-1, 2).astype(np.float64)
+    if not all(type(number) in (int, float) and abs(number) <= MAX_SIDE for number in ring):
+        raise CocoError(f"a polygon's points must be finite numbers, within {MAX_SIDE} px")
+    return np.array(ring, np.float64).reshape(-1, 2)
 
 
 def runs_mask(segmentation: dict[str, Any], size: Size) -> NDArray[np.bool_]:
