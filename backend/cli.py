@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from backend.errors import SkylightError, Unavailable
+from backend.import_commands import import_annotations
 from backend.lifeline import follow
 from backend.logs import configure
 from backend.map_commands import export, map_
@@ -492,7 +493,7 @@ def demo(executable: Path, port: int) -> None:
     run(settings(), os.environ, executable, port, _stop_on_signal())
 
 
-for command in (export, map_):
+for command in (export, import_annotations, map_):
     cli.add_command(command)
 
 

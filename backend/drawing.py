@@ -1,7 +1,7 @@
 """Masks as Label Studio's regions."""
 
 import uuid
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -37,14 +37,16 @@ def draw(
     item_index: int | None = None,
     rotation: int = 0,
     part_of: Part | None = None,
+    rings: Sequence[Ring] = (),
 ) -> list[Region]:
     """The regions, for a control, of a (H, W) bool mask in the size of the image as the browser knows it.
 
     A brush, a bitmask and a rectangle are one region, polygons and vectors one for each piece (`model.polygons`); none
     if the mask is empty. `score` is in [0, 1]. `rotation`, in degrees, is how far the editor shows the image turned:
     it is repeated, but moves nothing, as Label Studio's coordinates are always those of the image unturned. `part_of`:
-    the mask is a part of an image too large for an array, and empty elsewhere. Raises ValueError if the label is not
-    the control's, the score is not such a number, or the mask is not 2-D bool.
+    the mask is a part of an image too large for an array, and empty elsewhere. `rings`, polygons in px from the mask's
+    upper left corner that have been drawn already, are what a polygon's control gets of it. Raises ValueError if the
+    label is not the control's, the score is not such a number, or the mask is not 2-D bool.
     """
     if label not in output.labels:
         raise ValueError(f"label {label!r} is not one of {output.name!r}: {', '.join(output.labels)}")
@@ -64,7 +66,10 @@ def draw(
         "origin": "prediction",
         **({} if item_index is None else {"item_index": item_index}),
     }
-    values = _VALUES[output.type](mask, part) if mask.any() else []
+    if rings and output.type == "polygonlabels":
+        values = [_polygon(ring, part) for ring in rings]
+    else:
+        values = _VALUES[output.type](mask, part) if mask.any() else []
     return [{"id": _new_id(), **common, "value": {**value, output.type: [label]}} for value in values]
 
 
@@ -97,7 +102,11 @@ def _bitmask(mask: Mask, part: Part) -> list[dict[str, Any]]:
 
 
 def _polygons(mask: Mask, part: Part) -> list[dict[str, Any]]:
-    return [{"points": _percent(ring, part), "closed": True} for ring in polygons(mask)]
+    return [_polygon(ring, part) for ring in polygons(mask)]
+
+
+def _polygon(ring: Ring, part: Part) -> dict[str, Any]:
+    return {"points": _percent(ring, part), "closed": True}
 
 
 def _vectors(mask: Mask, part: Part) -> list[dict[str, Any]]:

@@ -42,6 +42,15 @@ class Output:
 
 
 @dataclass(frozen=True)
+class Control:
+    """Any control of a configuration, of whatever type."""
+
+    type: str  # in small letters, as in results: "brushlabels", "choices", ..
+    to: tuple[str, ...]  # names of what it is for
+    labels: tuple[str, ...]  # or choices, as results name them
+
+
+@dataclass(frozen=True)
 class Labeling:
     """What a labeling configuration asks for.
 
@@ -132,6 +141,12 @@ def parse_config(xml: str, output: str = "") -> Labeling:
         prompts=tuple(name for name in prompts if _is_smart(attributes[name])),
         outputs=tuple(sorted(usual, key=lambda each: each.type != f"{output}labels")),
     )
+
+
+def controls(xml: str) -> dict[str, Control]:
+    """All controls of a configuration by name, those for masks and any other. Raises ConfigError if it is not XML."""
+    tags = _tags(xml)[1]
+    return {name: Control(tag["type"].lower(), (*tag["to_name"],), (*tag["labels"],)) for name, tag in tags.items()}
 
 
 def _tags(xml: str) -> tuple[Element, dict[str, dict[str, Any]]]:

@@ -147,6 +147,15 @@ class LabelStudio(Connection):
             made += int(member(self.request("POST", path, files=chunk, timeout=SLOW_SECONDS), "task_count"))
         return made
 
+    def import_picture(self, project_id: int, name: str, content: bytes) -> int:
+        """Upload one picture's file and return the id of the task made of it."""
+        path, params = f"/api/projects/{project_id}/import", {"return_task_ids": "true"}
+        answer = self.request("POST", path, params=params, files=[(name, (name, content))], timeout=SLOW_SECONDS)
+        ids = member(answer, "task_ids")
+        if not isinstance(ids, list) or len(ids) != 1:
+            raise LabelStudioError(f"Label Studio made {shorten(ids)} of {name}, where one task was expected.")
+        return int(ids[0])
+
     def tasks(self, project_id: int, only: Sequence[int] | None = None, after: int = -1) -> Iterator[TaskSummary]:
         """Yield all tasks of the project by rising id, or those of `only` that still exist; above the id `after`.
 
@@ -208,10 +217,10 @@ class LabelStudio(Connection):
                 yield {**one, "task": task["id"], "data": task["data"]}
 
     def create_annotation(
-        self, task_id: int, result: list[dict[str, Any]], was_cancelled: bool = False
+        self, task_id: int, result: list[dict[str, Any]], was_cancelled: bool = False, ground_truth: bool = False
     ) -> dict[str, Any]:
         """Submit (or, with `was_cancelled`, skip) an annotation as the key's owner and return it."""
-        body = {"result": result, "was_cancelled": was_cancelled}
+        body = {"result": result, "was_cancelled": was_cancelled, "ground_truth": ground_truth}
         return _mapping(self.request("POST", f"/api/tasks/{task_id}/annotations/", json=body, timeout=SLOW_SECONDS))
 
     def predictions(self, task_id: int) -> list[dict[str, Any]]:

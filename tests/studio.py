@@ -108,10 +108,10 @@ class Studio:
         }
         return f"{number}.{1795340400 + number}"
 
-    def add_task(self, project: str | int, picture: bytes, number: int = 0) -> int:
+    def add_task(self, project: str | int, picture: bytes, number: int = 0, name: str = "scene.png") -> int:
         """Make a task of an uploaded picture; gives its id."""
         number, home = number or max(self.tasks, default=0) + 1, int(float(project))
-        path = f"/data/upload/{home}/{number:08x}-scene.png"
+        path = f"/data/upload/{home}/{number:08x}-{name}"
         self.pictures[path] = picture
         self.tasks[number] = {
             "id": number,
@@ -234,9 +234,16 @@ def _app(studio: Studio) -> Flask:
 
     @app.post("/api/projects/<int:number>/import")
     def import_files(number: int) -> tuple[Response, int]:
-        for file in request.files.values():
-            studio.add_task(number, file.read())
-        return jsonify(task_count=len(request.files)), 201
+        made = [studio.add_task(number, file.read(), name=str(file.filename)) for file in request.files.values()]
+        return jsonify(task_count=len(made), **({"task_ids": made} if "return_task_ids" in request.args else {})), 201
+
+    @app.post("/api/tasks/<int:number>/annotations/")
+    def annotate(number: int) -> tuple[Response, int]:
+        if number not in studio.tasks:
+            return jsonify(detail="No Task matches the given query."), 404
+        made = studio.annotate(number, request.json["result"], request.json["was_cancelled"])
+        made["ground_truth"] = request.json["ground_truth"]
+        return jsonify(made), 201
 
     @app.get("/api/tasks/")
     def tasks() -> Response:

@@ -1,7 +1,7 @@
 import pytest
 
 from backend.errors import ConfigError
-from backend.labeling import parse_config
+from backend.labeling import Control, controls, parse_config
 
 RECOMMENDED = """<View>
   <Image name="image" value="$image" zoom="true"/>
@@ -172,3 +172,13 @@ def test_entities_that_multiply_are_refused() -> None:
 def test_files_are_not_read_through_entities() -> None:
     with pytest.raises(ConfigError):
         parse_config('<!DOCTYPE v [<!ENTITY f SYSTEM "file:///etc/hostname">]><View>&f;</View>')
+
+
+def test_all_controls_are_read_with_what_they_are_for() -> None:
+    choices = '<Choices name="q" toName="image"><Choice value="good"/><Choice value="bad"/></Choices>'
+    found = controls(view(control("BrushLabels", "brush"), choices, '<TextArea name="note" toName="image"/>'))
+    assert found == {
+        "brush": Control("brushlabels", ("image",), ("Pit", "Crater")),
+        "q": Control("choices", ("image",), ("good", "bad")),
+        "note": Control("textarea", ("image",), ()),
+    }

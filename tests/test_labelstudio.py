@@ -134,7 +134,9 @@ class Handler(BaseHTTPRequestHandler):
     def upload(self, raw: bytes, query: dict[str, list[str]], project: int) -> None:
         count = raw.count(b"Content-Disposition: form-data")
         self.server.uploads.append(count)
-        self.send(201, {"task_count": count, "file_upload_ids": []})
+        made = [7, 8] if b"list of tasks" in raw else [7]
+        ids = {"task_ids": made} if "return_task_ids" in query else {}
+        self.send(201, {"task_count": count, "file_upload_ids": [], **ids})
 
     def interactive(self, raw: bytes, query: dict[str, list[str]], backend: int) -> None:
         body = json.loads(raw)
@@ -382,6 +384,12 @@ def test_many_files_go_up_in_several_requests(client, server, monkeypatch):
     monkeypatch.setattr(labelstudio, "FILES_CHUNK", 2)
     assert client.import_files(1, {f"{number}.png": b"png" for number in range(5)}) == 5
     assert server.uploads == [2, 2, 1]
+
+
+def test_one_picture_goes_up_and_its_task_comes_back(client):
+    assert client.import_picture(1, "a.png", b"png") == 7
+    with pytest.raises(LabelStudioError, match=r"made \[7, 8\] of a.json, where one task was expected"):
+        client.import_picture(1, "a.json", b"list of tasks")
 
 
 def test_a_click_comes_back_as_prediction_and_a_failed_one_as_error(client):

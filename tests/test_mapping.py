@@ -17,6 +17,7 @@ from backend import cli
 from backend.mapping import plan
 from backend.settings import Settings
 from model import mapping, sam
+from model.coco import Coco
 from model.geo import Geo
 from model.objects import Found
 from model.rasters import Place
@@ -90,6 +91,9 @@ def test_every_format_holds_the_same_objects_in_the_same_place(skylight, rasters
     assert sqlite3.connect(out / "mars.gpkg").execute("pragma integrity_check").fetchone() == ("ok",)
     coco = json.loads((out / "coco.json").read_bytes())
     assert len(coco["annotations"]) == len(table) and {each["name"] for each in coco["categories"]} == {"Pit"}
+    read = Coco(out / "coco.json")
+    areas = [found.area for picture in read.pictures for found in read.objects(picture)]
+    assert read.labels == ["Pit"] and areas == pytest.approx([int(row["area_px"]) for row in table], rel=0.08)
 
 
 def test_geojson_is_in_longitude_and_latitude_on_the_earth_and_in_its_own_system_on_mars(skylight, rasters, tmp_path):

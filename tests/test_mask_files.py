@@ -1,0 +1,72 @@
+"""Masks in PNG files."""
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from model.images import ImageError
+from model.mask_files import objects, read
+
+NUMBERS = np.array([[0, 1, 1, 0], [3, 0, 0, 0], [0, 0, 3, 3]], np.uint8)
+
+
+def save(path, numbers, mode=None):
+    Image.fromarray(numbers, mode).save(path) if mode else Image.fromarray(numbers).save(path)
+    return path
+
+
+def placed(found, shape=NUMBERS.shape):
+    whole = np.zeros(shape, bool)
+    whole[found.top : found.top + found.mask.shape[0], found.left : found.left + found.mask.shape[1]] = found.mask
+    return whole
+
+
+@pytest.mark.parametrize("scale", [1, 60_000])
+def test_numbers_of_8_and_16_bits_are_read_as_they_are(tmp_path, scale):
+    numbers = NUMBERS.astype(np.uint16) // 3 * scale if scale > 1 else NUMBERS
+    assert (read(save(tmp_path / "a.png", numbers), (3, 4), 100) == numbers).all()
+
+
+def test_a_palettes_indices_a_bitmap_and_gray_colours_are_numbers(tmp_path):
+    palette = Image.fromarray(NUMBERS, "L").convert("L")
+    palette.putpalette([9, 9, 9, 50, 60, 70, 0, 0, 0, 200, 100, 0])
+    palette.save(tmp_path / "p.png")
+    Image.fromarray(NUMBERS > 0).save(tmp_path / "b.png")
+    gray = save(tmp_path / "g.png", np.repeat(NUMBERS[..., None], 3, 2))
+    assert (read(tmp_path / "p.png", (3, 4), 100) == NUMBERS).all()
+    assert (read(tmp_path / "b.png", (3, 4), 100) == (NUMBERS > 0)).all()
+    assert (read(gray, (3, 4), 100) == NUMBERS).all()
+
+
+def test_colours_another_size_too_many_pixels_and_other_files_are_refused(tmp_path):
+    colours = np.zeros((3, 4, 3), np.uint8)
+    colours[0, 0, 1] = 9
+    with pytest.raises(ImageError, match=r"c.png has colours; a mask must have one number a pixel"):
+        read(save(tmp_path / "c.png", colours), (3, 4), 100)
+    with pytest.raises(ImageError, match="it has 4 x 3 pixels, not 3 x 4"):
+        read(save(tmp_path / "a.png", NUMBERS), (4, 3), 100)
+    with pytest.raises(ImageError, match="more than the 11 allowed"):
+        read(tmp_path / "a.png", (3, 4), 11)
+    (tmp_path / "x.png").write_bytes(b"GIF89a")
+    with pytest.raises(ImageError, match="not a whole PNG"):
+        read(tmp_path / "x.png", (3, 4), 100)
+
+
+def test_each_number_is_an_object_also_in_pieces():
+    first, second = objects(NUMBERS, classes=False)
+    assert (first.label, second.label) == (1, 3)
+    assert (placed(first) == (NUMBERS == 1)).all() and (placed(second) == (NUMBERS == 3)).all()
+
+
+def test_a_binary_masks_parts_are_objects_as_are_those_of_classes():
+    binary = 255 * (NUMBERS > 0).astype(np.uint8)
+    assert sorted(int(each.mask.sum()) for each in objects(binary, classes=False)) == [2, 3]  # touching by a corner
+    parts = list(objects(NUMBERS, classes=True))
+    assert [each.label for each in parts] == [1, 3, 3]
+    assert (sum(placed(each) for each in parts) == (NUMBERS > 0)).all()
+
+
+def test_a_mask_without_background_is_one_object_and_an_empty_one_none():
+    (only,) = objects(np.full((3, 4), 7, np.uint16), classes=False)
+    assert only.label == 7 and only.mask.all() and only.mask.shape == (3, 4)
+    assert list(objects(np.zeros((3, 4), np.uint8), classes=False)) == []
