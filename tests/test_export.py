@@ -93,7 +93,8 @@ def test_a_safetensors_file_holds_encoder_and_decoder(service, decoder, whole, t
     rebuilt = export.Whole(sam.load_network("tiny"), again)
     rebuilt.load_state_dict(load((tmp_path / "pits.safetensors").read_bytes()))
     picture = torch.from_numpy(scene(3, 64).image)
-    assert torch.equal(rebuilt.eval()(picture)[0], whole.eval()(picture)[0])
+    # Not to the bit: how sums are split depends on where in memory they lie.
+    torch.testing.assert_close(rebuilt.eval()(picture)[0], whole.eval()(picture)[0], rtol=0, atol=1e-6)
 
 
 def test_what_an_onnx_file_cannot_hold_is_refused(whole, monkeypatch):
