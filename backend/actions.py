@@ -1,8 +1,14 @@
 """What a person can do to a project: serve another version, serve the one before again, train now."""
 
+from dataclasses import replace
+
+import redis
+
+from backend import ahead
 from backend.errors import BadRequest
 from backend.queue import key
 from backend.service import Service
+from backend.trained import named
 
 
 def promote(service: Service, project: str, number: int) -> None:
@@ -40,6 +46,32 @@ def try_again(service: Service, project: str) -> int:
         service.queue.want_reconciliation(project)
         service.queue.request(project, "ingest")
     return count
+
+
+def normalise(
+    service: Service, given: str, bands: tuple[int, ...] | None = None, low_high: tuple[float, ...] | None = None
+) -> str:
+    """Set how the pictures of the project called `given` are seen; gives what there is to say of it.
+
+    `bands`: () the first ones, `low_high`: () to be settled by the pictures; None leaves each as it is, but a range is
+    of its bands. Raises BadRequest if there is no such project.
+    """
+    project = named(service.store, given)
+    now = service.normalisations.of(project)
+    made = now if bands in (None, now.bands) else replace(now, bands=bands, range=None)
+    if low_high is not None:
+        made = replace(made, range=(low_high[0], low_high[1]) if low_high else None)
+    said = f"project {project}: {made}"
+    if made == now:
+        return said
+    service.normalisations.set(project, made)
+    try:
+        service.queue.touch(project)
+        service.queue.request(project, "ingest")
+        ahead.want(service, project)
+    except redis.RedisError as error:
+        return f"{said}\nRedis is away ({type(error).__name__}): the next annotation has it learned with"
+    return f"{said}\nIts images are embedded anew, and the next training, which is due, learns with it"
 
 
 def unfit(service: Service, project: str, number: int) -> str:

@@ -17,7 +17,7 @@ import click
 from backend.errors import SkylightError, Unavailable
 from backend.lifeline import follow
 from backend.logs import configure
-from backend.map_commands import export, map_
+from backend.map_commands import export, map_, normalise
 from backend.settings import Settings
 
 if TYPE_CHECKING:
@@ -492,7 +492,7 @@ def demo(executable: Path, port: int) -> None:
     run(settings(), os.environ, executable, port, _stop_on_signal())
 
 
-for command in (export, map_):
+for command in (export, map_, normalise):
     cli.add_command(command)
 
 

@@ -1,9 +1,11 @@
 """`skylight map`: files that other programs read, in the right place, once."""
 
+import copy
 import csv
 import json
 import re
 import sqlite3
+from dataclasses import replace
 
 import numpy as np
 import pyogrio
@@ -18,6 +20,7 @@ from backend.mapping import plan
 from backend.settings import Settings
 from model import mapping, sam
 from model.geo import Geo
+from model.normalisation import Normalisation
 from model.objects import Found
 from model.rasters import Place
 from model.shapes import shape
@@ -106,6 +109,36 @@ def test_geojson_is_in_longitude_and_latitude_on_the_earth_and_in_its_own_system
     centre = shapely.geometry.shape(mars["features"][0]["geometry"]).centroid
     assert abs(centre.x - float(row["x"])) < 3 and abs(centre.y - float(row["y"])) < 3
     assert float(row["longitude"]) == pytest.approx(np.degrees(float(row["x"]) / 3_396_190), abs=1e-6)
+
+
+def test_a_map_is_by_the_version_s_normalisation(service, decoder, skylight, rasters, tmp_path):
+    """16 bits of which a part is far brighter, bands the other way round: the same map as of the 8 bits they show."""
+    how = Normalisation((3, 2, 1), (1000.0, 1000.0 + 255 * 20))
+    made = copy.deepcopy(decoder)
+    made.config = replace(decoder.config, normalisation=how)
+    publish(service, made)
+    with rasterio.open(rasters / "utm.tif") as file:
+        numbers = file.read().astype(np.uint16) * 20 + 1000
+    glint = np.concatenate([numbers, np.full((3, 60, 400), 60_000, np.uint16)], 1)
+    for name, bands in (("deep", numbers[::-1]), ("glint", glint[::-1]), ("rgb", glint)):
+        tiff(tmp_path / f"{name}.tif", bands)
+    names = [tmp_path / f"{name}.tif" for name in ("deep", "glint", "rgb")]
+    for number, out in ((1, "own"), (2, "settled")):
+        arguments = ("map", *names, "--project", 1, "--version", number, "--out", tmp_path / out)
+        assert skylight(*arguments).exit_code == 0
+    assert skylight("map", rasters / "utm.tif", "--project", 1, "--out", tmp_path / "right").exit_code == 0
+    chosen = ("map", names[2], "--project", 1, "--bands", "1,2,3", "--out", tmp_path / "chosen")
+    assert skylight(*chosen).exit_code == 0
+
+    def classes(folder, name):
+        with Image.open(tmp_path / folder / f"{name}.png") as image:
+            return np.asarray(image)[:240]
+
+    right = classes("right", "utm")
+    assert right.any()
+    for folder, name in (("settled", "deep"), ("settled", "glint"), ("chosen", "rgb")):
+        assert (classes(folder, name) != right).mean() < 0.002
+    assert (classes("own", "glint") != right).mean() > 0.01
 
 
 def test_a_folder_of_pictures_is_mapped_once_and_goes_on_where_it_was(skylight, tmp_path, monkeypatch):
