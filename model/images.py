@@ -57,11 +57,10 @@ def in_colour(picture: NDArray[Any]) -> NDArray[Any]:
 def numbers(data: bytes, max_pixels: int = MAX_PIXELS) -> NDArray[Any]:
     """The picture as (H, W, 3) uint8 RGB; one of more bits as it is: (H, W) of a number type, or (H, W, 3) uint16 RGB.
 
-    Alpha is
-    dropped, not composited: in mosaics it marks where data is valid, and a painted background would add an
-    edge that is not in the scene. Of an animation or a multi-page file the first frame is taken. Raises
-    ImageError for what is not a picture, is damaged or truncated, or has more than `max_pixels` pixels by
-    its header; then no pixel was decoded.
+    In the size and orientation the browser shows (EXIF applied). Alpha is dropped, not composited: in mosaics it marks
+    where data is valid, and a painted background would add an edge that is not in the scene. Of an animation or a
+    multi-page file the first frame is taken. Raises ImageError for what is not a picture, is damaged or truncated, or
+    has more than `max_pixels` pixels by its header; then no pixel was decoded.
     """
     _check_tiff(data)
     picture = load(data, FORMATS, max_pixels)

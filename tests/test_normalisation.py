@@ -216,7 +216,7 @@ def test_black_pictures_settle_nothing(planted, studio, project):
     assert planted.normalisations.of(project) == OWN and level(planted, studio, project, 1) == 0
 
 
-def test_the_command_shows_and_sets_it(planted, studio, project, monkeypatch):
+def test_the_command_shows_and_sets_it_and_the_page_shows_it(planted, project, client, monkeypatch):
     monkeypatch.setattr(cli, "_beside_serve", lambda: planted)
 
     def skylight(*arguments):
@@ -227,6 +227,7 @@ def test_the_command_shows_and_sets_it(planted, studio, project, monkeypatch):
     assert "bands 3, 2, 1; -5 is black, 4000 white" in skylight("--bands", "3,2,1", "--range", "-5,4000").output
     assert planted.queue.dirty(project) == 1 and ahead.wanted(planted.queue, project)
     assert "  rasters: bands 3, 2, 1; -5 is black, 4000 white" in list(lines(of_all(planted)))
+    assert "Rasters: bands 3, 2, 1; -5 is black, 4000 white." in client.get(f"/projects/{project}").text
     assert "bands 3, 2, 1; black and white by" in skylight("--range", "auto").output
     assert "the first three bands" in skylight("--bands", "").output
     for wrong in ("1", "5,5", "9,2", "nan,2", "0,inf", "a,b", "1,2,3"):
