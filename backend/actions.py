@@ -49,22 +49,29 @@ def try_again(service: Service, project: str) -> int:
 
 
 def normalise(
-    service: Service, given: str, bands: tuple[int, ...] | None = None, low_high: tuple[float, ...] | None = None
+    service: Service,
+    given: str,
+    bands: tuple[int, ...] | None = None,
+    low_high: tuple[float, float] | str | None = None,
 ) -> str:
     """Set how the pictures of the project called `given` are seen; gives what there is to say of it.
 
-    `bands`: () the first ones, `low_high`: () to be settled by the pictures; None leaves each as it is, but a range is
-    of its bands. Raises BadRequest if there is no such project.
+    `bands`: () the first ones; `low_high`: or "auto", to be settled by the pictures, or "own", each picture's. None
+    leaves each as it is, but a range is of its bands. Raises BadRequest if there is no such project.
     """
     project = named(service.store, given)
-    now = service.normalisations.of(project)
-    made = now if bands in (None, now.bands) else replace(now, bands=bands, range=None)
+    now, was_own = service.normalisations.of(project), service.normalisations.is_own(project)
+    made, own = now if bands in (None, now.bands) else replace(now, bands=bands, range=None), was_own
     if low_high is not None:
-        made = replace(made, range=(low_high[0], low_high[1]) if low_high else None)
+        made, own = replace(made, range=None if isinstance(low_high, str) else low_high), low_high == "own"
     said = f"project {project}: {made}"
+    if made.range is None and not own:
+        said += ", until its first pictures of more than 8 bits have settled them for all"
+    if (made, own) == (now, was_own):
+        return said
+    service.normalisations.set(project, made, own)
     if made == now:
         return said
-    service.normalisations.set(project, made)
     try:
         service.queue.touch(project)
         service.queue.request(project, "ingest")

@@ -210,6 +210,19 @@ def test_a_damaged_one_is_that_of_the_newest_version(planted, studio, project):
     assert planted.failures.of(project)
 
 
+def test_each_picture_keeps_its_own_where_somebody_says_so(planted, studio, project):
+    assert "until its first pictures" in normalise(planted, project)
+    assert "until" not in normalise(planted, project, None, "own") and planted.queue.dirty(project) == 0
+    add(studio, project, DIM, BRIGHT, DIM)
+    annotate(planted, studio, project)
+    assert train_version(planted, project) == 1 and planted.versions.card(project, 1)["normalisation"] is None
+    assert planted.normalisations.of(project) == OWN
+    normalise(planted, project, None, "auto")
+    assert train_version(planted, project) == 2 and planted.normalisations.of(project).range is not None
+    normalise(planted, project, (1,), "own")
+    assert planted.normalisations.of(project) == Normalisation((1,)) and planted.normalisations.is_own(project)
+
+
 def test_black_pictures_settle_nothing(planted, studio, project):
     add(studio, project, 0, 0)
     embed(planted, project)
@@ -232,5 +245,5 @@ def test_the_command_shows_and_sets_it_and_the_page_shows_it(planted, project, c
     assert "the first three bands" in skylight("--bands", "").output
     for wrong in ("1", "5,5", "9,2", "nan,2", "0,inf", "a,b", "1,2,3"):
         refused = skylight("--range", wrong)
-        assert refused.exit_code == 2 and "neither auto nor two numbers" in refused.output.replace("\n", " ")
+        assert refused.exit_code == 2 and "is not auto, own, or two numbers" in refused.output.replace("\n", " ")
     assert planted.normalisations.of(project) == OWN
