@@ -1,8 +1,14 @@
 """What a person can do to a project: serve another version, serve the one before again, train now."""
 
+from dataclasses import replace
+
+import redis
+
+from backend import ahead
 from backend.errors import BadRequest
 from backend.queue import key
 from backend.service import Service
+from backend.trained import named
 
 
 def promote(service: Service, project: str, number: int) -> None:
@@ -40,6 +46,39 @@ def try_again(service: Service, project: str) -> int:
         service.queue.want_reconciliation(project)
         service.queue.request(project, "ingest")
     return count
+
+
+def normalise(
+    service: Service,
+    given: str,
+    bands: tuple[int, ...] | None = None,
+    low_high: tuple[float, float] | str | None = None,
+) -> str:
+    """Set how the pictures of the project called `given` are seen; gives what there is to say of it.
+
+    `bands`: () the first ones; `low_high`: or "auto", to be settled by the pictures, or "own", each picture's. None
+    leaves each as it is, but a range is of its bands. Raises BadRequest if there is no such project.
+    """
+    project = named(service.store, given)
+    now, was_own = service.normalisations.of(project), service.normalisations.is_own(project)
+    made, own = now if bands in (None, now.bands) else replace(now, bands=bands, range=None), was_own
+    if low_high is not None:
+        made, own = replace(made, range=None if isinstance(low_high, str) else low_high), low_high == "own"
+    said = f"project {project}: {made}"
+    if made.range is None and not own:
+        said += ", until its first pictures of more than 8 bits have settled them for all"
+    if (made, own) == (now, was_own):
+        return said
+    service.normalisations.set(project, made, own)
+    if made == now:
+        return said
+    try:
+        service.queue.touch(project)
+        service.queue.request(project, "ingest")
+        ahead.want(service, project)
+    except redis.RedisError as error:
+        return f"{said}\nRedis is away ({type(error).__name__}): the next annotation has it learned with"
+    return f"{said}\nIts images are embedded anew, and the next training, which is due, learns with it"
 
 
 def unfit(service: Service, project: str, number: int) -> str:

@@ -18,7 +18,7 @@ from backend.errors import SkylightError, Unavailable
 from backend.import_commands import import_annotations
 from backend.lifeline import follow
 from backend.logs import configure
-from backend.map_commands import export, map_
+from backend.map_commands import export, map_, normalise
 from backend.settings import Settings
 
 if TYPE_CHECKING:
@@ -493,7 +493,7 @@ def demo(executable: Path, port: int) -> None:
     run(settings(), os.environ, executable, port, _stop_on_signal())
 
 
-for command in (export, import_annotations, map_):
+for command in (export, import_annotations, map_, normalise):
     cli.add_command(command)
 
 

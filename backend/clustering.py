@@ -17,17 +17,23 @@ from backend.service import Service
 from model.clusters import kinds, nearest
 from model.familiar import mean_feature
 from model.images import ImageError
+from model.normalisation import OWN, Normalisation
 
 SAMPLE = 200  # tasks by which the clusters are found; some minutes of embedding in a new project, then seconds
 
 
 def find_clusters(
-    service: Service, project: str, version: str, urls: Mapping[int, str], stop: Callable[[], bool]
+    service: Service,
+    project: str,
+    version: str,
+    urls: Mapping[int, str],
+    stop: Callable[[], bool],
+    how: Normalisation = OWN,
 ) -> NDArray[np.float32] | None:
     """The centres (K, D) float32 of the open tasks' pooled embeddings, K = 0 if there are too few; None if stopped.
 
     `urls`: of the open tasks' images by task id. They are found once for a version, so that a cluster's number means
-    the same in all its predictions. Pictures that cannot be read are left out.
+    the same in all its predictions; `how`: as it sees them. Pictures that cannot be read are left out.
     """
     redis, place = service.queue.redis, key(project, "clusters")
     kept_version, kept = json.loads(redis.get(place) or '["", []]')
@@ -38,7 +44,7 @@ def find_clusters(
         if stop():
             return None
         try:
-            points.append(mean_feature(service.pictures.embedding(urls[task])[1]))
+            points.append(mean_feature(service.pictures.seen(how).embedding(urls[task])[1]))
         except (SkylightError, ImageError):
             continue
     centres = kinds(np.stack(points)) if points else np.zeros((0, 1), np.float32)
@@ -46,8 +52,8 @@ def find_clusters(
     return centres
 
 
-def cluster_of(service: Service, centres: NDArray[np.float32], url: str) -> int | None:
+def cluster_of(service: Service, centres: NDArray[np.float32], url: str, how: Normalisation = OWN) -> int | None:
     """The cluster that an image belongs to, None where there are none. Raises as `Pictures.embedding` does."""
     if not len(centres):
         return None
-    return int(nearest(mean_feature(service.pictures.embedding(url)[1])[None], centres)[0])
+    return int(nearest(mean_feature(service.pictures.seen(how).embedding(url)[1])[None], centres)[0])

@@ -6,12 +6,16 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from itertools import islice
 
+import numpy as np
+from numpy.typing import NDArray
+
 from backend import ahead
 from backend.errors import DATA_ERRORS, LabelStudioError, MediaError, SkylightError, Unavailable
 from backend.fair import Turn
 from backend.labeling import Labeling
 from backend.labelstudio import LIGHT_PAGE, LabelStudio, TaskSummary
 from backend.machine import DISK_FAIL, GIGABYTE, free_bytes
+from backend.normalisation import ENOUGH
 from backend.predict import image_urls
 from backend.progress import reporter
 from backend.readiness import readiness_test
@@ -19,6 +23,7 @@ from backend.service import Service
 from backend.trace import fail
 from backend.webhook import project_key
 from model.images import ImageError
+from model.normalisation import Normalisation
 
 NEXT = 5  # open tasks after the one just opened that are embedded first
 SLICE_SECONDS = 600.0  # of one job; the next goes on from there, long before `JOB_SECONDS` would end this one
@@ -42,6 +47,7 @@ class Tally:
     there: int = 0  # were embedded already
     embedded: int = 0
     failed: list[tuple[int, str]] = field(default_factory=list)  # task, and why
+    quantiles: list[NDArray[np.float64]] = field(default_factory=list)  # of those stretched by their own range
     began: float = field(default_factory=time.monotonic)
 
     @property
@@ -70,31 +76,37 @@ def images_of(tasks: Iterable[TaskSummary], labeling: Labeling) -> list[TaskImag
 
 
 def embed_each(
-    service: Service, client: LabelStudio, images: Iterable[TaskImage], tally: Tally
+    service: Service, client: LabelStudio, project: str, images: Iterable[TaskImage], tally: Tally
 ) -> Iterator[tuple[TaskImage, str]]:
-    """Embed images one by one, each counted in `tally`; yields each with "", or with why it could not be.
+    """Embed a project's images one by one, each counted in `tally`; yields each with "", or with why it could not be.
 
-    Raises LabelStudioError if Label Studio is down, rather than to blame the pictures, and Unavailable if the disk is
-    full.
+    After some of more than 8 bits the project's normalisation is settled, and the others are seen by it. Raises
+    LabelStudioError if Label Studio is down, rather than to blame the pictures, and Unavailable if the disk is full.
     """
-    ready = readiness_test(service)
+    ready = readiness_test(service, project, samples=False)
     for image in images:
         reason = ""
         if ready(image.url):  # another process came first
             tally.there += 1
-        elif reason := _embed(service, client, image):
+        elif reason := _embed(service, client, project, image, tally):
             tally.failed.append((image.task, reason))
         else:
             tally.embedded += 1
+        if len(tally.quantiles) >= ENOUGH:
+            service.normalisations.settle(project, tally.quantiles)
+            tally.quantiles.clear()
+            ready = readiness_test(service, project, samples=False)
         yield image, reason
 
 
-def _embed(service: Service, client: LabelStudio, image: TaskImage) -> str:
+def _embed(service: Service, client: LabelStudio, project: str, image: TaskImage, tally: Tally) -> str:
     """Embed an image; gives why it could not be, "" if it is."""
     if (free := free_bytes(service.settings.home)) < DISK_FAIL:
         raise Unavailable(f"only {free / GIGABYTE:.1f} GB are free for {service.settings.home}; make room")
     try:
-        service.pictures.embedding(image.url)
+        _, embedding = service.pictures_of(project).embedding(image.url)
+        if embedding.quantiles is not None:
+            tally.quantiles.append(embedding.quantiles)
         return ""
     except MediaError as error:
         client.version()
@@ -119,13 +131,18 @@ def precompute(service: Service, number: int) -> Iterator[Tally]:
     if client is None:
         raise Unavailable("set LABEL_STUDIO_URL and LABEL_STUDIO_API_KEY")
     found = client.project(number)
+    project = project_key(found)
     images = images_of(client.tasks(number), service.labeling(str(found["label_config"])))
-    ready = readiness_test(service, project_key(found))
-    todo = [image for image in images if not ready(image.url)]
-    tally = Tally(len(images), there=len(images) - len(todo))
-    yield tally
-    for _ in embed_each(service, client, reversed(todo), tally):
+    how: Normalisation | None = None
+    while how != service.normalisations.of(project):  # settled on the way, it asks for the first ones once more
+        how = service.normalisations.of(project)
+        ready = readiness_test(service, project)
+        todo = [image for image in images if not ready(image.url)]
+        tally = Tally(len(images), there=len(images) - len(todo))
         yield tally
+        for _ in embed_each(service, client, project, reversed(todo), tally):
+            yield tally
+        service.normalisations.settle(project, tally.quantiles)
 
 
 def embed_project(service: Service, project: str) -> bool:
@@ -179,6 +196,7 @@ class _Round:
         ready = readiness_test(self.service, self.project)
         missing = {image.url: image for image in images if not ready(image.url)}
         todo = [missing[url] for url in ahead.without_failed(queue, self.project, missing)]
+        how = self.service.normalisations.of(self.project)
         tally = Tally(len(images), there=len(images) - len(todo))  # or have failed before
         report = reporter(queue, self.project, "embed")
         report(tally.done, tally.total, 0.0)
@@ -188,6 +206,8 @@ class _Round:
             if self._interrupted():
                 return True
         ahead.grant(queue, self.project, wanted)
+        if self.service.normalisations.settle(self.project, tally.quantiles) != how:
+            ahead.want(self.service, self.project)  # the first ones once more, by what they have settled
         self._log(tally)
         return False
 
@@ -213,7 +233,7 @@ class _Round:
         return False
 
     def _embed(self, images: Iterable[TaskImage], tally: Tally) -> Iterator[TaskImage]:
-        for image, reason in embed_each(self.service, self.client, images, tally):
+        for image, reason in embed_each(self.service, self.client, self.project, images, tally):
             if reason:
                 log.warning("project %s task %s: its image is not embedded: %s", self.project, image.task, reason)
                 ahead.fail(self.service.queue, self.project, image.url)

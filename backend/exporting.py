@@ -21,7 +21,7 @@ def export_version(service: Service, project: str, number: int | None, kind: str
     version = trained(service, project, number)
     network = sam.load_network(service.settings.sam, service.check_weights())
     whole = export.Whole(network, version.decoder)
-    about = export.describe(version.decoder.config.labels, version.project, version.number, version.card)
+    about = export.describe(version.decoder.config, version.project, version.number, version.card)
     said = f"{out}: {version.name} of project {version.project}"
     if kind == "safetensors":
         content = export.to_safetensors(whole, about)

@@ -90,13 +90,13 @@ class Gallery:
         decoder = self.service.decoder_of(project, number)
         if decoder is None:
             raise Unavailable(f"version {number} is of another release of Skylight and cannot be drawn; train anew")
-        pictures = self.service.pictures
+        pictures = self.service.pictures.seen(decoder.config.normalisation)
         if decoder.config.encoder_id != pictures.segmenter.encoder_id:
             made = decoder.config.encoder_id
             raise Unavailable(
                 f"version {number} reads embeddings of another SAM, {made}; set SKYLIGHT_SAM back to that"
             )
-        embedding = pictures.cache.get(record.image, _absent(record))
+        embedding = pictures.cache.get(pictures.key(record.image), _absent(record))
         try:
             truth = self.service.store.label_map(project, record)
         except FileNotFoundError:

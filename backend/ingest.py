@@ -148,7 +148,7 @@ def _annotation(service: Service, project: str, event: Event) -> bool:
         return service.store.remove(project, event["id"])
     labeling = service.labeling(service.store.config(project))
     url = image_url({"id": event["task"], "data": event["data"]}, labeling)
-    digest, embedding = service.pictures.embedding(url)
+    digest, embedding = service.pictures_of(project).embedding(url)
     found = label_map(event["result"], labeling, embedding.size)
     for reason in found.ignored:
         log.info("project %s annotation %s: %s", project, event["id"], reason)

@@ -12,6 +12,7 @@ from backend.drawing import Part, draw
 from backend.errors import BadRequest
 from backend.labeling import Labeling
 from backend.overlap import covered
+from backend.pictures import Pictures
 from backend.question import Asked
 from backend.service import Service
 from model import tiles
@@ -27,7 +28,13 @@ log = logging.getLogger(__name__)
 
 
 def click_large(
-    service: Service, labeling: Labeling, task: dict[str, Any], asked: Asked, digest: str, raster: Raster
+    service: Service,
+    pictures: Pictures,
+    labeling: Labeling,
+    task: dict[str, Any],
+    asked: Asked,
+    digest: str,
+    raster: Raster,
 ) -> tuple[list[dict[str, Any]], float]:
     """As `predict.click`, for a large picture: from the tile whose centre is nearest to the prompt.
 
@@ -40,13 +47,13 @@ def click_large(
     asked = service.turns.with_box(here, asked, task.get("drafts"))
     if asked.prompt.box is None and not asked.prompt.positive.any():
         raise BadRequest("there is no object in the negative clicks alone; click inside one first")
-    window = tiles.nearest(raster.size, service.pictures.side, *_extent(asked.prompt))
+    window = tiles.nearest(raster.size, pictures.side, *_extent(asked.prompt))
     for _ in range(WIDER + 1):
         place = *here, window  # logits are of one window
         earlier = service.turns.before(place, asked)
-        embedding = service.pictures.tile(digest, raster, window)
+        embedding = pictures.tile(digest, raster, window)
         prompt = _moved(asked.prompt, window)
-        found = service.pictures.segmenter.segment(embedding, prompt, earlier, candidates=1)
+        found = pictures.segmenter.segment(embedding, prompt, earlier, candidates=1)
         service.turns.keep(place, asked, found.logits[0])
         mask = found.masks[0]
         further = tiles.wider(raster.size, window, mask)
@@ -67,7 +74,7 @@ def preannotation_large(
     service: Service, decoder: DomainDecoder, labeling: Labeling, digest: str, raster: Raster
 ) -> tuple[list[dict[str, Any]], float]:
     """As `predict.preannotation`, for a large picture; SAM is not asked about its regions."""
-    config, pictures = decoder.config, service.pictures
+    config, pictures = decoder.config, service.pictures.seen(decoder.config.normalisation)
     separated = frozenset(config.labels.index(label) for label in config.separate)
     found = Map(raster.size, len(config.labels), separated)
     regions: list[dict[str, Any]] = []

@@ -39,12 +39,46 @@ def _formats(ctx: click.Context, param: click.Parameter, value: str) -> tuple[st
     return names
 
 
-def _bands(ctx: click.Context, param: click.Parameter, value: str) -> tuple[int, ...]:
-    """3,2,1 as numbers; none of an empty text."""
+def _bands(ctx: click.Context, param: click.Parameter, value: str | None) -> tuple[int, ...] | None:
+    """3,2,1 as numbers; none of an empty text; None if it is not given."""
+    if value is None:
+        return None
     parts = [part.strip() for part in value.split(",") if part.strip()]
     if len(parts) not in (0, 1, 3) or not all(part.isdecimal() and int(part) for part in parts):
         raise click.BadParameter(f"{value!r} is not one band or three, as 3,2,1, counted from 1")
     return tuple(int(part) for part in parts)
+
+
+def _range(ctx: click.Context, param: click.Parameter, value: str | None) -> tuple[float, float] | str | None:
+    """0,4000 as numbers; auto and own as they are; None if it is not given."""
+    from model.normalisation import NO_DATA
+
+    if value is None or value in ("auto", "own"):
+        return value
+    try:
+        low, high = (float(part) for part in value.split(","))
+    except ValueError:
+        low = high = 0.0
+    if not -NO_DATA < low < high < NO_DATA:
+        raise click.BadParameter(f"{value!r} is not auto, own, or two numbers, the lower one first, as 0,4000")
+    return low, high
+
+
+@click.command()
+@PROJECT
+@click.option("--bands", callback=_bands, help="Seen as red, green, blue, from 1: 3,2,1, or one; '' for the first.")
+@click.option("--range", "low_high", callback=_range, help="Black and white, in the pictures' units: 0,4000; auto: by "
+              "the first pictures, for all; own: by each picture.")  # fmt: skip
+def normalise(project: str, bands: tuple[int, ...] | None, low_high: tuple[float, float] | str | None) -> None:
+    """Show or set how a project's rasters are seen: which bands, and which range of more than 8 bits.
+
+    Other bands have the range taken anew from the pictures, if none is given. The next training learns with it; until
+    then the version that is served sees pictures as it did.
+    """
+    from backend.actions import normalise as apply
+    from backend.cli import _beside_serve as beside_serve
+
+    click.echo(apply(beside_serve(), project, bands, low_high))
 
 
 @click.command("map")

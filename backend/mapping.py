@@ -77,5 +77,6 @@ def plan(
     tile = settings.tile or default_side(segmenter)
     if again:
         mapping.forget(out)
-    options = Options(out, formats, version.name, tile, settings.min_area, settings.max_pixels, bands)
+    how = version.decoder.config.normalisation
+    options = Options(out, formats, version.name, tile, settings.min_area, settings.max_pixels, bands, how)
     return Mapping(version, segmenter, options)

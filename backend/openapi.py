@@ -99,6 +99,7 @@ JOB = record(
 STATUS = record(
     {
         "model_version": VERSION,
+        "normalisation": record({"bands": listed(COUNT), "range": {"type": ["array", "null"]}}),
         **{name: COUNT for name in ("annotations", "tasks", "inbox")},
         "up_to_date": {"type": "boolean"},
         "jobs": {"type": "object", "additionalProperties": JOB},

@@ -18,16 +18,18 @@ log = logging.getLogger(__name__)
 class Opened:
     """One thread, while there is something to do, that embeds images by URL, those asked for last first."""
 
-    def __init__(self, embed: Callable[[str], object]) -> None:
+    def __init__(self, embed: Callable[[str, str], object]) -> None:
+        """`embed` is given the project and the URL."""
         self._embed = embed
         self._lock = threading.Lock()
-        self._waiting: list[str] = []  # the last is the next
+        self._waiting: list[tuple[str, str]] = []  # the last is the next
         self._busy = False
 
-    def embed(self, urls: Sequence[str]) -> None:
+    def embed(self, project: str, urls: Sequence[str]) -> None:
         """Embed these images, in their order, before those that wait already. Returns at once."""
+        first = [(project, url) for url in reversed(urls)]
         with self._lock:
-            self._waiting = [*(url for url in self._waiting if url not in urls), *reversed(urls)][-LIMIT:]
+            self._waiting = [*(each for each in self._waiting if each not in first), *first][-LIMIT:]
             if self._busy or not self._waiting:
                 return
             self._busy = True
@@ -40,15 +42,15 @@ class Opened:
             return self._busy
 
     def _run(self) -> None:
-        while (url := self._next()) is not None:
+        while (found := self._next()) is not None:
             try:
-                self._embed(url)
+                self._embed(*found)
             except (SkylightError, ImageError) as error:
                 log.warning("an image of an opened task is not embedded: %s", error)
             except Exception:
                 log.exception("an image of an opened task: an error that Skylight did not foresee")
 
-    def _next(self) -> str | None:
+    def _next(self) -> tuple[str, str] | None:
         with self._lock:
             if self._waiting:
                 return self._waiting.pop()

@@ -28,6 +28,7 @@ from backend.progress import JobState, job_states, workers
 from backend.readiness import Readiness
 from backend.service import Service
 from backend.store import SampleRecord
+from model.normalisation import OWN
 
 SETTLED_SECONDS = 2.0  # a folder changed less long ago may change again without a newer time stamp
 
@@ -73,6 +74,7 @@ class ProjectView:
     readiness: Readiness | None
     failures: Sequence[Failure] = ()  # what goes wrong now, the newest first
     asides: Sequence[Aside] = ()  # annotations that cannot be learned from as they are
+    rasters: str = ""  # how they are seen, "" if each goes by its own
 
     @property
     def now(self) -> Version | None:
@@ -149,7 +151,7 @@ def project_view(records: Records, project: str, known: Readiness | None) -> Pro
     number = project.partition(".")[0]
     queue = queue_state(service, project)
     address = service.settings.label_studio_url
-    found = agreements(samples)
+    found, how = agreements(samples), service.normalisations.of(project)
     return ProjectView(
         key=project,
         number=number,
@@ -176,6 +178,7 @@ def project_view(records: Records, project: str, known: Readiness | None) -> Pro
         readiness=known,
         failures=service.failures.of(project) + service.failures.of(MACHINE),
         asides=queue.asides,
+        rasters="" if how == OWN else str(how),
     )
 
 

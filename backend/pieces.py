@@ -2,14 +2,15 @@
 
 import hashlib
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
+from itertools import islice
 
 import numpy as np
 from numpy.typing import NDArray
 
 from backend.errors import SkylightError
-from backend.service import Service
+from backend.pictures import Pictures
 from backend.store import SampleRecord
 from model.images import ImageError
 from model.rasters import Window
@@ -23,12 +24,12 @@ EMPTY = (2, 16)  # of those with nothing, the fewest and the most; between them 
 log = logging.getLogger(__name__)
 
 
-def pieces(service: Service, record: SampleRecord, sample: Sample) -> list[Sample]:
+def pieces(pictures: Pictures, record: SampleRecord, sample: Sample) -> list[Sample]:
     """The samples that are learned from in the place of one: itself, unless its picture is larger than a tile.
 
-    Which tiles are chosen follows from the picture alone. If it cannot be read now, none, with a line in the log.
+    Which tiles are chosen follows from the picture alone; pixels without data are ignored. If it cannot be read now,
+    none, with a line in the log.
     """
-    pictures = service.pictures
     if pictures.large is None or max(record.size) <= pictures.side:
         return [sample]
     try:
@@ -37,20 +38,31 @@ def pieces(service: Service, record: SampleRecord, sample: Sample) -> list[Sampl
             log.error("annotation %s is left out: its address shows another image now", record.annotation)
             return []
         made = []
-        for window in chosen(sample.label_map, windows(record.size, pictures.side), digest):
+        for window in chosen(sample.label_map, windows(record.size, pictures.side), digest, raster.known):
             row, column, height, width = window
             part = np.s_[row : row + height, column : column + width]
             embedding = replace(pictures.tile(digest, raster, window), picture=None)
             objects = None if sample.instances is None else sample.instances[part].copy()
-            made.append(Sample(sample.task, embedding, sample.label_map[part].copy(), objects))
+            label_map, there = sample.label_map[part].copy(), raster.known(window)
+            if there is not None:
+                label_map[~there] = IGNORE
+            made.append(Sample(sample.task, embedding, label_map, objects))
         return made
     except (SkylightError, ImageError) as error:
         log.error("annotation %s is left out: %s", record.annotation, error)
         return []
 
 
-def chosen(label_map: NDArray[np.uint8], tiles: Sequence[Window], seed: str) -> list[Window]:
-    """The tiles that are learned from, of a label map (H, W) uint8: at most `MOST` with something, `EMPTY` without."""
+def chosen(
+    label_map: NDArray[np.uint8],
+    tiles: Sequence[Window],
+    seed: str,
+    known: Callable[[Window], NDArray[np.bool_] | None] = lambda window: None,
+) -> list[Window]:
+    """The tiles that are learned from, of a label map (H, W) uint8: at most `MOST` with something, `EMPTY` without.
+
+    `known` as of a raster: a tile without data teaches nothing.
+    """
     order = sorted(tiles, key=lambda window: hashlib.sha256(f"{seed}{window}".encode()).digest())
     full, empty = [], []
     for window in order:
@@ -61,4 +73,5 @@ def chosen(label_map: NDArray[np.uint8], tiles: Sequence[Window], seed: str) -> 
         elif (part != IGNORE).any():
             empty.append(window)
     full = full[:MOST]
-    return full + empty[: min(max(len(full), EMPTY[0]), EMPTY[1])]
+    there = (window for window in empty if (pixels := known(window)) is None or pixels.any())
+    return full + list(islice(there, min(max(len(full), EMPTY[0]), EMPTY[1])))

@@ -138,7 +138,8 @@ class _Round:
         for task in tasks:
             with suppress(BadRequest):
                 urls[task.id] = self._url(task)
-        return find_clusters(self.service, self.project, self.version, urls, self._interrupted)
+        how = self.decoder.config.normalisation
+        return find_clusters(self.service, self.project, self.version, urls, self._interrupted, how)
 
     def _url(self, task: TaskSummary) -> str:
         return image_url({"id": task.id, "data": task.data}, self.labeling)
@@ -148,7 +149,7 @@ class _Round:
         try:
             url = self._url(task)
             regions, score = preannotation(self.service, self.decoder, self.labeling, url)
-            cluster = cluster_of(self.service, centres, url)
+            cluster = cluster_of(self.service, centres, url, self.decoder.config.normalisation)
         except ImageError as error:
             log.warning("project %s task %s gets no pre-annotation: %s", self.project, task.id, error)
             fail(error)

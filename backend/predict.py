@@ -24,6 +24,7 @@ from backend.service import Service
 from backend.trace import fail, note
 from model.decoder import DomainDecoder
 from model.images import ImageError
+from model.normalisation import OWN, Normalisation
 from model.predict import confidence, instances, predict_pixels
 from model.refine import refine
 from model.sam import Embedding
@@ -99,7 +100,7 @@ def _look_ahead(service: Service, project: str, label_config: str, tasks: list[d
     """
     if len(tasks) == 1:
         with suppress(SkylightError):  # it has been logged
-            service.opened.embed(image_urls(tasks[0], service.labeling(label_config)))
+            service.opened.embed(project, image_urls(tasks[0], service.labeling(label_config)))
     try:
         if not service.store.config(project):  # anybody could name a project; this one is not known
             return
@@ -118,7 +119,7 @@ def _one(
     try:
         labeling = service.labeling(label_config)
         if context and context.get("result"):
-            return click(service, labeling, task, context)
+            return click(service, labeling, task, context, service.normalisations.of(project))
         decoder = service.decoder(project, labeling)
         if decoder is None or service.version_name(project) != version:  # another is current since the batch began
             return [], 0.0
@@ -133,7 +134,7 @@ def _one(
 
 
 def click(
-    service: Service, labeling: Labeling, task: dict[str, Any], context: dict[str, Any]
+    service: Service, labeling: Labeling, task: dict[str, Any], context: dict[str, Any], how: Normalisation = OWN
 ) -> tuple[list[dict[str, Any]], float]:
     """SAM's best mask for the prompt in a context, as regions, and SAM's own estimate of its IoU.
 
@@ -144,9 +145,10 @@ def click(
     if asked is None:
         return [], 0.0
     url = image_url(task, asked.output, asked.index)
-    digest, embedding = service.pictures.look(url)
+    pictures = service.pictures.seen(how)
+    digest, embedding = pictures.look(url)
     if not isinstance(embedding, Embedding):
-        return click_large(service, labeling, task, asked, digest, embedding)
+        return click_large(service, pictures, labeling, task, asked, digest, embedding)
     if asked.size != embedding.size:
         shown, real = asked.size, embedding.size
         raise BadRequest(f"the browser shows the image as (height, width) {shown}, but it is {real}; reload the task")
@@ -155,7 +157,7 @@ def click(
     if asked.prompt.box is None and not asked.prompt.positive.any():
         raise BadRequest("there is no object in the negative clicks alone; click inside one first")
     earlier = service.turns.before(place, asked)
-    found = service.pictures.segmenter.segment(embedding, asked.prompt, earlier, candidates=1)
+    found = pictures.segmenter.segment(embedding, asked.prompt, earlier, candidates=1)
     service.turns.keep(place, asked, found.logits[0])
     mask = found.masks[0]
     if service.settings.avoid_overlap:
@@ -173,7 +175,7 @@ def preannotation(
 
     With `SKYLIGHT_REFINE` SAM is asked about each region too, and the sharper mask is taken where both agree.
     """
-    digest, embedding = service.pictures.look(url)
+    digest, embedding = service.pictures.seen(decoder.config.normalisation).look(url)
     if not isinstance(embedding, Embedding):
         return preannotation_large(service, decoder, labeling, digest, embedding)
     prediction = predict_pixels(decoder, embedding)

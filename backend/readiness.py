@@ -48,16 +48,19 @@ def addresses(tasks: Iterable[TaskSummary], service: Service, project: str) -> I
         yield from image_urls({"id": task.id, "data": task.data}, labeling)
 
 
-def readiness_test(service: Service, project: str = "") -> Callable[[str], bool]:
-    """A function that tells whether the image last seen at an address has been embedded by the SAM in use.
+def readiness_test(service: Service, project: str, samples: bool = True) -> Callable[[str], bool]:
+    """A function that tells whether the image last seen at an address has been embedded by the SAM in use, as the
+    project has it seen.
 
-    No image and no embedding is read for it. Of a project that is named, the samples are looked at too: they also know
-    the addresses that were fetched before a home had `addresses`.
+    No image and no embedding is read for it. With `samples` the project's are looked at too: they also know the
+    addresses that were fetched before a home had `addresses`.
     """
-    learned = {record.url: record.image for record in service.store.samples(project)} if project else {}
+    learned = {record.url: record.image for record in service.store.samples(project)} if samples else {}
+    how = service.normalisations.of(project)
 
     def ready(url: str) -> bool:
         digest = learned.get(url) or service.addresses.digest(url)
-        return bool(digest) and service.pictures.cache.path(digest).exists()
+        pictures = service.pictures.seen(how)
+        return bool(digest) and pictures.cache.path(pictures.key(digest)).exists()
 
     return ready

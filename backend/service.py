@@ -16,6 +16,7 @@ from backend.failures import MACHINE, Failures
 from backend.labeling import Labeling, parse_config
 from backend.labelstudio import LabelStudio
 from backend.large import Large
+from backend.normalisation import Normalisations
 from backend.opened import Opened
 from backend.pictures import Pictures
 from backend.queue import Queue, connect
@@ -48,6 +49,7 @@ class Service:
         self.addresses = Addresses(settings.home / "addresses")
         self.secret = Secret(settings)
         self.versions = Versions(self.store)
+        self.normalisations = Normalisations(self.store, self.versions)
         self.failures = Failures(connection)
         self.asides = Asides(connection)
         self.store.damage.listener = self._damaged
@@ -57,7 +59,7 @@ class Service:
         self.labeling = functools.lru_cache(maxsize=256)(functools.partial(parse_config, output=settings.output))
         self.turns = Turns()
         self.stopping = threading.Event()  # set when this process is to end
-        self.opened = Opened(lambda url: self.pictures.embedding(url))
+        self.opened = Opened(lambda project, url: self.pictures_of(project).embedding(url))
         self._decoder = functools.lru_cache(maxsize=16)(self._load_decoder)
 
     def check_stop(self) -> None:
@@ -77,6 +79,10 @@ class Service:
             if self._pictures is None:
                 self._pictures = self._load_pictures()
             return self._pictures
+
+    def pictures_of(self, project: str) -> Pictures:
+        """`pictures`, as a project has them seen now."""
+        return self.pictures.seen(self.normalisations.of(project))
 
     @property
     def loaded(self) -> Pictures | None:

@@ -8,6 +8,7 @@ import redis
 
 from backend.service import Service
 from backend.status import project_status
+from model.normalisation import OWN, Normalisation
 
 
 def of_all(service: Service) -> dict[str, dict[str, Any]]:
@@ -33,6 +34,8 @@ def lines(found: Mapping[str, Mapping[str, Any]]) -> Iterator[str]:
         if state.get("away"):
             yield f"  FAIL  {state['away']}"
             continue
+        if (how := Normalisation.of(state["normalisation"])) != OWN:
+            yield f"  rasters: {how}"
         waits = f"{state['inbox']} events wait, " if state["inbox"] else ""
         busy = [kind for kind, job in state["jobs"].items() if job["running"]]
         yield f"  {waits}{'everything is learned from' if state['up_to_date'] else 'a training is due'}{_busy(busy)}"

@@ -92,6 +92,7 @@ def project_status(service: Service, project: str) -> dict[str, Any]:
     cards = service.versions.cards(project)
     return {
         "model_version": service.version_name(project),
+        "normalisation": service.normalisations.of(project).stored,
         "annotations": len(samples),
         "tasks": len({record.task for record in samples}),
         "inbox": queue.inbox_length(project),

@@ -1,7 +1,7 @@
 """From a project's samples to a new version, and whether it is served."""
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
 from datetime import UTC, datetime
 from typing import Any
@@ -10,10 +10,12 @@ import numpy as np
 from numpy.typing import NDArray
 from rq.timeouts import JobTimeoutException
 
+from backend import ahead
 from backend.acceptance import accepted, by_task
 from backend.attempts import Attempts
 from backend.errors import POISON_ERRORS, SkylightError, Unavailable
 from backend.labeling import Labeling
+from backend.pictures import Pictures
 from backend.pieces import pieces
 from backend.progress import reporter
 from backend.service import Service
@@ -25,6 +27,7 @@ from model.decoder import DecoderConfig
 from model.evaluate import LabelScores
 from model.images import ImageError
 from model.metrics import paired
+from model.normalisation import OWN, Normalisation
 from model.train import IGNORE, Sample, Trained, in_validation, train, validate
 
 UNCHANGED = "nothing has changed"
@@ -45,16 +48,23 @@ def train_version(service: Service, project: str, asked: bool = False) -> int:
     if len(tasks) < settings.min_annotations or not any(record.regions for task in tasks for record in task):
         log.info("project %s: %d of %d annotated tasks", project, len(tasks), settings.min_annotations)
         return 0
-    used = [found for task in tasks if (found := load_task(service, project, labeling, task))]
+    pictures = service.pictures_of(project)
+    used = load(service, pictures, project, labeling, tasks)
+    quantiles = [sample.embedding.quantiles for _, sample in used if sample.embedding.quantiles is not None]
+    settled = service.normalisations.settle(project, quantiles)
+    if settled != pictures.how:
+        pictures = service.pictures.seen(settled)
+        used = load(service, pictures, project, labeling, tasks)
+        ahead.want(service, project)
     note_left_out(service, project, labeling, tasks, used)
-    samples = [piece for records, sample in used for piece in pieces(service, records[0], sample)]
+    samples = [piece for records, sample in used for piece in pieces(pictures, records[0], sample)]
     training = [sample for sample in samples if not in_validation(sample.task)]
     validation = [sample for sample in samples if in_validation(sample.task)]
     if not training:
         training, validation = validation, []
     if not training:
         return 0
-    config = DecoderConfig(labeling.labels, service.pictures.segmenter.encoder_id)
+    config = DecoderConfig(labeling.labels, pictures.segmenter.encoder_id, normalisation=pictures.how)
     ingredients = {
         "labels": list(labeling.labels),
         "encoder_id": config.encoder_id,
@@ -62,6 +72,7 @@ def train_version(service: Service, project: str, asked: bool = False) -> int:
         "annotations": {str(record.annotation): record.updated_at for records, _ in used for record in records},
         "consensus": settings.consensus,
         "recipe": asdict(service.recipe),
+        "normalisation": None if pictures.how == OWN else pictures.how.stored,
     }
     if reason := premature(service, project, ingredients, asked):
         log.info("project %s is not trained: %s", project, reason)
@@ -80,7 +91,13 @@ def train_version(service: Service, project: str, asked: bool = False) -> int:
     except (*POISON_ERRORS, JobTimeoutException):
         attempts.fail()
         raise
-    verdict, promoted = gate(service, project, labeling, trained, validation)
+
+    def seen(how: Normalisation) -> list[Sample]:
+        other = service.pictures.seen(how)
+        found = load(service, other, project, labeling, tasks)
+        return [piece for records, sample in found for piece in pieces(other, records[0], sample)]
+
+    verdict, promoted = gate(service, project, labeling, trained, validation, seen)
     card = {
         "created_at": datetime.now(UTC).isoformat(timespec="seconds"),
         **ingredients,
@@ -102,6 +119,17 @@ def train_version(service: Service, project: str, asked: bool = False) -> int:
         verdict,
     )
     return number if promoted else 0
+
+
+def load(
+    service: Service,
+    pictures: Pictures,
+    project: str,
+    labeling: Labeling,
+    tasks: Sequence[Sequence[SampleRecord]],
+) -> list[tuple[list[SampleRecord], Sample]]:
+    """All tasks as `load_task` reads them, without those that it cannot read."""
+    return [found for task in tasks if (found := load_task(service, pictures, project, labeling, task))]
 
 
 def note_left_out(
@@ -171,12 +199,18 @@ def premature(service: Service, project: str, ingredients: dict[str, Any], asked
 
 
 def gate(
-    service: Service, project: str, labeling: Labeling, trained: Trained, validation: list[Sample]
+    service: Service,
+    project: str,
+    labeling: Labeling,
+    trained: Trained,
+    validation: list[Sample],
+    seen: Callable[[Normalisation], list[Sample]] | None = None,
 ) -> tuple[str, bool]:
     """Why the new decoder may be served or not, and whether: not if the current one is better beyond the noise.
 
     Image by image the mean IoU of the new one is compared with the current one's: on the validation tasks that the
-    current one's weights have not seen, or, where those are too few, as both did in cross-validation.
+    current one's weights have not seen, or, where those are too few, as both did in cross-validation. `seen` gives
+    all samples by another normalisation, should the current one have another.
     """
     try:
         current = service.decoder(project, labeling)
@@ -191,6 +225,9 @@ def gate(
         served = card.get("per_task", {}) if card.get("cross_validated") else {}
         kind = "images left out in cross-validation by both"
         return judge(trained.held.per_task, served, kind, service.recipe.enough)
+    if seen is not None and current.config.normalisation != trained.decoder.config.normalisation:
+        tasks = {sample.task for sample in validation}
+        validation = [sample for sample in seen(current.config.normalisation) if sample.task in tasks]
     unseen = [sample for sample in validation if sample.task not in card.get("trained_on", ())]
     kind = "images that neither has learned from"
     return judge(trained.held.per_task, validate(current, unseen).per_task, kind, service.recipe.enough)
@@ -214,13 +251,13 @@ def judge(new: dict[str, float], served: dict[str, float], images: str, enough: 
 
 
 def load_task(
-    service: Service, project: str, labeling: Labeling, records: Sequence[SampleRecord]
+    service: Service, pictures: Pictures, project: str, labeling: Labeling, records: Sequence[SampleRecord]
 ) -> tuple[list[SampleRecord], Sample] | None:
     """The samples of a task, the newest first, as the one that training reads, and those that it was made of.
 
     None, with a line in the log, if none of them can be read.
     """
-    read = [(each, sample) for each in records if (sample := load_sample(service, project, labeling, each))]
+    read = [(each, sample) for each in records if (sample := load_sample(service, pictures, project, labeling, each))]
     if len(read) < 2:
         return ([read[0][0]], read[0][1]) if read else None
     maps = [sample.label_map for _, sample in read]
@@ -229,12 +266,14 @@ def load_task(
     return [each for each, _ in read], Sample(read[0][1].task, read[0][1].embedding, agreed, objects)
 
 
-def load_sample(service: Service, project: str, labeling: Labeling, record: SampleRecord) -> Sample | None:
+def load_sample(
+    service: Service, pictures: Pictures, project: str, labeling: Labeling, record: SampleRecord
+) -> Sample | None:
     """A stored sample as training reads it; None, with a line in the log, if it or its image is not there any more."""
     service.check_stop()
     try:
         # Without its picture, which only clicks need: up to 300 kB of 1.5 MB an image while a training lasts.
-        embedding = replace(service.pictures.known(record.image, record.url), picture=None)
+        embedding = replace(pictures.known(record.image, record.url), picture=None)
         drawn = service.store.label_map(project, record)
         objects = service.store.objects(project, record)
     except (SkylightError, ImageError, FileNotFoundError) as error:  # the last: another worker has replaced it just now

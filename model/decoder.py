@@ -16,6 +16,7 @@ from safetensors.torch import load as parse
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from model.normalisation import OWN, Normalisation
 from model.sam import FEATURES
 from model.seals import Damaged, metadata_of
 
@@ -39,6 +40,7 @@ class DecoderConfig:
     detail: int = 0  # and of their detail
     separate: tuple[str, ...] = ()  # labels whose regions were single objects: touching ones are to be told apart
     temperature: float = 1.0  # the logits are divided by it before they are probabilities (arXiv 1706.04599)
+    normalisation: Normalisation = OWN  # of the pictures it was trained on, and of those it is asked about
 
 
 class DomainDecoder(nn.Module):
@@ -133,7 +135,10 @@ def _quarters(inputs: int, outputs: int) -> nn.Conv2d:
 def save(decoder: DomainDecoder, path: Path) -> None:
     """Write weights and configuration as one safetensors file."""
     weights = {name: tensor.contiguous() for name, tensor in decoder.state_dict().items()}
-    save_file(weights, path, metadata={"config": json.dumps(asdict(decoder.config)), "layout": str(LAYOUT)})
+    config = asdict(decoder.config)
+    if decoder.config.normalisation == OWN:  # as releases of before there was one wrote and read it
+        del config["normalisation"]
+    save_file(weights, path, metadata={"config": json.dumps(config), "layout": str(LAYOUT)})
 
 
 def load(path: Path, sha256: str = "") -> DomainDecoder:
@@ -150,7 +155,8 @@ def load(path: Path, sha256: str = "") -> DomainDecoder:
     if found != str(LAYOUT):
         raise OtherLayout(f"{path} holds a decoder of layout {found}, not {LAYOUT}; train anew")
     config = json.loads(metadata["config"])
-    tuples = {name: tuple(config.get(name, ())) for name in ("labels", "separate")}
-    decoder = DomainDecoder(DecoderConfig(**{**config, **tuples}))
+    made = {name: tuple(config.get(name, ())) for name in ("labels", "separate")}
+    normalisation = Normalisation.of(config.get("normalisation"))
+    decoder = DomainDecoder(DecoderConfig(**{**config, **made, "normalisation": normalisation}))
     decoder.load_state_dict(weights)
     return decoder.eval().requires_grad_(False)

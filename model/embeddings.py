@@ -32,7 +32,7 @@ UNSEALED = "4"  # is read once more, and sealed then
 # when two bytes were changed by their last bit it was +0.009 ± 0.004 (16 pairs). The official SAMs were not measured.
 QUANTISED = ("features", "context", "detail")
 SCALE = ".scale"  # after a quantised tensor's name: that of its channels' ranges
-WHOLE = ("thumbnail", "picture")
+WHOLE = ("thumbnail", "picture", "quantiles")
 
 # What a damaged file may raise: a wrong checksum, or, in one of before there were any, whatever is missing or odd.
 DAMAGES = (seals.Damaged, SafetensorError, LookupError, ValueError, TypeError)

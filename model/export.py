@@ -7,7 +7,7 @@ scaling is by matrices, made in the graph from the picture's size, so that it is
 import io
 import json
 import warnings
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -21,7 +21,7 @@ from segment_anything.modeling import Sam
 from torch import Tensor, nn
 
 from model import files
-from model.decoder import DomainDecoder
+from model.decoder import DecoderConfig, DomainDecoder
 from model.predict import predict_pixels
 from model.runtime import OPSET
 from model.sam import PER_CELL, Segmenter
@@ -198,14 +198,18 @@ def _texts(about: Mapping[str, Any]) -> dict[str, str]:
     return {name: value if isinstance(value, str) else json.dumps(value) for name, value in about.items()}
 
 
-def describe(labels: Sequence[str], project: str, version: int, card: Mapping[str, Any]) -> dict[str, Any]:
-    """The metadata of an exported version: what it takes and gives, its labels, where it comes from, how good it is."""
+def describe(config: DecoderConfig, project: str, version: int, card: Mapping[str, Any]) -> dict[str, Any]:
+    """The metadata of an exported version: what it takes and gives, its labels, where it comes from, how good it is.
+
+    A picture of more than 8 bits is to be brought to them as `normalisation` says, as the decoder's own were.
+    """
     kept = ("encoder_id", "created_at", "training_images", "validation", "separate", "temperature")
     return {
         "skylight": "domain decoder with its encoder",
         "input": "image: (H, W, 3) uint8 RGB, any size",
         "output": "probabilities: (classes, H, W) float32, 0 is background; distance: (H, W) float32, 0 at a rim",
-        "classes": ["background", *labels],
+        "classes": ["background", *config.labels],
+        "normalisation": config.normalisation.stored,
         "project": project,
         "version": version,
         **{name: card[name] for name in kept if name in card},

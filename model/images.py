@@ -11,18 +11,17 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
+from model.normalisation import own_range, stretch
+
 # What a browser shows, and what cameras and orbiters write. Formats that run other programs (EPS) stay out.
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "JPEG2000", "AVIF")
 MAX_PIXELS = 100_000_000
 DEEP_MODES = ("I", "F", "I;16", "I;16L", "I;16B", "I;16N")
-STRETCH_PERCENT = (1.0, 99.0)
-STRETCH_SAMPLES = 4_000_000  # percentiles of more values than this are taken from an even grid of them
 ORIENTATION, BITS_PER_SAMPLE, WIDTH, HEIGHT = 0x0112, 258, 256, 257  # EXIF and TIFF tags
 TIFF_ENTRY = 12  # bytes of a tag in a TIFF's directory
 PNG_COLOURS = (2, 4, 6)  # PNG colour types with several bands: RGB, gray with alpha, RGBA
 START_OF_SCAN = b"\xff\xda"
 MAX_SCANS = 100  # of a progressive JPEG; each goes through all of its pixels, and programs write some ten
-NO_DATA = 1e38  # raster formats mark missing float pixels with values near -3.4e38
 
 # Everything Pillow was seen to raise on damaged files, and what its own `open` expects of its readers.
 READ_ERRORS = (
@@ -44,19 +43,32 @@ def decode(data: bytes, max_pixels: int = MAX_PIXELS) -> NDArray[np.uint8]:
     """The picture as (H, W, 3) uint8 RGB, in the size and orientation the browser shows (EXIF applied).
 
     16-bit, 32-bit and float single bands, and 16-bit colours together, are stretched from their 1st..99th percentile to
-    0..255. Alpha is
-    dropped, not composited: in mosaics it marks where data is valid, and a painted background would add an
-    edge that is not in the scene. Of an animation or a multi-page file the first frame is taken. Raises
-    ImageError for what is not a picture, is damaged or truncated, or has more than `max_pixels` pixels by
-    its header; then no pixel was decoded.
+    0..255. Raises as `numbers`.
+    """
+    found = numbers(data, max_pixels)
+    return found if found.dtype == np.uint8 else in_colour(stretch(found, *own_range(found)))
+
+
+def in_colour(picture: NDArray[Any]) -> NDArray[Any]:
+    """(H, W) or (H, W, 3) -> (H, W, 3)."""
+    return np.repeat(picture[..., None], 3, axis=2) if picture.ndim == 2 else picture
+
+
+def numbers(data: bytes, max_pixels: int = MAX_PIXELS) -> NDArray[Any]:
+    """The picture as (H, W, 3) uint8 RGB; one of more bits as it is: (H, W) of a number type, or (H, W, 3) uint16 RGB.
+
+    In the size and orientation the browser shows (EXIF applied). Alpha is dropped, not composited: in mosaics it marks
+    where data is valid, and a painted background would add an edge that is not in the scene. Of an animation or a
+    multi-page file the first frame is taken. Raises ImageError for what is not a picture, is damaged or truncated, or
+    has more than `max_pixels` pixels by its header; then no pixel was decoded.
     """
     _check_tiff(data)
     picture = load(data, FORMATS, max_pixels)
     deep = _deep_colours(data)
     if deep is not None and deep.shape[:2] == picture.size[::-1]:
-        return _stretch(deep)
+        return deep
     if picture.mode in DEEP_MODES:
-        return np.repeat(_stretch(np.asarray(picture))[..., None], 3, axis=2)
+        return np.asarray(picture)
     try:
         if picture.mode == "P":
             picture = picture.convert("RGBA")  # straight to RGB, Pillow warns of a palette with transparency
@@ -75,7 +87,7 @@ def load(data: bytes, formats: Sequence[str], max_pixels: int, size: tuple[int, 
     Image.MAX_IMAGE_PIXELS = None
     try:
         picture = Image.open(io.BytesIO(data), formats=list(formats))
-        _check_size(picture.size, max_pixels)
+        check_size(picture.size, max_pixels)
         if size is not None and picture.size != tuple(size[::-1]):
             raise ImageError(f"it has {picture.size[0]} x {picture.size[1]} pixels, not {size[1]} x {size[0]}")
         if picture.format == "JPEG" and data.count(START_OF_SCAN) > MAX_SCANS:
@@ -89,9 +101,14 @@ def load(data: bytes, formats: Sequence[str], max_pixels: int, size: tuple[int, 
         raise ImageError(f"{what} are not a whole {'/'.join(formats)} picture: {error}") from error
 
 
+def is_deep_png(data: bytes) -> bool:
+    """Whether a file is a PNG of 16 bits a number."""
+    return data.startswith(b"\x89PNG") and len(data) > 25 and data[24] == 16
+
+
 def _deep_colours(data: bytes) -> NDArray[np.uint16] | None:
     """(H, W, 3) uint16 RGB of a PNG or TIFF of 16-bit colours, EXIF applied, else None: Pillow reads 8 bits of them."""
-    png = data.startswith(b"\x89PNG") and len(data) > 25 and data[24] == 16 and data[25] in PNG_COLOURS
+    png = is_deep_png(data) and data[25] in PNG_COLOURS
     if not (png or data.startswith((b"II*\0", b"MM\0*"))):
         return None
     try:
@@ -135,7 +152,8 @@ def _check_tiff(data: bytes) -> None:
         raise ImageError("the TIFF says its size twice; save it anew")
 
 
-def _check_size(size: tuple[int, int], max_pixels: int) -> None:
+def check_size(size: tuple[int, int], max_pixels: int) -> None:
+    """Raises ImageError if a picture of `size` (W, H) is empty or has more than `max_pixels`."""
     width, height = size
     if width < 1 or height < 1:
         raise ImageError(f"the picture is empty, {width} x {height} pixels")
@@ -143,18 +161,3 @@ def _check_size(size: tuple[int, int], max_pixels: int) -> None:
         raise ImageError(
             f"the picture has {width} x {height} pixels, more than the {max_pixels} allowed; scale it down"
         )
-
-
-def _stretch(band: NDArray[Any]) -> NDArray[np.uint8]:
-    """Numbers to uint8 of the same shape, the 1st..99th percentile of all onto 0..255; missing values become 0."""
-    values = band.astype(np.float32)
-    valid = np.isfinite(values) & (np.abs(values) < NO_DATA)
-    known = values[valid]
-    if not known.size:
-        return np.zeros(band.shape, np.uint8)
-    low, high = np.percentile(known[:: 1 + known.size // STRETCH_SAMPLES], STRETCH_PERCENT)
-    if low == high:  # almost all of it is one value: keep what stands out
-        low, high = known.min(), known.max()
-    scaled = (np.where(valid, values, low) - low) * (255.0 / max(float(high - low), 1e-30))
-    stretched: NDArray[np.uint8] = np.clip(np.rint(scaled), 0, 255).astype(np.uint8)
-    return stretched

@@ -23,6 +23,7 @@ from model import contact, files, writers
 from model.decoder import DomainDecoder
 from model.geo import Geo
 from model.images import MAX_PIXELS
+from model.normalisation import OWN, Normalisation
 from model.objects import Found, Map
 from model.rasters import SUFFIXES, Place, Raster, open_raster
 from model.sam import Segmenter
@@ -56,13 +57,14 @@ class Options:
     tile: int  # px, a tile's side
     min_area: int  # px, of the smallest object
     max_pixels: int = MAX_PIXELS  # of a picture that has to be read whole
-    bands: tuple[int, ...] = ()
+    bands: tuple[int, ...] = ()  # of these pictures, in the place of the normalisation's
+    normalisation: Normalisation = OWN
 
     def key(self, path: Path) -> str:
         """What a part was made of: if that is another now, it is made anew."""
         state = path.stat()
         made_of = [str(path), state.st_size, state.st_mtime_ns, self.version, sorted(self.formats)]
-        made_of += [self.tile, self.min_area, list(self.bands)]
+        made_of += [self.tile, self.min_area, list(self.bands), *filter(None, [self.normalisation.mark])]
         return hashlib.sha256(json.dumps(made_of).encode()).hexdigest()
 
 
@@ -102,7 +104,7 @@ def map_picture(
     Raises ImageError if it cannot be read, OSError if it cannot be written.
     """
     options.out.mkdir(parents=True, exist_ok=True)
-    raster = open_raster(each.path, options.max_pixels, options.bands)
+    raster = open_raster(each.path, options.max_pixels, options.bands, options.normalisation)
     config = decoder.config
     separated = frozenset(config.labels.index(label) for label in config.separate)
     found_map = Map(raster.size, len(config.labels), separated, options.out)

@@ -10,7 +10,7 @@ import threading
 import warnings
 from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -18,13 +18,27 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from model.images import FORMATS, MAX_PIXELS, NO_DATA, ORIENTATION, READ_ERRORS, STRETCH_PERCENT, ImageError, decode
+from model.images import (
+    FORMATS,
+    MAX_PIXELS,
+    ORIENTATION,
+    READ_ERRORS,
+    ImageError,
+    check_size,
+    in_colour,
+    is_deep_png,
+    numbers,
+)
+from model.normalisation import OWN, Normalisation, Range, known, own_range, quantiles, stretch
 
 SUFFIXES = (".tif", ".tiff", ".jp2", ".j2k", ".vrt", ".img", ".cub", ".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif")
 WINDOWED = (".tif", ".tiff", ".jp2", ".j2k", ".vrt", ".img", ".cub")  # what rasterio is asked to read
+TIFF = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")  # the last two are BigTIFF
+JPEG_2000 = (b"\0\0\0\x0cjP  ", b"\xff\x4f\xff\x51")
 SAMPLED = 2048  # px along the longer side of the reduced picture that percentiles are taken from
 RGB = 3
 GDAL_CACHE = "128"  # MB of blocks that GDAL keeps; by itself it takes a twentieth of the machine's memory, per process
+ROWS = ("L", "RGB", "RGBA", "LA")  # Pillow's modes of pictures that GDAL reads alike
 UNPACKED_ROWS = 256  # at a time
 
 Window = tuple[int, int, int, int]  # row, column, height, width in px
@@ -45,6 +59,8 @@ class Raster(Protocol):
 
     size: tuple[int, int]  # H, W px
     place: Place | None
+    plain: bool  # of 8 bits, its bands as they come: seen alike by every normalisation
+    quantiles: NDArray[np.float64] | None  # as `normalisation.quantiles`, where it is stretched by its own range
 
     def read(self, window: Window) -> NDArray[np.uint8]:
         """A window's pixels, (h, w, 3) uint8 RGB; 0 where nothing is known."""
@@ -62,66 +78,81 @@ class Raster(Protocol):
 class Whole:
     """A picture that is in memory."""
 
-    def __init__(self, pixels: NDArray[np.uint8]) -> None:
-        """`pixels` (H, W, 3) uint8 RGB."""
+    def __init__(self, pixels: NDArray[Any], how: Normalisation = OWN) -> None:
+        """`pixels` (H, W, 3) uint8 RGB, or as `model.images.numbers` gives more bits."""
         self.pixels = pixels
         self.size = pixels.shape[0], pixels.shape[1]
         self.place: Place | None = None
+        self.plain = pixels.dtype == np.uint8
+        self.quantiles: NDArray[np.float64] | None = None
+        self._range: Range | None = None if self.plain else how.range or own_range(pixels)
+        if not self.plain and how.range is None:
+            self.quantiles = quantiles(pixels)
 
     def read(self, window: Window) -> NDArray[np.uint8]:
         """As `Raster.read`."""
         row, column, height, width = window
-        return np.ascontiguousarray(self.pixels[row : row + height, column : column + width])
+        return self._shown(self.pixels[row : row + height, column : column + width])
 
     def known(self, window: Window) -> NDArray[np.bool_] | None:
         """As `Raster.known`."""
-        return None
+        row, column, height, width = window
+        if self.pixels.dtype.kind != "f":
+            return None
+        there = known(self.pixels[row : row + height, column : column + width])
+        return None if there.all() else there
 
     def small(self, side: int, window: Window | None = None) -> NDArray[np.uint8]:
         """As `Raster.small`."""
         row, column, height, width = window or (0, 0, *self.size)
         step = max(max(height, width) // (2 * side), 1)  # first by leaving out: it would take seconds of a large one
-        picture = Image.fromarray(
-            np.ascontiguousarray(self.pixels[row : row + height : step, column : column + width : step])
-        )
+        picture = Image.fromarray(self._shown(self.pixels[row : row + height : step, column : column + width : step]))
         picture.thumbnail((side, side))
         return np.asarray(picture)
 
     def close(self) -> None:
         """As `Raster.close`."""
 
+    def _shown(self, pixels: NDArray[Any]) -> NDArray[np.uint8]:
+        return np.ascontiguousarray(pixels if self._range is None else in_colour(stretch(pixels, *self._range)))
+
 
 class Windowed:
     """A raster on disk, of which never more than a window is in memory.
 
-    The bands are RGB, or one is taken for all three. Those of 8 bits are taken as they are, others are stretched from
-    the 1st to the 99th percentile of the whole raster, together, so that a tile looks alike whatever is in it.
+    Where the normalisation has no range, it is that of the whole raster, so that a tile looks alike whatever is in it.
     """
 
-    def __init__(self, path: Path | str, bands: Sequence[int] = ()) -> None:
-        """`bands`: numbers from 1 on of those shown as red, green, blue, or of one; the first three or one if empty.
-
-        Raises ImageError if the file cannot be read, or has no such bands.
-        """
+    def __init__(self, path: Path | str, how: Normalisation = OWN) -> None:
+        """Raises ImageError if the file cannot be read, or has no such bands, or none of real numbers."""
         import rasterio
         from rasterio.errors import NotGeoreferencedWarning, RasterioError
 
         os.environ.setdefault("GDAL_CACHEMAX", GDAL_CACHE)  # GDAL looks there at its first read
-        self.path = path
+        self.path = "the picture" if str(path).startswith("/vsimem/") else path
         self._lock = threading.Lock()
         try:
             with warnings.catch_warnings(action="ignore", category=NotGeoreferencedWarning):
                 self._file: Any = rasterio.open(path)
         except RasterioError as error:
-            raise ImageError(f"{path} is not a raster that can be read: {error}") from error
+            raise ImageError(f"{self.path} is not a raster that can be read: {error}") from error
         count = int(self._file.count)
-        self.bands = tuple(bands) or ((1, 2, 3) if count >= RGB else (1,))
+        usual = (1, 2, 3) if count >= RGB else (1,)
+        self.bands = how.bands or usual
         if len(self.bands) not in (1, RGB) or not all(1 <= band <= count for band in self.bands):
-            raise ImageError(f"{path} has {count} bands; {self.bands} are not one or three of them")
+            raise ImageError(f"{self.path} has {count} bands; {self.bands} are not one or three of them")
+        kinds = {str(self._file.dtypes[band - 1]) for band in self.bands}
+        if any(kind.startswith("complex") for kind in kinds):
+            raise ImageError(f"{self.path} holds {', '.join(kinds)} numbers; save their magnitude instead")
         self.size = int(self._file.height), int(self._file.width)
         crs, transform = self._file.crs, tuple(float(each) for each in self._file.transform)[:6]
         self.place = Place(crs.to_wkt(), transform) if crs else None  # type: ignore[arg-type]
-        self._levels = None if self._file.dtypes[0] == "uint8" else self._percentiles()
+        self._floats = any(kind.startswith("float") for kind in kinds)
+        self.plain = kinds == {"uint8"} and self.bands == usual
+        self.quantiles: NDArray[np.float64] | None = None
+        self._range: Range | None = None
+        if kinds != {"uint8"}:
+            self._range = how.range or self._own()
 
     def read(self, window: Window) -> NDArray[np.uint8]:
         """As `Raster.read`."""
@@ -129,11 +160,17 @@ class Windowed:
 
     def known(self, window: Window) -> NDArray[np.bool_] | None:
         """As `Raster.known`."""
+        from rasterio.errors import RasterioError
         from rasterio.windows import Window as Part
 
         row, column, height, width = window
-        with self._lock:
-            mask = self._file.dataset_mask(window=Part(column, row, width, height)) > 0
+        try:
+            with self._lock:
+                mask = self._file.dataset_mask(window=Part(column, row, width, height)) > 0
+        except RasterioError as error:
+            raise ImageError(f"{self.path} is damaged: {error}") from error
+        if self._floats:  # of what is no number the mask need not know
+            mask &= ~self._values(window).mask.all(0)
         return None if mask.all() else mask
 
     def small(self, side: int, window: Window | None = None) -> NDArray[np.uint8]:
@@ -162,30 +199,22 @@ class Windowed:
                 values = self._file.read(list(self.bands), masked=True, **how)
         except RasterioError as error:
             raise ImageError(f"{self.path} is damaged: {error}") from error
-        if values.dtype.kind != "f":
-            return values
-        missing = ~np.isfinite(values.data) | (np.abs(values.data) >= NO_DATA)
-        values.mask = values.mask | missing
+        if values.dtype.kind == "f":
+            values.mask = values.mask | ~known(values.data)
         return values
 
-    def _percentiles(self) -> tuple[float, float]:
+    def _own(self) -> Range:
         share = min(SAMPLED / max(self.size), 1.0)
         shape = max(round(self.size[0] * share), 1), max(round(self.size[1] * share), 1)
         values = self._read(out_shape=(len(self.bands), *shape)).compressed()
-        if not values.size:
-            return 0.0, 1.0
-        low, high = np.percentile(values, STRETCH_PERCENT)
-        if low == high:  # almost all of it is one value: keep what stands out
-            low, high = values.min(), values.max()
-        return float(low), float(high)
+        self.quantiles = quantiles(values)
+        return own_range(values)
 
     def _shown(self, values: Any) -> NDArray[np.uint8]:
-        if self._levels is None:
+        if self._range is None:
             levels = values.filled(0)
         else:
-            low, high = self._levels
-            scaled = (values.filled(0).astype(np.float32) - low) * (255 / max(high - low, 1e-30))
-            levels = np.clip(np.rint(scaled), 0, 255).astype(np.uint8)
+            levels = stretch(values.data, *self._range)
             levels[np.broadcast_to(values.mask, levels.shape)] = 0
         if len(levels) == 1:
             levels = np.repeat(levels, RGB, 0)
@@ -195,9 +224,9 @@ class Windowed:
 class Stored(Whole):
     """A picture's pixels in a file of NumPy's, of which a window is in memory at a time."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, how: Normalisation = OWN) -> None:
         """Raises FileNotFoundError."""
-        super().__init__(np.load(path, mmap_mode="r"))
+        super().__init__(np.load(path, mmap_mode="r"), how)
 
 
 def has_rasterio() -> bool:
@@ -209,6 +238,11 @@ def has_rasterio() -> bool:
     return False
 
 
+def by_windows(data: bytes) -> bool:
+    """Whether a file is one that rasterio reads by windows, and it is there."""
+    return data.startswith((*TIFF, *JPEG_2000)) and has_rasterio()
+
+
 def header(data: bytes) -> tuple[int, int]:
     """Height and width of a picture by its file's header, 0, 0 of a file that has none we know."""
     Image.MAX_IMAGE_PIXELS = None
@@ -216,31 +250,91 @@ def header(data: bytes) -> tuple[int, int]:
         with Image.open(io.BytesIO(data), formats=FORMATS) as picture:
             return picture.height, picture.width
     except READ_ERRORS:
+        return _raster_header(data) if by_windows(data) else (0, 0)
+
+
+def _raster_header(data: bytes) -> tuple[int, int]:
+    """Of more bands, or other numbers, than Pillow knows."""
+    from rasterio.errors import NotGeoreferencedWarning, RasterioError
+    from rasterio.io import MemoryFile
+
+    try:
+        with (
+            warnings.catch_warnings(action="ignore", category=NotGeoreferencedWarning),
+            MemoryFile(data) as memory,
+            memory.open() as file,
+        ):
+            return int(file.height), int(file.width)
+    except RasterioError:
         return 0, 0
 
 
-def unpack(data: bytes, path: Path, max_pixels: int) -> None:
-    """Write a PNG's or JPEG's pixels, (H, W, 3) uint8 RGB, as a file that `Stored` reads, whole or not at all.
+def in_memory(data: bytes, max_pixels: int = MAX_PIXELS, how: Normalisation = OWN) -> Whole:
+    """A picture by its file's content.
 
-    With rasterio some rows at a time; otherwise, and of a picture that EXIF turns, all of it at once, which takes four
-    to eight bytes a pixel. Raises ImageError as `model.images.decode`.
+    Raises ImageError as `model.images.numbers`, and where bands are asked for that it does not have.
+    """
+    if data.startswith((*TIFF, *JPEG_2000)):
+        if how.bands and not has_rasterio():
+            raise ImageError("bands of a raster are read by rasterio only: pip install 'skylight[geo]'")
+        if has_rasterio() and (found := _in_memory(data, max_pixels, how)) is not None:
+            return found
+    return Whole(numbers(data, max_pixels), how)
+
+
+def _in_memory(data: bytes, max_pixels: int, how: Normalisation) -> Whole | None:
+    """A raster by GDAL, which knows where nothing is known; None of one that is as well, or better, read by Pillow."""
+    from rasterio.io import MemoryFile
+
+    height, width = _raster_header(data)
+    mode, turn = _seen(data)
+    if not height or (turn != 1 and not how.bands):
+        return None
+    check_size((width, height), max_pixels)
+    with MemoryFile(data) as memory:
+        try:
+            raster = Windowed(memory.name, how)
+        except ImageError:
+            if how.bands:
+                raise
+            return None
+        try:
+            if raster.plain and mode:
+                return None
+            made = Whole(raster.read((0, 0, *raster.size)))
+            made.plain, made.quantiles = raster.plain, raster.quantiles
+            return made
+        finally:
+            raster.close()
+
+
+def unpack(data: bytes, path: Path, max_pixels: int) -> None:
+    """Write a PNG's or JPEG's pixels as a file that `Stored` reads, whole or not at all.
+
+    With rasterio some rows at a time; otherwise, and of a picture that EXIF turns or that has 16 bits, all of it at
+    once, which takes four to eight bytes a pixel. Raises ImageError as `model.images.numbers`.
     """
     part = path.with_name(f".{path.name}")
     path.parent.mkdir(parents=True, exist_ok=True)
     try:
-        if has_rasterio() and not _turned(data):
+        mode, turn = _seen(data)
+        if has_rasterio() and turn == 1 and mode in ROWS and not is_deep_png(data):
             _unpack_by_rows(data, part)
         else:
             with part.open("wb") as file:
-                np.save(file, decode(data, max_pixels))
+                np.save(file, numbers(data, max_pixels))
         os.replace(part, path)
     finally:
         part.unlink(missing_ok=True)
 
 
-def _turned(data: bytes) -> bool:
-    with Image.open(io.BytesIO(data), formats=FORMATS) as picture:
-        return picture.getexif().get(ORIENTATION, 1) != 1 or picture.mode not in ("L", "RGB", "RGBA", "LA")
+def _seen(data: bytes) -> tuple[str, int]:
+    """Pillow's mode of a picture, "" of one that it does not know, and the EXIF orientation."""
+    try:
+        with Image.open(io.BytesIO(data), formats=FORMATS) as picture:
+            return picture.mode, int(picture.getexif().get(ORIENTATION, 1))
+    except READ_ERRORS:
+        return "", 1
 
 
 def _unpack_by_rows(data: bytes, path: Path) -> None:
@@ -259,16 +353,18 @@ def _unpack_by_rows(data: bytes, path: Path) -> None:
             raster.close()
 
 
-def open_raster(path: Path, max_pixels: int = MAX_PIXELS, bands: Sequence[int] = ()) -> Raster:
+def open_raster(
+    path: Path, max_pixels: int = MAX_PIXELS, bands: Sequence[int] = (), how: Normalisation = OWN
+) -> Raster:
     """A picture's file, by windows where that is possible; `max_pixels` holds for all others.
 
-    Raises ImageError if it cannot be read.
+    `bands`: of this picture, in the place of the normalisation's. Raises ImageError if it cannot be read.
     """
     if path.suffix.lower() in WINDOWED and has_rasterio():
-        return Windowed(path, bands)
+        return Windowed(path, replace(how, bands=tuple(bands) or how.bands))
     if bands:
         raise ImageError(f"of {path} no bands can be chosen: only of rasters ({', '.join(WINDOWED)}), by the extra geo")
     try:
-        return Whole(decode(path.read_bytes(), max_pixels))
+        return in_memory(path.read_bytes(), max_pixels, how)
     except OSError as error:
         raise ImageError(f"{path} cannot be read: {error.strerror}") from error

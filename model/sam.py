@@ -85,6 +85,7 @@ class Embedding:
     (C, h, w) float16 is of an earlier layer, which no SAM has trained to outline anything, whatever it is: it knows a
     pit from a crater's dark floor. `detail` (D, 2h, 2w) float16 is of a layer before that, at twice the resolution.
     `picture` (N,) uint8 is a JPEG of the image for a second look, see `closer`. Only the tiny SAM gives these three.
+    `quantiles` (101,) float64, of an image of more than 8 bits that was stretched by its own range, are its numbers'.
     """
 
     features: NDArray[np.float16]
@@ -93,6 +94,7 @@ class Embedding:
     context: NDArray[np.float16] | None = None
     detail: NDArray[np.float16] | None = None
     picture: NDArray[np.uint8] | None = None
+    quantiles: NDArray[np.float64] | None = None
 
     @property
     def learned_from(self) -> NDArray[np.float16]:

@@ -70,9 +70,8 @@ def embed(segmenter: Segmenter, raster: Raster, window: Window) -> Embedding:
     """The embedding of a part of a picture, its `size` that of the part."""
     height, width = window[2:]
     most = 2 * default_side(segmenter)
-    if max(height, width) <= most:
-        return segmenter.embed(raster.read(window))
-    return replace(segmenter.embed(raster.small(most, window)), size=(height, width))
+    picture = raster.read(window) if max(height, width) <= most else raster.small(most, window)
+    return replace(segmenter.embed(picture), size=(height, width), quantiles=raster.quantiles)
 
 
 def nearest(size: tuple[int, int], side: int, low: NDArray[np.float32], high: NDArray[np.float32]) -> Window:

@@ -19,8 +19,9 @@ from backend.labeling import parse_config
 from backend.limits import check_depth
 from backend.question import read_prompt
 from backend.regions import label_map
-from model.images import ImageError, decode
+from model.images import ImageError
 from model.masks import MaskError, decode_png, decode_rle, encode_png, encode_rle, polygon_mask
+from model.rasters import in_memory
 
 from .studio import CAPTURES
 
@@ -152,7 +153,7 @@ def config(rng: Random) -> None:
 
 def image(rng: Random) -> None:
     try:
-        decode(mutated(pick(PICTURES, rng), rng), MAX_PIXELS)
+        in_memory(mutated(pick(PICTURES, rng), rng), MAX_PIXELS)
     except ImageError:
         return
 

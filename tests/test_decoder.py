@@ -1,7 +1,7 @@
 """The domain decoder: its shapes, its locality, and its file."""
 
 import json
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import pytest
@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.nn.functional import avg_pool2d
 
 from model.decoder import LAYOUT, ChannelNorm, DecoderConfig, DomainDecoder, OtherLayout, load, save
+from model.normalisation import Normalisation
 
 from .weights import forget_layout
 
@@ -110,7 +111,14 @@ def test_the_file_itself_says_what_the_decoder_is_for(decoder: DomainDecoder, tm
     save(decoder, tmp_path / "decoder.safetensors")
     with safe_open(tmp_path / "decoder.safetensors", framework="pt") as file:
         config = json.loads(file.metadata()["config"])
-    assert config == {**asdict(CONFIG), "labels": ["pit", "crater"], "separate": ["crater"]}
+    without = {name: value for name, value in asdict(CONFIG).items() if name != "normalisation"}
+    assert config == {**without, "labels": ["pit", "crater"], "separate": ["crater"]}  # as earlier releases know it
+
+
+def test_a_normalisation_comes_back(tmp_path: Path) -> None:
+    config = replace(CONFIG, normalisation=Normalisation((3, 2, 1), (0.0, 4000.0)))
+    save(DomainDecoder(config), tmp_path / "decoder.safetensors")
+    assert load(tmp_path / "decoder.safetensors").config == config
 
 
 def test_a_missing_or_damaged_file_is_refused(decoder: DomainDecoder, tmp_path: Path) -> None:

@@ -170,10 +170,10 @@ def test_what_was_just_computed_is_the_same_as_what_is_read_later(tmp_path: Path
     rng = np.random.default_rng(1)
     features, context = (rng.normal(size=(n, 4, 4)).astype(np.float16) for n in (256, 8))
     detail, picture = rng.normal(size=(3, 8, 8)).astype(np.float16), rng.integers(0, 256, 99).astype(np.uint8)
-    made = Embedding(features, (30, 40), embedding().thumbnail, context, detail, picture)
+    made = Embedding(features, (30, 40), embedding().thumbnail, context, detail, picture, np.arange(101.0))
     first, later = (EmbeddingCache(tmp_path, "tiny-1", MEGABYTE).get(key(1), lambda: made) for _ in range(2))
     assert first.size == later.size == (30, 40)
-    for name in ("features", "thumbnail", "context", "detail", "picture"):
+    for name in ("features", "thumbnail", "context", "detail", "picture", "quantiles"):
         now, then, exact = (getattr(each, name) for each in (first, later, made))
         assert now.dtype == then.dtype == exact.dtype
         np.testing.assert_array_equal(now, then)

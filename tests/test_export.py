@@ -1,8 +1,10 @@
 """A decoder and its encoder as one file: the same answers as PyTorch's, without Skylight."""
 
+import copy
 import json
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +18,7 @@ from safetensors.torch import load
 from backend.exporting import export_version
 from model import export, sam
 from model.decoder import DecoderConfig, DomainDecoder
+from model.normalisation import Normalisation
 from model.predict import predict_pixels
 from model.synthetic import scene
 
@@ -80,6 +83,23 @@ runpy.run_path({str(SCRIPT)!r}, run_name="__main__")
     assert (about["version"], json.loads(about["classes"])) == ("1", ["background", "Pit"])
     stated = json.loads(about["differences"])
     assert 0 <= stated["module"] < 0.01 and f"at most {stated['module']:.1e} from PyTorch's" in said
+
+
+def test_the_script_sees_16_bits_as_the_version_did(service, decoder, segmenter, tmp_path):
+    how = Normalisation((), (1000.0, 1000.0 + 255 * 20))
+    made = copy.deepcopy(decoder)
+    made.config = replace(decoder.config, normalisation=how)
+    publish(service, made)
+    export_version(service, "1", None, "onnx", tmp_path / "pits.onnx")
+    gray = scene(7, 200).image[..., 0]
+    for name, picture in (("plain", gray), ("deep", gray.astype(np.uint16) * 20 + 1000)):
+        Image.fromarray(picture).save(tmp_path / f"{name}.png")
+        command = [sys.executable, str(SCRIPT), "pits.onnx", f"{name}.png", f"{name}-classes.png"]
+        subprocess.run(command, cwd=tmp_path, capture_output=True, check=True)
+    plain, deep = ((tmp_path / f"{name}-classes.png").read_bytes() for name in ("plain", "deep"))
+    assert plain == deep
+    about = {each.key: each.value for each in onnx.load(tmp_path / "pits.onnx").metadata_props}
+    assert json.loads(about["normalisation"]) == how.stored
 
 
 def test_a_safetensors_file_holds_encoder_and_decoder(service, decoder, whole, tmp_path):

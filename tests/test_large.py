@@ -23,6 +23,7 @@ from backend.store import SampleRecord
 from model.embeddings import EmbeddingCache
 from model.images import ImageError, content_hash
 from model.masks import decode_png, encode_png, encode_png_in
+from model.normalisation import Normalisation
 from model.rle import MaskError, encode_rle, encode_rle_in
 from model.sam import Embedding
 from model.synthetic import scene
@@ -183,13 +184,52 @@ def test_what_is_learned_from_a_large_picture_are_tiles_with_something_and_some_
     only[300:330, 500:530] = 1
     record = SampleRecord(1, 1, "", A, content_hash(studio.pictures[A]), truth.shape, ("Pit",), 1)
     _, embedding = tiled.pictures.embedding(A)
-    made = pieces(tiled, record, Sample("1", embedding, only, only.astype(np.uint16)))
+    made = pieces(tiled.pictures, record, Sample("1", embedding, only, only.astype(np.uint16)))
     full = [each for each in made if each.label_map.any()]
     assert 1 <= len(full) <= 4 and len(made) == len(full) + max(len(full), 2)
     assert all(each.embedding.size == each.label_map.shape == each.instances.shape == (SIDE, SIDE) for each in made)
     assert {each.task for each in made} == {"1"}
-    assert pieces(tiled, replace(record, image="ab" * 32), Sample("1", embedding, only)) == []
-    assert pieces(tiled, replace(record, size=(200, 200)), made[0]) == [made[0]]
+    assert pieces(tiled.pictures, replace(record, image="ab" * 32), Sample("1", embedding, only)) == []
+    assert pieces(tiled.pictures, replace(record, size=(200, 200)), made[0]) == [made[0]]
+
+
+@pytest.mark.parametrize("kind", ["PNG", "TIFF"])
+def test_a_large_picture_of_16_bits_is_seen_by_each_normalisation_and_kept_once(tiled, studio, mosaic, kind):
+    gray = mosaic[0][..., 0]
+    buffer = io.BytesIO()
+    Image.fromarray(gray.astype(np.uint16) * 20).save(buffer, kind)
+    studio.pictures[A] = buffer.getvalue()
+    whole = (0, 0, *gray.shape)
+    for high, levels in ((20 * 255, gray), (40 * 255, gray / 2)):
+        digest, raster = tiled.pictures.seen(Normalisation((), (0.0, high))).look(A)
+        assert np.abs(raster.read(whole)[..., 0] - levels).max() <= 1
+        assert np.abs(raster.small(64).astype(float).mean() - levels.mean()) < 3
+    _, own = tiled.pictures.look(A)
+    assert np.abs(own.quantiles[[1, 99]] / 20 - np.percentile(gray, (1, 99))).max() < 3
+    assert own.read(whole).min() == 0 and own.read(whole).max() == 255
+    assert studio.fetched == [A] and len(list((tiled.settings.home / "pictures").iterdir())) == 1
+
+
+def test_nothing_is_learned_from_where_there_is_no_data(tiled, studio, mosaic):
+    image, truth = mosaic
+    bands = np.moveaxis(image, 2, 0).astype(np.uint16) * 9 + 1
+    bands[:, :, :500] = 0
+    with MemoryFile() as memory:
+        how = {"height": 768, "width": 1024, "count": 3, "dtype": "uint16", "nodata": 0, "crs": "EPSG:32632"}
+        how["transform"] = rasterio.Affine(1, 0, 9, 0, -1, 9)
+        with memory.open(driver="GTiff", **how) as file:
+            file.write(bands)
+        studio.pictures[A] = memory.read()
+    drawn = np.zeros(truth.shape, np.uint8)
+    drawn[300:330, 490:530] = 1
+    record = SampleRecord(1, 1, "", A, content_hash(studio.pictures[A]), truth.shape, ("Pit",), 1)
+    _, embedding = tiled.pictures.embedding(A)
+    made = pieces(tiled.pictures, record, Sample("1", embedding, drawn))
+    shares = [(each.label_map == 255).mean() for each in made]
+    assert max(shares) < 1 and any(share > 0 for share in shares)  # tiles at the edge, with the rest ignored
+    assert max((each.label_map == 1).any(0).sum() for each in made) == 30  # columns of 40 that were drawn on
+    nothing = [window for window in windows(truth.shape, SIDE) if window[1] + SIDE <= 500]
+    assert nothing and chosen(drawn * 0, nothing, "a", tiled.pictures.look(A)[1].known) == []
 
 
 def test_tiles_are_chosen_within_bounds_and_always_alike():

@@ -1,9 +1,11 @@
 """`skylight map`: files that other programs read, in the right place, once."""
 
+import copy
 import csv
 import json
 import re
 import sqlite3
+from dataclasses import replace
 
 import numpy as np
 import pyogrio
@@ -19,6 +21,7 @@ from backend.settings import Settings
 from model import mapping, sam
 from model.coco import Coco
 from model.geo import Geo
+from model.normalisation import Normalisation
 from model.objects import Found
 from model.rasters import Place
 from model.shapes import shape
@@ -110,6 +113,33 @@ def test_geojson_is_in_longitude_and_latitude_on_the_earth_and_in_its_own_system
     centre = shapely.geometry.shape(mars["features"][0]["geometry"]).centroid
     assert abs(centre.x - float(row["x"])) < 3 and abs(centre.y - float(row["y"])) < 3
     assert float(row["longitude"]) == pytest.approx(np.degrees(float(row["x"]) / 3_396_190), abs=1e-6)
+
+
+def test_a_map_is_by_the_version_s_normalisation(service, decoder, skylight, rasters, tmp_path):
+    """16 bits of which a part is far brighter, bands the other way round: the same map as of the 8 bits they show."""
+    how = Normalisation((3, 2, 1), (1000.0, 1000.0 + 255 * 20))
+    made = copy.deepcopy(decoder)
+    made.config = replace(decoder.config, normalisation=how)
+    publish(service, made)
+    with rasterio.open(rasters / "utm.tif") as file:
+        shown = file.read()
+    shown[:, 240:] = 255
+    numbers = shown.astype(np.uint16) * 20 + 1000
+    numbers[:, 240:] = 60_000
+    tiff(tmp_path / "shown.tif", shown[::-1])
+    tiff(tmp_path / "bgr.tif", numbers[::-1])
+    tiff(tmp_path / "rgb.tif", numbers)
+
+    def classes(name, out, *more):
+        done = skylight("map", tmp_path / f"{name}.tif", "--project", 1, "--out", tmp_path / out, *more)
+        assert done.exit_code == 0
+        with Image.open(tmp_path / out / f"{name}.png") as image:
+            return np.asarray(image)
+
+    right = classes("shown", "right")
+    assert right.any() and (classes("bgr", "settled") == right).all()
+    assert (classes("rgb", "chosen", "--bands", "1,2,3") == right).all()
+    assert (classes("bgr", "own", "--version", 1) != right).mean() > 0.01
 
 
 def test_a_folder_of_pictures_is_mapped_once_and_goes_on_where_it_was(skylight, tmp_path, monkeypatch):

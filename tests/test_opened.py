@@ -9,6 +9,8 @@ from backend.opened import LIMIT, Opened
 
 from .studio import wait_until
 
+P = "1.1795340435"
+
 
 class Encoder:
     """Takes each image when it is let."""
@@ -17,7 +19,8 @@ class Encoder:
         self.taken: list[str] = []
         self.let = threading.Semaphore(0)
 
-    def __call__(self, url: str) -> None:
+    def __call__(self, project: str, url: str) -> None:
+        assert project == P
         self.taken.append(url)
         self.let.acquire()
         if url == "/gone":
@@ -38,7 +41,7 @@ def finish(opened: Opened, encoder: Encoder) -> None:
 
 def test_it_returns_at_once_and_one_image_is_embedded_at_a_time(encoder):
     opened = Opened(encoder)
-    opened.embed(["/a", "/b"])
+    opened.embed(P, ["/a", "/b"])
     wait_until(lambda: encoder.taken)
     assert opened.busy and encoder.taken == ["/a"]
     finish(opened, encoder)
@@ -47,9 +50,9 @@ def test_it_returns_at_once_and_one_image_is_embedded_at_a_time(encoder):
 
 def test_the_task_opened_last_goes_first(encoder):
     opened = Opened(encoder)
-    opened.embed(["/a", "/b", "/c"])
+    opened.embed(P, ["/a", "/b", "/c"])
     wait_until(lambda: encoder.taken)
-    opened.embed(["/x", "/c"])
+    opened.embed(P, ["/x", "/c"])
     finish(opened, encoder)
     assert encoder.taken == ["/a", "/x", "/c", "/b"]
 
@@ -57,14 +60,14 @@ def test_the_task_opened_last_goes_first(encoder):
 def test_no_more_than_some_wait(encoder):
     opened = Opened(encoder)
     for number in range(100):
-        opened.embed([f"/{number}"])
+        opened.embed(P, [f"/{number}"])
     finish(opened, encoder)
     assert len(encoder.taken) <= LIMIT + 1 and "/99" in encoder.taken
 
 
 def test_an_image_that_cannot_be_embedded_does_not_stop_the_others(encoder, caplog):
     opened = Opened(encoder)
-    opened.embed(["/gone", "/odd", "/a"])
+    opened.embed(P, ["/gone", "/odd", "/a"])
     finish(opened, encoder)
     assert encoder.taken == ["/gone", "/odd", "/a"]
     assert "it is gone" in caplog.text and "did not foresee" in caplog.text
@@ -74,7 +77,7 @@ def test_after_it_has_ended_it_begins_again(encoder):
     opened = Opened(encoder)
     encoder.let.release(1000)
     for url in ("/a", "/b"):
-        opened.embed([url])
+        opened.embed(P, [url])
         wait_until(lambda: not opened.busy)
-    opened.embed([])
+    opened.embed(P, [])
     assert not opened.busy and encoder.taken == ["/a", "/b"]

@@ -8,7 +8,8 @@ import rasterio
 from PIL import Image
 
 from model.images import ImageError, decode
-from model.rasters import Whole, Windowed, open_raster
+from model.normalisation import OWN, Normalisation
+from model.rasters import Whole, Windowed, in_memory, open_raster
 from model.synthetic import scene
 
 MARS = "IAU_2015:49910"
@@ -102,3 +103,74 @@ def test_a_damaged_raster_is_refused_by_name(tmp_path, gray):
     with pytest.raises(ImageError, match=r"b\.tif is damaged"):
         raster.read((200, 0, 100, 300))
     raster.close()
+
+
+def test_one_range_is_for_all_rasters(tmp_path, gray):
+    how = Normalisation((), (-1000.0, 24500.0))
+    for name, shift in (("a.tif", 0), ("b.tif", -50)):
+        deep = ((gray.astype(np.int32) + shift) * 100 - 1000).astype(np.int32)
+        path = tiff(tmp_path / name, deep[None])
+        for raster in (open_raster(path, how=how), in_memory(path.read_bytes(), how=how)):
+            expected = np.clip(gray.astype(int) + shift, 0, 255)
+            assert np.abs(raster.read((0, 0, 64, 96))[..., 0] - expected).max() <= 1
+            assert raster.quantiles is None and not raster.plain
+            raster.close()
+    picture = scene(1, 96).image
+    path = tiff(tmp_path / "c.tif", np.moveaxis(picture, 2, 0))
+    assert (open_raster(path, how=how).read((0, 0, 96, 96)) == picture).all()
+
+
+def test_a_small_raster_is_read_as_a_large_one_is(tmp_path, gray):
+    for count, dtype, nodata in ((1, "int16", -32768), (2, "float32", None), (4, "uint16", 0), (7, "float64", -9999)):
+        bands = np.stack([gray.astype(np.float64) * 30 * (k + 1) for k in range(count)]).astype(dtype)
+        if nodata is not None:
+            bands[:, :, :20] = nodata
+        path = tiff(tmp_path / f"{count}.tif", bands, nodata=nodata)
+        by_windows, whole = open_raster(path), in_memory(path.read_bytes())
+        assert (by_windows.read((0, 0, 64, 96)) == whole.read((0, 0, 64, 96))).all() and whole.pixels.any()
+        assert (by_windows.quantiles == whole.quantiles).all() and whole.quantiles.min() >= 0
+        by_windows.close()
+
+
+def test_what_is_no_number_is_not_known(tmp_path, gray):
+    bands = np.stack([gray, gray]).astype(np.float32)
+    bands[0, :, :5], bands[:, 10] = np.nan, np.inf
+    raster = open_raster(tiff(tmp_path / "a.tif", bands))
+    known = raster.known((0, 0, 64, 96))
+    assert not known[:, :5].any() and not known[10].any() and known[11:, 5:].all()
+    assert raster.known((20, 20, 10, 10)) is None
+    raster.close()
+    Image.fromarray(bands[0]).save(tmp_path / "b.tiff")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("model.rasters.has_rasterio", lambda: False)
+        whole = open_raster(tmp_path / "b.tiff")
+    assert (whole.known((0, 0, 64, 96)) == known).all() and whole.known((20, 20, 10, 10)) is None
+
+
+@pytest.mark.parametrize("dtype", ["int16", "float32"])
+@pytest.mark.parametrize("value", [-9, -5])
+def test_a_raster_of_one_number_or_none_is_black(tmp_path, dtype, value):
+    path = tiff(tmp_path / "a.tif", np.full((1, 8, 8), value, dtype), nodata=-9)
+    for how in (OWN, Normalisation((), (-4.0, 4.0))):
+        raster = open_raster(path, how=how)
+        assert not raster.read((0, 0, 8, 8)).any()
+        assert (raster.known((0, 0, 8, 8)) is None) == (value == -5)
+        raster.close()
+
+
+def test_complex_numbers_and_bands_without_rasterio_are_refused_by_name(tmp_path, gray, monkeypatch):
+    with pytest.raises(ImageError, match=r"a\.tif holds complex64 numbers; save their magnitude"):
+        open_raster(tiff(tmp_path / "a.tif", gray[None].astype(np.complex64)))
+    path = tiff(tmp_path / "b.tif", gray[None])
+    with pytest.raises(ImageError, match="the picture has 1 bands"):
+        in_memory(path.read_bytes(), how=Normalisation((2,)))
+    monkeypatch.setattr("model.rasters.has_rasterio", lambda: False)
+    with pytest.raises(ImageError, match=r"bands of a raster are read by rasterio only: pip install 'skylight\[geo\]'"):
+        in_memory(path.read_bytes(), how=Normalisation((1,)))
+    assert (in_memory(path.read_bytes()).pixels[..., 0] == gray).all()
+
+
+def test_a_raster_in_memory_has_its_size_looked_at_first(tmp_path):
+    path = tiff(tmp_path / "a.tif", np.zeros((5, 20, 20), np.float32))
+    with pytest.raises(ImageError, match="20 x 20 pixels, more than the 399 allowed"):
+        in_memory(path.read_bytes(), 399)

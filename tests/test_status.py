@@ -103,6 +103,7 @@ def test_status_shows_what_waits(client, service):
     assert client.get("/status").get_json() == {
         P: {
             "model_version": "sam-tiny",
+            "normalisation": {"bands": [], "range": None},
             "annotations": 0,
             "tasks": 0,
             "inbox": 1,

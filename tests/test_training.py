@@ -137,7 +137,7 @@ def test_touching_objects_are_separated_only_if_single_ones_were_drawn(planted, 
     studio.annotate(studio.add_task(project, png(image)), [brush(LABELING, drawn)])
     reconcile(planted, project)
     (record,) = planted.store.samples(project)
-    sample = load_sample(planted, project, LABELING, record)
+    sample = load_sample(planted, planted.pictures, project, LABELING, record)
     assert (sample.instances == (mask if parts == 1 else 0)).all()
     train_version(planted, project)
     assert planted.versions.card(project, 1)["separate"] == separate
@@ -213,7 +213,7 @@ def test_the_gate_keeps_back_only_what_is_worse_beyond_the_noise(planted, studio
     annotate(planted, studio, project, training=3, validation=3)
     train_version(planted, project)
     records = [r for r in planted.store.samples(project) if in_validation(str(r.task))]
-    samples = [load_sample(planted, project, LABELING, record) for record in records]
+    samples = [load_sample(planted, planted.pictures, project, LABELING, record) for record in records]
     current = planted.decoder(project, LABELING)
     held = validate(current, samples)
     for task, difference in zip(held.per_task, change, strict=True):
@@ -257,7 +257,9 @@ def test_a_new_set_of_labels_is_served_at_once_and_old_maps_follow(planted, stud
     new = parse_config(labelled("Crater", "Rock"))
     assert planted.decoder(project, new) is None
     records = planted.store.samples(project)
-    values = [set(np.unique(load_sample(planted, project, new, record).label_map)) for record in records]
+    values = [
+        set(np.unique(load_sample(planted, planted.pictures, project, new, record).label_map)) for record in records
+    ]
     assert values.count({0, 2}) == 2 and values.count({0, IGNORE}) == 4
     planted.recipe = BAD  # whatever it can, the old one cannot speak these labels
     assert train_version(planted, project) == 2
@@ -392,7 +394,10 @@ def another_opinion(studio, shift: int) -> tuple[np.ndarray, np.ndarray]:
 
 
 def tasks_of(service, project, how):
-    return [load_task(service, project, LABELING, each) for each in by_task(service.store.samples(project), how)]
+    return [
+        load_task(service, service.pictures, project, LABELING, each)
+        for each in by_task(service.store.samples(project), how)
+    ]
 
 
 def test_of_several_annotators_the_newest_is_learned_from(planted, studio, project):
