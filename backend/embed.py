@@ -2,7 +2,9 @@
 
 import logging
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextvars import copy_context
 from dataclasses import dataclass, field
 from itertools import islice
 
@@ -78,17 +80,23 @@ def images_of(tasks: Iterable[TaskSummary], labeling: Labeling) -> list[TaskImag
 def embed_each(
     service: Service, client: LabelStudio, project: str, images: Iterable[TaskImage], tally: Tally
 ) -> Iterator[tuple[TaskImage, str]]:
-    """Embed a project's images one by one, each counted in `tally`; yields each with "", or with why it could not be.
+    """Embed a project's images, each counted in `tally`; yields each with "", or with why it could not be.
+
+    One by one, on a GPU as many at once as it takes.
 
     After some of more than 8 bits the project's normalisation is settled, and the others are seen by it. Raises
     LabelStudioError if Label Studio is down, rather than to blame the pictures, and Unavailable if the disk is full.
     """
     ready = readiness_test(service, project, samples=False)
-    for image in images:
-        reason = ""
-        if ready(image.url):  # another process came first
+
+    def embed(image: TaskImage) -> str | None:
+        """None if another process came first."""
+        return None if ready(image.url) else _embed(service, client, project, image, tally)
+
+    for image, reason in _at_once(service.pictures.segmenter.batch, embed, images):
+        if reason is None:
             tally.there += 1
-        elif reason := _embed(service, client, project, image, tally):
+        elif reason:
             tally.failed.append((image.task, reason))
         else:
             tally.embedded += 1
@@ -96,7 +104,22 @@ def embed_each(
             service.normalisations.settle(project, tally.quantiles)
             tally.quantiles.clear()
             ready = readiness_test(service, project, samples=False)
-        yield image, reason
+        yield image, reason or ""
+
+
+def _at_once(
+    many: int, embed: Callable[[TaskImage], str | None], images: Iterable[TaskImage]
+) -> Iterator[tuple[TaskImage, str | None]]:
+    """Each image with what `embed` says of it, that of `many` in as many threads."""
+    if many == 1:
+        yield from ((image, embed(image)) for image in images)
+        return
+    left = iter(images)
+    with ThreadPoolExecutor(many) as pool:
+        while chunk := list(islice(left, many)):
+            # In the job's own context, or what fails would not be noted of it.
+            found = [pool.submit(copy_context().run, embed, image) for image in chunk]
+            yield from ((image, each.result()) for image, each in zip(chunk, found, strict=True))
 
 
 def _embed(service: Service, client: LabelStudio, project: str, image: TaskImage, tally: Tally) -> str:

@@ -6,7 +6,7 @@ segment-anything's `SamPredictor`, so any number of threads can ask about any nu
 
 import functools
 import hashlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from pickle import UnpicklingError
@@ -27,10 +27,12 @@ from model.mobile_sam import build_mobile_sam
 from model.official import Sam, sam_model_registry
 from model.runtime import accelerate, give_back
 from model.tiny import TinySam
+from model.together import Together
 
 NAMES = ("tiny", "mobile_sam", "vit_b", "vit_l", "vit_h")
 FEATURES = 256  # channels of every SAM's embedding
 PER_CELL = 8  # px of a thumbnail along a side of an embedding's cell: half of the resolution that SAM sees
+BATCH = 4  # images in one forward on a GPU: ViT-H's attention over the whole image takes 0.5 GB of each
 WARM = 8  # images of which the parts of every click are kept
 TINY_WEIGHTS = Path(__file__).parent / "weights" / "tiny.safetensors"
 # What a file that is cut short, empty, a saved error page, another pickle or other weights raises on loading.
@@ -140,6 +142,8 @@ class Segmenter:
         self.device = device
         self.network = network.to(device).eval().requires_grad_(False)
         self.input_size = int(network.image_encoder.img_size)
+        self.batch = BATCH if device.type == "cuda" else 1  # images that are best embedded at once, by as many threads
+        self._encode: Together[torch.Tensor, list[NDArray[np.float16]]] = Together(self._encoded, self.batch)
         with torch.inference_mode():
             position = network.prompt_encoder.get_dense_pe()
             self._position = position.contiguous(memory_format=torch.channels_last)
@@ -160,7 +164,10 @@ class Segmenter:
         scaled = scale_image(image, self.input_size)
         pixels = torch.from_numpy(np.array(scaled)).permute(2, 0, 1).to(self.device, torch.float32)
         with torch.inference_mode():
-            features, context, detail = self._encode(self.network.preprocess(pixels)[None])
+            ready = self.network.preprocess(pixels)
+        # Processors have nothing to gain by waiting for each other, and several may be asked at once.
+        features, *taps = self._encode(ready) if self.batch > 1 else self._encoded([ready])[0]
+        context, detail = taps or (None, None)
         give_back()
         side = PER_CELL * features.shape[-1]
         thumbnail = np.zeros((side, side, 3), np.uint8)
@@ -172,15 +179,18 @@ class Segmenter:
         thumbnail[:rows, :columns] = np.asarray(small)
         return embedding
 
-    def _encode(
-        self, pixels: torch.Tensor
-    ) -> tuple[NDArray[np.float16], NDArray[np.float16] | None, NDArray[np.float16] | None]:
-        """Features (256, h, w), and context and detail from a SAM that gives them."""
+    def _encoded(self, pixels: Sequence[torch.Tensor]) -> list[list[NDArray[np.float16]]]:
+        """Of each of some (3, S, S): features (256, h, w), and context and detail from a SAM that gives them.
+
+        Computed in half precision on a GPU.
+        """
         encoder = self.network.image_encoder
-        if not isinstance(self.network, TinySam):
-            return encoder(pixels)[0].to(torch.float16).cpu().numpy(), None, None
-        features, context, detail = (each[0].to(torch.float16).cpu().numpy() for each in encoder.with_taps(pixels))
-        return features, context, detail
+        half = torch.autocast("cuda", torch.float16, enabled=self.device.type == "cuda")
+        with torch.inference_mode(), half:
+            several = torch.stack(list(pixels))
+            found = encoder.with_taps(several) if isinstance(self.network, TinySam) else [encoder(several)]
+        kept = [part.to(torch.float16).cpu().numpy() for part in found]
+        return [[part[i] for part in kept] for i in range(len(pixels))]
 
     def segment(
         self,

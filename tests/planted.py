@@ -22,6 +22,7 @@ class Planted:
     """
 
     encoder_id = "planted-1"
+    batch = 1
 
     def embed(self, image: NDArray[np.uint8]) -> Embedding:
         height, width = image.shape[:2]

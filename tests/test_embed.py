@@ -13,6 +13,7 @@ from backend.jobs import CURRENT_SERVICE
 from backend.progress import job_states
 from backend.queue import key
 from backend.regions import parse_config
+from backend.trace import CURRENT, Trace
 
 from .planted import brush, key_point, png, square
 from .studio import CONFIG, wait_until
@@ -87,6 +88,20 @@ def test_a_project_is_embedded_once(planted, studio, project, encoded):
     planted.pictures.cache._memory.clear()
     assert not embed_project(planted, project)
     assert len(studio.fetched) == len(encoded) == TASKS
+
+
+def test_several_at_once_are_embedded_in_order_and_what_fails_is_noted_of_the_job(
+    planted, studio, project, encoded, monkeypatch
+):
+    monkeypatch.setattr(planted.pictures.segmenter, "batch", 3)
+    del studio.pictures[next(iter(studio.tasks.values()))["data"]["image"]]
+    ahead.want(planted, project)
+    trace = Trace("1", "embed")
+    token = CURRENT.set(trace)
+    assert not embed_project(planted, project)
+    CURRENT.reset(token)
+    assert trace.causes == {"image": 1}
+    assert sorted(fetched(studio)) == list(range(1, TASKS + 1)) and len(encoded) == TASKS - 1
 
 
 def test_what_nobody_wants_is_not_embedded(planted, studio, project):

@@ -18,7 +18,7 @@ from segment_anything.modeling import Sam
 from model.checkpoints import CHECKPOINTS
 from model.evaluate import any_point, correction_click, interior_point, iou, loose_box
 from model.mobile_sam import build_mobile_sam
-from model.sam import NAMES, TINY_WEIGHTS, Embedding, Prompt, SamError, Segmenter, load
+from model.sam import NAMES, TINY_WEIGHTS, Embedding, Prompt, SamError, Segmenter, load, load_network
 from model.synthetic import scene
 
 from .weights import random_weights
@@ -68,6 +68,20 @@ def test_the_embedding_is_that_of_segment_anything_in_half_precision(request: py
     assert sam.embedding.features.shape == (256, 64, 64) and sam.embedding.features.dtype == np.float16
     assert theirs.max() > 1
     assert np.abs(sam.embedding.features - theirs).max() < 2e-3 * np.abs(theirs).max()
+
+
+def test_several_images_at_once_are_encoded_as_one_by_one() -> None:
+    network = load_network("tiny")
+    alone, several = Segmenter(network, "tiny", torch.device("cpu")), Segmenter(network, "tiny", torch.device("cpu"))
+    several.batch, several._encode.most = 3, 3
+    pictures = [scene(seed).image for seed in range(3)]
+    with ThreadPoolExecutor(3) as pool:
+        found = list(pool.map(several.embed, pictures))
+    for embedding, picture in zip(found, pictures, strict=True):
+        wanted = alone.embed(picture)
+        for name in ("features", "context", "detail", "thumbnail"):
+            one, other = getattr(embedding, name), getattr(wanted, name)
+            assert np.abs(one.astype(np.float32) - other).max() <= 2e-3 * np.abs(other).max()
 
 
 CASES = {
