@@ -46,8 +46,9 @@ def _written(lengths: NDArray[Any], values: NDArray[Any], pixels: int) -> list[i
     size = int(ends[-1]) // 8 + 1  # a byte of zeros after codes that end on a byte, as in the SDK
     packed = np.zeros(size + 5, np.uint8)
     packed[: len(head)] = head
+    at = begins >> 3
     for k in range(5):
-        packed[(begins >> 3) + k] |= five[:, k]
+        packed[at + k] |= five[:, k]
     listed: list[int] = packed[:size].tolist()
     return listed
 
@@ -125,14 +126,17 @@ def _repeat_codes(lengths: NDArray[Any], values: NDArray[np.int64]) -> tuple[NDA
     A run longer than 65536 is cut; its last part keeps the 16-bit length, however short it is.
     """
     longest = 1 << RUN_SIZES[3]
-    index = np.searchsorted([1 << size for size in RUN_SIZES[:3]], lengths)
-    parts = -(-lengths // longest)
-    last = np.cumsum(parts) - 1
-    length = np.full(last[-1] + 1, longest, np.int64)
-    length[last] = lengths - (parts - 1) * longest
-    index = np.repeat(index, parts)
+    index = np.sum([lengths > 1 << size for size in RUN_SIZES[:3]], axis=0, dtype=np.uint8)
+    long = np.flatnonzero(lengths > longest)
+    if long.size:
+        parts = np.ones(lengths.size, np.int64)
+        parts[long] = -(-lengths[long] // longest)  # a division takes as long as all else
+        last = np.cumsum(parts) - 1
+        length = np.full(last[-1] + 1, longest, np.int64)
+        length[last] = lengths - (parts - 1) * longest
+        lengths, index, values = length, np.repeat(index, parts), np.repeat(values, parts)
     size = np.asarray(RUN_SIZES)[index]
-    codes = ((4 | index) << size | length - 1) << WORD | np.repeat(values, parts)
+    codes = ((4 | index.astype(np.int64)) << size | lengths - 1) << WORD | values
     return codes, 3 + size + WORD
 
 
