@@ -40,7 +40,8 @@ def run(table: Table, broker: str) -> None:
         plain = build_mobile_sam().eval().requires_grad_(False)
         plain.load_state_dict(slow.state_dict())
         plain.mask_decoder = Official(plain)
-        with served(Path(folder) / "home", "mobile_sam", file, broker) as web:
+        # In one piece: by default a click on 4096 px looks at a tile, and once more if its mask goes on beyond that.
+        with served(Path(folder) / "home", "mobile_sam", file, broker, max(SIDES)) as web:
             for side in SIDES:
                 image = scene(side)
                 path = web.add(f"{side}.png", image)

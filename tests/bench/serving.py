@@ -96,14 +96,16 @@ _numbers = itertools.count()
 
 
 @contextmanager
-def served(home: Path, sam: str = "tiny", weights: Path | None = None, broker: str = "") -> Iterator[Served]:
-    """`skylight web` with a SAM, in a process of its own."""
+def served(
+    home: Path, sam: str = "tiny", weights: Path | None = None, broker: str = "", tile: int = 0
+) -> Iterator[Served]:
+    """`skylight web` with a SAM, in a process of its own; `tile` as SKYLIGHT_TILE, 0 for the default."""
     port = free_port(0)
     logging.getLogger("werkzeug").setLevel(logging.WARNING)
     with (
         Studio() as studio,
         requests.Session() as session,
-        background("web", studio, home, broker, sam, weights, port) as process,
+        background("web", studio, home, broker, sam, weights, port, tile) as process,
     ):
         url = f"http://127.0.0.1:{port}"
         wait_until(lambda: _is_up(url), 120)
@@ -113,12 +115,21 @@ def served(home: Path, sam: str = "tiny", weights: Path | None = None, broker: s
 
 @contextmanager
 def background(
-    kind: str, studio: Studio, home: Path, broker: str, sam: str = "tiny", weights: Path | None = None, port: int = 0
+    kind: str,
+    studio: Studio,
+    home: Path,
+    broker: str,
+    sam: str = "tiny",
+    weights: Path | None = None,
+    port: int = 0,
+    tile: int = 0,
 ) -> Iterator["subprocess.Popen[bytes]"]:
     """`skylight web` or `skylight worker`, as `skylight serve` starts them."""
     environ = {name: value for name, value in os.environ.items() if not name.startswith("SKYLIGHT_")}
     environ |= TUNING | {"LABEL_STUDIO_URL": studio.url, "LABEL_STUDIO_API_KEY": KEY, "REDIS_URL": broker}
     environ |= {"SKYLIGHT_HOME": str(home), "SKYLIGHT_SAM": sam, "SKYLIGHT_LOG_LEVEL": "WARNING"}
+    if tile:
+        environ["SKYLIGHT_TILE"] = str(tile)
     command = [sys.executable, "-m", "backend.cli", kind, *(["--port", str(port)] if port else [])]
     if weights:
         command = [sys.executable, "-m", "tests.bench.serving", kind, str(port), str(weights)]
