@@ -110,6 +110,11 @@ class Pictures:
             return digest, raster
         return digest, self._get(digest, lambda: self._embed(digest, data))
 
+    def tile_count(self, url: str) -> int:
+        """How many tiles the image behind a URL is looked at in. Raises MediaError or ImageError."""
+        found = self.look(url)[1]
+        return 1 if isinstance(found, Embedding) else len(tiles.windows(found.size, self.side))
+
     @property
     def side(self) -> int:
         """The side of a tile, px."""

@@ -30,6 +30,7 @@ from model.refine import refine
 from model.sam import Embedding
 
 BATCH_SECONDS = 80.0  # Label Studio gives up on a batch after 100 s and then throws all of it away
+MOST_TILES = 16  # of a picture that is pre-annotated in a request: some 5 s with the tiny SAM, when none is embedded
 LATE_SECONDS = 24 * 3600  # how long it is remembered which tasks of a batch were answered with nothing
 
 blueprint = Blueprint("predict", __name__)
@@ -64,12 +65,12 @@ def results(service: Service, body: dict[str, Any]) -> list[dict[str, Any]]:
     deadline = time.monotonic() + BATCH_SECONDS
     answers, late = [], []
     for task in tasks:
-        regions: list[dict[str, Any]] = []
-        score = 0.0
-        if context is None and time.monotonic() > deadline:
+        found = None
+        if context is not None or time.monotonic() < deadline:
+            found = _one(service, project, str(body.get("label_config") or ""), task, context, version)
+        if found is None:
             late.append(task.get("id"))
-        else:
-            regions, score = _one(service, project, str(body.get("label_config") or ""), task, context, version)
+        regions, score = found or ([], 0.0)
         answers.append({"model_version": version, "score": score, "result": regions})
     if late:
         _follow_up(service, project, version, late)
@@ -79,8 +80,8 @@ def results(service: Service, body: dict[str, Any]) -> list[dict[str, Any]]:
 
 
 def _follow_up(service: Service, project: str, version: str, tasks: list[Any]) -> None:
-    """Have a worker send what a batch had no time for."""
-    log.warning("project %s: no time left in this batch for %d of its tasks; they follow", project, len(tasks))
+    """Have a worker send what a request has no time for."""
+    log.warning("project %s: no time here for the pre-annotation of %d tasks; a worker sends them", project, len(tasks))
     numbers = [task for task in tasks if isinstance(task, int)]
     if not numbers or not service.versions.current(project):
         return
@@ -114,8 +115,11 @@ def _look_ahead(service: Service, project: str, label_config: str, tasks: list[d
 
 def _one(
     service: Service, project: str, label_config: str, task: dict[str, Any], context: Any, version: str
-) -> tuple[list[dict[str, Any]], float]:
-    """Regions and score of one task; none of them, and a line in the log, where it cannot be answered."""
+) -> tuple[list[dict[str, Any]], float] | None:
+    """Regions and score of one task; none of them, and a line in the log, where it cannot be answered.
+
+    None for the pre-annotation of a picture so large that it is a worker's.
+    """
     try:
         labeling = service.labeling(label_config)
         if context and context.get("result"):
@@ -123,7 +127,10 @@ def _one(
         decoder = service.decoder(project, labeling)
         if decoder is None or service.version_name(project) != version:  # another is current since the batch began
             return [], 0.0
-        return preannotation(service, decoder, labeling, image_url(task, labeling))
+        url = image_url(task, labeling)
+        if service.pictures.seen(decoder.config.normalisation).tile_count(url) > MOST_TILES:
+            return None
+        return preannotation(service, decoder, labeling, url)
     except (SkylightError, ImageError) as error:
         log.warning("project %s task %s: %s", project, task.get("id"), error)
         fail(error)

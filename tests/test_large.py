@@ -173,6 +173,7 @@ def test_pre_annotations_of_a_large_picture_are_those_of_its_tiles(tiled, studio
     assert {each["original_width"] for each in regions} == {1024}
     files = len(list((tiled.settings.home / "embeddings").rglob("*.safetensors")))
     digest, raster = tiled.pictures.look(A)
+    assert tiled.pictures.tile_count(A) == len(windows(raster.size, SIDE)) > 12
     assert preannotation_large(tiled, decoder, LABELING, digest, raster)[1] == score
     assert len(list((tiled.settings.home / "embeddings").rglob("*.safetensors"))) == files  # nothing is encoded twice
 

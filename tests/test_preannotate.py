@@ -66,13 +66,14 @@ def test_what_is_done_is_known_when_redis_has_lost_everything(planted, studio, p
     assert studio.predicted("skylight-1") == [1, 2, 3, 4, 5]
 
 
+@pytest.mark.parametrize("limit", ["BATCH_SECONDS", "MOST_TILES"])  # of the batch; of the picture
 def test_what_a_batch_had_no_time_for_follows_in_the_place_of_its_empty_prediction(
-    planted, studio, project, client, monkeypatch
+    planted, studio, project, client, monkeypatch, limit
 ):
     preannotate(planted, project)
     task = studio.add_task(project, png(square(9)[0]))
     body = {"tasks": [{"id": task, "data": studio.tasks[task]["data"]}], "project": project, "label_config": CONFIG}
-    monkeypatch.setattr("backend.predict.BATCH_SECONDS", -1.0)
+    monkeypatch.setattr(f"backend.predict.{limit}", -1)
     (answer,) = client.post("/predict", json=body).json["results"]
     assert answer["result"] == [] and planted.queue.waiting("preannotate")
     studio.predictions[990] = {"task": task, **answer}  # as Label Studio keeps it
