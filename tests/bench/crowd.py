@@ -45,6 +45,9 @@ def run(table: Table, broker: str) -> None:
         places = [(web.add(f"{i}.png", scene(SIDE, 200 + i)), 120 + 30.0 * i) for i in range(max(CLIENTS))]
         web.click(0, *places[0], places[0][1], (SIDE, SIDE))
         table.add("web process: from its start to the first answer", time.perf_counter() - started, "s", 5)
+        started = time.perf_counter()
+        subprocess.run([sys.executable, "-c", "import torch"], check=True)
+        table.add("of which a program takes that only imports PyTorch", time.perf_counter() - started, "s")
         right = [mask_of(web.click(i, path, x, x, (SIDE, SIDE))) for i, (path, x) in enumerate(places)]
         for clients in CLIENTS:
             for pause in (PAUSE, 0.0):
