@@ -8,10 +8,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from backend.checks import check_regions
+from backend.clicks import drawn, in_turn
 from backend.drawing import Part, draw
-from backend.errors import BadRequest
 from backend.labeling import Labeling
-from backend.overlap import covered
 from backend.pictures import Pictures
 from backend.question import Asked
 from backend.service import Service
@@ -40,34 +39,20 @@ def click_large(
 
     If the mask goes on beyond the tile, the answer is that of a window of twice the side around it.
     """
-    if asked.size != raster.size:
-        shown, real = asked.size, raster.size
-        raise BadRequest(f"the browser shows the image as (height, width) {shown}, but it is {real}; reload the task")
-    here = str(task.get("id")), digest, asked.output.image, asked.index, asked.label
-    asked = service.turns.with_box(here, asked, task.get("drafts"))
-    if asked.prompt.box is None and not asked.prompt.positive.any():
-        raise BadRequest("there is no object in the negative clicks alone; click inside one first")
+    here, asked = in_turn(service, task, asked, digest, raster.size)
     window = tiles.nearest(raster.size, pictures.side, *_extent(asked.prompt))
-    for _ in range(WIDER + 1):
+    for left in range(WIDER, -1, -1):
         place = *here, window  # logits are of one window
         earlier = service.turns.before(place, asked)
         embedding = pictures.tile(digest, raster, window)
         prompt = _moved(asked.prompt, window)
         found = pictures.segmenter.segment(embedding, prompt, earlier, candidates=1)
         service.turns.keep(place, asked, found.logits[0])
-        mask = found.masks[0]
-        further = tiles.wider(raster.size, window, mask)
-        if further is None:
+        further = tiles.wider(raster.size, window, found.masks[0])
+        if further is None or not left:
             break
         window = further
-    part = Part(window[0], window[1], raster.size)
-    if service.settings.avoid_overlap:
-        row, column, height, width = window
-        mask = mask & ~covered(task, asked, labeling)[row : row + height, column : column + width]
-    score = min(max(float(found.scores[0]), 0.0), 1.0)
-    regions = draw(asked.output, mask, asked.label, score, asked.index, asked.rotation, part)
-    check_regions(regions, labeling, raster.size)
-    return regions, score if regions else 0.0
+    return drawn(service, labeling, task, asked, found, Part(window[0], window[1], raster.size))
 
 
 def preannotation_large(

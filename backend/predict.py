@@ -11,13 +11,13 @@ from flask import Blueprint, Response, current_app, request
 from backend import ahead
 from backend.answers import body_object, json_response, service_of
 from backend.checks import check_regions
-from backend.drawing import draw
+from backend.clicks import drawn, in_turn
+from backend.drawing import Part, draw
 from backend.errors import DATA_ERRORS, BadRequest, SkylightError
 from backend.labeling import Labeling, Output
 from backend.large_answers import click_large, preannotation_large
 from backend.limits import check_predict
 from backend.media import through_label_studio
-from backend.overlap import covered
 from backend.question import read_prompt
 from backend.queue import key
 from backend.service import Service
@@ -145,8 +145,7 @@ def click(
 ) -> tuple[list[dict[str, Any]], float]:
     """SAM's best mask for the prompt in a context, as regions, and SAM's own estimate of its IoU.
 
-    SAM's answer to the same points but the last is given back to it. With `SKYLIGHT_AVOID_OVERLAP` the mask is cut
-    where another of the label is on the task.
+    SAM's answer to the same points but the last is given back to it.
     """
     asked = read_prompt(context, labeling)
     if asked is None:
@@ -156,23 +155,11 @@ def click(
     digest, embedding = pictures.look(url)
     if not isinstance(embedding, Embedding):
         return click_large(service, pictures, labeling, task, asked, digest, embedding)
-    if asked.size != embedding.size:
-        shown, real = asked.size, embedding.size
-        raise BadRequest(f"the browser shows the image as (height, width) {shown}, but it is {real}; reload the task")
-    place = str(task.get("id")), digest, asked.output.image, asked.index, asked.label
-    asked = service.turns.with_box(place, asked, task.get("drafts"))
-    if asked.prompt.box is None and not asked.prompt.positive.any():
-        raise BadRequest("there is no object in the negative clicks alone; click inside one first")
+    place, asked = in_turn(service, task, asked, digest, embedding.size)
     earlier = service.turns.before(place, asked)
     found = pictures.segmenter.segment(embedding, asked.prompt, earlier, candidates=1)
     service.turns.keep(place, asked, found.logits[0])
-    mask = found.masks[0]
-    if service.settings.avoid_overlap:
-        mask = mask & ~covered(task, asked, labeling)
-    score = min(max(float(found.scores[0]), 0.0), 1.0)
-    regions = draw(asked.output, mask, asked.label, score, asked.index, asked.rotation)
-    check_regions(regions, labeling, embedding.size)
-    return regions, score if regions else 0.0
+    return drawn(service, labeling, task, asked, found, Part(0, 0, embedding.size))
 
 
 def preannotation(

@@ -10,6 +10,7 @@ from PIL import Image
 from rasterio.io import MemoryFile
 
 from backend import large as module
+from backend import large_answers
 from backend.demo import label_config
 from backend.labeling import parse_config
 from backend.large import Large
@@ -20,12 +21,13 @@ from backend.predict import click, preannotation
 from backend.regions import read_mask
 from backend.service import Service
 from backend.store import SampleRecord
+from model import tiles
 from model.embeddings import EmbeddingCache
 from model.images import ImageError, content_hash
 from model.masks import decode_png, encode_png, encode_png_in
 from model.normalisation import Normalisation
 from model.rle import MaskError, encode_rle, encode_rle_in
-from model.sam import Embedding
+from model.sam import Embedding, Prompt
 from model.synthetic import scene
 from model.tiles import around, nearest, wider, windows
 from model.train import Sample
@@ -144,6 +146,21 @@ def test_a_click_in_a_large_picture_answers_as_in_its_own_tile(tiled, studio, mo
     there[SIDE : 2 * SIDE, 2 * SIDE : 3 * SIDE] = pit
     assert (mask & there).sum() / (mask | there).sum() > 0.8 and score > 0.5
     assert studio.fetched == [A]
+
+
+def test_an_object_larger_than_the_widest_window_is_drawn_where_that_window_lies(tiled, studio, mosaic, monkeypatch):
+    image, truth = mosaic
+    studio.pictures[A] = png(image)
+    monkeypatch.setattr(large_answers, "WIDER", 1)
+    further = iter([(0, 0, 512, 512), (256, 512, 512, 512), (0, 0, 768, 768)])
+    monkeypatch.setattr(tiles, "wider", lambda *_: next(further))
+    prompt = key_point("point", "Pit", 300, 300, truth.shape)
+    regions, _ = click(tiled, LABELING, {"id": 1, "data": {"image": A}}, {"result": [prompt]})
+    embedding = tiled.pictures.tile(*tiled.pictures.look(A), (0, 0, 512, 512))
+    found = tiled.pictures.segmenter.segment(embedding, Prompt.of([(300, 300, True)]), candidates=1)
+    wanted = np.zeros_like(truth)
+    wanted[:512, :512] = found.masks[0]
+    assert wanted.any() and (read_mask(regions[0], truth.shape) == wanted).all()
 
 
 def test_a_mask_that_goes_on_is_looked_at_from_further_away():

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from werkzeug.serving import make_server
 
+from backend import clicks
 from backend import predict as module
 from backend.app import create_app
 from backend.demo import label_config
@@ -447,8 +448,8 @@ def test_the_kind_of_region_that_is_set_is_sent(client, service, pictures, kind)
 
 
 def test_a_region_that_must_not_leave_is_not_sent(client, pictures, monkeypatch, caplog):
-    original = module.draw
-    monkeypatch.setattr(module, "draw", lambda *given: [{**each, "original_width": 801} for each in original(*given)])
+    original = clicks.draw
+    monkeypatch.setattr(clicks, "draw", lambda *given: [{**each, "original_width": 801} for each in original(*given)])
     assert ask(client, capture("05"))[0]["result"] == []
     assert "is not sent" in caplog.text
 
