@@ -29,7 +29,7 @@ DIGEST = 32  # bytes of a sha256
 # Weights. Those of ViT-B, 90 million, would be in memory twice while they are exported; ViT-H's, 630 million, exceed
 # the 2 GB of an ONNX file.
 LARGEST_ENCODER = 20_000_000
-TRIM_SECONDS = 5.0
+TRIM_SECONDS = 1.0
 
 log = logging.getLogger(__name__)
 _trimmed = -TRIM_SECONDS  # when malloc last gave back
