@@ -6,6 +6,7 @@ from datetime import datetime
 from pathlib import Path
 
 from backend.errors import BadRequest
+from backend.large import KEPT_BYTES
 from backend.machine import free_bytes
 from backend.settings import MEGABYTE, Settings
 from model import checkpoints, disk, sam
@@ -26,7 +27,7 @@ def in_use(settings: Settings) -> str:
 
 
 def report(settings: Settings) -> Iterator[str]:
-    """Each encoder's images, bytes, and when one was used first and last; then all, the cap, and the free disk."""
+    """Each encoder's images, bytes, and when one was used first and last; all, large pictures, and the free disk."""
     place, current = folder(settings), in_use(settings)
     rows = disk.usage(place)
     if rows:
@@ -39,6 +40,10 @@ def report(settings: Settings) -> Iterator[str]:
     held, files = sum(row.size for row in rows), sum(row.files for row in rows)
     cap = f"of at most {settings.disk_mb} MB" if settings.disk_mb else "and no limit"
     yield f"{place}: {files} images, {held / MEGABYTE:.1f} MB {cap} (SKYLIGHT_DISK_MB)"
+    pictures = [path.stat().st_size for path in (settings.home / "pictures").glob("**/*") if path.is_file()]
+    if pictures:
+        size, most = (each / MEGABYTE for each in (sum(pictures), KEPT_BYTES))
+        yield f"{settings.home}/pictures: {len(pictures)} large pictures, {size:.1f} MB of at most {most:.0f} MB"
     yield f"{free_bytes(place) / MEGABYTE:.0f} MB are free on this disk"
 
 

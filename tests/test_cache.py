@@ -35,6 +35,14 @@ def test_each_encoder_has_a_line_and_all_have_one(settings, tmp_path):
     assert free.endswith(" MB are free on this disk") and int(free.split()[0]) > 0
 
 
+def test_large_pictures_have_a_line_if_there_are_any(settings, tmp_path):
+    folder = tmp_path / "pictures" / "ab"
+    folder.mkdir(parents=True)
+    (folder / "abcd.tif").write_bytes(bytes(3 * MEGABYTE // 2))
+    *_, line, _ = cache.report(settings)
+    assert line == f"{tmp_path}/pictures: 1 large pictures, 1.5 MB of at most 10240 MB"
+
+
 def test_an_empty_home_without_a_cap(tmp_path):
     home = tmp_path / "not" / "there"
     total, _ = cache.report(Settings(home=home, disk_mb=0))
