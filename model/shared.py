@@ -1,7 +1,7 @@
 """Paths of a store in a bucket, for code that knows paths only: `Path`s of the copy here, whose reading and writing
 goes to the bucket where what they name is shared.
 
-What is not (`LOCAL`: what is in flight, downloaded, or secret) are plain paths under the same folder.
+What is not (all but `SHARED`: what is in flight, downloaded, or secret) are plain paths under the same folder.
 """
 
 import fnmatch
