@@ -126,7 +126,8 @@ def _repeat_codes(lengths: NDArray[Any], values: NDArray[np.int64]) -> tuple[NDA
     A run longer than 65536 is cut; its last part keeps the 16-bit length, however short it is.
     """
     longest = 1 << RUN_SIZES[3]
-    index = np.sum([lengths > 1 << size for size in RUN_SIZES[:3]], axis=0, dtype=np.uint8)
+    small, middle, large = (lengths > 1 << size for size in RUN_SIZES[:3])
+    index = small.view(np.uint8) + middle + large
     long = np.flatnonzero(lengths > longest)
     if long.size:
         parts = np.ones(lengths.size, np.int64)
