@@ -31,7 +31,7 @@ TUNING = {
     # glibc's malloc gives each of many threads a heap of its own, and rarely gives back what one has taken.
     "MALLOC_ARENA_MAX": "2",
     # What a click frees is kept for the next one: the system's pages come one by one, 11,000 of them for a click on an
-    # image that is not in memory, which took 45 of its 136 ms on a machine where that is slow (5 of 83 since).
+    # image that is not in memory, which took 45 of its 136 ms on a machine where that is slow (10 of 92 since).
     "MALLOC_MMAP_THRESHOLD_": str(2**25),  # the most that glibc takes
     "MALLOC_TRIM_THRESHOLD_": str(2**27),
 }

@@ -1,4 +1,4 @@
-"""Calls from several threads as one call of many: a GPU encodes four images in hardly more time than one."""
+"""Calls from several threads as one call of many, for a GPU, which one image at a time does not fill."""
 
 import threading
 from collections.abc import Callable, Sequence
