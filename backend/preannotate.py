@@ -2,6 +2,7 @@
 
 import logging
 import time
+from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import dataclass
 
@@ -21,6 +22,7 @@ from model.decoder import DomainDecoder
 from model.images import ImageError
 
 REFUSALS = 3  # in a row, after which Label Studio is taken to be down
+CHUNK = 20  # tasks after which Label Studio is asked which are still open: it asks for predictions itself meanwhile
 MARK_SECONDS = 30 * 24 * 3600  # how long it is remembered which tasks have a version's prediction
 
 NO_CLUSTERS = np.zeros((0, 1), np.float32)
@@ -81,27 +83,24 @@ class _Round:
         """As `preannotate`."""
         redis, done_key = self.service.queue.redis, key(self.project, f"preannotated-{self.version}")
         done = {int(task) for task in redis.smembers(done_key)}
-        tasks = [task for task in self.client.tasks(self.number) if not task.annotations and not task.skipped]
-        late = {int(task) for task in redis.smembers(self._late)}
-        todo = [
-            task
-            for task in tasks
-            if task.id in late or (task.id not in done and self.version not in task.model_versions)
-        ]
+        tasks = [task for task in self.client.tasks(self.number) if _is_open(task)]
+        todo = self._wanting(tasks, done)
         self._note(len(tasks) - len(todo), len(tasks))
         centres = self._clusters(tasks) if todo else NO_CLUSTERS
         if centres is None:
             return True
         refused = settled = 0
         self.turn.work()
-        for task in todo:
+        for place, task in enumerate(todo):
+            if place % CHUNK == 0:
+                ids = [each.id for each in todo[place : place + CHUNK]]
+                wanting = {each.id for each in self._wanting(self.client.tasks(self.number, only=ids), done)}
             if self._interrupted():
                 return True
             try:
-                if task.id in late:
-                    self.client.delete_empty_predictions(task.id, self.version)
-                if self._send(task, centres):
-                    redis.srem(self._late, task.id)
+                if task.id not in wanting:
+                    settled += 1
+                elif self._settle(task, centres):
                     settled += 1
                     redis.sadd(done_key, task.id)
                     redis.expire(done_key, MARK_SECONDS)
@@ -123,6 +122,25 @@ class _Round:
                 self.version,
             )
         return False
+
+    def _wanting(self, tasks: Iterable[TaskSummary], done: set[int]) -> list[TaskSummary]:
+        """Those that are open and lack this version's prediction, or have but the empty one of a late answer."""
+        late = {int(task) for task in self.service.queue.redis.smembers(self._late)}
+        return [
+            task
+            for task in tasks
+            if _is_open(task) and (task.id in late or (task.id not in done and self.version not in task.model_versions))
+        ]
+
+    def _settle(self, task: TaskSummary, centres: NDArray[np.float32]) -> bool:
+        """As `_send`, in the place of the empty prediction of a late answer, if there is one."""
+        redis = self.service.queue.redis
+        if redis.sismember(self._late, str(task.id)):
+            self.client.delete_empty_predictions(task.id, self.version)
+        settled = self._send(task, centres)
+        if settled:
+            redis.srem(self._late, task.id)
+        return settled
 
     def _interrupted(self) -> bool:
         """Whether something more urgent is queued, or this version is not the current one any more."""
@@ -172,3 +190,8 @@ class _Round:
         for other in stored:
             if other != self.version and other.startswith(("skylight-", "sam-")):
                 self.client.delete_predictions(self.number, other)
+
+
+def _is_open(task: TaskSummary) -> bool:
+    """Whether nobody has annotated or skipped it."""
+    return not task.annotations and not task.skipped

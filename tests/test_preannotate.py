@@ -85,6 +85,22 @@ def test_what_a_batch_had_no_time_for_follows_in_the_place_of_its_empty_predicti
     assert len(studio.predictions) == requested
 
 
+def test_a_task_that_is_annotated_or_answered_meanwhile_gets_no_second_prediction(
+    planted, studio, project, monkeypatch
+):
+    monkeypatch.setattr("backend.preannotate.CHUNK", 1)
+
+    def meanwhile() -> None:
+        studio.on_predictions = lambda: None
+        studio.annotate(3, [brush(LABELING, square(1)[1])])
+        studio.predictions[990] = {"task": 4, "result": [], "score": 0.5, "model_version": "skylight-1"}
+
+    studio.on_predictions = meanwhile
+    assert not preannotate(planted, project)
+    assert sorted(one["task"] for one in studio.predictions.values()) == [1, 2, 4, 5]
+    assert planted.queue.progress(project) == Progress("skylight-1", 5, 5)
+
+
 def test_annotated_and_skipped_tasks_get_none(planted, studio, project):
     studio.annotate(2, [brush(LABELING, square(1)[1])])
     studio.annotate(4, [], skip=True)
