@@ -23,11 +23,12 @@ from model.files import write
 BROKER_SECONDS = 20.0  # to start; a large append-only file is read first
 STOP_SECONDS = 8.0  # from SIGTERM to SIGKILL; with the broker after the others all is over within 10 s
 RESTART_SECONDS = 1.0  # pause before an ended child is started again
+SPIN = "GOMP_SPINCOUNT", "10000"  # see `TUNING`
 PROGRAM = [sys.executable, "-m", "backend.cli"]  # what runs as web server and worker
 TUNING = {
     # Two processes that compute at once spin for the cores that the other holds, by default for long: a training step
     # beside another process took 6.3 s; it took 1.6 s with a short spin, 2.2 s with none.
-    "GOMP_SPINCOUNT": "10000",
+    SPIN[0]: SPIN[1],
     # glibc's malloc gives each of many threads a heap of its own, and rarely gives back what one has taken.
     "MALLOC_ARENA_MAX": "2",
     # What a click frees is kept for the next one: the system's pages come one by one, 11,000 of them for a click on an
