@@ -23,7 +23,7 @@ from model.sam import Prompt
 WIDER = 3  # times that a click looks again at a window of twice the side, if its object goes on beyond
 MOST_OBJECTS = 5000  # regions of one pre-annotation, the biggest of each label first: the editor shows no more of them
 # Characters of brushes and bitmasks, which are each of the whole picture, in one pre-annotation. A brush in 20,000 x
-# 20,000 px has 82,000 numbers: a thousand of them were 0.6 GB in memory, and 0.4 GB of JSON.
+# 20,000 px has 82,503 numbers: 0.66 MB as a list, 0.30 MB as JSON.
 MOST_CHARACTERS = 64_000_000
 NUMBER = 4  # characters of one of a brush's, with its comma
 
