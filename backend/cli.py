@@ -507,8 +507,11 @@ def _stop_on_signal() -> threading.Event:
     return stop
 
 
-def _beside_serve() -> "Service":
-    """A service for a command beside `skylight serve`, whose embedded broker it shares if REDIS_URL is not set."""
+def _beside_serve(checked: bool = False) -> "Service":
+    """A service for a command beside `skylight serve`, whose embedded broker it shares if REDIS_URL is not set.
+
+    `checked`: another process has looked at the home's layout already, for this one too.
+    """
     from backend import layout
     from backend.serve import broker_note
     from backend.service import Service
@@ -518,7 +521,8 @@ def _beside_serve() -> "Service":
         note = broker_note(found)
         found = replace(found, redis_url=note.read_text() if note.is_file() else f"unix://{note.parent}/none.sock")
     service = Service(found)
-    layout.check(service)
+    if not checked:
+        layout.check(service)
     return service
 
 

@@ -22,6 +22,10 @@ from model.sam import Prompt
 
 WIDER = 3  # times that a click looks again at a window of twice the side, if its object goes on beyond
 MOST_OBJECTS = 5000  # regions of one pre-annotation, the biggest of each label first: the editor shows no more of them
+# Characters of brushes and bitmasks, which are each of the whole picture, in one pre-annotation. A brush in 20,000 x
+# 20,000 px has 82,503 numbers: 0.66 MB as a list, 0.30 MB as JSON.
+MOST_CHARACTERS = 64_000_000
+NUMBER = 4  # characters of one of a brush's, with its comma
 
 log = logging.getLogger(__name__)
 
@@ -63,6 +67,7 @@ def preannotation_large(
     separated = frozenset(config.labels.index(label) for label in config.separate)
     found = Map(raster.size, len(config.labels), separated)
     regions: list[dict[str, Any]] = []
+    characters = 0
     try:
         strips = tiles.strips(
             decoder, pictures.segmenter, raster, pictures.side, lambda window: pictures.tile(digest, raster, window)
@@ -73,14 +78,25 @@ def preannotation_large(
             if len(regions) >= MOST_OBJECTS:
                 log.warning("a picture has more than %d objects; the others are not sent", MOST_OBJECTS)
                 break
+            if characters >= MOST_CHARACTERS:
+                what = "%d regions of a picture take %d MB; the others are not sent: use PolygonLabels"
+                log.warning(what, len(regions), characters // 10**6)
+                break
             output = labeling.output(labeling.labels[each.label])
             part = Part(each.top, each.left, raster.size)
             label = output.spelled(labeling.labels[each.label])
-            regions += draw(output, each.mask, label, each.score, part_of=part)
+            new = draw(output, each.mask, label, each.score, part_of=part)
+            characters += sum(_characters(region["value"]) for region in new)
+            regions += new
         check_regions(regions, labeling, raster.size)
         return regions, round(found.confidence, 4)
     finally:
         found.close()
+
+
+def _characters(value: dict[str, Any]) -> int:
+    """How much a brush or a bitmask takes, 0 for any other shape."""
+    return NUMBER * len(value.get("rle", ())) + len(value.get("imageDataURL", ""))
 
 
 def _extent(prompt: Prompt) -> tuple[NDArray[np.float32], NDArray[np.float32]]:

@@ -1,15 +1,22 @@
 """Commands that take a trained decoder out of Label Studio: `skylight export` and `skylight map`."""
 
 import sys
+from collections.abc import Sequence
+from contextlib import closing
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from backend.errors import BadRequest
+from backend.errors import BadRequest, Unavailable
+
+if TYPE_CHECKING:
+    from model.inputs import Input
 
 PROJECT = click.option("--project", required=True, help="Its number in Label Studio's address.")
 STEPS = 1000  # of the progress bar, for each picture
+MOST_JOBS = 256
 VERSION = click.option("--version", "number", type=click.IntRange(1), help="A version's number.  [the one served]")
 
 
@@ -81,49 +88,95 @@ def normalise(project: str, bands: tuple[int, ...] | None, low_high: tuple[float
     click.echo(apply(beside_serve(), project, bands, low_high))
 
 
+class Picture(click.Path):
+    """A file or folder that is there, as a Path, or `s3://bucket/key`, as it is."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """Refuses what only looks like an address, without repeating it: it may carry a password."""
+        from model.remote import ADDRESS, SCHEME
+
+        if not str(value).startswith(SCHEME):
+            return super().convert(value, param, ctx)
+        if not ADDRESS.fullmatch(value):
+            self.fail(
+                "an address in a bucket is s3://bucket/folder or s3://bucket/picture.tif, nothing else", param, ctx
+            )
+        return value
+
+
+def _jobs(ctx: click.Context, param: click.Parameter, value: str) -> int:
+    """A number of processes; auto: the cores."""
+    from backend.mappers import cores
+
+    if value == "auto":
+        return cores()
+    if not value.isdecimal() or not 1 <= int(value) <= MOST_JOBS:
+        raise click.BadParameter(f"{value!r} is neither auto nor a number from 1 to {MOST_JOBS}")
+    return int(value)
+
+
 @click.command("map")
-@click.argument("pictures", nargs=-1, required=True, type=click.Path(exists=True, path_type=Path))
+@click.argument("pictures", nargs=-1, required=True, type=Picture(exists=True, path_type=Path))
 @PROJECT
 @VERSION
 @click.option("--out", type=click.Path(file_okay=False, path_type=Path), required=True, help="Folder; resumed there.")
 @click.option("--format", "formats", default="png", show_default=True, callback=_formats, help="Some of png, geojson, "
               "gpkg, coco, geotiff, as png,gpkg.")  # fmt: skip
 @click.option("--bands", default="", callback=_bands, help="Of a raster, as red, green, blue, from 1: 3,2,1, or one.")
+@click.option("--jobs", default="1", show_default=True, callback=_jobs, help="Pictures mapped at the same time, by so "
+              "many processes; auto: as many as cores. Of no help for a single raster.")  # fmt: skip
 @click.option("--again", is_flag=True, help="Map also what has been mapped already.")
-def map_(pictures: tuple[Path, ...], project: str, number: int | None, again: bool, **given: Any) -> None:
+def map_(pictures: tuple[Path | str, ...], project: str, number: int | None, again: bool, **given: Any) -> None:
     """Run a trained decoder over pictures, folders of them, or large rasters, without Label Studio.
+
+    A picture or folder may be in a bucket: s3://bucket/picture.tif, s3://bucket/folder.
 
     Writes label maps and objects with area, centroid, diameter and confidence, in pixels and, where the raster knows,
     in metres. Ended early, the same command goes on with the next picture. Ends with 1 if one could not be mapped.
     """
     from backend.cli import _beside_serve as beside_serve
     from backend.mapping import plan
-    from model import mapping
 
-    asked = plan(beside_serve(), project, number, again=again, **given)
-    todo = mapping.inputs(pictures)
-    if not todo:
-        raise BadRequest(f"there is no picture in {', '.join(map(str, pictures))}")
+    asked = plan(
+        beside_serve(), project, number, again=again, open_service=partial(beside_serve, checked=True), **given
+    )
+    todo = _inputs(pictures)
     failed, there, stopped = [], 0, False
     with click.progressbar(length=len(todo) * STEPS, label="map", item_show_func=lambda item: item or "") as bar:
 
-        def progress(number: int, share: float, name: str) -> None:
-            bar.update(int((number + share) * STEPS) - bar.pos, name)
+        def progress(done: float, name: str) -> None:
+            bar.update(int(done * STEPS) - bar.pos, name)
 
         try:
-            for i, (each, kept, reason) in enumerate(asked.run(todo, progress)):
-                there += kept
-                if reason:
-                    failed.append(f"{each.path}: {reason}")
-                progress(i, 1.0, each.name)
+            with closing(asked.run(todo, progress)) as run:
+                for each, kept, reason in run:
+                    there += kept
+                    if reason:
+                        failed.append(f"{each.address}: {reason}")
+            progress(len(todo), "")
         except KeyboardInterrupt:
             stopped = True
     for line in asked.finish():
         click.echo(line)
     click.echo(f"{len(asked.pictures) - there} mapped, {there} were already, {len(failed)} failed, of {len(todo)}")
-    for line in failed:
+    for line in sorted(failed):
         click.secho(line, fg="red")
     if stopped:
         click.echo("Stopped; the same command goes on from here.")
     if stopped or failed:
         sys.exit(130 if stopped else 1)
+
+
+def _inputs(given: Sequence[Path | str]) -> "list[Input]":
+    """The pictures there are. Raises BadRequest if there is none, Unavailable if a bucket cannot be listed."""
+    from model.inputs import inputs
+
+    try:
+        found = inputs(given)
+    except ImportError:
+        raise BadRequest("pictures in a bucket need obstore: pip install 'skylight[s3]'") from None
+    except OSError as error:
+        raise Unavailable(str(error)) from error
+    if not found:
+        raise BadRequest(f"there is no picture in {', '.join(map(str, given))}")
+    return found

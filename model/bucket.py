@@ -38,6 +38,25 @@ class Listing:
     at: float = field(default_factory=time.monotonic)
 
 
+def store(name: str, prefix: str = "", seconds: float = ANSWER_SECONDS) -> S3Store:
+    """The objects of a bucket under a prefix; `seconds`: of one try."""
+    # Where and who it is comes from AWS_ENDPOINT_URL, AWS_REGION, AWS_ACCESS_KEY_ID, ..., or the machine's role.
+    return S3Store(
+        name,
+        prefix=prefix or None,
+        client_options={"timeout": timedelta(seconds=seconds), "connect_timeout": "3s", "allow_http": True},
+        retry_config={
+            "max_retries": TRIES,
+            "retry_timeout": timedelta(seconds=3 * seconds),
+            "backoff": {
+                "init_backoff": timedelta(seconds=PAUSE_SECONDS),
+                "max_backoff": timedelta(seconds=LONGEST_SECONDS),
+                "base": 2,
+            },
+        },
+    )
+
+
 class Bucket:
     """The objects under `url`, by names such as `projects/1/current.json`, and their copies under `folder`."""
 
@@ -47,21 +66,7 @@ class Bucket:
         self.url, self.folder, self.clock = url, folder, clock
         name, _, self.prefix = url.removeprefix("s3://").partition("/")
         self.cap = disk.Cap(folder, copy_bytes)
-        # Where and who it is comes from AWS_ENDPOINT_URL, AWS_REGION, AWS_ACCESS_KEY_ID, ..., or the machine's role.
-        self._store = S3Store(
-            name,
-            prefix=self.prefix or None,
-            client_options={"timeout": timedelta(seconds=ANSWER_SECONDS), "connect_timeout": "3s", "allow_http": True},
-            retry_config={
-                "max_retries": TRIES,
-                "retry_timeout": timedelta(seconds=3 * ANSWER_SECONDS),
-                "backoff": {
-                    "init_backoff": timedelta(seconds=PAUSE_SECONDS),
-                    "max_backoff": timedelta(seconds=LONGEST_SECONDS),
-                    "base": 2,
-                },
-            },
-        )
+        self._store = store(name, self.prefix)
         self._lock = threading.Lock()
         self._known: dict[str, tuple[str, float]] = {}  # ETag of the copy, and when it was known to be right
         self._listed: dict[str, Listing] = {}

@@ -4,6 +4,7 @@ OUT/<name>.png .tif .geojson .gpkg     of each input, as asked
 OUT/objects.csv summary.csv coco.json index.html
 OUT/parts/<name>.json                  what was found in an input; written last: an input that has one is done
 OUT/thumbnails/<name>.jpg
+OUT/.copies/                           of objects in a bucket, while they are mapped
 """
 
 import csv
@@ -23,28 +24,22 @@ from model import contact, files, writers
 from model.decoder import DomainDecoder
 from model.geo import Geo
 from model.images import MAX_PIXELS
+from model.inputs import Input
 from model.normalisation import OWN, Normalisation
 from model.objects import Found, Map
-from model.rasters import SUFFIXES, Place, Raster, open_raster
+from model.rasters import Place, Raster, open_raster
 from model.sam import Segmenter
 from model.tiles import strips
 from model.writers import Row
 
 FORMATS = ("png", "geojson", "gpkg", "coco", "geotiff")
+COPIES = ".copies"
 NEED_GEO = ("geojson", "gpkg", "geotiff")
 COLUMNS = (
     "input", "object", "label", "version", "confidence", "area_px", "diameter_px", "x_px", "y_px",
     "area_m2", "diameter_m", "x", "y", "longitude", "latitude",
 )  # fmt: skip
 SUMMED = ("input", "label", "objects", "area_px", "area_m2", "median_diameter_px", "median_diameter_m", "confidence")
-
-
-@dataclass(frozen=True)
-class Input:
-    """A picture to be mapped: its file, and what its outputs are called."""
-
-    path: Path
-    name: str
 
 
 @dataclass(frozen=True)
@@ -60,31 +55,11 @@ class Options:
     bands: tuple[int, ...] = ()  # of these pictures, in the place of the normalisation's
     normalisation: Normalisation = OWN
 
-    def key(self, path: Path) -> str:
+    def key(self, each: Input) -> str:
         """What a part was made of: if that is another now, it is made anew."""
-        state = path.stat()
-        made_of = [str(path), state.st_size, state.st_mtime_ns, self.version, sorted(self.formats)]
+        made_of: list[Any] = [each.address, *each.state(), self.version, sorted(self.formats)]
         made_of += [self.tile, self.min_area, list(self.bands), *filter(None, [self.normalisation.mark])]
         return hashlib.sha256(json.dumps(made_of).encode()).hexdigest()
-
-
-def inputs(given: Sequence[Path]) -> list[Input]:
-    """The pictures among files and folders, those of a folder with all its folders, each under a name of its own."""
-    found: dict[Path, str] = {}
-    for each in given:
-        if each.is_dir():
-            inside = sorted(path for path in each.rglob("*") if path.suffix.lower() in SUFFIXES and path.is_file())
-            found |= {path: "_".join(path.relative_to(each).with_suffix("").parts) for path in inside}
-        else:
-            found[each] = each.stem
-    taken = Counter(found.values())
-    names: dict[str, Path] = {}
-    for path, name in found.items():
-        whole = name if taken[name] == 1 else f"{name}-{path.suffix[1:].lower()}"
-        if whole in names:
-            whole = f"{whole}-{hashlib.sha256(str(path).encode()).hexdigest()[:8]}"
-        names[whole] = path
-    return [Input(path, name) for name, path in names.items()]
 
 
 def done(each: Input, options: Options) -> dict[str, Any] | None:
@@ -93,7 +68,7 @@ def done(each: Input, options: Options) -> dict[str, Any] | None:
         kept: dict[str, Any] = json.loads((options.out / "parts" / f"{each.name}.json").read_bytes())
     except (FileNotFoundError, ValueError):
         return None
-    return kept if kept.get("key") == options.key(each.path) else None
+    return kept if kept.get("key") == options.key(each) else None
 
 
 def map_picture(
@@ -101,10 +76,23 @@ def map_picture(
 ) -> dict[str, Any]:
     """Map one picture and write its own files; gives what is kept of it. `progress` hears the share that is done.
 
-    Raises ImageError if it cannot be read, OSError if it cannot be written.
+    Raises ImageError if it cannot be read, OSError if it cannot be copied or written.
     """
     options.out.mkdir(parents=True, exist_ok=True)
-    raster = open_raster(each.path, options.max_pixels, options.bands, options.normalisation)
+    with each.local(options.out / COPIES) as path:
+        raster = open_raster(path, options.max_pixels, options.bands, options.normalisation, alone=each.is_remote)
+        return _map(each, options, decoder, segmenter, raster, progress)
+
+
+def _map(
+    each: Input,
+    options: Options,
+    decoder: DomainDecoder,
+    segmenter: Segmenter,
+    raster: Raster,
+    progress: Callable[[float], None],
+) -> dict[str, Any]:
+    """As `map_picture`; closes the raster."""
     config = decoder.config
     separated = frozenset(config.labels.index(label) for label in config.separate)
     found_map = Map(raster.size, len(config.labels), separated, options.out)
@@ -115,8 +103,8 @@ def map_picture(
         rows_of = _rows(each, options, config.labels, objects, raster.place)
         _write(each, options, config.labels, found_map, raster, objects, rows_of)
         kept = {
-            "key": options.key(each.path),
-            "input": str(each.path),
+            "key": options.key(each),
+            "input": each.address,
             "size": list(raster.size),
             "crs": raster.place.crs if raster.place else None,
             "confidence": round(found_map.confidence, 4),
@@ -147,6 +135,7 @@ def finish(options: Options, labels: Sequence[str], pictures: Sequence[dict[str,
     if "coco" in options.formats:
         writers.write_coco(out / "coco.json", labels, pictures)
         names.append("coco.json")
+    shutil.rmtree(out / COPIES, ignore_errors=True)
     return names
 
 
@@ -188,7 +177,7 @@ def _rows(
         pixel = geo.square_metres(x, y) if geo else None
         rows.append(
             {
-                "input": str(each.path),
+                "input": each.address,
                 "object": i + 1,
                 "label": labels[found.label],
                 "version": options.version,

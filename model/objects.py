@@ -17,6 +17,7 @@ from model.rasters import Window
 from model.tiles import Strip
 
 SURE = 255  # a certainty of 1
+ROWS = 128  # of a strip that are taken in at a time: what is made of them takes 19 bytes a pixel
 MARGIN = 5  # px around an object that `separate` looks at: four of its smoothing, one of its tops
 LARGEST_SEPARATED = 64_000_000  # px of the window around a connected part; a larger one stays one object
 
@@ -123,18 +124,27 @@ class Map:
     def fill(self, strips: Iterable[Strip]) -> Iterator[int]:
         """Take in what the decoder says, from top to bottom; yields the number of rows done."""
         for strip in strips:
-            winner = strip.probabilities.argmax(0).astype(np.uint8)
-            winner[~strip.known] = 0
-            best = strip.probabilities.max(0).astype(np.float32)
-            self.classes.put(strip.top, winner)
-            self._certainty.put(strip.top, np.rint(np.clip(best, 0, 1) * SURE))
-            if self._distance is not None:
-                self._distance.put(strip.top, strip.distance)
-            for k, parts in enumerate(self._parts, 1):
-                parts.add(strip.top, winner == k)
-            self._lacking += float((1 - best[strip.known]).sum(dtype=np.float64))
-            self._pixels += int(strip.known.sum())
-            yield strip.top + len(winner)
+            height = len(strip.known)
+            for top in range(0, height, ROWS):
+                rows = slice(top, min(top + ROWS, height))
+                self._take(strip.top + top, strip.probabilities[:, rows], strip.distance[rows], strip.known[rows])
+            yield strip.top + height
+
+    def _take(
+        self, top: int, probabilities: NDArray[np.float16], distance: NDArray[np.float16], known: NDArray[np.bool_]
+    ) -> None:
+        """Rows of a strip, from row `top` on."""
+        winner = probabilities.argmax(0).astype(np.uint8)
+        winner[~known] = 0
+        best = probabilities.max(0).astype(np.float32)
+        self.classes.put(top, winner)
+        self._certainty.put(top, np.rint(np.clip(best, 0, 1) * SURE))
+        if self._distance is not None:
+            self._distance.put(top, distance)
+        for k, parts in enumerate(self._parts, 1):
+            parts.add(top, winner == k)
+        self._lacking += float((1 - best[known]).sum(dtype=np.float64))
+        self._pixels += int(known.sum())
 
     @property
     def confidence(self) -> float:

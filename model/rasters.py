@@ -33,6 +33,16 @@ from model.normalisation import OWN, Normalisation, Range, known, own_range, qua
 
 SUFFIXES = (".tif", ".tiff", ".jp2", ".j2k", ".vrt", ".img", ".cub", ".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif")
 WINDOWED = (".tif", ".tiff", ".jp2", ".j2k", ".vrt", ".img", ".cub")  # what rasterio is asked to read
+# GDAL's readers of files that look at nothing else. By itself it goes by the content, and a VRT's, whatever the file is
+# called, may name any other file, or an address.
+ALONE = {
+    ".tif": "GTiff",
+    ".tiff": "GTiff",
+    ".jp2": "JP2OpenJPEG",
+    ".j2k": "JP2OpenJPEG",
+    ".img": "HFA",
+    ".cub": "ISIS3",
+}
 TIFF = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")  # the last two are BigTIFF
 JPEG_2000 = (b"\0\0\0\x0cjP  ", b"\xff\x4f\xff\x51")
 SAMPLED = 2048  # px along the longer side of the reduced picture that percentiles are taken from
@@ -123,8 +133,11 @@ class Windowed:
     Where the normalisation has no range, it is that of the whole raster, so that a tile looks alike whatever is in it.
     """
 
-    def __init__(self, path: Path | str, how: Normalisation = OWN) -> None:
-        """Raises ImageError if the file cannot be read, or has no such bands, or none of real numbers."""
+    def __init__(self, path: Path | str, how: Normalisation = OWN, driver: str | None = None) -> None:
+        """`driver`: the only one of GDAL's that is tried, else all.
+
+        Raises ImageError if the file cannot be read, or has no such bands, or none of real numbers.
+        """
         import rasterio
         from rasterio.errors import NotGeoreferencedWarning, RasterioError
 
@@ -133,7 +146,7 @@ class Windowed:
         self._lock = threading.Lock()
         try:
             with warnings.catch_warnings(action="ignore", category=NotGeoreferencedWarning):
-                self._file: Any = rasterio.open(path)
+                self._file: Any = rasterio.open(path, driver=driver)
         except RasterioError as error:
             raise ImageError(f"{self.path} is not a raster that can be read: {error}") from error
         count = int(self._file.count)
@@ -354,14 +367,20 @@ def _unpack_by_rows(data: bytes, path: Path) -> None:
 
 
 def open_raster(
-    path: Path, max_pixels: int = MAX_PIXELS, bands: Sequence[int] = (), how: Normalisation = OWN
+    path: Path,
+    max_pixels: int = MAX_PIXELS,
+    bands: Sequence[int] = (),
+    how: Normalisation = OWN,
+    alone: bool = False,
 ) -> Raster:
     """A picture's file, by windows where that is possible; `max_pixels` holds for all others.
 
-    `bands`: of this picture, in the place of the normalisation's. Raises ImageError if it cannot be read.
+    `bands`: of this picture, in the place of the normalisation's; `alone`: the file may be anybody's, and is to
+    name no other. Raises ImageError if it cannot be read.
     """
     if path.suffix.lower() in WINDOWED and has_rasterio():
-        return Windowed(path, replace(how, bands=tuple(bands) or how.bands))
+        driver = ALONE.get(path.suffix.lower()) if alone else None
+        return Windowed(path, replace(how, bands=tuple(bands) or how.bands), driver)
     if bands:
         raise ImageError(f"of {path} no bands can be chosen: only of rasters ({', '.join(WINDOWED)}), by the extra geo")
     try:

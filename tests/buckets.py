@@ -3,6 +3,7 @@
 moto is in an environment of its own (`make .venv-moto/.installed`): botocore wants an older python-dateutil.
 """
 
+import os
 import socket
 import subprocess
 import threading
@@ -22,11 +23,12 @@ USER, PASSWORD = "skylight", "0123456789abcdef"
 
 
 @contextmanager
-def serving_s3(*buckets: str) -> Iterator[int]:
-    """Serve empty buckets; gives the port."""
+def serving_s3(*buckets: str, **environment: str) -> Iterator[int]:
+    """Serve empty buckets, with moto's settings in the environment; gives the port."""
     port = free_port(0)
     command = [str(SERVER), "-H", "127.0.0.1", "-p", str(port)]
-    with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
+    given = {**os.environ, **environment}
+    with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env=given) as process:
         wait_until(lambda: is_open(port), 60)
         for name in buckets:
             requests.put(f"http://127.0.0.1:{port}/{name}", timeout=30).raise_for_status()

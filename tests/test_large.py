@@ -1,6 +1,7 @@
 """Pictures larger than a tile: clicked on, pre-annotated and learned from by windows."""
 
 import io
+import json
 from dataclasses import replace
 
 import numpy as np
@@ -193,6 +194,25 @@ def test_pre_annotations_of_a_large_picture_are_those_of_its_tiles(tiled, studio
     assert tiled.pictures.tile_count(A) == len(windows(raster.size, SIDE)) > 12
     assert preannotation_large(tiled, decoder, LABELING, digest, raster)[1] == score
     assert len(list((tiled.settings.home / "embeddings").rglob("*.safetensors"))) == files  # nothing is encoded twice
+
+
+@pytest.mark.parametrize("kind", ["BrushLabels", "BitmaskLabels", "PolygonLabels"])
+def test_of_brushes_and_bitmasks_no_more_are_sent_than_fit_into_an_answer(
+    tiled, studio, mosaic, decoder, monkeypatch, caplog, kind
+):
+    studio.pictures[A] = png(mosaic[0])
+    labeling = parse_config(label_config(["Pit"]).replace("BrushLabels", kind), output="")
+    digest, raster = tiled.pictures.look(A)
+    every, score = preannotation_large(tiled, decoder, labeling, digest, raster)
+    one = len(json.dumps(every[0]["value"]))
+    monkeypatch.setattr(large_answers, "MOST_CHARACTERS", one)
+    some, same = preannotation_large(tiled, decoder, labeling, digest, raster)
+    assert score == same and len(every) > 5
+    if kind == "PolygonLabels":
+        assert len(some) == len(every)
+        return
+    assert 1 <= len(some) <= 3 and "the others are not sent: use PolygonLabels" in caplog.text
+    assert [each["score"] for each in some] == [each["score"] for each in every][: len(some)]
 
 
 def test_what_is_learned_from_a_large_picture_are_tiles_with_something_and_some_without(tiled, studio, mosaic):

@@ -5,9 +5,11 @@ import csv
 import json
 import re
 import sqlite3
+import sys
 from dataclasses import replace
 
 import numpy as np
+import obstore
 import pyogrio
 import pytest
 import rasterio
@@ -18,7 +20,8 @@ from PIL import Image
 from backend import cli
 from backend.mapping import plan
 from backend.settings import Settings
-from model import mapping, sam
+from model import bucket as buckets
+from model import mapping, remote, sam
 from model.coco import Coco
 from model.geo import Geo
 from model.normalisation import Normalisation
@@ -28,6 +31,7 @@ from model.shapes import shape
 from model.synthetic import scene
 from model.writers import coco_annotation, runs
 
+from .buckets import credentials, serving_s3
 from .test_rasters import MARS, tiff
 from .trained import publish, train_pits
 
@@ -182,10 +186,80 @@ def test_ctrl_c_keeps_what_is_done(skylight, tmp_path, monkeypatch):
     assert "1 mapped, 0 were already" in done.output and (tmp_path / "out" / "summary.csv").is_file()
 
 
+@pytest.fixture
+def bucket(monkeypatch):
+    """The environment of a bucket `maps`, and its objects."""
+    with serving_s3("maps") as port:
+        for name, value in credentials(port).items():
+            monkeypatch.setenv(name, value)
+        remote._store.cache_clear()
+        yield buckets.store("maps")
+        remote._store.cache_clear()
+
+
+def test_pictures_in_a_bucket_are_mapped_as_their_files_and_only_once(skylight, rasters, bucket, tmp_path, monkeypatch):
+    for path in sorted(rasters.iterdir()):
+        obstore.put(bucket, f"mars/{path.name}", path.read_bytes())
+    Image.fromarray(scene(54, 128).image).save(rasters / "c.png")
+    obstore.put(bucket, "mars/deep/<er>/c.png", (rasters / "c.png").read_bytes())
+    obstore.put(bucket, "mars/notes.txt", b"no picture")
+    copied, copy_of = [], remote.copy
+    monkeypatch.setattr(remote, "copy", lambda each, path: copied.append(each.address) or copy_of(each, path))
+    here, out = tmp_path / "here", tmp_path / "out"
+    skylight("map", rasters, "--project", 1, "--out", here, "--format", "png,geojson,gpkg,coco,geotiff")
+    command = ("map", "s3://maps/mars/", "--project", 1, "--out", out, "--format", "png,geojson,gpkg,coco,geotiff")
+    first = skylight(*command)
+    assert first.exit_code == 0 and "3 mapped, 0 were already, 0 failed, of 3" in first.output
+    names = {"s3://maps/mars/mars.tif", "s3://maps/mars/utm.tif", "s3://maps/mars/deep/<er>/c.png"}
+    assert set(copied) == {row["input"] for row in rows_of(out / "summary.csv")} == names
+    for theirs, mine in (("mars.png", "mars.png"), ("utm.tif", "utm.tif"), ("c.png", "deep_<er>_c.png")):
+        assert (here / theirs).read_bytes() == (out / mine).read_bytes()
+    written = b"".join(path.read_bytes() for path in out.rglob("*") if path.is_file())
+    assert credentials(0)["AWS_SECRET_ACCESS_KEY"].encode() not in written and str(out).encode() not in written
+    assert not (out / ".copies").exists()
+    again = skylight(*command)
+    assert "0 mapped, 3 were already" in again.output and len(copied) == 3
+    obstore.put(bucket, "mars/utm.tif", (rasters / "mars.tif").read_bytes())
+    changed = skylight(*command)
+    assert "1 mapped, 2 were already" in changed.output and copied[3:] == ["s3://maps/mars/utm.tif"]
+    single = skylight("map", "s3://maps/mars/mars.tif", rasters / "c.png", "--project", 1, "--out", tmp_path / "single")
+    assert single.exit_code == 0 and "2 mapped" in single.output
+
+
+def test_an_object_that_names_other_files_is_not_followed(skylight, rasters, bucket, tmp_path):
+    """GDAL knows a VRT by its content, whatever it is called."""
+    vrt = (
+        f'<VRTDataset rasterXSize="400" rasterYSize="300"><VRTRasterBand dataType="Byte" band="1"><SimpleSource>'
+        f"<SourceFilename>{rasters / 'utm.tif'}</SourceFilename></SimpleSource></VRTRasterBand></VRTDataset>"
+    )
+    (rasters / "a.tif").write_text(vrt)
+    assert skylight("map", rasters / "a.tif", "--project", 1, "--out", tmp_path / "here").exit_code == 0  # mine is mine
+    obstore.put(bucket, "a.tif", vrt.encode())
+    obstore.put(bucket, "b.vrt", vrt.encode())
+    done = skylight("map", "s3://maps", "--project", 1, "--out", tmp_path / "out")
+    assert done.exit_code == 1 and "0 mapped, 0 were already, 2 failed, of 2" in done.output
+    assert "s3://maps/a.tif: s3://maps/a.tif is not a raster that can be read" in done.output
+    assert "s3://maps/b.vrt is a list of other files" in done.output and ".copies" not in done.output
+
+
+def test_what_cannot_be_found_in_a_bucket_is_said_in_a_sentence(skylight, bucket, tmp_path, monkeypatch):
+    def said(address):
+        done = skylight("map", address, "--project", 1, "--out", tmp_path / "out")
+        return re.sub(r"\s+", " ", done.output + str(done.exception))
+
+    assert "there is no bucket nowhere; AWS_ENDPOINT_URL" in said("s3://nowhere/a")
+    assert "there is no picture in s3://maps/mars" in said("s3://maps/mars")
+    wrong = said("s3://me:password@maps/a.tif")
+    assert "an address in a bucket is s3://bucket/folder" in wrong and "password" not in wrong
+    monkeypatch.setitem(sys.modules, "obstore", None)
+    assert "pip install 'skylight[s3]'" in said("s3://maps/mars")
+
+
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
         (("--format", "shp"), "'shp' is not a list of some of png, geojson, gpkg, coco, geotiff"),
+        (("--jobs", "0"), "'0' is neither auto nor a number from 1 to 256"),
         (("--bands", "1,2"), "'1,2' is not one band or three"),
         (("--version", "9"), "no version 9; it has 1"),
     ],

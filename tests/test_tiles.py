@@ -1,5 +1,7 @@
 """Tiles: what covers a picture, how answers are blended, and that objects are found as in a picture of their own."""
 
+import tracemalloc
+
 import numpy as np
 import pytest
 
@@ -110,9 +112,9 @@ def in_strips(empty, classes, height, distance=None, separated=frozenset()):
     return found
 
 
-@pytest.mark.parametrize("height", [1, 7, 64])
+@pytest.mark.parametrize("height", [1, 7, 64, 300])
 def test_objects_are_the_same_however_high_the_strips_are(empty, height):
-    noise = np.random.default_rng(3).integers(0, 3, (60, 40)).astype(np.uint8)
+    noise = np.random.default_rng(3).integers(0, 3, (300, 40)).astype(np.uint8)
     said = Prediction(np.stack([noise == k for k in range(3)]).astype(np.float32), np.zeros(noise.shape), frozenset())
     expected = {(each.label, each.mask.tobytes()) for each in instances(said, 1)}
     found = set()
@@ -121,6 +123,17 @@ def test_objects_are_the_same_however_high_the_strips_are(empty, height):
         mask[one.top : one.top + one.mask.shape[0], one.left : one.left + one.mask.shape[1]] = one.mask
         found.add((one.label, mask.tobytes()))
     assert found == expected
+
+
+def test_taking_in_a_strip_takes_little_memory_beside_it(empty):
+    blocks = np.zeros((1024, 2048), np.uint8)
+    blocks[100:900:20, 300:2000] = 1
+    found, given = empty(blocks.shape, 2, frozenset({0})), strip(0, blocks)
+    tracemalloc.start()
+    list(found.fill([given]))
+    most = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert most < 6 * blocks.size  # bytes; of all rows at once it is 19
 
 
 def test_touching_objects_are_told_apart_across_strips(empty):

@@ -20,7 +20,7 @@ from rasterio.windows import Window
 from scipy import ndimage
 
 from backend.demo import label_config
-from backend.labeling import parse_config
+from backend.labeling import Labeling, parse_config
 from backend.large import Large
 from backend.large_answers import preannotation_large
 from backend.pictures import Pictures
@@ -41,7 +41,8 @@ VARIANTS, RARE = 48, 0.05  # cells with pits that there are, and their share
 WIDE = 8, 16  # px, diameters of the objects that count as small
 SOME = 100  # small objects that are looked at in crops of their own
 GOAL_RATIO, GOAL_MEMORY = 1.5, 2.0  # of the first clicks; GB
-LABELING = parse_config(label_config(["Pit"]), output="polygon")
+CONFIG = label_config(["Pit"])
+BRUSHES, POLYGONS = (parse_config(CONFIG.replace("BrushLabels", kind)) for kind in ("BrushLabels", "PolygonLabels"))
 
 
 class Mosaic:
@@ -105,11 +106,11 @@ def run(table: Any, side: int = SIDE) -> None:
         ratio = large["opened"] / small["cold"]
         table.add(f"first click once its file is there, {name} over {SMALL} px", ratio, "", most=GOAL_RATIO)
         table.add(f"memory of clicks, {name}", memory, "GB", most=GOAL_MEMORY)
-        said, memory = _alone(_preannotate, home)
-        table.add(f"pre-annotation, {name}", said["seconds"], "s")
-        table.add(f"pre-annotation, {name}", said["regions"], "regions")
-        table.add(f"pre-annotation again, from cached embeddings, {name}", said["again"], "s")
-        table.add(f"memory of a pre-annotation, {name}", memory, "GB", most=GOAL_MEMORY)
+        for kind, labeling in {"polygons": POLYGONS, "brushes, from cached embeddings": BRUSHES}.items():
+            said, memory = _alone(_preannotate, home, labeling)
+            table.add(f"pre-annotation by {kind}, {name}", said["seconds"], "s")
+            table.add(f"pre-annotation by {kind}, {name}", said["regions"], "regions")
+            table.add(f"memory of a pre-annotation by {kind}, {name}", memory, "GB", most=GOAL_MEMORY)
         found, _ = _alone(_small_objects, home, mosaic)
         for what, value in found.items():
             table.add(what, value, "")
@@ -141,14 +142,14 @@ def _service(home: Path) -> Service:
 def _train(home: Path, crops: list[tuple[np.ndarray, np.ndarray]]) -> None:
     segmenter = sam.load("tiny", None, "cpu")
     samples = [Sample(str(k), segmenter.embed(image), truth.astype(np.uint8)) for k, (image, truth) in enumerate(crops)]
-    config = DecoderConfig(LABELING.labels, segmenter.encoder_id)
+    config = DecoderConfig(POLYGONS.labels, segmenter.encoder_id)
     decoders.save(train(samples, [], config, TrainConfig(folds=1)).decoder, home / "decoder.safetensors")
 
 
 def _click(service: Service, url: str, x: float, y: float, size: tuple[int, int]) -> float:
     """Milliseconds of a click, until its regions are made."""
     began = time.perf_counter()
-    click(service, LABELING, {"id": 1, "data": {"image": url}}, {"result": [key_point("point", "Pit", x, y, size)]})
+    click(service, POLYGONS, {"id": 1, "data": {"image": url}}, {"result": [key_point("point", "Pit", x, y, size)]})
     return 1000 * (time.perf_counter() - began)
 
 
@@ -165,15 +166,12 @@ def _first_click(home: Path, url: str, at: tuple[float, float]) -> dict[str, flo
     return {"cold": cold, "opened": float(np.median(opened))}
 
 
-def _preannotate(home: Path) -> dict[str, Any]:
+def _preannotate(home: Path, labeling: Labeling) -> dict[str, Any]:
     service, decoder = _service(home), decoders.load(home / "decoder.safetensors")
     digest, raster = service.pictures.look("large.tif")
-    seconds = []
-    for _ in range(2):
-        began = time.perf_counter()
-        regions, _ = preannotation_large(service, decoder, LABELING, digest, raster)
-        seconds.append(time.perf_counter() - began)
-    return {"seconds": seconds[0], "again": seconds[1], "regions": len(regions)}
+    began = time.perf_counter()
+    regions, _ = preannotation_large(service, decoder, labeling, digest, raster)
+    return {"seconds": time.perf_counter() - began, "regions": len(regions)}
 
 
 def _small_objects(home: Path, mosaic: Mosaic) -> dict[str, float]:
