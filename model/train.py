@@ -52,9 +52,15 @@ class TrainConfig:
     4e-3 and 8e-3 gained nothing.
     """
 
-    steps: int = 520  # at most
+    steps: int = 520  # at most, with up to `many` images
     first_steps: int = 300  # with one image, and
     image_steps: int = 30  # more for each further image
+    # With more than so many, as many times the steps as there are times the images, up to `longest`. Twice the steps of
+    # 40 images: THEMIS 0.686 to 0.712 mIoU, nuclei 0.860 to 0.864, procedural pits 0.933 to 0.949 (one seed, 20 test
+    # images). With 5 or 10 images it is by heart: pits 0.906 to 0.927 by three times, nuclei 0.746 to 0.646 once the
+    # steps of several trainings add up.
+    many: int = 20
+    longest: float = 2.0
     batch: int = 8  # crops per step
     crop: float = 0.25  # side of a crop, as a share of the embedding's
     centred: float = 0.3  # share of crops laid around an object, since most of a picture is background
@@ -67,6 +73,11 @@ class TrainConfig:
     folds: int = 2  # of the cross-validation where there are fewer; below 2 there is none
     fold_steps: float = 0.25  # of the steps that the decoder itself gets: 3 folds of 0.3 took as long as the training
     seed: int = 0
+
+    def steps_of(self, samples: int) -> int:
+        """How many steps a training on so many samples has."""
+        few = min(self.steps, self.first_steps + self.image_steps * (samples - 1))
+        return round(few * min(max(samples / self.many, 1.0), self.longest))
 
 
 @dataclass(frozen=True)
@@ -227,7 +238,7 @@ def fit(
         decoder = DomainDecoder(config).to(memory_format=torch.channels_last)
     # Fused, an optimizer's step takes 1.1 ms instead of 2.3, of the 25 ms of a whole one.
     optimizer = torch.optim.AdamW(decoder.parameters(), lr=how.learning_rate, weight_decay=how.weight_decay, fused=True)
-    steps = min(how.steps, how.first_steps + how.image_steps * (len(samples) - 1))
+    steps = how.steps_of(len(samples))
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, how.learning_rate, total_steps=steps, pct_start=0.15)
     rng = np.random.default_rng(how.seed)
     crops = CropSource(samples, len(config.labels), rng, how.batch, how.crop, how.centred)

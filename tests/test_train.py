@@ -126,9 +126,9 @@ def test_on_the_way_it_looks_at_some_validation_images_and_at_the_end_at_all(mon
     assert looked == [3, 3, 7] and held is not None and held.scores.images == 7
 
 
-@pytest.mark.parametrize(("images", "expected"), [(1, 7), (3, 11), (9, 20)])
+@pytest.mark.parametrize(("images", "expected"), [(1, 7), (3, 11), (9, 20), (12, 24), (15, 30), (17, 30)])
 def test_more_images_get_more_steps_up_to_a_limit(images: int, expected: int) -> None:
-    how = TrainConfig(steps=20, first_steps=7, image_steps=2, batch=1)
+    how = TrainConfig(steps=20, first_steps=7, image_steps=2, many=10, longest=1.5, batch=1)
     taken = []
     _, steps, held = fit([made_up(i) for i in range(images)], config(), how, (), lambda *given: taken.append(given))
     assert taken == [(step, expected) for step in range(1, expected + 1)]
