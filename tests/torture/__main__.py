@@ -10,7 +10,7 @@ from pathlib import Path
 
 from .report import Report
 
-OTHERS = ("__main__", "annotators", "report", "running")  # modules here that are no parts
+OTHERS = ("__main__", "annotators", "machines", "namespaces", "report", "running")  # modules here that are no parts
 
 
 def main() -> None:
