@@ -103,6 +103,9 @@ def _try(service: Service, project: str, event: Event) -> bool:
         log.exception("project %s annotation %s: an error that Skylight did not foresee", project, event["id"])
         fail(error)
         changed = _fail(service, project, event, f"{type(error).__name__}: {error}", own=True)
+    except OSError:  # the store's; the annotation is not to blame, nor has a worker ended by it
+        service.asides.end(project)
+        raise
     service.asides.end(project)
     return changed
 

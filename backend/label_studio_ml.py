@@ -22,6 +22,7 @@ from backend.service import Service
 from backend.settings import Settings
 from backend.status import set_up
 from backend.webhook import accept, events, project_key
+from model import shared
 
 
 @functools.cache
@@ -35,6 +36,7 @@ def service() -> Service:
             "SKYLIGHT_USER is set, but label-studio-ml's server lets everybody in; unset it here, together with "
             "SKYLIGHT_PASSWORD, and put a proxy in front that asks for a login, or use `skylight serve`"
         )
+    shared.hurry(settings.home)
     made = Service(settings)
     layout.check(made)
     return made

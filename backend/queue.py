@@ -8,6 +8,7 @@ which every event raises, with `trained`, the value it had when the last finishe
 
 import json
 import logging
+import socket
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -59,10 +60,19 @@ return 1
 """
 
 
+# A connection by TCP that has said nothing for so long is asked whether it is still there, and is given up if no answer
+# comes in a while: without that a worker that waits for a job waits on for 7 minutes after a cable was pulled for long.
+# What was sent and is not received ends it as well; the kernel alone would try for 15 minutes.
+TCP = {"TCP_KEEPIDLE": 10, "TCP_KEEPINTVL": 5, "TCP_KEEPCNT": 3, "TCP_USER_TIMEOUT": 15_000}  # s, s, times, ms
+
+
 def connect(url: str) -> redis.Redis:
     """A connection to Redis that gives up soon and survives a restart of it; nothing is sent before it is used."""
+    options = {getattr(socket, name): value for name, value in TCP.items() if hasattr(socket, name)}  # not on a Mac
+    alive = {"socket_keepalive": True, "socket_keepalive_options": options}
     return redis.Redis.from_url(
         url,
+        **({} if url.startswith("unix:") else alive),
         socket_connect_timeout=REPLY_SECONDS,
         socket_timeout=REPLY_SECONDS,
         health_check_interval=30,

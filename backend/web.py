@@ -10,7 +10,7 @@ from gunicorn.glogging import Logger
 from backend.errors import SkylightError
 from backend.listen import address
 from backend.settings import Settings
-from model import checkpoints
+from model import checkpoints, shared
 
 REQUEST_SECONDS = 120  # Label Studio itself gives up after 100 s
 KEEP_ALIVE_SECONDS = 75
@@ -65,6 +65,7 @@ class Server(BaseApplication):  # type: ignore[misc]
         from backend.service import Service
         from backend.upkeep import Upkeep
 
+        shared.hurry(self.settings.home)
         service = Service(self.settings)
         try:
             layout.check(service)

@@ -5,8 +5,11 @@ import os
 import threading
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from types import FrameType
 
+import redis
+from rq.exceptions import StopRequested
 from rq.serializers import JSONSerializer
 
 from backend import custody, layout
@@ -54,12 +57,33 @@ def run(settings: Settings, kinds: Sequence[Kind] = KINDS) -> None:
     service = Service(settings)
     layout.check(service)
     service.check_weights()
-    worker = start(service, kinds)
+    worker: Worker | None = start(service, kinds)
     with Upkeep(service, sweep=True):
-        worker.work(logging_level=settings.log_level)
+        while worker:
+            try:
+                worker.work(logging_level=settings.log_level)
+            except redis.RedisError as error:
+                log.warning("Redis is away: %s", error)
+            if worker.pubsub_thread:  # which would go on for ever where Redis was away at the end
+                worker.pubsub_thread.stop()
+            worker = None if service.stopping.is_set() else _begun_again(service, kinds)
     if service.stopping.is_set():
         logging.shutdown()
         os._exit(0)  # taking down PyTorch in order took 3 s of a busy machine
+
+
+def _begun_again(service: Service, kinds: Sequence[Kind]) -> Worker | None:
+    """Another worker in the same process once Redis is back, with the SAM still loaded; None if it is to end first.
+
+    RQ's own gives up where it loses Redis during a job, and not while it waits for one.
+    """
+    with suppress(StopRequested, redis.RedisError):  # RQ's answers to a signal
+        while not service.stopping.wait(RETRY_SECONDS):
+            try:
+                return start(service, kinds)
+            except redis.RedisError as error:
+                log.warning("Redis is away: %s; tried again in %d s", error, RETRY_SECONDS)
+    return None
 
 
 def start(service: Service, kinds: Sequence[Kind] = KINDS) -> Worker:

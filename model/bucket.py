@@ -19,12 +19,15 @@ from obstore.exceptions import AlreadyExistsError, BaseError, NotFoundError, Not
 from obstore.store import S3Store
 
 from model import disk
+from model.meanwhile import Meanwhile
 
 FRESH_SECONDS = 1.0  # what was read, or listed, less long ago is not asked for again
 AWAY_SECONDS = 5.0  # how long a bucket that did not answer is not asked again for what the copy has
 ANSWER_SECONDS = 10.0  # of one try
 TRIES = 5  # after the first, where the answer is an error of the server or none comes
 PAUSE_SECONDS, LONGEST_SECONDS = 0.1, 2.0  # before the second try, doubled each time up to the longest
+
+HURRY_SECONDS = 0.5  # how long who is in a hurry waits where the copy has something: Label Studio gives a webhook 1 s
 
 log = logging.getLogger(__name__)
 
@@ -67,10 +70,12 @@ class Bucket:
         name, _, self.prefix = url.removeprefix("s3://").partition("/")
         self.cap = disk.Cap(folder, copy_bytes)
         self._store = store(name, self.prefix)
+        self.hurried = False  # in a process that answers people: the copy is brought up to date behind a slow answer
         self._lock = threading.Lock()
         self._known: dict[str, tuple[str, float]] = {}  # ETag of the copy, and when it was known to be right
         self._listed: dict[str, Listing] = {}
         self._away_until = 0.0
+        self._behind = Meanwhile(HURRY_SECONDS)
 
     def read(self, name: str, immutable: bool) -> bytes:
         """An object's content. Raises FileNotFoundError, or OSError if nobody answers and there is no copy."""
@@ -81,6 +86,12 @@ class Bucket:
             return copy.read_bytes()
         if self._is_away:
             raise OSError(f"{self.url} did not answer just now, and there is no copy of {name}")
+        if self.hurried and copy.is_file():
+            return self._behind.ask(name, lambda: self._fetched(name, tag)) or copy.read_bytes()
+        return self._fetched(name, tag)
+
+    def _fetched(self, name: str, tag: str) -> bytes:
+        copy = self.folder / name
         try:
             with self._asked(name):
                 found = obstore.get(
@@ -122,6 +133,11 @@ class Bucket:
             return kept
         if self._is_away:
             return self._local(folder)
+        if self.hurried and kept:
+            return self._behind.ask(f"{folder}/", lambda: self._listed_anew(folder)) or kept
+        return self._listed_anew(folder)
+
+    def _listed_anew(self, folder: str) -> Listing:
         try:
             with self._asked(folder):
                 found = obstore.list_with_delimiter(self._store, f"{folder}/")

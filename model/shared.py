@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
 
 SHARED = ("projects", "addresses", "signed", "embeddings", "layout.json")
+LISTED = ("projects", "signed")  # folders that a webhook is answered by
 IMMUTABLE = (".safetensors", ".png", "card.json")  # ends of names whose content never changes
 RARE_SECONDS = 10.0  # how old a listing may be by which it is known which images are embedded
 
@@ -140,6 +141,17 @@ def at(url: str, folder: Path, copy_bytes: int = 0) -> SharedPath:
     bucket.folder.mkdir(parents=True, exist_ok=True)
     made: type[SharedPath] = type("StoredPath", (SharedPath,), {"bucket": bucket})
     return made(bucket.folder)
+
+
+def hurry(home: Path) -> None:
+    """In this process, do not wait for a slow bucket where the copy has something; nothing where it is a folder.
+
+    What there is of `LISTED` is asked for here, as the first time of anything is waited for.
+    """
+    if isinstance(home, SharedPath):
+        home.bucket.hurried = True
+        for name in LISTED:
+            home.bucket.listing(name)
 
 
 def publish(folder: Path, last: str) -> None:

@@ -44,10 +44,10 @@ def is_open(port: int) -> bool:
     return False
 
 
-def credentials(port: int) -> dict[str, str]:
+def credentials(port: int, host: str = "127.0.0.1") -> dict[str, str]:
     """The environment by which the bucket at a port is found."""
     return {
-        "AWS_ENDPOINT_URL": f"http://127.0.0.1:{port}",
+        "AWS_ENDPOINT_URL": f"http://{host}:{port}",
         "AWS_ACCESS_KEY_ID": USER,
         "AWS_SECRET_ACCESS_KEY": PASSWORD,
         "AWS_REGION": "us-east-1",
@@ -57,13 +57,13 @@ def credentials(port: int) -> dict[str, str]:
 class Between:
     """A TCP proxy to a port here: it hands through, cuts off, is slow, or answers 503 in the server's place."""
 
-    def __init__(self, target: int) -> None:
+    def __init__(self, target: int, host: str = "127.0.0.1") -> None:
         self.target = target
         self.cut = False
         self.delay = 0.0  # s, before each connection is handed through
         self.failing = 0  # connections still to be answered 503
         self.failed = 0
-        self._server = socket.create_server(("127.0.0.1", 0))
+        self._server = socket.create_server((host, 0))
         self.port: int = self._server.getsockname()[1]
         self._open: set[socket.socket] = set()
         threading.Thread(target=self._accept, daemon=True).start()

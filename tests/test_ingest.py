@@ -216,7 +216,7 @@ def test_an_event_that_cannot_be_used_is_logged_and_holds_up_nothing(planted, st
     assert "annotation 101" in caplog.text
 
 
-def test_an_event_that_the_machine_cannot_take_stays_in_the_inbox(planted, studio, project, submitted):
+def test_an_event_that_the_machine_cannot_take_stays_in_the_inbox(planted, studio, project, submitted, caplog):
     accept(planted, studio, project, submitted)
     folder = planted.store.folder(project) / "samples"
     folder.write_text("in the way")
@@ -227,6 +227,7 @@ def test_an_event_that_the_machine_cannot_take_stays_in_the_inbox(planted, studi
     drain(planted, project)
     assert planted.queue.inbox_length(project) == 0
     assert len(planted.store.samples(project)) == 1
+    assert "the worker ended" not in caplog.text
 
 
 def test_while_another_worker_empties_the_inbox_this_one_keeps_off(planted, studio, project, submitted, monkeypatch):

@@ -207,6 +207,16 @@ def test_a_connection_that_redis_dropped_is_made_again(queue):
     assert queue.inbox_length(P) == 2
 
 
+@pytest.mark.skipif(not hasattr(socket, "TCP_USER_TIMEOUT"), reason="Linux has it")
+def test_a_connection_whose_other_end_has_vanished_is_given_up(broker_port):
+    with connect(f"redis://127.0.0.1:{broker_port}/0") as connection:
+        connection.ping()
+        held = connection.connection_pool.get_connection()
+        found = {name: held._sock.getsockopt(socket.IPPROTO_TCP, getattr(socket, name)) for name in module.TCP}
+        assert held._sock.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE) == 1 and found == module.TCP
+        connection.connection_pool.release(held)
+
+
 def test_a_wish_for_training_stays_until_it_is_granted(queue):
     assert queue.wanted(P) == 0
     queue.grant(P, 0)

