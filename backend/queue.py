@@ -61,8 +61,8 @@ return 1
 
 
 # A connection by TCP that has said nothing for so long is asked whether it is still there, and is given up if no answer
-# comes in a while: without that a worker that waits for a job waits on for 7 minutes after a cable was pulled for long.
-# What was sent and is not received ends it as well; the kernel alone would try for 15 minutes.
+# comes in a while: without that, as by redis-py before 8, a worker may wait for a job for 7 minutes after a cable was
+# pulled. What was sent and is not received ends it as well; the kernel alone would try for 15 minutes.
 TCP = {"TCP_KEEPIDLE": 10, "TCP_KEEPINTVL": 5, "TCP_KEEPCNT": 3, "TCP_USER_TIMEOUT": 15_000}  # s, s, times, ms
 
 

@@ -55,7 +55,7 @@ class TrainConfig:
     steps: int = 520  # at most, with up to `many` images
     first_steps: int = 300  # with one image, and
     image_steps: int = 30  # more for each further image
-    # With more than so many, as many times the steps as there are times the images, up to `longest`. Twice the steps for
+    # With more than so many, as many times the steps as there are times the images, up to `longest`. Twice the steps of
     # 40 images: THEMIS 0.686 to 0.712 mIoU, nuclei 0.860 to 0.864, procedural pits 0.933 to 0.949 (one seed, 20 test
     # images); three times no more. For 5 or 10 images it depends: pits 0.906 to 0.927 by three times, but nuclei 0.746
     # to 0.646 where the steps of several trainings add up.
