@@ -4,7 +4,7 @@
 # make audit  known holes in the packages, and bad habits in the code
 # make e2e    the whole loop on a real Label Studio, with a simulated annotator
 # make torture  faults on purpose, and what is lost (PARTS="bursts kills" for some)
-# make scale  what more workers bring, and what a team of fifty would wait for
+# make scale  what more workers bring, what a team of fifty would wait for, and pictures of 20,000 px
 # make bench  timings, beside those of other programs, in one table (PARTS="clicks codecs" for some)
 
 PYTHON ?= python3

@@ -1,4 +1,5 @@
-"""`make scale`: embeddings a second by one and two workers here, and what a team of 50 would wait for; one table.
+"""`make scale`: embeddings a second by one and two workers here, what a team of 50 would wait for, and pictures of
+20,000 px; one table.
 
 Rows go to build/scale.json. The team's costs are those of this machine; the click and the training as `make bench`
 measured them, whose rows in build/bench.json are taken where they are there.
@@ -10,6 +11,7 @@ import os
 import numpy as np
 
 from ..bench.timing import BUILD, Table
+from . import rasters
 from .embedding import rate
 from .team import ANNOTATORS, IMAGES, PROJECTS, days_to_embed, team, waits
 
@@ -35,6 +37,7 @@ def main() -> None:
         table.add(f"training by {servers} workers, p95 of the wait", float(np.percentile(waits(service), 95)), "s")
     table.add(f"embedding {IMAGES} images once, by 2 workers here", days_to_embed(IMAGES, two), "days")
     table.add(f"the same by a GPU {GPU_TIMES} times a core", days_to_embed(IMAGES, GPU_TIMES * one), "days")
+    rasters.run(table)
     for row in table.rows:
         row["command"] = "make scale"
     BUILD.mkdir(exist_ok=True)
