@@ -1,6 +1,5 @@
 """Lost events: what is done in Label Studio while Skylight is down, and the cost of finding it among 10,000."""
 
-import json
 import random
 import tempfile
 import time
@@ -13,6 +12,7 @@ from backend.reconcile import reconcile
 from backend.service import Service
 from backend.settings import Settings
 from backend.store import SampleRecord
+from model.seals import seal
 
 from ..planted import png, square
 from ..studio import CONFIG, KEY, Studio, wait_until
@@ -108,4 +108,4 @@ def _fill(service: Service, studio: Studio, project: str, count: int) -> None:
         task = studio.add_task(project, picture, number)
         one = studio.annotate(task, [REGIONS[0]], number=number)
         record = SampleRecord(number, task, one["updated_at"], "/a.png", "0" * 64, (64, 64), ("Pit",), 1)
-        (folder / f"{number}.json").write_text(json.dumps(asdict(record)))
+        (folder / f"{number}.json").write_bytes(seal(asdict(record)))
