@@ -439,7 +439,7 @@ def test_each_turn_adds_a_click_and_gives_back_the_mask_trusted_most(
     assert len(reached) == len(asked) == turns and loss.ndim == 0
     given = asked.copy()
     for turn, (features, _, points, labels, _, logits, offset) in enumerate(given, 1):
-        assert features.shape == (1, 256, 16, 16) and points.shape == (2, turn, 2) and labels.shape == (2, turn)
+        assert features.shape == (2, 256, 16, 16) and points.shape == (2, turn, 2) and labels.shape == (2, turn)
         if turn > 1:
             masks, scores = network.answer(*given[turn - 2])
             expected = masks[torch.arange(2), scores.argmax(1)][:, None]
