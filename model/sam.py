@@ -25,7 +25,7 @@ from model.enlarge import enlarge
 from model.longest import scale_image, scale_points, scaled_size
 from model.mobile_sam import build_mobile_sam
 from model.official import Sam, sam_model_registry
-from model.runtime import accelerate, give_back
+from model.runtime import accelerate, give_back, has_amx
 from model.tiny import TinySam
 from model.together import Together
 
@@ -142,8 +142,9 @@ class Segmenter:
         self.device = device
         self.network = network.to(device).eval().requires_grad_(False)
         self.input_size = int(network.image_encoder.img_size)
+        self.half = _half(device, network)
         self.batch = BATCH if device.type == "cuda" else 1  # images that are best embedded at once, by as many threads
-        self._encode: Together[torch.Tensor, list[NDArray[np.float16]]] = Together(self._encoded, self.batch)
+        self._together: Together[torch.Tensor, list[NDArray[np.float16]]] = Together(self.encode, self.batch)
         with torch.inference_mode():
             position = network.prompt_encoder.get_dense_pe()
             self._position = position.contiguous(memory_format=torch.channels_last)
@@ -166,7 +167,7 @@ class Segmenter:
         with torch.inference_mode():
             ready = self.network.preprocess(pixels)
         # Processors have nothing to gain by waiting for each other, and several may be asked at once.
-        features, *taps = self._encode(ready) if self.batch > 1 else self._encoded([ready])[0]
+        features, *taps = self._together(ready) if self.batch > 1 else self.encode([ready])[0]
         context, detail = taps or (None, None)
         give_back()
         side = PER_CELL * features.shape[-1]
@@ -179,13 +180,13 @@ class Segmenter:
         thumbnail[:rows, :columns] = np.asarray(small)
         return embedding
 
-    def _encoded(self, pixels: Sequence[torch.Tensor]) -> list[list[NDArray[np.float16]]]:
-        """Of each of some (3, S, S): features (256, h, w), and context and detail from a SAM that gives them.
+    def encode(self, pixels: Sequence[torch.Tensor]) -> list[list[NDArray[np.float16]]]:
+        """Of each of some (3, S, S), normalised and padded: features (256, h, w), and taps from a SAM that gives them.
 
-        Computed in half precision on a GPU.
+        Computed in half precision where that is quicker.
         """
         encoder = self.network.image_encoder
-        half = torch.autocast("cuda", torch.float16, enabled=self.device.type == "cuda")
+        half = torch.autocast(self.device.type, self.half, enabled=self.half is not None)
         with torch.inference_mode(), half:
             several = torch.stack(list(pixels))
             found = encoder.with_taps(several) if isinstance(self.network, TinySam) else [encoder(several)]
@@ -280,6 +281,18 @@ class Segmenter:
         return low[0], scores[0]
 
 
+def _half(device: torch.device, network: Sam) -> torch.dtype | None:
+    """The type of 16 bits in which an encoder is quickest, if in any.
+
+    ViT-B takes 7 s instead of 12.5 in bfloat16 on two cores that have AMX. The tiny SAM's encoder, which would take two
+    thirds of its 75 ms, stays what it is on every machine: decoders learn from it.
+    """
+    if device.type == "cuda":
+        return torch.float16
+    amx = device.type == "cpu" and not isinstance(network, TinySam) and has_amx()
+    return torch.bfloat16 if amx else None
+
+
 def choose_device(name: str) -> torch.device:
     """The device for "auto", "cpu", "cuda" or "mps"; "auto" takes an accelerator where there is one."""
     if name != "auto":
@@ -299,7 +312,7 @@ def load(name: str, checkpoint: Path | None = None, device: str = "auto", export
     network = load_network(name, checkpoint)
     place, encoder_id = choose_device(device), identify(name, checkpoint)
     if place.type == "cpu":
-        accelerate(network, exports and exports / encoder_id)
+        accelerate(network, exports and exports / encoder_id, has_amx())
     return Segmenter(network, encoder_id, place)
 
 

@@ -5,11 +5,11 @@ from pathlib import Path
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from model import runtime
 from model.mobile_sam import build_mobile_sam
-from model.runtime import LARGEST_ENCODER, accelerate, cached
+from model.runtime import LARGEST_ENCODER, accelerate, cached, has_amx
 from model.tiny import GRID, INPUT_SIZE, TinySam
 
 from .weights import random_weights
@@ -71,6 +71,24 @@ def test_an_encoder_that_is_too_large_stays_with_pytorch(monkeypatch: pytest.Mon
     monkeypatch.setattr("model.runtime.LARGEST_ENCODER", 1_000_000)
     accelerate(network)
     assert network.image_encoder is encoder and not list(network.mask_decoder.parameters())
+
+
+def test_for_bfloat16_mobile_sam_s_encoder_stays_with_pytorch_and_is_folded() -> None:
+    network = build_mobile_sam().eval().requires_grad_(False)
+    network.load_state_dict(random_weights(network, 3))
+    pixels = torch.randn(1, 3, 1024, 1024, generator=torch.Generator().manual_seed(0))
+    encoder, before = network.image_encoder, network.image_encoder(pixels)
+    accelerate(network, bfloat16=True)
+    assert network.image_encoder is encoder and not list(network.mask_decoder.parameters())
+    assert not any(isinstance(module, nn.BatchNorm2d) for module in encoder.modules())
+    close(encoder(pixels), before)
+
+
+@pytest.mark.parametrize(("flags", "there"), [("fpu amx_bf16 amx_tile", True), ("fpu avx512_bf16", False)])
+def test_a_processor_with_amx_is_told_by_its_flags(tmp_path: Path, flags: str, there: bool) -> None:
+    (tmp_path / "cpuinfo").write_text(f"processor : 0\nflags : {flags}\n\nprocessor : 1\nflags : {flags}\n")
+    assert has_amx(tmp_path / "cpuinfo") is there
+    assert not has_amx(tmp_path / "another system")
 
 
 def test_what_was_exported_is_kept_and_made_again_if_it_is_damaged(slow: TinySam, tmp_path: Path, monkeypatch) -> None:

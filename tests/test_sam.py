@@ -56,7 +56,9 @@ def mobile_sam(tmp_path_factory: pytest.TempPathFactory) -> Loaded:
 def loaded(name: str, network: Sam, file: Path, seed: int) -> Loaded:
     network.load_state_dict(random_weights(network, seed))
     torch.save(network.state_dict(), file)
-    segmenter, predictor = load(name, file, "cpu"), SamPredictor(network)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("model.sam.has_amx", lambda: False)  # in float32 on every machine
+        segmenter, predictor = load(name, file, "cpu"), SamPredictor(network)
     predictor.set_image(IMAGE)
     return Loaded(file, segmenter, segmenter.embed(IMAGE), predictor, predictor.features[0].numpy())
 
@@ -70,10 +72,22 @@ def test_the_embedding_is_that_of_segment_anything_in_half_precision(request: py
     assert np.abs(sam.embedding.features - theirs).max() < 2e-3 * np.abs(theirs).max()
 
 
+def test_a_large_encoder_is_computed_in_bfloat16_where_the_processor_has_amx(
+    vit_b: Loaded, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sam_model_registry, "vit_b", small_vit_b)
+    monkeypatch.setattr("model.sam.has_amx", lambda: True)
+    segmenter = load("vit_b", vit_b.file, "cpu")
+    features, exact = (each.features.astype(np.float32) for each in (segmenter.embed(IMAGE), vit_b.embedding))
+    assert 1e-3 < (features - exact).std() / exact.std() < 2e-2  # 8 bits of mantissa
+    assert all(weight.dtype == torch.float32 for weight in segmenter.network.parameters())
+    assert load("tiny", device="cpu").half is None  # what decoders learn from is the same on every machine
+
+
 def test_several_images_at_once_are_encoded_as_one_by_one() -> None:
     network = load_network("tiny")
     alone, several = Segmenter(network, "tiny", torch.device("cpu")), Segmenter(network, "tiny", torch.device("cpu"))
-    several.batch, several._encode.most = 3, 3
+    several.batch, several._together.most = 3, 3
     pictures = [scene(seed).image for seed in range(3)]
     with ThreadPoolExecutor(3) as pool:
         found = list(pool.map(several.embed, pictures))
