@@ -28,8 +28,11 @@ from model.evaluate import LabelScores
 from model.images import ImageError
 from model.metrics import paired
 from model.normalisation import OWN, Normalisation
+from model.shelf import Shelf
 from model.train import IGNORE, Sample, Trained, in_validation, train, validate
 
+IN_MEMORY = 200_000_000  # bytes of samples, some hundred of 512 px; with more a training of 500 took 2.3 GB
+FORGET_EVERY = 16  # steps, of 8 crops; each reads most of an embedding's pages, 1.3 MB
 UNCHANGED = "nothing has changed"
 TRY_AGAIN = "Look at the reason before in the worker's log; 'Train now', or any change of the annotations, tries again"
 
@@ -42,6 +45,11 @@ def train_version(service: Service, project: str, asked: bool = False) -> int:
     Gives its number if it is served now, else 0. `asked`: somebody wants it now, however few annotations are new, and
     also if it has failed before. Raises Diverged, OSError, MemoryError and what torch raises; the version served stays.
     """
+    with Shelf(service.settings.home / "scratch", IN_MEMORY) as shelf:
+        return _train_version(service, project, asked, shelf)
+
+
+def _train_version(service: Service, project: str, asked: bool, shelf: Shelf) -> int:
     settings = service.settings
     labeling = service.labeling(service.store.config(project))
     tasks = by_task(accepted(service.store.samples(project), settings.accept), settings.consensus)
@@ -49,15 +57,15 @@ def train_version(service: Service, project: str, asked: bool = False) -> int:
         log.info("project %s: %d of %d annotated tasks", project, len(tasks), settings.min_annotations)
         return 0
     pictures = service.pictures_of(project)
-    used = load(service, pictures, project, labeling, tasks)
+    used = load(service, pictures, project, labeling, tasks, shelf)
     quantiles = [sample.embedding.quantiles for _, sample in used if sample.embedding.quantiles is not None]
     settled = service.normalisations.settle(project, quantiles)
     if settled != pictures.how:
         pictures = service.pictures.seen(settled)
-        used = load(service, pictures, project, labeling, tasks)
+        used = load(service, pictures, project, labeling, tasks, shelf)
         ahead.want(service, project)
     note_left_out(service, project, labeling, tasks, used)
-    samples = [piece for records, sample in used for piece in pieces(pictures, records[0], sample)]
+    samples = _learned_from(pictures, used, shelf)
     training = [sample for sample in samples if not in_validation(sample.task)]
     validation = [sample for sample in samples if in_validation(sample.task)]
     if not training:
@@ -87,15 +95,20 @@ def train_version(service: Service, project: str, asked: bool = False) -> int:
     attempts.begin()
     try:
         report = reporter(service.queue, project, "train")
-        trained = train(training, validation, config, service.recipe, report, service.check_stop)
+
+        def progress(step: int, steps: int) -> None:
+            report(step, steps)
+            if step % FORGET_EVERY == 0:
+                shelf.forget()
+
+        trained = train(training, validation, config, service.recipe, progress, service.check_stop)
     except (*POISON_ERRORS, JobTimeoutException):
         attempts.fail()
         raise
 
     def seen(how: Normalisation) -> list[Sample]:
         other = service.pictures.seen(how)
-        found = load(service, other, project, labeling, tasks)
-        return [piece for records, sample in found for piece in pieces(other, records[0], sample)]
+        return _learned_from(other, load(service, other, project, labeling, tasks, shelf), shelf)
 
     verdict, promoted = gate(service, project, labeling, trained, validation, seen)
     card = {
@@ -127,9 +140,20 @@ def load(
     project: str,
     labeling: Labeling,
     tasks: Sequence[Sequence[SampleRecord]],
+    shelf: Shelf,
 ) -> list[tuple[list[SampleRecord], Sample]]:
     """All tasks as `load_task` reads them, without those that it cannot read."""
-    return [found for task in tasks if (found := load_task(service, pictures, project, labeling, task))]
+    found = (load_task(service, pictures, project, labeling, task) for task in tasks)
+    return [(records, shelf.put(sample)) for records, sample in filter(None, found)]
+
+
+def _learned_from(pictures: Pictures, used: Sequence[tuple[list[SampleRecord], Sample]], shelf: Shelf) -> list[Sample]:
+    """The samples of all tasks, or in place of a large one its pieces."""
+    return [
+        sample if piece is sample else shelf.put(piece)
+        for records, sample in used
+        for piece in pieces(pictures, records[0], sample)
+    ]
 
 
 def note_left_out(

@@ -22,6 +22,7 @@ from model import sam
 from model.embeddings import EmbeddingCache
 from model.train import TrainConfig
 
+from .buckets import Between, credentials, serving_s3
 from .planted import Planted
 from .studio import KEY, Studio, serving, wait_until
 
@@ -129,3 +130,20 @@ def work(service: Service) -> Iterator[Callable[[], None]]:
     yield run
     for number, handler in handlers.items():
         signal.signal(number, handler)
+
+
+@pytest.fixture(scope="session")
+def s3_port() -> Iterator[int]:
+    """An S3 server with the empty bucket `maps`."""
+    with serving_s3("maps") as port:
+        yield port
+
+
+@pytest.fixture
+def between(s3_port: int, monkeypatch: pytest.MonkeyPatch) -> Iterator[Between]:
+    """The way to that server, which the environment names."""
+    made = Between(s3_port)
+    for name, value in credentials(made.port).items():
+        monkeypatch.setenv(name, value)
+    yield made
+    made.close()

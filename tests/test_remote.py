@@ -13,21 +13,11 @@ from model.remote import ADDRESS, copy, listed
 from .buckets import Between, credentials, serving_s3
 
 
-@pytest.fixture(scope="module")
-def server() -> Iterator[int]:
-    with serving_s3("maps") as port:
-        yield port
-
-
 @pytest.fixture
-def between(server: int, monkeypatch: pytest.MonkeyPatch) -> Iterator[Between]:
-    made = Between(server)
-    for name, value in credentials(made.port).items():
-        monkeypatch.setenv(name, value)
+def between(between: Between) -> Iterator[Between]:
     remote._store.cache_clear()
-    yield made
+    yield between
     remote._store.cache_clear()
-    made.close()
 
 
 @pytest.fixture

@@ -2,7 +2,7 @@
 
 import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -18,25 +18,10 @@ from model.bucket import Bucket
 from model.embeddings import EmbeddingCache, pack
 from model.sam import Embedding
 
-from .buckets import Between, credentials, serving_s3
+from .buckets import Between
 from .studio import wait_until
 
 P = "1.1795340435"
-
-
-@pytest.fixture(scope="module")
-def server() -> Iterator[int]:
-    with serving_s3("maps") as port:
-        yield port
-
-
-@pytest.fixture
-def between(server: int, monkeypatch: pytest.MonkeyPatch) -> Iterator[Between]:
-    made = Between(server)
-    for name, value in credentials(made.port).items():
-        monkeypatch.setenv(name, value)
-    yield made
-    made.close()
 
 
 @pytest.fixture

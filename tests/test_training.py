@@ -1,11 +1,14 @@
 """From samples to a version, and whether it is served. The pictures are easy: one bright square each."""
 
 import itertools
+import mmap
 from dataclasses import replace
 
 import numpy as np
 import pytest
+from safetensors.numpy import load_file
 
+from backend import training
 from backend.acceptance import by_task
 from backend.ingest import save_config
 from backend.reconcile import reconcile
@@ -14,6 +17,7 @@ from backend.training import gate, judge, load_sample, load_task, remap, train_v
 from model.evaluate import iou
 from model.predict import predict
 from model.seals import seal, unseal
+from model.shelf import Shelf
 from model.train import IGNORE, TrainConfig, Trained, in_validation, validate
 
 from .planted import brush, png, square
@@ -142,6 +146,20 @@ def test_touching_objects_are_separated_only_if_single_ones_were_drawn(planted, 
     train_version(planted, project)
     assert planted.versions.card(project, 1)["separate"] == separate
     assert planted.decoder(project, LABELING).config.separate == tuple(separate)
+
+
+def test_samples_on_disk_teach_what_those_in_memory_do(planted, studio, project, monkeypatch):
+    annotate(planted, studio, project, training=4, validation=2)
+    train_version(planted, project)
+    monkeypatch.setattr(training, "IN_MEMORY", 0)
+    monkeypatch.setattr(training, "FORGET_EVERY", 1)
+    monkeypatch.setattr(training, "premature", lambda *_: "")
+    put, real = [], Shelf.put
+    monkeypatch.setattr(Shelf, "put", lambda *given: put.append(real(*given)) or put[-1])
+    train_version(planted, project)
+    assert len(put) == 6 and all(isinstance(each.label_map.base.base.obj, mmap.mmap) for each in put)
+    first, second = (load_file(planted.versions.weights(project, n)) for n in (1, 2))
+    assert all((first[name] == second[name]).all() for name in first)
 
 
 def test_a_sample_of_before_there_were_objects_trains(planted, studio, project):
