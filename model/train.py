@@ -66,7 +66,7 @@ class TrainConfig:
     centred: float = 0.3  # share of crops laid around an object, since most of a picture is background
     learning_rate: float = 1.5e-3  # AdamW, one cycle
     weight_decay: float = 0.02
-    check_every: int = 60  # steps between looks at the validation samples
+    check_every: int = 60  # steps between looks at the validation samples; more where there are more steps than `steps`
     patience: int = 4  # looks without a better one before it stops
     checked: int = 24  # validation images looked at each time, at most: 100 would take as long as the steps between
     enough: int = 5  # validation images; fewer choose nothing: 0.04 mIoU was lost to their noise
@@ -244,6 +244,7 @@ def fit(
     crops = CropSource(samples, len(config.labels), rng, how.batch, how.crop, how.centred)
     best: tuple[DomainDecoder, int, HeldOut] | None = None
     some = validation[:: max(-(-len(validation) // how.checked), 1)]
+    check_every = round(how.check_every * max(steps / how.steps, 1))
     for step in range(1, steps + 1):
         check()
         batch = crops.draw()
@@ -258,11 +259,11 @@ def fit(
         optimizer.step()
         schedule.step()
         progress(step, steps)
-        if validation and (step % how.check_every == 0 or step == steps):
+        if validation and (step % check_every == 0 or step == steps):
             held = validate(decoder, some)
             if best is None or held.scores.mean >= best[2].scores.mean:
                 best = copy.deepcopy(decoder), step, held
-            elif step - best[1] >= how.patience * how.check_every:
+            elif step - best[1] >= how.patience * check_every:
                 break
     if not all(bool(torch.isfinite(weights).all()) for weights in (best[0] if best else decoder).parameters()):
         raise Diverged(f"the training diverged: after {steps} steps some weights were no numbers")

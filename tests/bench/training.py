@@ -40,7 +40,7 @@ def run(table: Table, broker: str) -> None:
             goals = (FIRST, LATER) if size == SIZES[0] else (MOST, MOST) if size == SIZES[-1] else (None, None)
             table.add(f"training, {size} images of 512 px, the first", first["seconds"], "s", goals[0])
             table.add(f"training, {size + 1} images, the next", later["seconds"], "s", goals[1])
-            table.add(f"training, {size} images: peak memory", first["peak"], "MB", 1536 if size == SIZES[0] else None)
+            table.add(f"training, {size} images: peak memory", first["peak"], "MB", 1536)
             table.add(f"training, {size + 1} images: images encoded by the second", later["encoded"], "", 0)
             table.add(f"training, {size} images: mean IoU in validation", first["iou"], "IoU")
         table.add(f"pre-annotation from {PREDICTED} cached embeddings", later["predicted"], "images/s", None, 15)
