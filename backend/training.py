@@ -1,5 +1,6 @@
 """From a project's samples to a new version, and whether it is served."""
 
+import itertools
 import logging
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
@@ -32,7 +33,7 @@ from model.shelf import Shelf
 from model.train import IGNORE, Sample, Trained, in_validation, train, validate
 
 IN_MEMORY = 200_000_000  # bytes of samples, some hundred of 512 px; with more a training of 500 took 2.3 GB
-FORGET_EVERY = 16  # steps, of 8 crops; each reads most of an embedding's pages, 1.3 MB
+FORGET_EVERY = 16  # steps, of 8 crops, each of which reads most of an embedding's pages, 1.3 MB; or samples looked at
 UNCHANGED = "nothing has changed"
 TRY_AGAIN = "Look at the reason before in the worker's log; 'Train now', or any change of the annotations, tries again"
 
@@ -95,13 +96,14 @@ def _train_version(service: Service, project: str, asked: bool, shelf: Shelf) ->
     attempts.begin()
     try:
         report = reporter(service.queue, project, "train")
+        calls = itertools.count(1)
 
-        def progress(step: int, steps: int) -> None:
-            report(step, steps)
-            if step % FORGET_EVERY == 0:
+        def check() -> None:
+            service.check_stop()
+            if next(calls) % FORGET_EVERY == 0:
                 shelf.forget()
 
-        trained = train(training, validation, config, service.recipe, progress, service.check_stop)
+        trained = train(training, validation, config, service.recipe, report, check)
     except (*POISON_ERRORS, JobTimeoutException):
         attempts.fail()
         raise

@@ -1,6 +1,6 @@
 """What a domain decoder is trained on: samples, and augmented crops of them."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -108,11 +108,14 @@ class CropSource:
         batch: int,
         crop: float,
         centred: float,
+        check: Callable[[], None] = lambda: None,
     ) -> None:
+        """`check` is called for every sample, which takes some 10 ms, and may raise."""
         self.rng, self.batch, self.crop, self.centred = rng, batch, crop, centred
         self.items: list[tuple[Tensor, ...]] = []
         self.extents, self.objects = [], []
         for sample in samples:
+            check()
             embedding, targets = sample.embedding, soft_targets(sample, labels)
             self.items.append(
                 (

@@ -150,9 +150,9 @@ def train(
 ) -> Trained:
     """Train a decoder; the same samples and seed give the same one on the same machine.
 
-    `check` is called before every step, also from another thread, and ends the training by raising. A training that
-    diverges is tried once more, with another seed and a lower rate. Raises Diverged if that diverges too, and
-    ValueError without training samples.
+    `check` is called for every sample and before every step, also from another thread, and ends the training by
+    raising. A training that diverges is tried once more, with another seed and a lower rate. Raises Diverged if that
+    diverges too, and ValueError without training samples.
     """
     if not training:
         raise ValueError("training needs at least one sample")
@@ -179,7 +179,7 @@ def _train(
         config,
         context=0 if context is None else len(context),
         detail=0 if detail is None else len(detail),
-        separate=separable([*training, *validation], config.labels),
+        separate=separable([*training, *validation], config.labels, check),
     )
     if len({sample.task for sample in validation}) >= how.enough:
         decoder, steps, held = fit(training, config, how, validation, progress, check)
@@ -241,7 +241,7 @@ def fit(
     steps = how.steps_of(len(samples))
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, how.learning_rate, total_steps=steps, pct_start=0.15)
     rng = np.random.default_rng(how.seed)
-    crops = CropSource(samples, len(config.labels), rng, how.batch, how.crop, how.centred)
+    crops = CropSource(samples, len(config.labels), rng, how.batch, how.crop, how.centred, check)
     best: tuple[DomainDecoder, int, HeldOut] | None = None
     some = validation[:: max(-(-len(validation) // how.checked), 1)]
     check_every = round(how.check_every * max(steps / how.steps, 1))
@@ -328,10 +328,13 @@ def distance_loss(logits: Tensor, batch: Batch) -> Tensor:
     return wrong.sum() / known.sum().clamp(min=1)
 
 
-def separable(samples: Sequence[Sample], labels: Sequence[str]) -> tuple[str, ...]:
+def separable(
+    samples: Sequence[Sample], labels: Sequence[str], check: Callable[[], None] = lambda: None
+) -> tuple[str, ...]:
     """The labels whose pixels lie almost all in single objects."""
     total, single = np.zeros(256, np.int64), np.zeros(256, np.int64)
     for sample in samples:
+        check()
         total += np.bincount(sample.label_map.ravel(), minlength=256)
         if sample.instances is not None:
             single += np.bincount(sample.label_map[sample.instances > 0], minlength=256)
