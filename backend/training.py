@@ -32,8 +32,8 @@ from model.normalisation import OWN, Normalisation
 from model.shelf import Shelf
 from model.train import IGNORE, Sample, Trained, in_validation, train, validate
 
-IN_MEMORY = 200_000_000  # bytes of samples, some hundred of 512 px; with more a training of 500 took 2.3 GB
-FORGET_EVERY = 16  # steps, of 8 crops, each of which reads most of an embedding's pages, 1.3 MB; or samples looked at
+IN_MEMORY = 100_000_000  # bytes of samples, some 50 of 512 px; all 500 of one training took it to 2.3 GB
+FORGET_EVERY = 4  # steps, of 8 crops, each of which reads most of an embedding's pages, 1.3 MB; or samples looked at
 UNCHANGED = "nothing has changed"
 TRY_AGAIN = "Look at the reason before in the worker's log; 'Train now', or any change of the annotations, tries again"
 
