@@ -10,7 +10,6 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 from scipy import ndimage
-from skimage.segmentation import watershed
 
 EIGHT = np.ones((3, 3), bool)
 WHOLE = 0.9  # share of a region in its largest connected part, from which on it is one object, not a class of things
@@ -97,6 +96,8 @@ def separate(
         raise ValueError(f"contrast must be above 0 and at most 1, not {contrast}: {CONTRAST} is the measured choice")
     height = np.where(foreground, ndimage.gaussian_filter(distance, SMOOTHING), -1)
     tops, _ = ndimage.label((height == ndimage.maximum_filter(height, 3)) & foreground, structure=EIGHT)
+    from skimage.segmentation import watershed  # half a second of the web server's time to start
+
     basins: NDArray[np.int32] = watershed(-height, tops, connectivity=2, mask=foreground)  # type: ignore[no-untyped-call]
     peaks = np.zeros(int(tops.max()) + 1)
     peaks[tops[tops > 0]] = height[tops > 0]
