@@ -284,8 +284,9 @@ class Segmenter:
 def _half(device: torch.device, network: Sam) -> torch.dtype | None:
     """The type of 16 bits in which an encoder is quickest, if in any.
 
-    ViT-B takes 7 s instead of 12.5 in bfloat16 on two cores that have AMX. The tiny SAM's encoder, which would take two
-    thirds of its 75 ms, stays what it is on every machine: decoders learn from it.
+    ViT-B takes 7 s instead of 12.5 in bfloat16 on two cores that have AMX. Masks are as good: with the tiny SAM's
+    encoder in it the IoU of 114 clicks on seven packs changed by -0.0007 ± 0.0018, of boxes by -0.0001 ± 0.0001. The
+    tiny one, which would take two thirds of its 75 ms, stays what it is on every machine: decoders learn from it.
     """
     if device.type == "cuda":
         return torch.float16
