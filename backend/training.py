@@ -96,14 +96,7 @@ def _train_version(service: Service, project: str, asked: bool, shelf: Shelf) ->
     attempts.begin()
     try:
         report = reporter(service.queue, project, "train")
-        calls = itertools.count(1)
-
-        def check() -> None:
-            service.check_stop()
-            if next(calls) % FORGET_EVERY == 0:
-                shelf.forget()
-
-        trained = train(training, validation, config, service.recipe, report, check)
+        trained = train(training, validation, config, service.recipe, report, _check(service, shelf))
     except (*POISON_ERRORS, JobTimeoutException):
         attempts.fail()
         raise
@@ -156,6 +149,18 @@ def _learned_from(pictures: Pictures, used: Sequence[tuple[list[SampleRecord], S
         for records, sample in used
         for piece in pieces(pictures, records[0], sample)
     ]
+
+
+def _check(service: Service, shelf: Shelf) -> Callable[[], None]:
+    """What a training calls now and then: it ends if it must, and gives back memory."""
+    calls = itertools.count(1)
+
+    def check() -> None:
+        service.check_stop()
+        if next(calls) % FORGET_EVERY == 0:
+            shelf.forget()
+
+    return check
 
 
 def note_left_out(

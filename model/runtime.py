@@ -3,7 +3,7 @@
 Two quiet cores, ms by PyTorch and by ONNX Runtime (`make bench PARTS=encoders`): MobileSAM's encoder 1005 and 544, the
 tiny SAM's 39 and 26. On busy ones the difference is larger, as PyTorch's threads wait for each other: 1673 and 688.
 Where the processor has AMX, PyTorch is the quicker one in bfloat16, which ONNX Runtime has not: MobileSAM's encoder
-takes 1485 ms in float32, 1190 by ONNX Runtime, 529 folded and in bfloat16.
+takes 1200 ms in float32, 984 by ONNX Runtime, 396 folded and in bfloat16 (seven rounds in turn).
 """
 
 import ctypes
@@ -215,8 +215,8 @@ def accelerate(network: Sam, folder: Path | None = None, bfloat16: bool = False)
     """Put sessions in the place of a loaded network's mask decoder, and of its encoder if that is small.
 
     Whose weights cannot be trained any more then. It takes 0.9 s for the tiny SAM, 3 s for MobileSAM, and the second
-    time much less if there is a `folder`, of these weights alone, to keep them in. With `bfloat16` encoders but the
-    tiny SAM's stay with PyTorch, for whoever has them computed in that type.
+    time much less if there is a `folder`, of these weights alone, to keep them in. With `bfloat16` the encoder stays
+    with PyTorch, for whoever has it computed in that type.
     """
 
     def file(name: str) -> Path | None:
@@ -225,7 +225,7 @@ def accelerate(network: Sam, folder: Path | None = None, bfloat16: bool = False)
     network.eval().requires_grad_(False)
     encoder = network.image_encoder
     tiny = isinstance(network, TinySam)
-    if bfloat16 and not tiny:
+    if bfloat16:
         if isinstance(encoder, TinyViT):
             encoder.fold()
     elif sum(weight.numel() for weight in encoder.parameters()) <= LARGEST_ENCODER:

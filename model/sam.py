@@ -312,9 +312,10 @@ def load(name: str, checkpoint: Path | None = None, device: str = "auto", export
     """
     network = load_network(name, checkpoint)
     place, encoder_id = choose_device(device), identify(name, checkpoint)
+    segmenter = Segmenter(network, encoder_id, place)
     if place.type == "cpu":
-        accelerate(network, exports and exports / encoder_id, has_amx())
-    return Segmenter(network, encoder_id, place)
+        accelerate(network, exports and exports / encoder_id, segmenter.half is not None)
+    return segmenter
 
 
 def load_network(name: str, checkpoint: Path | None = None) -> Sam:

@@ -158,9 +158,10 @@ class RimMaskDecoder(MaskDecoder):  # type: ignore[misc]  # segment-anything has
     def forward(
         self, features: Tensor, position: Tensor, rims: Sequence[Tensor], sparse: Tensor, dense: Tensor
     ) -> tuple[Tensor, Tensor]:
-        """Logits (B, 3, 4h, 4w) and predicted IoUs (B, 3) of B prompts on one image.
+        """Logits (B, 3, 4h, 4w) and predicted IoUs (B, 3) of B prompts, on one image or on one each.
 
-        `features` and `position` (1, 256, h, w), `rims` of that image, `sparse` (B, N, 256), `dense` (B, 256, h, w).
+        `features` (1 or B, 256, h, w), `rims` of as many, `position` (1, 256, h, w), `sparse` (B, N, 256), `dense`
+        (B, 256, h, w).
         """
         prompts, (height, width) = len(sparse), features.shape[-2:]
         own = torch.cat([self.iou_token.weight, self.mask_tokens.weight])
@@ -201,10 +202,10 @@ class TinySam(Sam):  # type: ignore[misc]  # segment-anything has no types
         offset: tuple[int, int] = (0, 0),
         position: Tensor | None = None,
     ) -> tuple[Tensor, Tensor]:
-        """Three masks' logits (B, 3, 4h, 4w) and their predicted IoUs (B, 3) for B prompts on one image.
+        """Three masks' logits (B, 3, 4h, 4w) and their predicted IoUs (B, 3) for B prompts, on one image or one each.
 
-        `features` (1, 256, h, w) and `rims` (of its thumbnail) of an image, or of a part of it, which then starts at
-        `offset` (row, column) of the 32 x 32 grid. `points` (B, N, 2) xy in px of the part with `labels`
+        `features` (1 or B, 256, h, w) and `rims` (of its thumbnail) of an image, or of a part of it, which then starts
+        at `offset` (row, column) of the 32 x 32 grid. `points` (B, N, 2) xy in px of the part with `labels`
         (B, N): 1 positive, 0 negative; `boxes` (B, 4) xyxy; `logits` (B, 1, 4h, 4w) of an earlier answer. Any of these
         may be None, as long as there is a point or a box. `position` is what `prompt_encoder.get_dense_pe()` gives, for
         whoever asks more than once.

@@ -260,7 +260,7 @@ def fit(
         schedule.step()
         progress(step, steps)
         if validation and (step % check_every == 0 or step == steps):
-            held = validate(decoder, some)
+            held = validate(decoder, some, check)
             if best is None or held.scores.mean >= best[2].scores.mean:
                 best = copy.deepcopy(decoder), step, held
             elif step - best[1] >= how.patience * check_every:
@@ -269,7 +269,7 @@ def fit(
         raise Diverged(f"the training diverged: after {steps} steps some weights were no numbers")
     if best is None:
         return decoder, steps, None
-    return best if len(some) == len(validation) else (best[0], best[1], validate(best[0], validation))
+    return best if len(some) == len(validation) else (best[0], best[1], validate(best[0], validation, check))
 
 
 def cross_validate(
@@ -295,15 +295,17 @@ def cross_validate(
         decoder, _, _ = fit([sample for sample in samples if sample.task not in out], config, shorter, check=check)
         for sample in samples:
             if sample.task in out:
+                check()
                 held.add(decoder, sample)
     return held
 
 
-def validate(decoder: DomainDecoder, samples: Sequence[Sample]) -> HeldOut:
+def validate(decoder: DomainDecoder, samples: Sequence[Sample], check: Callable[[], None] = lambda: None) -> HeldOut:
     """How a decoder does on samples, at the images' own resolution."""
     held = HeldOut(decoder.config.labels)
     decoder.eval()
     for sample in samples:
+        check()
         held.add(decoder, sample)
     decoder.train()
     return held

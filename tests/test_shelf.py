@@ -51,6 +51,7 @@ def test_the_first_samples_stay_in_memory_and_the_others_are_read_from_disk(tmp_
     assert not list((tmp_path / "scratch").iterdir())  # the file has no name that could be left behind
 
 
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="only Linux tells what of a file is in memory")
 def test_what_was_read_does_not_stay_in_memory(tmp_path: Path) -> None:
     large = np.ones((4096, 4096), np.uint8)
     with Shelf(tmp_path, 0) as shelf:

@@ -119,11 +119,16 @@ def test_on_the_way_it_looks_at_some_validation_images_and_at_the_end_at_all(mon
     looked: list[int] = []
     real = module.validate
     monkeypatch.setattr(
-        module, "validate", lambda decoder, samples: (looked.append(len(samples)), real(decoder, samples))[1]
+        module,
+        "validate",
+        lambda decoder, samples, check: (looked.append(len(samples)), real(decoder, samples, check))[1],
     )
     how = TrainConfig(steps=4, batch=1, check_every=2, checked=3)
     _, _, held = fit([made_up(0)], config(), how, [made_up(i) for i in range(7)])
     assert looked == [3, 3, 7] and held is not None and held.scores.images == 7
+    looked.clear()
+    fit([made_up(0), made_up(1)], config(), replace(how, many=1), [made_up(i) for i in range(7)])
+    assert looked == [3, 3, 7]  # of twice the steps no more often
 
 
 @pytest.mark.parametrize(("images", "expected"), [(1, 7), (3, 11), (9, 20), (12, 24), (15, 30), (17, 30)])

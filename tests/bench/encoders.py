@@ -7,7 +7,7 @@ import torch
 
 from model import sam
 from model.mobile_sam import build_mobile_sam
-from model.runtime import accelerate, has_amx
+from model.runtime import accelerate
 from model.tiny import TinySam
 
 from ..weights import random_weights
@@ -23,8 +23,8 @@ def run(table: Table, broker: str) -> None:
         slow.load_state_dict(random_weights(slow, 3))
         slow.eval().requires_grad_(False)
         fast = copy.deepcopy(slow)
-        accelerate(fast, bfloat16=has_amx())
         ours = sam.Segmenter(fast, name, torch.device("cpu"))
+        accelerate(fast, bfloat16=ours.half is not None)
         pixels = torch.randn(1, 3, ours.input_size, ours.input_size, generator=torch.Generator().manual_seed(0))
         with torch.inference_mode():
             runs = {"torch": partial(slow.image_encoder, pixels), "ours": partial(ours.encode, [pixels[0]])}
