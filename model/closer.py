@@ -8,7 +8,6 @@ picture. Where the window lies follows from the prompt and the first answer alon
 import io
 from dataclasses import dataclass
 
-import cv2
 import numpy as np
 import torch
 import torch.nn.functional as F
@@ -17,6 +16,7 @@ from PIL import Image
 from torch import Tensor
 
 from model.enlarge import enlarge
+from model.likeness import Likeness
 from model.tiny import GRID, INPUT_SIZE, TinySam
 
 # Of the image's longer side: what is smaller is looked at again. On held-out images of 7 packs and procedural pits,
@@ -128,7 +128,8 @@ def answer_in(
     normal = (pixels - network.pixel_mean) / network.pixel_std
     normal[..., seen.rows :, :], normal[..., seen.columns :] = 0, 0
     start = (GRID - SIDE * GRID // INPUT_SIZE) // 2  # as if it lay in the middle of the frame
-    features, rims = network.image_encoder(normal), network.rims(F.avg_pool2d(pixels, 4) / 127.5 - 1)
+    features, _, detail = network.image_encoder.with_taps(normal)
+    rims = network.rims(F.avg_pool2d(pixels, 4) / 127.5 - 1)
     earlier: Tensor | None = None
     # The clicks one after the other, each with the answer to those before, as they came.
     for count in range(0 if framed is not None else 1, len(mine) + 1):
@@ -145,7 +146,8 @@ def answer_in(
         earlier = low[:, scores[0].argmax()][:, None]
     order = scores[0].argsort(descending=True)[:candidates]
     masks = np.zeros((len(order), *size), bool)
-    for mask, each in zip(masks, low[0, order].cpu().numpy(), strict=True):
-        whole = cv2.resize(each, (SIDE, SIDE), interpolation=cv2.INTER_LINEAR)
+    seen_as = seen.pixels[0].permute(1, 2, 0).numpy().astype(np.uint8)
+    likeness = Likeness(seen_as, detail[0].cpu().numpy(), (seen.rows, seen.columns))
+    for mask, whole in zip(masks, likeness.put_right(low[0, order].cpu().numpy()), strict=True):
         mask[row : row + height, column : column + width] = enlarge(whole[: seen.rows, : seen.columns], (height, width))
     return masks, scores[0, order].cpu().numpy()

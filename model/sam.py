@@ -22,6 +22,7 @@ from safetensors.torch import load_file
 
 from model.closer import answer_in, keep, unpack, window_for
 from model.enlarge import enlarge
+from model.likeness import Likeness
 from model.longest import scale_image, scale_points, scaled_size
 from model.mobile_sam import build_mobile_sam
 from model.official import Sam, sam_model_registry
@@ -113,12 +114,14 @@ class Embedding:
 class _Warm:
     """What every click on an image needs, made from its embedding at the first one.
 
-    `features` (1, 256, h, w) float32; of the tiny SAM `rims` and the unpacked `picture`, 8 MB in all at 1024 px.
+    `features` (1, 256, h, w) float32; of the tiny SAM `rims`, the unpacked `picture`, and `likeness`, 9 MB in all at
+    1024 px.
     """
 
     features: torch.Tensor
-    rims: tuple[torch.Tensor, ...] | None
-    picture: Image.Image | None
+    rims: tuple[torch.Tensor, ...] | None = None
+    picture: Image.Image | None = None
+    likeness: Likeness | None = None
 
 
 @dataclass(frozen=True)
@@ -155,10 +158,13 @@ class Segmenter:
         features = torch.from_numpy(embedding.features).to(self.device, torch.float32)[None]
         features = features.contiguous(memory_format=torch.channels_last)
         if not isinstance(self.network, TinySam):
-            return _Warm(features, None, None)
+            return _Warm(features)
         thumbnail = torch.from_numpy(embedding.thumbnail).to(self.device, torch.float32).permute(2, 0, 1)[None]
         rims = self.network.rims(F.avg_pool2d(thumbnail, 2) / 127.5 - 1)  # they were trained at a quarter
-        return _Warm(features, rims, None if embedding.picture is None else unpack(embedding.picture))
+        picture = None if embedding.picture is None else unpack(embedding.picture)
+        filled, detail = embedding.extent(len(embedding.thumbnail)), embedding.detail
+        likeness = None if detail is None else Likeness(embedding.thumbnail, detail, filled)
+        return _Warm(features, rims, picture, likeness)
 
     def embed(self, image: NDArray[np.uint8]) -> Embedding:
         """The embedding of an image, (H, W, 3) uint8 RGB."""
@@ -212,9 +218,11 @@ class Segmenter:
             low, scores = self._answer(warm, embedding.size, prompt, logits)
             order = scores.argsort(descending=True)[:candidates]
             found, trust = low[order].cpu().numpy(), scores[order].cpu().numpy()
-            masks = self._masks(found, embedding.size)
-            closer = self._closer(warm, embedding, prompt, masks[0], candidates)
-            masks, trust = closer or (masks, trust)
+            closer = self._closer(warm, embedding, prompt, found[:1], candidates)
+            if closer is None:
+                right = found if warm.likeness is None else warm.likeness.put_right(found)
+                closer = self._masks(right, embedding.size), trust
+            masks, trust = closer
             return Segmentation(masks, trust, found)
 
     def _masks(self, logits: NDArray[np.float32], size: tuple[int, int]) -> NDArray[np.bool_]:
@@ -229,12 +237,13 @@ class Segmenter:
         return np.stack(masks) if len(masks) > 1 else masks[0][None]  # a copy takes as long as all the rest
 
     def _closer(
-        self, warm: _Warm, embedding: Embedding, prompt: Prompt, first: NDArray[np.bool_], candidates: int
+        self, warm: _Warm, embedding: Embedding, prompt: Prompt, first: NDArray[np.float32], candidates: int
     ) -> tuple[NDArray[np.bool_], NDArray[np.float32]] | None:
-        """Masks and scores of a second look, if there is reason for one."""
+        """Masks and scores of a second look, if the first logits (1, 4h, 4w) give reason for one."""
         if warm.picture is None or not isinstance(self.network, TinySam):
             return None
-        window = window_for(embedding.size, first, prompt.points[prompt.positive], prompt.box)
+        mask = self._masks(first, embedding.size)[0]
+        window = window_for(embedding.size, mask, prompt.points[prompt.positive], prompt.box)
         if window is None:
             return None
         size, points, positive = embedding.size, prompt.points, prompt.positive

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from .scale.team import Service, days_to_embed, team, waits
+from .scale.team import Service, days, team, waits
 
 
 def test_one_server_waits_as_the_formula_says():
@@ -19,4 +19,4 @@ def test_beyond_its_load_what_waits_grows_without_end():
 def test_the_team_clicks_often_and_trains_seldom():
     clicks, ingest, training = team(28, 9, 0.1)
     assert (clicks.an_hour, ingest.an_hour, training.an_hour) == (15000, 3000, 300)
-    assert days_to_embed(864_000, 10) == 1
+    assert days(864_000, 10) == 1

@@ -1,8 +1,8 @@
 """`make scale`: embeddings a second by one and two workers here, what a team of 50 would wait for, and pictures of
 20,000 px; one table.
 
-Rows go to build/scale.json. The team's costs are those of this machine; the click and the training as `make bench`
-measured them, whose rows in build/bench.json are taken where they are there.
+Rows go to build/scale.json. What a click, a training and a pre-annotation cost is taken from the rows of `make bench`
+in build/bench.json, else from the README; the table says which.
 """
 
 import json
@@ -13,9 +13,12 @@ import numpy as np
 from ..bench.timing import BUILD, Table
 from . import rasters
 from .embedding import rate
-from .team import ANNOTATORS, IMAGES, PROJECTS, days_to_embed, team, waits
+from .team import ANNOTATORS, IMAGES, PROJECTS, days, team, waits
 
-CLICK_MS, TRAINING_S, INGEST_S = 28.0, 9.0, 0.1  # README: "How fast", two CPU cores
+# README, "How fast", two CPU cores: ms, s, and pre-annotations a second.
+README = {"click 1024 px, tiny SAM, large object, p50": 71.0, "training, 20 images": 20.0, "pre-annotation from": 42.0}
+INGEST_S = 0.1
+SENT_S = 0.045, 0.54  # Label Studio's for a prediction, of many at once and one by one (README: "Which task next")
 GPU_TIMES = 50  # a GPU's embeddings a second over a core's: an assumption, to be measured on one
 
 
@@ -26,7 +29,9 @@ def main() -> None:
     table.add("embeddings, tiny SAM, 1 worker", one, "images/s")
     table.add("embeddings, tiny SAM, 2 workers", two, "images/s")
     table.add(f"2 workers over 1, on {os.cpu_count()} cores", two / one, "times")
-    click, training = bench("clicks", CLICK_MS), bench("training", TRAINING_S)
+    click, training, predicted = (
+        cost(table, what, unit) for what, unit in zip(README, ("ms", "s", "images/s"), strict=True)
+    )
     for service in team(click, training, INGEST_S):
         found = waits(service)
         what = f"{ANNOTATORS} annotators, {PROJECTS} projects: {service.name}"
@@ -35,8 +40,11 @@ def main() -> None:
     for servers in (2, 4, 6, 8):
         (service,) = (each for each in team(click, training, INGEST_S, workers=servers) if each.name == "training")
         table.add(f"training by {servers} workers, p95 of the wait", float(np.percentile(waits(service), 95)), "s")
-    table.add(f"embedding {IMAGES} images once, by 2 workers here", days_to_embed(IMAGES, two), "days")
-    table.add(f"the same by a GPU {GPU_TIMES} times a core", days_to_embed(IMAGES, GPU_TIMES * one), "days")
+    table.add(f"embedding {IMAGES} images once, by 2 workers here", days(IMAGES, two), "days")
+    table.add(f"the same by a GPU {GPU_TIMES} times a core", days(IMAGES, GPU_TIMES * one), "days")
+    table.add(f"predicting {IMAGES} embedded images once, by the cores here", days(IMAGES, predicted), "days")
+    for how, seconds in zip(("many at once", "one by one"), SENT_S, strict=True):
+        table.add(f"Label Studio storing {IMAGES} predictions, {how}", days(IMAGES, 1 / seconds), "days")
     rasters.run(table)
     for row in table.rows:
         row["command"] = "make scale"
@@ -44,12 +52,14 @@ def main() -> None:
     (BUILD / "scale.json").write_text(json.dumps(table.rows, indent=1))
 
 
-def bench(what: str, default: float) -> float:
-    """A figure of `make bench`, or the README's."""
-    wanted = {"clicks": "click 1024 px, tiny SAM, large object, p50", "training": "training, 20 images"}[what]
+def cost(table: Table, what: str, unit: str) -> float:
+    """A figure of `make bench`, or the README's; its row says which."""
     path = BUILD / "bench.json"
     rows = json.loads(path.read_text()) if path.is_file() else []
-    return next((float(row["measured"]) for row in rows if row["what"].startswith(wanted)), default)
+    measured = (float(row["measured"]) for row in rows if row["what"].startswith(what))
+    found = next(measured, None)
+    table.add(f"taken from {'the README' if found is None else path.name}: {what}", found or README[what], unit)
+    return found or README[what]
 
 
 if __name__ == "__main__":

@@ -52,6 +52,6 @@ def waits(service: Service, hours: float = HOURS, seed: int = 1) -> list[float]:
     return found
 
 
-def days_to_embed(images: int, per_second: float) -> float:
-    """Days that embedding all images once takes."""
+def days(images: int, per_second: float) -> float:
+    """Days that doing something to each image once takes."""
     return images / per_second / 86400
