@@ -18,7 +18,9 @@ from .team import ANNOTATORS, IMAGES, PROJECTS, days, team, waits
 # README, "How fast", two CPU cores: ms, s, and pre-annotations a second.
 README = {"click 1024 px, tiny SAM, large object, p50": 71.0, "training, 20 images": 20.0, "pre-annotation from": 42.0}
 INGEST_S = 0.1
-SENT_S = 0.045, 0.54  # Label Studio's for a prediction, of many at once and one by one (README: "Which task next")
+# Label Studio 1.23.2's for a prediction of four polygons, on SQLite and two cores that other programs shared: 200 by
+# one import, and one by one by `LabelStudio.create_prediction`.
+SENT_S = 0.003, 0.2
 GPU_TIMES = 50  # a GPU's embeddings a second over a core's: an assumption, to be measured on one
 
 
