@@ -211,19 +211,19 @@ class Segmenter:
         `logits` (4h, 4w) float32 are those of an earlier answer to refine. The official SAMs answer an ambiguous
         prompt, a single point, with three masks and any other with one, as segment-anything advises; the tiny SAM
         was trained to offer three always, and looks again, closer, at what is small: its masks and scores are then
-        those of the second look, its logits those of the first.
+        those of the second look. Its masks are put right by the picture; its logits are those of the first look as
+        they came.
         """
         with torch.inference_mode():
             warm = self._warm(embedding)
             low, scores = self._answer(warm, embedding.size, prompt, logits)
             order = scores.argsort(descending=True)[:candidates]
             found, trust = low[order].cpu().numpy(), scores[order].cpu().numpy()
-            closer = self._closer(warm, embedding, prompt, found[:1], candidates)
-            if closer is None:
+            answer = self._closer(warm, embedding, prompt, found[:1], candidates)
+            if answer is None:
                 right = found if warm.likeness is None else warm.likeness.put_right(found)
-                closer = self._masks(right, embedding.size), trust
-            masks, trust = closer
-            return Segmentation(masks, trust, found)
+                answer = self._masks(right, embedding.size), trust
+            return Segmentation(*answer, found)
 
     def _masks(self, logits: NDArray[np.float32], size: tuple[int, int]) -> NDArray[np.bool_]:
         """Logits (K, 4h, 4w) at the image's size, (K, H, W) bool.
