@@ -20,7 +20,7 @@ from safetensors.torch import save
 from segment_anything.modeling import Sam
 from torch import Tensor, nn
 
-from model import files
+from model import files, guided
 from model.decoder import DecoderConfig, DomainDecoder
 from model.predict import predict_pixels
 from model.runtime import OPSET
@@ -79,10 +79,16 @@ class Whole(nn.Module):
         rows, columns = ((cells * each / longest).round().clamp(min=1) for each in (height, width))
         thumbnail = _scaled(planes, height, width, rows, columns, cells, box=True)
         logits, distance = self._decode(pixels[None], thumbnail[None] / 127.5 - 1)
-        both = torch.cat([logits / self.decoder.config.temperature, distance], 1)[0]
+        odds = (logits[0, 1:] - logits[0, :1]) / self.decoder.config.temperature
+        beside, below = (torch.arange(cells) < each for each in (columns, rows))
+        seen = guided.grey(thumbnail)
+        slope, start = guided.lines(odds, seen, (below[:, None] & beside).float())
         down, across = _enlarging(rows, height, cells), _enlarging(columns, width, cells)
-        both = torch.matmul(torch.matmul(down, both), across.T)
-        return both[:-1].softmax(0), both[-1].sigmoid()
+        every = torch.cat([slope, start, distance[0], seen[None]])
+        every = torch.matmul(torch.matmul(down, every), across.T)
+        slope, start = every[:-2].chunk(2)
+        fine = guided.grey(planes) if self.taps else every[-1]  # as an embedding keeps it, or does not
+        return guided.probabilities(slope, start, fine), every[-2].sigmoid()
 
     def _decode(self, pixels: Tensor, thumbnail: Tensor) -> Any:
         if not self.taps:

@@ -1,14 +1,18 @@
 """What a domain decoder says of an embedded image: probabilities, instances, and how sure it is."""
 
+import io
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+import cv2
 import numpy as np
 import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
+from PIL import Image
 from torch import Tensor
 
+from model import guided
 from model.decoder import DomainDecoder
 from model.instances import separate
 from model.masks import components
@@ -47,16 +51,32 @@ class Prediction:
 
 
 def predict_pixels(decoder: DomainDecoder, embedding: Embedding) -> Prediction:
-    """All that the decoder says, at the image's own size. Thread-safe."""
+    """All that the decoder says, at the image's own size, its rims along the image's edges. Thread-safe."""
     config = decoder.config
     with torch.inference_mode():
-        logits, distance = decoder(*as_tensors(embedding))
-        both = torch.cat([logits / config.temperature, distance], 1)
-        rows, columns = embedding.extent(both.shape[-1])
-        scaled = F.interpolate(both[..., :rows, :columns], embedding.size, mode="bilinear", align_corners=False)[0]
-        probabilities: NDArray[np.float32] = scaled[:-1].softmax(0).numpy()
+        inputs = as_tensors(embedding)
+        (logits,), (distance,) = decoder(*inputs)
+        cells = logits.shape[-1]
+        rows, columns = embedding.extent(cells)
+        inside = torch.zeros(cells, cells)
+        inside[:rows, :columns] = 1
+        seen = guided.grey((inputs[1][0] + 1) * 127.5)
+        slope, start = guided.lines((logits[1:] - logits[:1]) / config.temperature, seen, inside)
+        every = torch.cat([slope, start, distance, seen[None]])[None, :, :rows, :columns]
+        scaled = F.interpolate(every, embedding.size, mode="bilinear", align_corners=False)[0]
+        slope, start = scaled[:-2].chunk(2)
+        fine = scaled[-1] if embedding.picture is None else _grey(embedding.picture, embedding.size)
+        probabilities: NDArray[np.float32] = guided.probabilities(slope, start, fine).numpy()
         single = frozenset(config.labels.index(label) for label in config.separate)
-        return Prediction(probabilities, scaled[-1].sigmoid().numpy(), single)
+        return Prediction(probabilities, scaled[-2].sigmoid().numpy(), single)
+
+
+def _grey(picture: NDArray[np.uint8], size: tuple[int, int]) -> Tensor:
+    """An embedding's JPEG as grey in [0, 1], (H, W) float32 of `size`; only its luma is decoded."""
+    with Image.open(io.BytesIO(picture.tobytes())) as file:
+        file.draft("L", file.size)
+        luma = np.asarray(file.convert("L"), np.float32) / 255
+    return torch.from_numpy(luma if luma.shape == size else cv2.resize(luma, size[::-1]))
 
 
 def predict(decoder: DomainDecoder, embedding: Embedding) -> NDArray[np.float32]:

@@ -46,7 +46,7 @@ def content(whole):
 def test_the_graph_answers_as_pytorch_does_for_a_picture_of_any_size(content, whole, segmenter, side):
     picture = scene(9, max(side)).image[: side[0], : side[1]]
     found = export.differences(content, whole, segmenter, [picture])
-    assert found.module < 0.01 and found.skylight < 0.05 and found.classes < 0.002
+    assert found.module < 0.01 and found.skylight < 0.1 and found.classes < 0.002
 
 
 def test_scaling_is_pillows(segmenter):

@@ -1,6 +1,7 @@
 """From a decoder to probabilities, instances and a confidence."""
 
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -8,7 +9,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from model.closer import keep
 from model.decoder import DecoderConfig, DomainDecoder
+from model.guided import RATHER
 from model.predict import Prediction, as_tensors, confidence, instances, predict, predict_pixels
 from model.sam import Embedding
 
@@ -84,6 +87,18 @@ def test_the_distance_is_a_share_at_the_image_s_own_size(brightness: BrightnessD
     assert found[size[0] // 2, -1] > 0.99 and found[size[0] // 2, 0] < 0.01 and found[0, -1] < 0.01
 
 
+def test_a_rim_lies_where_the_picture_has_one(brightness: BrightnessDecoder) -> None:
+    """A cell of the thumbnail is 4 px: the picture that is kept beside it knows better."""
+    y, x = np.mgrid[:512, :512]
+    disc = (x - 250) ** 2 + (y - 262) ** 2 < 21**2
+    image = np.where(disc[..., None], 220, 30).repeat(3, 2).astype(np.uint8)
+    small = image.reshape(128, 4, 128, 4, 3).mean((1, 3)).astype(np.uint8)
+    without = replace(embedding((512, 512)), thumbnail=small)
+    both = (without, replace(without, picture=keep(image)))
+    wrong = [np.count_nonzero((predict(brightness, each)[1] > 0.5) ^ disc) for each in both]
+    assert wrong[1] < 0.5 * wrong[0] < 0.01 * disc.sum()
+
+
 def test_a_temperature_softens_probabilities_and_leaves_the_distance() -> None:
     asked = embedding((64, 64), (0, 0, 1, 0.5))
     asked.thumbnail[asked.thumbnail > 0] = 150  # 0.18 of brightness
@@ -91,7 +106,7 @@ def test_a_temperature_softens_probabilities_and_leaves_the_distance() -> None:
         predict_pixels(BrightnessDecoder(DecoderConfig(("bright",), "tiny-1", channels=32, temperature=t)), asked)
         for t in (1.0, 4.0)
     )
-    odds = [np.log(each.probabilities[1] / each.probabilities[0])[:, :16] for each in (cold, warm)]
+    odds = [np.log(each.probabilities[1] / each.probabilities[0])[:, :16] - RATHER for each in (cold, warm)]
     np.testing.assert_allclose(odds[0], 4 * odds[1], rtol=1e-3)
     assert odds[0].mean() > 2
     np.testing.assert_array_equal(cold.distance, warm.distance)

@@ -1,0 +1,50 @@
+"""A decoder's answer laid along the picture's own edges, by a guided filter (He et al. 2013, 10.1109/TPAMI.2012.213).
+
+The decoder answers on a grid of half of SAM's input. There each cell's odds become a straight line of the grey around
+it, and the lines, enlarged, are read at the picture's own grey: a rim goes where the picture has one, at its own
+resolution. Mean foreground IoU (seconds to put right what was found) without and with, after 20 images of nuclei, 20 of
+procedural pits, 10 of lesions: 0.860 (222), 0.930 (7.3), 0.767 (27); 0.886 (191), 0.945 (6.7), 0.825 (22). Of THEMIS,
+whose masks are discs around craters, 0.540 and 0.542.
+"""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+REACH = 128  # of the grid's side one over this is a window's radius: half of it and twice as much did worse
+EDGE = 1e-4  # variance of grey (0 to 1) from which on it is an edge; from 1e-5 to 1e-3 it hardly matters
+NEAR = 4.0  # log-odds, above and below 0; what is further off is not spread, it would outweigh what lies around it
+# Log-odds for an object rather than none: a mask's IoU is best if it holds all that is IoU / (1 + IoU) sure, 0.44 where
+# that is 0.8. 0.002 to 0.007 of the figures above; twice as much gains half as much again, but is less calibrated.
+RATHER = 0.25
+LUMA = 0.299, 0.587, 0.114  # of red, green, blue, as in a JPEG
+
+
+def grey(planes: Tensor) -> Tensor:
+    """Planes (3, H, W) of RGB in [0, 255] as grey in [0, 1], (H, W)."""
+    red, green, blue = planes
+    found: Tensor = (LUMA[0] * red + LUMA[1] * green + LUMA[2] * blue) / 255
+    return found
+
+
+def lines(odds: Tensor, seen: Tensor, inside: Tensor) -> tuple[Tensor, Tensor]:
+    """Log-odds (K, n, n) as `slope` x grey + `start`, each (K, n, n).
+
+    `seen` (n, n) is the grey of the same square in [0, 1], `inside` (n, n) 1 where the picture lies, 0 beyond it.
+    """
+    side = 2 * max(int(seen.shape[-1]) // REACH, 1) + 1
+    there = F.avg_pool2d(inside[None, None], side, 1, side // 2).clamp(min=1e-6)
+
+    def around(values: Tensor) -> Tensor:
+        return F.avg_pool2d((values * inside)[None], side, 1, side // 2)[0] / there[0]
+
+    near, picture = odds.clamp(-NEAR, NEAR), seen[None]
+    level, middle = around(picture), around(near)
+    steep = (around(picture * near) - level * middle) / (around(picture * picture) - level * level + EDGE)
+    return around(steep), around(middle - steep * level) + (odds - near)
+
+
+def probabilities(slope: Tensor, start: Tensor, fine: Tensor) -> Tensor:
+    """Of `lines` at a picture's own size, (K, H, W), and its grey (H, W): (K + 1, H, W), the background first."""
+    odds = slope * fine + start
+    return torch.cat([torch.full_like(odds[:1], -RATHER), odds]).softmax(0)
