@@ -19,6 +19,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from model import guided
 from model.crops import IGNORE, Batch, CropSource, Sample
 from model.decoder import DecoderConfig, DomainDecoder
 from model.evaluate import LabelScores
@@ -103,7 +104,7 @@ class HeldOut:
         self.scores = LabelScores(labels)
         self.per_task: dict[str, float] = {}  # mean foreground IoU of each, over all its annotations
         self._by_task: dict[str, LabelScores] = {}
-        self._logits: list[Tensor] = []
+        self._odds: list[Tensor] = []  # of the labels, as the decoder gives them: without temperature
         self._classes: list[Tensor] = []
 
     def add(self, decoder: DomainDecoder, sample: Sample) -> None:
@@ -117,20 +118,21 @@ class HeldOut:
         known = torch.from_numpy(np.flatnonzero(sample.label_map.ravel() != IGNORE))
         some = known[torch.randperm(len(known), generator=torch.Generator().manual_seed(0))[:CALIBRATION_CELLS]]
         there = torch.from_numpy(probabilities).flatten(1)[:, some]
-        self._logits.append(there.clamp(min=1e-6).log() * decoder.config.temperature)
+        said = there.clamp(min=1e-6).log()
+        self._odds.append((said[1:] - said[:1] - guided.RATHER) * decoder.config.temperature)
         self._classes.append(torch.from_numpy(sample.label_map.ravel()[some.numpy()].astype(np.int64)))
 
     def temperature(self) -> float:
         """The one by which the logits must be divided for the likeliest probabilities."""
-        logits, classes = torch.cat(self._logits, 1), torch.cat(self._classes)
-        losses = [float(F.cross_entropy(logits.T / t, classes)) for t in TEMPERATURES]
+        odds, classes = torch.cat(self._odds, 1), torch.cat(self._classes)
+        losses = [float(F.cross_entropy(guided.logits(odds / t).T, classes)) for t in TEMPERATURES]
         return float(TEMPERATURES[int(np.argmin(losses))])
 
     def ece(self, temperature: float) -> float:
         """Expected calibration error of the probabilities at a temperature."""
         calibration = Calibration()
-        for logits, classes in zip(self._logits, self._classes, strict=True):
-            probabilities = (logits / temperature).softmax(0).numpy()[:, None]
+        for odds, classes in zip(self._odds, self._classes, strict=True):
+            probabilities = guided.logits(odds / temperature).softmax(0).numpy()[:, None]
             calibration.add(probabilities, classes.numpy().astype(np.uint8)[None])
         return calibration.ece
 

@@ -14,6 +14,7 @@ from model import train as module
 from model.crops import IGNORE, UNKNOWN, Batch, Sample, soft_targets
 from model.decoder import DecoderConfig, DomainDecoder, save
 from model.decoder import load as load_decoder
+from model.guided import RATHER
 from model.predict import predict, predict_pixels
 from model.sam import Segmenter
 from model.synthetic import scene
@@ -239,11 +240,11 @@ def right_in(share: float, wrong: int = 0) -> Sample:
 
 @pytest.mark.parametrize("already", [1.0, 2.5])
 def test_the_temperature_makes_probabilities_as_high_as_they_are_right(already: float) -> None:
-    """Right in 7/8 of the pixels, so the logits should differ by ln 7; whatever temperature the decoder has now."""
+    """Right in 7/8 of the pixels: odds of 7, of which RATHER is given; whatever its temperature is now."""
     held = HeldOut(("pit",))
     held.add(Overconfident(replace(config(), temperature=already)), right_in(0.75))
     held.add(Overconfident(replace(config(), temperature=already)), right_in(1.0))
-    assert held.temperature() == pytest.approx(8 / np.log(7), rel=0.03)
+    assert held.temperature() == pytest.approx(8 / (np.log(7) - RATHER), rel=0.03)
     assert held.ece(1.0) == pytest.approx(1 / 8, abs=0.001)
     assert held.ece(held.temperature()) < 0.01
 
