@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
+from model.choice import Asked, Choice
 from model.enlarge import enlarge
 from model.likeness import Likeness
 from model.tiny import GRID, INPUT_SIZE, TinySam
@@ -107,11 +108,12 @@ def answer_in(
     points: NDArray[np.float32],
     positive: NDArray[np.bool_],
     box: NDArray[np.float32] | None,
+    judge: Choice,
     candidates: int = 3,
 ) -> tuple[NDArray[np.bool_], NDArray[np.float32]]:
     """SAM's masks in a window, (K, H, W) bool of the whole image, and their predicted IoUs (K,) float32.
 
-    The most trusted first, at most `candidates` of them.
+    Those that the `judge` likes best first, at most `candidates` of them.
 
     Negative points outside of it say nothing about it. The prompt is in px of the image, `position` as for
     `TinySam.answer`.
@@ -144,10 +146,12 @@ def answer_in(
             position,
         )
         earlier = low[:, scores[0].argmax()][:, None]
-    order = scores[0].argsort(descending=True)[:candidates]
-    masks = np.zeros((len(order), *size), bool)
     seen_as = seen.pixels[0].permute(1, 2, 0).numpy().astype(np.uint8)
     likeness = Likeness(seen_as, detail[0].cpu().numpy(), (seen.rows, seen.columns))
-    for mask, whole in zip(masks, likeness.put_right(low[0, order].cpu().numpy()), strict=True):
+    clicks, signs = mine.cpu().numpy(), positive[inside]
+    asked = Asked(clicks[signs], clicks[~signs], None if framed is None else framed.cpu().numpy())
+    chosen, expected, _ = likeness.chosen(low[0].cpu().numpy(), scores[0].cpu().numpy(), asked, judge, candidates)
+    masks = np.zeros((len(chosen), *size), bool)
+    for mask, whole in zip(masks, chosen, strict=True):
         mask[row : row + height, column : column + width] = enlarge(whole[: seen.rows, : seen.columns], (height, width))
-    return masks, scores[0, order].cpu().numpy()
+    return masks, expected

@@ -16,6 +16,8 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from model.choice import Asked, Choice, Ground, measures
+
 SIDE = 128  # of the square on which it is computed; the picture has twice that, at which it is given
 # Of values from half to twice as much none gained more than 0.005 in the mean of the three.
 LIMIT = 2.0  # of SAM's logits, in the sum
@@ -28,6 +30,7 @@ TINIEST = 1e-6  # of a picture of one colour, in which nothing spreads
 
 Array = NDArray[np.float32]
 Size = tuple[int, int]  # rows, columns
+Line = tuple[Array, Array]  # slope and start, of half the filled square: values as straight lines of the grey
 
 
 class Likeness:
@@ -50,16 +53,25 @@ class Likeness:
         self._grey = _scaled(self._fine, self._half, cv2.INTER_AREA)
         self._mean = _around(self._grey)
         self._variance: Array = _around(self._grey**2) - self._mean**2 + EDGE
+        self._ground = Ground(np.asarray(cv2.resize(whole, self._half[::-1], interpolation=cv2.INTER_AREA), np.uint8))
 
     def put_right(self, logits: Array) -> Array:
         """Logits (K, h, h) float32 of the square, so put right: (K, 2 SIDE, 2 SIDE) float32."""
-        found = np.empty((len(logits), 2 * SIDE, 2 * SIDE), np.float32)
-        beyond = 0, 2 * SIDE - self._filled[0], 0, 2 * SIDE - self._filled[1]
-        for whole, each in zip(found, logits, strict=True):
-            ours = _scaled(each, (SIDE, SIDE))[: self._half[0], : self._half[1]].clip(-LIMIT, LIMIT)
-            right = self._guided(ours + WEIGHT * self._alike(ours))
-            cv2.copyMakeBorder(right, *beyond, cv2.BORDER_REPLICATE, dst=whole)
-        return found
+        return np.stack([self._whole(self._line(each)) for each in logits])
+
+    def chosen(
+        self, logits: Array, trust: Array, asked: Asked, judge: Choice, most: int
+    ) -> tuple[Array, Array, list[int]]:
+        """The `most` best of the masks whose logits are (K, h, h) float32, put right and cut where they are best.
+
+        Logits (N, 2 SIDE, 2 SIDE) float32, above 0 for the mask, the IoU expected of each (N,) float32, and their
+        numbers. `trust` (K,) are SAM's own scores; the prompt is in px of the square of 2 SIDE.
+        """
+        lines = [self._line(each) for each in logits]
+        values = np.stack([slope * self._grey + start for slope, start in lines])
+        cuts = judge.cuts(measures(self._ground, values, trust, asked))[:most]
+        right = np.stack([self._whole(lines[cut.number]) - np.float32(cut.level) for cut in cuts])
+        return right, np.array([cut.score for cut in cuts], np.float32), [cut.number for cut in cuts]
 
     def _alike(self, logits: Array) -> Array:
         """How much each pixel looks like the mask rather than the rest: of the logits' size, within ±MOST."""
@@ -75,12 +87,19 @@ class Likeness:
         alike = (self._seen - (inside + outside) / 2) @ np.linalg.solve(spread, inside - outside)
         return _scaled(alike.reshape(self._grid), self._half).clip(-MOST, MOST)
 
-    def _guided(self, values: Array) -> Array:
-        """Values as straight lines of the grey around each pixel, at twice the resolution."""
+    def _line(self, logits: Array) -> Line:
+        """One mask's logits and what is alike, as lines of the grey around each pixel."""
+        ours = _scaled(logits, (SIDE, SIDE))[: self._half[0], : self._half[1]].clip(-LIMIT, LIMIT)
+        values = ours + WEIGHT * self._alike(ours)
         mean = _around(values)
         steep = np.asarray((_around(self._grey * values) - self._mean * mean) / self._variance, np.float32)
-        slope, start = (_scaled(_around(each), self._filled) for each in (steep, mean - steep * self._mean))
-        return slope * self._fine + start
+        return _around(steep), _around(mean - steep * self._mean)
+
+    def _whole(self, line: Line) -> Array:
+        """The lines' values at twice the resolution, the filled part's rim repeated beyond it."""
+        slope, start = (_scaled(each, self._filled) for each in line)
+        beyond = 0, 2 * SIDE - self._filled[0], 0, 2 * SIDE - self._filled[1]
+        return np.asarray(cv2.copyMakeBorder(slope * self._fine + start, *beyond, cv2.BORDER_REPLICATE), np.float32)
 
 
 def _scaled(values: NDArray[Any], size: Size, how: int = cv2.INTER_LINEAR) -> Array:

@@ -20,9 +20,10 @@ from PIL import Image
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 
+from model.choice import Asked, fitted
 from model.closer import answer_in, keep, unpack, window_for
 from model.enlarge import enlarge
-from model.likeness import Likeness
+from model.likeness import SIDE, Likeness
 from model.longest import scale_image, scale_points, scaled_size
 from model.mobile_sam import build_mobile_sam
 from model.official import Sam, sam_model_registry
@@ -147,6 +148,7 @@ class Segmenter:
         self.input_size = int(network.image_encoder.img_size)
         self.half = _half(device, network)
         self.batch = BATCH if device.type == "cuda" else 1  # images that are best embedded at once, by as many threads
+        self.judge = fitted()  # of the tiny SAM's masks
         self._together: Together[torch.Tensor, list[NDArray[np.float16]]] = Together(self.encode, self.batch)
         with torch.inference_mode():
             position = network.prompt_encoder.get_dense_pe()
@@ -211,19 +213,29 @@ class Segmenter:
         `logits` (4h, 4w) float32 are those of an earlier answer to refine. The official SAMs answer an ambiguous
         prompt, a single point, with three masks and any other with one, as segment-anything advises; the tiny SAM
         was trained to offer three always, and looks again, closer, at what is small: its masks and scores are then
-        those of the second look. Its masks are put right by the picture; its logits are those of the first look as
-        they came.
+        those of the second look. Its masks are put right and chosen by the picture, see `likeness` and `choice`; its
+        logits are those of the first look as they came.
         """
         with torch.inference_mode():
             warm = self._warm(embedding)
             low, scores = self._answer(warm, embedding.size, prompt, logits)
-            order = scores.argsort(descending=True)[:candidates]
+            order = scores.argsort(descending=True)
             found, trust = low[order].cpu().numpy(), scores[order].cpu().numpy()
             answer = self._closer(warm, embedding, prompt, found[:1], candidates)
-            if answer is None:
-                right = found if warm.likeness is None else warm.likeness.put_right(found)
-                answer = self._masks(right, embedding.size), trust
-            return Segmentation(*answer, found)
+            if answer is not None:
+                return Segmentation(*answer, found[:candidates])
+            if warm.likeness is None:
+                return Segmentation(
+                    self._masks(found[:candidates], embedding.size), trust[:candidates], found[:candidates]
+                )
+            share = 2 * SIDE / self.input_size
+            clicks = scale_points(prompt.points, embedding.size, self.input_size) * share
+            box = None
+            if prompt.box is not None:
+                box = scale_points(prompt.box.reshape(2, 2), embedding.size, self.input_size).ravel() * share
+            asked = Asked(clicks[prompt.positive], clicks[~prompt.positive], box)
+            right, expected, numbers = warm.likeness.chosen(found, trust, asked, self.judge, candidates)
+            return Segmentation(self._masks(right, embedding.size), expected, found[numbers])
 
     def _masks(self, logits: NDArray[np.float32], size: tuple[int, int]) -> NDArray[np.bool_]:
         """Logits (K, 4h, 4w) at the image's size, (K, H, W) bool.
@@ -248,7 +260,16 @@ class Segmenter:
             return None
         size, points, positive = embedding.size, prompt.points, prompt.positive
         return answer_in(
-            window, self.network, self._position, warm.picture, size, points, positive, prompt.box, candidates
+            window,
+            self.network,
+            self._position,
+            warm.picture,
+            size,
+            points,
+            positive,
+            prompt.box,
+            self.judge,
+            candidates,
         )
 
     def _answer(
@@ -288,6 +309,13 @@ class Segmenter:
             multimask_output=several,
         )
         return low[0], scores[0]
+
+
+def _asked(prompt: Prompt, size: tuple[int, int]) -> Asked:
+    """A prompt on an image of `size` (H, W) in px of its thumbnail's square."""
+    clicks = scale_points(prompt.points, size, 2 * SIDE)
+    box = None if prompt.box is None else scale_points(prompt.box.reshape(2, 2), size, 2 * SIDE).ravel()
+    return Asked(clicks[prompt.positive], clicks[~prompt.positive], box)
 
 
 def _half(device: torch.device, network: Sam) -> torch.dtype | None:
