@@ -228,12 +228,7 @@ class Segmenter:
                 return Segmentation(
                     self._masks(found[:candidates], embedding.size), trust[:candidates], found[:candidates]
                 )
-            share = 2 * SIDE / self.input_size
-            clicks = scale_points(prompt.points, embedding.size, self.input_size) * share
-            box = None
-            if prompt.box is not None:
-                box = scale_points(prompt.box.reshape(2, 2), embedding.size, self.input_size).ravel() * share
-            asked = Asked(clicks[prompt.positive], clicks[~prompt.positive], box)
+            asked = _asked(prompt, embedding.size, self.input_size)
             right, expected, numbers = warm.likeness.chosen(found, trust, asked, self.judge, candidates)
             return Segmentation(self._masks(right, embedding.size), expected, found[numbers])
 
@@ -311,10 +306,11 @@ class Segmenter:
         return low[0], scores[0]
 
 
-def _asked(prompt: Prompt, size: tuple[int, int]) -> Asked:
-    """A prompt on an image of `size` (H, W) in px of its thumbnail's square."""
-    clicks = scale_points(prompt.points, size, 2 * SIDE)
-    box = None if prompt.box is None else scale_points(prompt.box.reshape(2, 2), size, 2 * SIDE).ravel()
+def _asked(prompt: Prompt, size: tuple[int, int], side: int) -> Asked:
+    """A prompt on an image of `size` (H, W), of a SAM whose input is `side` px, in px of its thumbnail's square."""
+    share = 2 * SIDE / side
+    clicks = scale_points(prompt.points, size, side) * share
+    box = None if prompt.box is None else scale_points(prompt.box.reshape(2, 2), size, side).ravel() * share
     return Asked(clicks[prompt.positive], clicks[~prompt.positive], box)
 
 
