@@ -7,7 +7,7 @@ from typing import Any
 
 from backend.errors import InvalidRegion
 from backend.labeling import Labeling
-from model.masks import DATA_URL
+from model.png import DATA_URL
 
 Size = tuple[int, int]  # height, width in pixels
 Region = Mapping[str, Any]

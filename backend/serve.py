@@ -29,6 +29,9 @@ TUNING = {
     # Two processes that compute at once spin for the cores that the other holds, by default for long: a training step
     # beside another process took 6.3 s; it took 1.6 s with a short spin, 2.2 s with none.
     SPIN[0]: SPIN[1],
+    # NumPy's products are small, and its threads would hold the cores that PyTorch's and ONNX Runtime's ask for next: a
+    # click with a second look takes 28 ms so, 50 with both of two cores for each.
+    "OPENBLAS_NUM_THREADS": "1",
     # glibc's malloc gives each of many threads a heap of its own, and rarely gives back what one has taken.
     "MALLOC_ARENA_MAX": "2",
     # What a click frees is kept for the next one: the system's pages come one by one, 11,000 of them for a click on an

@@ -18,7 +18,6 @@ from numpy.typing import NDArray
 
 from model.choice import Asked, Choice, Ground, measures
 
-SIDE = 128  # of the square on which it is computed; the picture has twice that, at which it is given
 # Of values from half to twice as much none gained more than 0.005 in the mean of the three.
 LIMIT = 2.0  # of SAM's logits, in the sum
 SURE = 0.25  # logit at which a pixel counts for the mask with 73 %
@@ -36,14 +35,14 @@ Line = tuple[Array, Array]  # slope and start, of half the filled square: values
 class Likeness:
     """A picture, ready for any number of masks.
 
-    `pixels` (2 SIDE, 2 SIDE, 3) uint8 RGB, of which the upper left `filled` (rows, columns) are the picture; `detail`
-    (D, n, n) of the same square, as `Embedding.detail`.
+    `pixels` (n, n, 3) uint8 RGB, of which the upper left `filled` (rows, columns) are the picture; `detail` (D, m, m)
+    of the same square, as `Embedding.detail`.
     """
 
     def __init__(self, pixels: NDArray[np.uint8], detail: NDArray[np.floating[Any]], filled: Size) -> None:
-        self._filled = filled
+        self._filled, self._side = filled, len(pixels)
         self._half = max(round(filled[0] / 2), 1), max(round(filled[1] / 2), 1)
-        cells = detail.shape[-1] / (2 * SIDE)
+        cells = detail.shape[-1] / self._side
         self._grid = rows, columns = max(round(filled[0] * cells), 1), max(round(filled[1] * cells), 1)
         whole = np.ascontiguousarray(pixels[: filled[0], : filled[1]])
         colours = _scaled(whole, self._grid, cv2.INTER_AREA) / 64 - 2
@@ -56,7 +55,7 @@ class Likeness:
         self._ground = Ground(np.asarray(cv2.resize(whole, self._half[::-1], interpolation=cv2.INTER_AREA), np.uint8))
 
     def put_right(self, logits: Array) -> Array:
-        """Logits (K, h, h) float32 of the square, so put right: (K, 2 SIDE, 2 SIDE) float32."""
+        """Logits (K, h, h) float32 of the square, so put right: (K, n, n) float32."""
         return np.stack([self._whole(self._line(each)) for each in logits])
 
     def chosen(
@@ -64,8 +63,8 @@ class Likeness:
     ) -> tuple[Array, Array, list[int]]:
         """The `most` best of the masks whose logits are (K, h, h) float32, put right and cut where they are best.
 
-        Logits (N, 2 SIDE, 2 SIDE) float32, above 0 for the mask, the IoU expected of each (N,) float32, and their
-        numbers. `trust` (K,) are SAM's own scores; the prompt is in px of the square of 2 SIDE.
+        Logits (N, n, n) float32, above 0 for the mask, the IoU expected of each (N,) float32, and their
+        numbers. `trust` (K,) are SAM's own scores; the prompt is in px of the square.
         """
         lines = [self._line(each) for each in logits]
         values = np.stack([slope * self._grey + start for slope, start in lines])
@@ -89,7 +88,7 @@ class Likeness:
 
     def _line(self, logits: Array) -> Line:
         """One mask's logits and what is alike, as lines of the grey around each pixel."""
-        ours = _scaled(logits, (SIDE, SIDE))[: self._half[0], : self._half[1]].clip(-LIMIT, LIMIT)
+        ours = _scaled(logits, (self._side // 2, self._side // 2))[: self._half[0], : self._half[1]].clip(-LIMIT, LIMIT)
         values = ours + WEIGHT * self._alike(ours)
         mean = _around(values)
         steep = np.asarray((_around(self._grey * values) - self._mean * mean) / self._variance, np.float32)
@@ -98,7 +97,7 @@ class Likeness:
     def _whole(self, line: Line) -> Array:
         """The lines' values at twice the resolution, the filled part's rim repeated beyond it."""
         slope, start = (_scaled(each, self._filled) for each in line)
-        beyond = 0, 2 * SIDE - self._filled[0], 0, 2 * SIDE - self._filled[1]
+        beyond = 0, self._side - self._filled[0], 0, self._side - self._filled[1]
         return np.asarray(cv2.copyMakeBorder(slope * self._fine + start, *beyond, cv2.BORDER_REPLICATE), np.float32)
 
 

@@ -2,16 +2,15 @@
 
 import base64
 import binascii
-import io
 import reprlib
 
 import cv2
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from PIL import Image
 
 from model.images import MAX_PIXELS, ImageError, load
-from model.rle import MaskError, check_mask, decode_rle, encode_rle, encode_rle_in, ranges
+from model.png import DATA_URL, encode_png, encode_png_in
+from model.rle import MaskError, decode_rle, encode_rle, encode_rle_in, ranges
 
 __all__ = [
     "MAX_PERCENT",
@@ -31,35 +30,6 @@ OPAQUE = 127  # alpha or grey above this is mask: half, as strokes are anti-alia
 MAX_VERTICES = 100_000  # of a polygon; the outline of a mask of 4096 x 4096 pixels, simplified, has some thousand
 MAX_CROSSINGS = 4_000_000  # rows of pixels that a polygon's edges cross, in all; each takes 60 bytes
 MAX_PERCENT = 1e6  # coordinates further out than this are nonsense, and would only cost precision
-DATA_URL = "data:image/png;base64,"
-
-
-def encode_png(mask: NDArray[np.bool_]) -> str:
-    """Label Studio's bitmask of a (H, W) bool mask: a data URL, RGBA PNG, black where true, else clear.
-
-    Raises MaskError if the mask is not 2-D bool, or is empty.
-    """
-    check_mask(mask)
-    rgba = np.zeros((*mask.shape, 4), np.uint8)
-    rgba[..., 3] = 255 * mask
-    buffer = io.BytesIO()
-    Image.fromarray(rgba).save(buffer, "PNG", compress_level=1)  # a mask is small at any; 6 takes 1.6 times as long
-    return DATA_URL + base64.b64encode(buffer.getvalue()).decode("ascii")
-
-
-def encode_png_in(mask: NDArray[np.bool_], top: int, left: int, size: tuple[int, int]) -> str:
-    """As `encode_png`, of a picture of `size` (H, W) with `mask` (h, w) from row `top`, column `left` on, else clear.
-
-    With a palette, a byte a pixel: four of a large picture's would not fit into the memory.
-    """
-    check_mask(mask)
-    levels = np.zeros(size, np.uint8)
-    levels[top : top + mask.shape[0], left : left + mask.shape[1]] = mask
-    picture = Image.fromarray(levels, "P")
-    picture.putpalette([0, 0, 0, 0, 0, 0])
-    buffer = io.BytesIO()
-    picture.save(buffer, "PNG", compress_level=1, transparency=b"\x00\xff")
-    return DATA_URL + base64.b64encode(buffer.getvalue()).decode("ascii")
 
 
 def decode_png(url: str, size: tuple[int, int] | None = None, max_pixels: int = MAX_PIXELS) -> NDArray[np.bool_]:
@@ -75,8 +45,9 @@ def decode_png(url: str, size: tuple[int, int] | None = None, max_pixels: int = 
         picture = load(base64.b64decode(body, validate=True), ("PNG",), max_pixels, size)
     except (binascii.Error, ImageError, ValueError) as error:
         raise MaskError(f"the bitmask cannot be read: {error}") from error
-    has_alpha = picture.mode in ("RGBA", "LA", "PA") or "transparency" in picture.info
-    band = picture.convert("RGBA").getchannel("A") if has_alpha else picture.convert("L")
+    if picture.mode == "PA" or "transparency" in picture.info:
+        picture = picture.convert("RGBA")
+    band = picture.getchannel("A") if picture.mode in ("RGBA", "LA") else picture.convert("L")
     return np.asarray(band) > OPAQUE
 
 

@@ -23,7 +23,7 @@ from safetensors.torch import load_file
 from model.choice import Asked, fitted
 from model.closer import answer_in, keep, unpack, window_for
 from model.enlarge import enlarge
-from model.likeness import SIDE, Likeness
+from model.likeness import Likeness
 from model.longest import scale_image, scale_points, scaled_size
 from model.mobile_sam import build_mobile_sam
 from model.official import Sam, sam_model_registry
@@ -228,7 +228,7 @@ class Segmenter:
                 return Segmentation(
                     self._masks(found[:candidates], embedding.size), trust[:candidates], found[:candidates]
                 )
-            asked = _asked(prompt, embedding.size, self.input_size)
+            asked = _asked(prompt, embedding.size, len(embedding.thumbnail))
             right, expected, numbers = warm.likeness.chosen(found, trust, asked, self.judge, candidates)
             return Segmentation(self._masks(right, embedding.size), expected, found[numbers])
 
@@ -307,10 +307,9 @@ class Segmenter:
 
 
 def _asked(prompt: Prompt, size: tuple[int, int], side: int) -> Asked:
-    """A prompt on an image of `size` (H, W), of a SAM whose input is `side` px, in px of its thumbnail's square."""
-    share = 2 * SIDE / side
-    clicks = scale_points(prompt.points, size, side) * share
-    box = None if prompt.box is None else scale_points(prompt.box.reshape(2, 2), size, side).ravel() * share
+    """A prompt on an image of `size` (H, W) in px of its thumbnail's square, whose sides have `side`."""
+    clicks = scale_points(prompt.points, size, side)
+    box = None if prompt.box is None else scale_points(prompt.box.reshape(2, 2), size, side).ravel()
     return Asked(clicks[prompt.positive], clicks[~prompt.positive], box)
 
 

@@ -36,14 +36,14 @@ def at(*points: tuple[float, float]) -> NDArray[np.float32]:
     return np.array(points, np.float32).reshape(-1, 2)
 
 
-def test_the_window_is_three_times_the_first_answer_around_it() -> None:
-    assert window_for(SIZE, mask(280, 190, 320, 210), at((300, 200)), None) == (140, 240, 120, 120)
+def test_the_window_is_larger_than_the_first_answer_and_around_it() -> None:
+    assert window_for(SIZE, mask(280, 190, 320, 210), at((300, 200)), None) == (150, 250, 100, 100)
 
 
 def test_it_lies_within_the_image_and_is_not_tiny() -> None:
     assert window_for(SIZE, mask(0, 390, 4, 400), at((2, 395)), None) == (SIZE[0] - LEAST, 0, LEAST, LEAST)
     row, column, height, width = window_for((30, 600), np.ones((30, 4), bool), at((2, 2)), None) or (0, 0, 0, 0)
-    assert (row, column, height, width) == (0, 0, 30, 90)
+    assert (row, column, height, width) == (0, 0, 30, 75)
 
 
 def test_what_is_large_is_not_looked_at_again() -> None:
@@ -56,7 +56,7 @@ def test_what_is_large_is_not_looked_at_again() -> None:
 def test_a_box_says_more_than_the_first_answer_and_positive_points_are_in_the_window() -> None:
     box = np.array([100, 100, 119, 119], np.float32)
     everything = np.ones(SIZE, bool)
-    assert window_for(SIZE, everything, NONE, box) == (80, 80, 60, 60)
+    assert window_for(SIZE, everything, NONE, box) == (84, 84, 50, 50)
     row, column, height, width = (
         window_for(SIZE, mask(100, 100, 110, 110), at((105, 105), (150, 105)), None) or (0,) * 4
     )
@@ -84,8 +84,8 @@ def test_a_part_is_what_lies_in_the_window(scale: int) -> None:
     image = np.stack([x, y, 0 * x], 2).astype(np.uint8)
     row, column, height, width = 100 * scale, 40 * scale, 60 * scale, 90 * scale
     seen = part(unpack(keep(image)), image.shape[:2], (row, column, height, width))
-    assert seen.pixels.shape == (1, 3, SIDE, SIDE) and (seen.rows, seen.columns) == (171, 256)
-    assert seen.scale == pytest.approx(256 / (90 * scale))
+    assert seen.pixels.shape == (1, 3, SIDE, SIDE) and (seen.rows, seen.columns) == (128, 192)
+    assert seen.scale == pytest.approx(SIDE / (90 * scale))
     assert (seen.pixels[..., seen.rows :, :] == 0).all()
     red, green = seen.pixels[0, 0, : seen.rows], seen.pixels[0, 1, : seen.rows]
     for found, at_pixel in ((red[0, 0], 40), (red[0, -1], 130), (green[0, 0], 100), (green[-1, 0], 160)):

@@ -8,9 +8,10 @@ from numpy.typing import NDArray
 
 from model import synthetic
 from model.evaluate import any_point, iou
-from model.likeness import LIMIT, MOST, SIDE, WEIGHT, Likeness
+from model.likeness import LIMIT, MOST, WEIGHT, Likeness
 from model.sam import Prompt, load
 
+SIDE = 128
 FULL = 2 * SIDE, 2 * SIDE
 
 
