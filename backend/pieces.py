@@ -3,7 +3,6 @@
 import hashlib
 import logging
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from itertools import islice
 
 import numpy as np
@@ -41,7 +40,7 @@ def pieces(pictures: Pictures, record: SampleRecord, sample: Sample) -> list[Sam
         for window in chosen(sample.label_map, windows(record.size, pictures.side), digest, raster.known):
             row, column, height, width = window
             part = np.s_[row : row + height, column : column + width]
-            embedding = replace(pictures.tile(digest, raster, window), picture=None)
+            embedding = pictures.tile(digest, raster, window)
             objects = None if sample.instances is None else sample.instances[part].copy()
             label_map, there = sample.label_map[part].copy(), raster.known(window)
             if there is not None:

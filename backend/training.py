@@ -3,7 +3,7 @@
 import itertools
 import logging
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from datetime import UTC, datetime
 from typing import Any
 
@@ -29,6 +29,7 @@ from model.evaluate import LabelScores
 from model.images import ImageError
 from model.metrics import paired
 from model.normalisation import OWN, Normalisation
+from model.runtime import give_back
 from model.shelf import Shelf
 from model.train import IGNORE, Sample, Trained, in_validation, train, validate
 
@@ -59,6 +60,7 @@ def _train_version(service: Service, project: str, asked: bool, shelf: Shelf) ->
         return 0
     pictures = service.pictures_of(project)
     used = load(service, pictures, project, labeling, tasks, shelf)
+    give_back()  # 70 to 250 MB of 500 images: what was read of those that are on the shelf now
     quantiles = [sample.embedding.quantiles for _, sample in used if sample.embedding.quantiles is not None]
     settled = service.normalisations.settle(project, quantiles)
     if settled != pictures.how:
@@ -95,8 +97,8 @@ def _train_version(service: Service, project: str, asked: bool, shelf: Shelf) ->
         return 0
     attempts.begin()
     try:
-        report = reporter(service.queue, project, "train")
-        trained = train(training, validation, config, service.recipe, report, _check(service, shelf))
+        report, check = reporter(service.queue, project, "train"), _check(service, shelf)
+        trained = train(training, validation, config, service.recipe, report, check)
     except (*POISON_ERRORS, JobTimeoutException):
         attempts.fail()
         raise
@@ -105,7 +107,7 @@ def _train_version(service: Service, project: str, asked: bool, shelf: Shelf) ->
         other = service.pictures.seen(how)
         return _learned_from(other, load(service, other, project, labeling, tasks, shelf), shelf)
 
-    verdict, promoted = gate(service, project, labeling, trained, validation, seen)
+    verdict, promoted = gate(service, project, labeling, trained, validation, seen, check)
     card = {
         "created_at": datetime.now(UTC).isoformat(timespec="seconds"),
         **ingredients,
@@ -159,6 +161,7 @@ def _check(service: Service, shelf: Shelf) -> Callable[[], None]:
         service.check_stop()
         if next(calls) % FORGET_EVERY == 0:
             shelf.forget()
+            give_back()
 
     return check
 
@@ -236,12 +239,13 @@ def gate(
     trained: Trained,
     validation: list[Sample],
     seen: Callable[[Normalisation], list[Sample]] | None = None,
+    check: Callable[[], None] = lambda: None,
 ) -> tuple[str, bool]:
     """Why the new decoder may be served or not, and whether: not if the current one is better beyond the noise.
 
     Image by image the mean IoU of the new one is compared with the current one's: on the validation tasks that the
     current one's weights have not seen, or, where those are too few, as both did in cross-validation. `seen` gives
-    all samples by another normalisation, should the current one have another.
+    all samples by another normalisation, should the current one have another; `check` is called for each.
     """
     try:
         current = service.decoder(project, labeling)
@@ -261,7 +265,7 @@ def gate(
         validation = [sample for sample in seen(current.config.normalisation) if sample.task in tasks]
     unseen = [sample for sample in validation if sample.task not in card.get("trained_on", ())]
     kind = "images that neither has learned from"
-    return judge(trained.held.per_task, validate(current, unseen).per_task, kind, service.recipe.enough)
+    return judge(trained.held.per_task, validate(current, unseen, check).per_task, kind, service.recipe.enough)
 
 
 def judge(new: dict[str, float], served: dict[str, float], images: str, enough: int) -> tuple[str, bool]:
@@ -303,8 +307,7 @@ def load_sample(
     """A stored sample as training reads it; None, with a line in the log, if it or its image is not there any more."""
     service.check_stop()
     try:
-        # Without its picture, which only clicks need: up to 300 kB of 1.5 MB an image while a training lasts.
-        embedding = replace(pictures.known(record.image, record.url), picture=None)
+        embedding = pictures.known(record.image, record.url)
         drawn = service.store.label_map(project, record)
         objects = service.store.objects(project, record)
     except (SkylightError, ImageError, FileNotFoundError) as error:  # the last: another worker has replaced it just now

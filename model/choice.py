@@ -32,6 +32,8 @@ SOFT = 0.25  # logit over which a pixel counts for a mask with 73 %
 SHARP = 0.05  # of trust, over which one mask's share of what all three hold falls to a third
 MOST = 3.0  # of a logit, where its mean is taken
 FAR = 2.0  # of a click's logit from a level
+YES, NO = 22, 23  # among the measures: how far the lowest positive click and the highest negative one are above a level
+BEYOND = 10.0  # more than two scores can differ by
 FEW = 0.002  # of the picture's pixels, added to an area before it divides
 
 Array = NDArray[np.float32]
@@ -229,11 +231,17 @@ class Choice:
         return found
 
     def cuts(self, known: Array) -> list[Cut]:
-        """The best cut of each mask, of `measures` (K, levels, F); the best first."""
-        scores = np.where(np.abs(LEVELS) < WITHIN + STEP / 2, self.scores(known), -np.inf)
-        best = scores.argmax(1)
-        found = [Cut(k, float(LEVELS[i]), float(np.clip(scores[k, i], 0, 1))) for k, i in enumerate(best)]
-        return sorted(found, key=lambda cut: -cut.score)
+        """The best cut of each mask, of `measures` (K, levels, F); the best first.
+
+        One that holds all positive clicks and no negative one, where there is any (without that three of 400 clicks on
+        scenes were answered with nothing at all); of any other no IoU is expected.
+        """
+        obeys = (known[..., YES] > 0) & (known[..., NO] < 0)
+        scores = self.scores(known) - BEYOND * ~obeys
+        scores = np.where(np.abs(LEVELS) < WITHIN + STEP / 2, scores, -np.inf)
+        best, liked = scores.argmax(1), scores.max(1)
+        order = np.argsort(-liked, kind="stable").tolist()
+        return [Cut(k, float(LEVELS[best[k]]), float(np.clip(liked[k], 0, 1))) for k in order]
 
 
 @lru_cache(maxsize=1)

@@ -38,6 +38,7 @@ class Shelf:
         arrays: dict[str, NDArray[Any] | None] = {
             "features": embedding.features,
             "thumbnail": embedding.thumbnail,
+            "picture": embedding.picture,
             "context": embedding.context,
             "detail": embedding.detail,
             "label_map": sample.label_map,

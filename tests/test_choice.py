@@ -7,7 +7,7 @@ import pytest
 from numpy.typing import NDArray
 
 from model import fit_choice
-from model.choice import LEVELS, WITHIN, Asked, Choice, Ground, fitted, measures
+from model.choice import LEVELS, NO, WITHIN, YES, Asked, Choice, Ground, fitted, measures
 from model.evaluate import any_point, interior_point, iou
 from model.likeness import Likeness
 from model.prompts import prompt_scores
@@ -16,6 +16,7 @@ from model.synthetic import scene
 
 SIDE = 128
 NOTHING = np.zeros((0, 2))
+AWAY = np.array([[180.0, 200.0]])
 MIDDLE = Asked(np.array([[120.0, 140.0]]), NOTHING, None)
 
 
@@ -56,12 +57,13 @@ def test_a_cut_s_measures_are_those_of_its_mask() -> None:
     """The area, by which many are divided, the click's and the box's."""
     logits = disc(30) * 0.04
     box = np.array([80.0, 100.0, 160.0, 180.0])  # 40 px wide in the half
-    known = measures(Ground(picture()), logits[None], np.ones(1, np.float32), Asked(MIDDLE.positive, NOTHING, box))[0]
+    known = measures(Ground(picture()), logits[None], np.ones(1, np.float32), Asked(MIDDLE.positive, AWAY, box))[0]
     for level, row in zip(LEVELS, known, strict=True):
         mask = logits > level + 1e-6
         inside = mask[50:90, 40:80]
         assert row[12] == pytest.approx(np.log((mask.sum() + 1) / mask.size), abs=0.02)
-        assert row[22] == pytest.approx(min(logits[70, 60] - level, 2), abs=1e-4)
+        assert row[YES] == pytest.approx(min(logits[70, 60] - level, 2), abs=1e-4)
+        assert row[NO] == pytest.approx(max(logits[100, 90] - level, -2), abs=1e-4)
         assert row[-4] == pytest.approx(inside.sum() / (mask.sum() + 1), abs=0.02)
         assert row[-3] == pytest.approx(inside.mean(), abs=0.02)
 
@@ -97,6 +99,23 @@ def test_of_three_masks_the_picture_s_is_found_whatever_sam_trusts() -> None:
     assert chosen > trusted + 0.02 and chosen > 0.8
 
 
+def test_what_is_clicked_is_in_the_mask_and_what_is_clicked_away_is_not() -> None:
+    """Of cuts that the judge likes better, if need be."""
+    logits = np.stack([disc(20) * 0.02, disc(20) * 0.02 - 0.15])
+    for y, x, positive in ((70, 60, True), (70, 76, True), (70, 84, False), (70, 75, False)):
+        at = np.array([[2.0 * x, 2.0 * y]])
+        asked = Asked(at, NOTHING, None) if positive else Asked(np.array([[120.0, 140.0]]), at, None)
+        for judge in (fitted(), Choice({**fitted().weights, "last": -fitted().weights["last"]})):
+            cuts = judge.cuts(measures(Ground(picture()), logits, np.array([0.5, 0.9], np.float32), asked))
+            assert bool(logits[cuts[0].number, y, x] > cuts[0].level) is positive, (x, y, positive)
+
+
+def test_where_no_cut_obeys_one_is_given_of_which_nothing_is_expected() -> None:
+    asked = Asked(np.array([[4.0, 4.0]]), NOTHING, None)
+    cuts = fitted().cuts(measures(Ground(picture()), disc(20)[None] * 0.1, np.ones(1, np.float32), asked))
+    assert [(cut.number, cut.score) for cut in cuts] == [(0, 0.0)]
+
+
 def test_what_is_wanted_first_is_what_is_given_alone() -> None:
     segmenter = load("tiny")
     made = scene(50_003)
@@ -127,12 +146,13 @@ def test_every_cut_s_iou_is_learned_from() -> None:
 
 
 def test_a_fit_prefers_what_is_better_and_tells_how_good_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
-    """One feature of eight tells the IoU, beside noise."""
+    """One feature of thirty tells the IoU, beside noise."""
     monkeypatch.setattr(fit_choice, "STEPS", 400)
     rng = np.random.default_rng(0)
     asked = []
     for k in range(300):
-        known = rng.normal(size=(3, len(LEVELS), 8)).astype(np.float32)
+        known = rng.normal(size=(3, len(LEVELS), 30)).astype(np.float32)
+        known[..., YES], known[..., NO] = 1, -1
         ious = 1 / (1 + np.exp(-known[..., 3])) + rng.normal(0, 0.02, known.shape[:2]).astype(np.float32)
         asked.append(fit_choice.Question("one" if k % 3 else "other", known, ious.astype(np.float32)))
     judge: Choice = fit_choice.fit(asked[:250])

@@ -4,6 +4,7 @@
 with a goal to build/bench.png.
 """
 
+import os
 import subprocess
 import sys
 import tempfile
@@ -12,6 +13,8 @@ from contextlib import contextmanager
 
 import redis
 import torch
+
+from backend.serve import TUNING
 
 from ..conftest import answers
 from ..studio import wait_until
@@ -44,7 +47,9 @@ def broker() -> Iterator[str]:
 
 
 def main() -> None:
-    """Run the parts named, or all."""
+    """Run the parts named, or all, in an environment as `skylight serve` gives it to what it starts."""
+    if TUNING.items() - os.environ.items():
+        os.execve(sys.executable, [sys.executable, *sys.orig_argv[1:]], os.environ | TUNING)
     names = sys.argv[1:] or list(PARTS)
     if unknown := set(names) - set(PARTS):
         sys.exit(f"no part is called {', '.join(sorted(unknown))}; there are {', '.join(PARTS)}")
