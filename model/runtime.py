@@ -2,8 +2,9 @@
 
 Two quiet cores, ms by PyTorch and by ONNX Runtime (`make bench PARTS=encoders`): MobileSAM's encoder 1005 and 544, the
 tiny SAM's 39 and 26. On busy ones the difference is larger, as PyTorch's threads wait for each other: 1673 and 688.
-Where the processor has AMX, PyTorch is the quicker one in bfloat16, which ONNX Runtime has not: MobileSAM's encoder
-takes 1200 ms in float32, 984 by ONNX Runtime, 396 folded and in bfloat16 (seven rounds in turn).
+Where the processor multiplies bfloat16, which ONNX Runtime has not, PyTorch is the quicker one: MobileSAM's encoder
+takes 1200 ms in float32, 984 by ONNX Runtime, 396 folded and in bfloat16 on an Intel Xeon with AMX (seven rounds in
+turn), 827, 508 and 235 on an AMD EPYC with AVX-512 BF16 (five).
 """
 
 import ctypes
@@ -240,10 +241,13 @@ def accelerate(network: Sam, folder: Path | None = None, bfloat16: bool = False)
     give_back()
 
 
-def has_amx(processors: Path = Path("/proc/cpuinfo")) -> bool:
-    """Whether the processor has AMX (Intel since 2023), without which bfloat16 is slower than float32."""
+def has_bfloat16(processors: Path = Path("/proc/cpuinfo")) -> bool:
+    """Whether the processor multiplies bfloat16 (AMX: Intel since 2023; AVX-512 BF16: AMD since 2022).
+
+    Where it does not, PyTorch takes it for float32 and back, and is slower than in that.
+    """
     with suppress(OSError):
-        return "amx_bf16" in processors.read_text().split()
+        return not {"amx_bf16", "avx512_bf16"}.isdisjoint(processors.read_text().split())
     return False  # not Linux
 
 

@@ -27,7 +27,7 @@ from model.likeness import Likeness
 from model.longest import scale_image, scale_points, scaled_size
 from model.mobile_sam import build_mobile_sam
 from model.official import Sam, sam_model_registry
-from model.runtime import accelerate, give_back, has_amx
+from model.runtime import accelerate, give_back, has_bfloat16
 from model.tiny import TinySam
 from model.together import Together
 
@@ -322,8 +322,9 @@ def _half(device: torch.device, network: Sam) -> torch.dtype | None:
     """
     if device.type == "cuda":
         return torch.float16
-    amx = device.type == "cpu" and not isinstance(network, TinySam) and has_amx()
-    return torch.bfloat16 if amx else None
+    if device.type == "cpu" and not isinstance(network, TinySam) and has_bfloat16():
+        return torch.bfloat16
+    return None
 
 
 def choose_device(name: str) -> torch.device:

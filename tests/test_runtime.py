@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from model import runtime
 from model.mobile_sam import build_mobile_sam
-from model.runtime import LARGEST_ENCODER, accelerate, cached, has_amx
+from model.runtime import LARGEST_ENCODER, accelerate, cached, has_bfloat16
 from model.tiny import GRID, INPUT_SIZE, TinySam
 
 from .weights import random_weights
@@ -84,11 +84,13 @@ def test_for_bfloat16_mobile_sam_s_encoder_stays_with_pytorch_and_is_folded() ->
     close(encoder(pixels), before)
 
 
-@pytest.mark.parametrize(("flags", "there"), [("fpu amx_bf16 amx_tile", True), ("fpu avx512_bf16", False)])
-def test_a_processor_with_amx_is_told_by_its_flags(tmp_path: Path, flags: str, there: bool) -> None:
+@pytest.mark.parametrize(
+    ("flags", "there"), [("fpu amx_bf16 amx_tile", True), ("fpu avx512_bf16", True), ("fpu avx512f avx512bw", False)]
+)
+def test_a_processor_with_bfloat16_is_told_by_its_flags(tmp_path: Path, flags: str, there: bool) -> None:
     (tmp_path / "cpuinfo").write_text(f"processor : 0\nflags : {flags}\n\nprocessor : 1\nflags : {flags}\n")
-    assert has_amx(tmp_path / "cpuinfo") is there
-    assert not has_amx(tmp_path / "another system")
+    assert has_bfloat16(tmp_path / "cpuinfo") is there
+    assert not has_bfloat16(tmp_path / "another system")
 
 
 def test_what_was_exported_is_kept_and_made_again_if_it_is_damaged(slow: TinySam, tmp_path: Path, monkeypatch) -> None:

@@ -57,7 +57,7 @@ def loaded(name: str, network: Sam, file: Path, seed: int) -> Loaded:
     network.load_state_dict(random_weights(network, seed))
     torch.save(network.state_dict(), file)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("model.sam.has_amx", lambda: False)  # in float32 on every machine
+        patch.setattr("model.sam.has_bfloat16", lambda: False)  # in float32 on every machine
         segmenter, predictor = load(name, file, "cpu"), SamPredictor(network)
     predictor.set_image(IMAGE)
     return Loaded(file, segmenter, segmenter.embed(IMAGE), predictor, predictor.features[0].numpy())
@@ -72,11 +72,11 @@ def test_the_embedding_is_that_of_segment_anything_in_half_precision(request: py
     assert np.abs(sam.embedding.features - theirs).max() < 2e-3 * np.abs(theirs).max()
 
 
-def test_a_large_encoder_is_computed_in_bfloat16_where_the_processor_has_amx(
+def test_a_large_encoder_is_computed_in_bfloat16_where_the_processor_has_bfloat16(
     vit_b: Loaded, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(sam_model_registry, "vit_b", small_vit_b)
-    monkeypatch.setattr("model.sam.has_amx", lambda: True)
+    monkeypatch.setattr("model.sam.has_bfloat16", lambda: True)
     segmenter = load("vit_b", vit_b.file, "cpu")
     features, exact = (each.features.astype(np.float32) for each in (segmenter.embed(IMAGE), vit_b.embedding))
     assert 1e-3 < (features - exact).std() / exact.std() < 2e-2  # 8 bits of mantissa
