@@ -17,7 +17,8 @@ def sample(seed: int, whole: bool = True) -> Sample:
     features, context = (rng.normal(size=(channels, 4, 4)).astype(np.float16) for channels in (256, 3))
     detail = rng.normal(size=(5, 8, 8)).astype(np.float16)
     thumbnail = rng.integers(256, size=(32, 32, 3)).astype(np.uint8)
-    embedding = Embedding(features, (33, 29), thumbnail, context if whole else None, detail if whole else None)
+    picture = rng.integers(256, size=501).astype(np.uint8)  # a file's bytes
+    embedding = Embedding(features, (33, 29), thumbnail, *((context, detail, picture) if whole else ()))
     label_map, instances = (rng.integers(3, size=(33, 29)).astype(kind) for kind in (np.uint8, np.uint16))
     return Sample(f"{seed}", embedding, label_map, instances if whole else None)
 
@@ -27,6 +28,7 @@ def parts(of: Sample) -> list[np.ndarray | None]:
     return [
         embedding.features,
         embedding.thumbnail,
+        embedding.picture,
         embedding.context,
         embedding.detail,
         of.label_map,
