@@ -91,11 +91,12 @@ def settings() -> Settings:
 
 def main() -> None:
     """Run the command line; what Skylight foresaw ends in one line, not in a traceback."""
-    from backend.serve import SPIN
+    from backend.serve import THREADS
+
+    for name, value in THREADS.items():  # also for a `skylight worker` of its own
+        os.environ.setdefault(name, value)
     from model.checkpoints import CheckpointError  # here and below: PyTorch takes seconds, which `--help` need not wait
     from model.images import ImageError
-
-    os.environ.setdefault(*SPIN)  # also for a `skylight worker` of its own; PyTorch reads it when it is imported
 
     try:
         cli()

@@ -23,15 +23,17 @@ from model.files import write
 BROKER_SECONDS = 20.0  # to start; a large append-only file is read first
 STOP_SECONDS = 8.0  # from SIGTERM to SIGKILL; with the broker after the others all is over within 10 s
 RESTART_SECONDS = 1.0  # pause before an ended child is started again
-SPIN = "GOMP_SPINCOUNT", "10000"  # see `TUNING`
 PROGRAM = [sys.executable, "-m", "backend.cli"]  # what runs as web server and worker
-TUNING = {
+# Read by PyTorch and NumPy when they are imported.
+THREADS = {
     # Two processes that compute at once spin for the cores that the other holds, by default for long: a training step
     # beside another process took 6.3 s; it took 1.6 s with a short spin, 2.2 s with none.
-    SPIN[0]: SPIN[1],
+    "GOMP_SPINCOUNT": "10000",
     # NumPy's products are small, and its threads would hold the cores that PyTorch's and ONNX Runtime's ask for next: a
     # click with a second look takes 28 ms so, 50 with both of two cores for each.
     "OPENBLAS_NUM_THREADS": "1",
+}
+TUNING = THREADS | {
     # glibc's malloc gives each of many threads a heap of its own, and rarely gives back what one has taken.
     "MALLOC_ARENA_MAX": "2",
     # What a click frees is kept for the next one: the system's pages come one by one, 11,000 of them for a click on an
