@@ -60,7 +60,7 @@ def _train_version(service: Service, project: str, asked: bool, shelf: Shelf) ->
         return 0
     pictures = service.pictures_of(project)
     used = load(service, pictures, project, labeling, tasks, shelf)
-    give_back()  # 70 to 250 MB of 500 images: what was read of those that are on the shelf now
+    give_back()  # 70 to 380 MB of 500 images: what was read of those that are on the shelf now
     quantiles = [sample.embedding.quantiles for _, sample in used if sample.embedding.quantiles is not None]
     settled = service.normalisations.settle(project, quantiles)
     if settled != pictures.how:

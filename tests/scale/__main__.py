@@ -16,7 +16,7 @@ from .embedding import rate
 from .team import ANNOTATORS, IMAGES, PROJECTS, days, team, waits
 
 # README, "How fast", two CPU cores: ms, s, and pre-annotations a second.
-README = {"click 1024 px, tiny SAM, small object, p50": 27.0, "training, 20 images": 11.0, "pre-annotation from": 36.0}
+README = {"click 1024 px, tiny SAM, small object, p50": 28.0, "training, 20 images": 11.0, "pre-annotation from": 36.0}
 INGEST_S = 0.1
 # Label Studio 1.23.2's for a prediction of four polygons, on SQLite and two cores that other programs shared: 200 by
 # one import, and one by one by `LabelStudio.create_prediction`.
