@@ -22,6 +22,7 @@ CUT_SHARE = 0.45  # of the made pictures, where there are drawings to cut out
 PARTS_SHARE = 0.4  # how often a picture with parts asks for these instead of the things they belong to
 FIRST_EXTENT, LAST_EXTENT = 0.04, 0.8  # of the window's side that the object it was laid around fills
 SMALLEST_OBJECT = 40  # px in the window
+KEPT = 6_000_000_000  # bytes of pictures that stay in memory once read or made; any further are read again each time
 
 Pixel = TypeVar("Pixel", bound=np.generic)
 Picture = tuple[NDArray[np.uint8], NDArray[np.uint16]]
@@ -50,12 +51,17 @@ class Pictures:
             cutouts = Cutouts(drawings, photographs)
             self.cut = [partial(_cut_source, cutouts, FIRST_SEED + i) for i in range(CUT)]
         self._kept: dict[Callable[[], Source], Source] = {}
+        self._room = KEPT
 
     def source(self, source: Callable[[], Source]) -> Source:
-        """A picture before it is cropped; read or made once."""
-        if source not in self._kept:
-            self._kept[source] = source()
-        return self._kept[source]
+        """A picture before it is cropped; read or made once, while there is room to keep it."""
+        if source in self._kept:
+            return self._kept[source]
+        image, maps = found = source()
+        self._room -= image.nbytes + sum(each.nbytes for each in maps)
+        if self._room > 0:
+            self._kept[source] = found
+        return found
 
     def draw(self, side: int) -> Picture:
         """A picture with at least one usable object: (side, side, 3) uint8 and its instances (side, side) uint16."""

@@ -21,13 +21,12 @@ from safetensors.numpy import load_file
 
 WEIGHTS = Path(__file__).parent / "weights" / "choice.safetensors"
 STEP = 0.1  # of a logit between levels
-EDGES = np.arange(-10, 11) * STEP
 BESIDE = 2  # levels at either end, needed for the rims of those within
+# Up to 0.3 from 0. On kinds never seen one click had an IoU of 0.594, 0.610, 0.611, 0.611 with cuts at most 0, 0.3,
+# 0.5, 0.8 from 0, three had 0.745, 0.748, 0.751, 0.752; but what is accepted of small lesions is worse, the further a
+# cut may go: 72 % of those pixels were right at 0.3, 57 % at 0.8.
+EDGES = np.arange(-3 - BESIDE, 4 + BESIDE) * STEP
 LEVELS = EDGES[BESIDE:-BESIDE]
-# A cut further from 0 is measured, for comparison, but not chosen. On kinds never seen one click has an IoU of 0.594,
-# 0.610, 0.611, 0.611 with at most 0, 0.3, 0.5, 0.8, three have 0.745, 0.748, 0.751, 0.752; but what is accepted
-# of small lesions is worse, the further it may go: 72 % of those pixels were right at 0.3, 57 % at 0.8.
-WITHIN = 0.3
 SOFT = 0.25  # logit over which a pixel counts for a mask with 73 %
 SHARP = 0.05  # of trust, over which one mask's share of what all three hold falls to a third
 MOST = 3.0  # of a logit, where its mean is taken
@@ -44,12 +43,14 @@ Floats = NDArray[np.float64]
 class Asked:
     """A prompt in px of a square of which a `Ground` is half as large.
 
-    `positive` and `negative` clicks (N, 2) xy, `box` (4,) x0, y0, x1, y1 or None.
+    `positive` and `negative` clicks (N, 2) xy, `box` (4,) x0, y0, x1, y1 or None. If this is a second look, `before`
+    are the first one's logits (h, w) float32, of the `Ground`'s size.
     """
 
     positive: NDArray[np.floating]
     negative: NDArray[np.floating]
     box: NDArray[np.floating] | None
+    before: Array | None = None
 
 
 @dataclass(frozen=True)
@@ -89,42 +90,56 @@ def _slopes(values: Array) -> tuple[Array, Array]:
 
 def measures(ground: Ground, logits: Array, trust: Array, asked: Asked) -> Array:
     """What is known of every cut, (K, levels, features) float32, of logits (K, h, w) and SAM's own scores (K,)."""
-    soft = [1 / (1 + np.exp(-each / SOFT)) for each in logits]
+    soft = [_odds(each) for each in logits]
     shares = np.exp((trust - trust.max()) / SHARP)
     together = np.einsum("k,khw->hw", shares / shares.sum(), np.stack(soft)).astype(np.float32)
+    before = np.zeros_like(together) if asked.before is None else _odds(asked.before)
     best = float(trust.max())
+    between = np.clip(np.floor(logits / STEP) + (len(EDGES) // 2 + 1), 0, len(EDGES)).astype(np.uint8)
+    numbers = np.arange(len(EDGES) + 1, dtype=np.uint8)[:, None]
+    where = (between.reshape(len(logits), 1, -1) == numbers).astype(np.float32)
+    held = (where.reshape(-1, where.shape[-1]) @ ground.known).reshape(*where.shape[:2], -1)  # all masks at once
     return np.stack(
         [
-            _measured(ground, each, own, together, float(score), best, asked)
-            for each, own, score in zip(logits, soft, trust, strict=True)
+            _measured(ground, own, np.stack([odds, together, before]), there, sums, float(score), best, asked)
+            for own, odds, there, sums, score in zip(logits, soft, where, held, trust, strict=True)
         ]
     )
 
 
 def _measured(
-    ground: Ground, logits: Array, soft: Array, together: Array, trust: float, best: float, asked: Asked
+    ground: Ground,
+    logits: Array,
+    odds: Array,
+    where: Array,
+    of_ground: Array,
+    trust: float,
+    best: float,
+    asked: Asked,
 ) -> Array:
-    """Of one mask, (levels, features)."""
+    """Of one mask, (levels, features).
+
+    `odds` (3, h, w) of each pixel by this mask, by all, and by the first look; `where` (N, pixels) is 1 between two
+    levels, `of_ground` (N, 7) what the ground has there, summed.
+    """
     pixels = logits.size
-    between = np.clip(np.floor(logits / STEP) + (len(EDGES) // 2 + 1), 0, len(EDGES)).astype(np.uint8).ravel()
-    where = (between == np.arange(len(EDGES) + 1, dtype=np.uint8)[:, None]).astype(np.float32)
     across, down = _slopes(logits)
     slope = np.sqrt(across * across + down * down) + np.float32(1e-6)
     edge = np.abs(ground.grey[0] * across + ground.grey[1] * down)
     coloured = sum((np.abs(x * across + y * down) for x, y in ground.of_colours), np.zeros_like(logits))
     clipped = logits.clip(-MOST, MOST)
-    along = np.stack([slope, edge, coloured, ground.steep * slope, slope * slope]).reshape(5, -1)
-    within = np.stack([clipped, soft, together]).reshape(3, -1)
-    # Sums of each thing between two levels, (things, levels), then above each level or around it.
-    count, *of_ground = (where @ ground.known).T.astype(np.float64)
-    rim, edge, colour_edge, steep, falls = (_around(each) for each in (where @ along.T).T.astype(np.float64))
-    held_clipped, held_soft, held_together = (_above(each) for each in (where @ within.T).T.astype(np.float64))
+    each = np.stack([slope, edge, coloured, ground.steep * slope, slope * slope, clipped, *odds])
+    # Sums of each thing between two levels, (things, levels), then around each level or above it.
+    along, within = np.split((where @ each.reshape(9, -1).T).T.astype(np.float64), [5])
+    count, *of_colours = of_ground.T.astype(np.float64)
+    rim, edge, colour_edge, steep, falls = map(_around, along)
+    held_clipped, *held_odds = map(_above, within)
     area, rim = _above(count), rim + 1e-6
     edge, colour_edge, steep, falls = edge / rim, colour_edge / rim, steep / rim, falls / rim
     length = rim / (2 * BESIDE * STEP)
     inside, outside = area + 1, pixels - area + 1
     apart, spread, whole, varied = (np.zeros(len(LEVELS)) for _ in range(4))
-    for colour, square in zip(of_ground[:3], of_ground[3:], strict=True):
+    for colour, square in zip(of_colours[:3], of_colours[3:], strict=True):
         total, squares, held, held_squares = colour.sum(), square.sum(), _above(colour), _above(square)
         mean_in, mean_out = held / inside, (total - held) / outside
         around_in = held_squares - held * mean_in
@@ -137,10 +152,10 @@ def _measured(
     mean_out = (clipped.sum() - mean_in * inside) / outside
     yes = _at(logits, asked.positive).min() if len(asked.positive) else 1.0
     no = _at(logits, asked.negative).max() if len(asked.negative) else -1.0
-    each = np.ones(len(LEVELS))
+    one = np.ones(len(LEVELS))
     known = [
-        each * trust,
-        each * (trust - best),
+        one * trust,
+        one * (trust - best),
         LEVELS,
         np.abs(LEVELS),
         np.log(falls + 1e-3),
@@ -163,10 +178,10 @@ def _measured(
         mean_in - mean_out,
         (yes - LEVELS).clip(-FAR, FAR),
         (no - LEVELS).clip(-FAR, FAR),
-        each * len(asked.positive),
-        each * len(asked.negative),
-        _expected(held_soft, area, float(soft.sum())),
-        _expected(held_together, area, float(together.sum())),
+        one * len(asked.positive),
+        one * len(asked.negative),
+        *(_expected(held, area, float(total)) for held, total in zip(held_odds, odds.sum((1, 2)), strict=True)),
+        one * (asked.before is not None),
         *_boxed(logits, area, asked.box),
     ]
     return np.stack(known, 1).astype(np.float32)
@@ -181,6 +196,11 @@ def _above(sums: NDArray[np.floating]) -> Floats:
 def _around(sums: Floats) -> Floats:
     """Between two levels each -> `BESIDE` on either side of each of `LEVELS`."""
     found: Floats = np.asarray(np.convolve(sums[1:-1], np.ones(2 * BESIDE), "valid"), np.float64)
+    return found
+
+
+def _odds(logits: Array) -> Array:
+    found: Array = 1 / (1 + np.exp(-logits / SOFT))
     return found
 
 
@@ -238,7 +258,6 @@ class Choice:
         """
         obeys = (known[..., YES] > 0) & (known[..., NO] < 0)
         scores = self.scores(known) - BEYOND * ~obeys
-        scores = np.where(np.abs(LEVELS) < WITHIN + STEP / 2, scores, -np.inf)
         best, liked = scores.argmax(1), scores.max(1)
         order = np.argsort(-liked, kind="stable").tolist()
         return [Cut(k, float(LEVELS[best[k]]), float(np.clip(liked[k], 0, 1))) for k in order]

@@ -7,7 +7,9 @@ prompt and the first answer alone, so nothing has to be remembered.
 
 import io
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
+import cv2
 import numpy as np
 import torch
 import torch.nn.functional as F
@@ -19,6 +21,9 @@ from model.choice import Asked, Choice
 from model.enlarge import enlarge
 from model.likeness import Likeness
 from model.tiny import GRID, INPUT_SIZE, TinySam
+
+if TYPE_CHECKING:
+    from model.sam import Prompt
 
 # Of the image's longer side: what is smaller is looked at again. On held-out images of 7 packs and procedural pits,
 # 141 objects, IoU of one click and of a box: 0.682, 0.782 without; at 0.1 0.697, 0.809, at 0.15 0.703, 0.810, at 0.2
@@ -109,20 +114,20 @@ def answer_in(
     position: Tensor,
     picture: Image.Image,
     size: tuple[int, int],
-    points: NDArray[np.float32],
-    positive: NDArray[np.bool_],
-    box: NDArray[np.float32] | None,
+    prompt: "Prompt",
     judge: Choice,
     candidates: int = 3,
+    first: NDArray[np.float32] | None = None,
 ) -> tuple[NDArray[np.bool_], NDArray[np.float32]]:
     """SAM's masks in a window, (K, H, W) bool of the whole image, and their predicted IoUs (K,) float32.
 
     Those that the `judge` likes best first, at most `candidates` of them.
 
     Negative points outside of it say nothing about it. The prompt is in px of the image, `position` as for
-    `TinySam.answer`.
+    `TinySam.answer`, `first` the first answer's logits (n, n) of the padded square, for the judge to compare with.
     """
     row, column, height, width = window
+    points, positive, box = prompt.points, prompt.positive, prompt.box
     device = network.pixel_mean.device
     corner = np.array([column, row], np.float32)
     inside = ((points >= corner) & (points < corner + (width, height))).all(1) | positive
@@ -153,9 +158,24 @@ def answer_in(
     seen_as = seen.pixels[0].permute(1, 2, 0).numpy().astype(np.uint8)
     likeness = Likeness(seen_as, detail[0].cpu().numpy(), (seen.rows, seen.columns))
     clicks, signs = mine.cpu().numpy(), positive[inside]
-    asked = Asked(clicks[signs], clicks[~signs], None if framed is None else framed.cpu().numpy())
+    before = None if first is None else _cut_out(first, max(size), window, (seen.rows, seen.columns))
+    asked = Asked(clicks[signs], clicks[~signs], None if framed is None else framed.cpu().numpy(), before)
     chosen, expected, _ = likeness.chosen(low[0].cpu().numpy(), scores[0].cpu().numpy(), asked, judge, candidates)
     masks = np.zeros((len(chosen), *size), bool)
     for mask, whole in zip(masks, chosen, strict=True):
         mask[row : row + height, column : column + width] = enlarge(whole[: seen.rows, : seen.columns], (height, width))
     return masks, expected
+
+
+def _cut_out(logits: NDArray[np.float32], longest: int, window: Window, seen: tuple[int, int]) -> NDArray[np.float32]:
+    """What logits (n, n) of a square with sides of `longest` px of the image hold in a window, at half of `seen`."""
+    row, column, height, width = window
+    rows, columns = (max(round(length / 2), 1) for length in seen)
+    share = len(logits) / longest
+    down, across = height / rows * share, width / columns * share
+    # Pixels' centres lie half a pixel within.
+    turn = np.array(
+        [[across, 0, column * share + across / 2 - 0.5], [0, down, row * share + down / 2 - 0.5]], np.float32
+    )
+    how = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
+    return np.asarray(cv2.warpAffine(logits, turn, (columns, rows), flags=how, borderMode=cv2.BORDER_REPLICATE))

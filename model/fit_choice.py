@@ -42,27 +42,34 @@ class Question:
 
 
 class Everything(Choice):
-    """Likes all cuts of the masks, in order, and remembers what was known of them; the rest is as the one given."""
+    """Likes all cuts of the masks, in order, and remembers what was known of them.
+
+    Before them the one that a `judge` likes best, for that is where the second look goes.
+    """
+
+    def __init__(self, judge: Choice) -> None:
+        super().__init__(judge.weights)
 
     def cuts(self, known: Array) -> list[Cut]:
-        """Every cut of every mask."""
+        """The best cut, then every cut of every mask."""
         self.known = known
-        return [Cut(k, float(level), 0.0) for k in range(len(known)) for level in LEVELS]
+        return super().cuts(known)[:1] + [Cut(k, float(level), 0.0) for k in range(len(known)) for level in LEVELS]
 
 
 def questions(
     segmenter: sam.Segmenter, pack: str, image: NDArray[np.uint8], masks: Sequence[NDArray[np.bool_]]
 ) -> list[Question]:
     """Prompts for some objects (H, W) bool of a picture, as `model.prompts` gives them."""
-    judge, every = segmenter.judge, Everything({})
+    judge = segmenter.judge
+    every = Everything(judge)
     embedding = segmenter.embed(image)
     found: list[Question] = []
 
     def ask(prompt: sam.Prompt, logits: Array | None = None) -> None:
         segmenter.judge = every
-        answer = segmenter.segment(embedding, prompt, logits, candidates=3 * len(LEVELS))
+        answer = segmenter.segment(embedding, prompt, logits, candidates=1 + 3 * len(LEVELS))
         segmenter.judge = judge
-        ious = np.array([iou(each, mask) for each in answer.masks], np.float32)
+        ious = np.array([iou(each, mask) for each in answer.masks[1:]], np.float32)
         found.append(Question(pack, every.known, ious.reshape(every.known.shape[:2])))
 
     for mask in masks:

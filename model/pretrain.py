@@ -1,7 +1,8 @@
 """How the bundled tiny SAM is made: `python -m model.pretrain --data PACKS --out DIR`.
 
-Pictures come from `augment`: windows of packs and of made pictures. Most steps see 256 px of the 512 px frame,
-at a place of the frame drawn at random, which costs a quarter; the share of whole frames grows. Each step prompts a
+Pictures come from `augment`: windows of packs and of made pictures. Most steps see 192 px of the 512 px frame, as the
+second look does (`model.closer`), at a place of the frame drawn at random, which costs a seventh; the share of whole
+frames grows. Each step prompts a
 few objects of each picture with a click or a loose box, then clicks once or twice more where that answer was most
 wrong, as a person would. Loss as in SAM (arXiv 2304.02643, appendix A): focal and dice on the best of three masks,
 squared error on the predicted IoU of all three; and half as much again on the mask that is trusted most, since that
@@ -28,20 +29,21 @@ from torch import Tensor, nn
 from model import packs
 from model.augment import PADDING, Picture, Pictures, usable_objects
 from model.evaluate import any_point, correction_click, interior_point, loose_box
+from model.runtime import has_bfloat16
 from model.tiny import GRID, INPUT_SIZE, TinySam
 
-WINDOW = 256  # px of the 512 px frame that most steps see
 TRUST = 0.05  # temperature of the predicted IoUs when they say which mask is trusted most
 
 
 @dataclass(frozen=True)
 class PretrainConfig:
-    """The recipe. The bundled weights were made before drawings, with `made` 0.3 and `forget` 0 (see their card)."""
+    """The recipe; with what else the bundled weights were made at first tells their card."""
 
     steps: int = 4000
     minutes: float = 85.0  # the schedule ends at whichever of steps and minutes comes first
-    pictures: int = 8  # of 256 px per step; 3/8 as many whole frames
-    prompts: int = 4  # objects per picture
+    window: int = 192  # px of the 512 px frame that most steps see
+    pictures: int = 12  # windows per step; a third as many whole frames
+    prompts: int = 3  # objects per picture
     whole: tuple[float, float] = (0.1, 0.6)  # share of steps that see whole frames, at the start and at the end
     second: float = 0.4  # share of steps with two correction clicks instead of one
     learning_rate: float = 5e-4  # AdamW; neck, prompt encoder and mask decoder
@@ -236,9 +238,9 @@ def drawn_pictures(
     first, last = config.whole
     while True:
         if rng.random() < first + (last - first) * progress.done:
-            yield [source.draw(INPUT_SIZE) for _ in range(max(config.pictures * 3 // 8, 1))]
+            yield [source.draw(INPUT_SIZE) for _ in range(max(config.pictures // 3, 1))]
         else:
-            yield [source.draw(WINDOW) for _ in range(config.pictures)]
+            yield [source.draw(config.window) for _ in range(config.pictures)]
 
 
 def starting_weights(paths: Sequence[Path]) -> dict[str, Tensor]:
@@ -278,6 +280,7 @@ def pretrain(
     out.mkdir(parents=True, exist_ok=True)
     if not config.steps:
         return save(average, out, config, 0)
+    half = device.type == "cuda" or has_bfloat16()  # in bfloat16 a CPU without such instructions is ten times slower
     progress, reached = Progress(config), np.zeros(2)
     for step, pictures in enumerate(ahead(drawn_pictures(pool, config, progress, drawings))):
         progress.step = step
@@ -285,7 +288,7 @@ def pretrain(
         scale = min((step + 1) / config.warmup, 1.0) * 0.5 * (1 + math.cos(math.pi * done))
         for group, rate in zip(optimizer.param_groups, rates, strict=True):
             group["lr"] = rate * max(scale, 0.01)
-        with torch.autocast(device.type, dtype=torch.bfloat16):
+        with torch.autocast(device.type, dtype=torch.bfloat16, enabled=half):
             loss, ious = step_loss(network, pictures, config, rng)
         optimizer.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]
@@ -334,9 +337,9 @@ def main() -> None:
     parser.add_argument(
         "--resume", type=Path, nargs="*", default=[], help="weights to start from, averaged, instead of ImageNet's"
     )
-    for name in ("steps", "pictures", "prompts", "seed"):
+    for name in ("steps", "window", "pictures", "prompts", "seed"):
         parser.add_argument(f"--{name}", type=int, default=getattr(PretrainConfig, name))
-    for name in ("minutes", "learning_rate", "encoder_rate"):
+    for name in ("minutes", "learning_rate", "encoder_rate", "made"):
         parser.add_argument(f"--{name.replace('_', '-')}", type=float, default=getattr(PretrainConfig, name))
     given = vars(parser.parse_args())
     data, drawings, out, resume, without = (

@@ -36,6 +36,7 @@ FEATURES = 256  # channels of every SAM's embedding
 PER_CELL = 8  # px of a thumbnail along a side of an embedding's cell: half of the resolution that SAM sees
 BATCH = 4  # images in one forward on a GPU: ViT-H's attention over the whole image takes 0.5 GB of each
 WARM = 8  # images of which the parts of every click are kept
+NOWHERE = np.zeros((1, 1), bool)  # a first mask, where the box alone says where to look
 TINY_WEIGHTS = Path(__file__).parent / "weights" / "tiny.safetensors"
 # What a file that is cut short, empty, a saved error page, another pickle or other weights raises on loading.
 NOT_WEIGHTS = (RuntimeError, OSError, ValueError, EOFError, AttributeError, UnpicklingError, SafetensorError)
@@ -213,24 +214,26 @@ class Segmenter:
         `logits` (4h, 4w) float32 are those of an earlier answer to refine. The official SAMs answer an ambiguous
         prompt, a single point, with three masks and any other with one, as segment-anything advises; the tiny SAM
         was trained to offer three always, and looks again, closer, at what is small: its masks and scores are then
-        those of the second look. Its masks are put right and chosen by the picture, see `likeness` and `choice`; its
-        logits are those of the first look as they came.
+        those of the second look. The masks of both looks are put right and chosen by the picture, see `likeness` and
+        `choice`; its logits are those of the first look as they came.
         """
         with torch.inference_mode():
             warm = self._warm(embedding)
             low, scores = self._answer(warm, embedding.size, prompt, logits)
             order = scores.argsort(descending=True)
             found, trust = low[order].cpu().numpy(), scores[order].cpu().numpy()
-            answer = self._closer(warm, embedding, prompt, found[:1], candidates)
-            if answer is not None:
-                return Segmentation(*answer, found[:candidates])
-            if warm.likeness is None:
-                return Segmentation(
-                    self._masks(found[:candidates], embedding.size), trust[:candidates], found[:candidates]
-                )
-            asked = _asked(prompt, embedding.size, len(embedding.thumbnail))
-            right, expected, numbers = warm.likeness.chosen(found, trust, asked, self.judge, candidates)
-            return Segmentation(self._masks(right, embedding.size), expected, found[numbers])
+            size, right, expected, numbers = embedding.size, found, trust, list(range(len(found)))
+            if prompt.box is not None and (closer := self._closer(warm, size, prompt, NOWHERE, candidates, None)):
+                return Segmentation(*closer, found[:candidates])
+            if warm.likeness is not None:
+                asked = _asked(prompt, size, len(embedding.thumbnail))
+                right, expected, numbers = warm.likeness.chosen(found, trust, asked, self.judge, candidates)
+            masks = self._masks(right[:1], size)
+            if prompt.box is None and (closer := self._closer(warm, size, prompt, masks[0], candidates, right[0])):
+                return Segmentation(*closer, found[numbers[:candidates]])
+            if min(candidates, len(right)) > 1:
+                masks = np.concatenate([masks, self._masks(right[1:candidates], size)])
+            return Segmentation(masks, expected[:candidates], found[numbers[:candidates]])
 
     def _masks(self, logits: NDArray[np.float32], size: tuple[int, int]) -> NDArray[np.bool_]:
         """Logits (K, 4h, 4w) at the image's size, (K, H, W) bool.
@@ -244,27 +247,33 @@ class Segmenter:
         return np.stack(masks) if len(masks) > 1 else masks[0][None]  # a copy takes as long as all the rest
 
     def _closer(
-        self, warm: _Warm, embedding: Embedding, prompt: Prompt, first: NDArray[np.float32], candidates: int
+        self,
+        warm: _Warm,
+        size: tuple[int, int],
+        prompt: Prompt,
+        first: NDArray[np.bool_],
+        candidates: int,
+        logits: NDArray[np.float32] | None,
     ) -> tuple[NDArray[np.bool_], NDArray[np.float32]] | None:
-        """Masks and scores of a second look, if the first logits (1, 4h, 4w) give reason for one."""
+        """Masks and scores of a second look at an image of `size`, if the first mask (H, W) gives reason for one.
+
+        `logits` (n, n) are those of that mask, if the judge shall compare with it.
+        """
         if warm.picture is None or not isinstance(self.network, TinySam):
             return None
-        mask = self._masks(first, embedding.size)[0]
-        window = window_for(embedding.size, mask, prompt.points[prompt.positive], prompt.box)
+        window = window_for(size, first, prompt.points[prompt.positive], prompt.box)
         if window is None:
             return None
-        size, points, positive = embedding.size, prompt.points, prompt.positive
         return answer_in(
             window,
             self.network,
             self._position,
             warm.picture,
             size,
-            points,
-            positive,
-            prompt.box,
+            prompt,
             self.judge,
             candidates,
+            logits,
         )
 
     def _answer(

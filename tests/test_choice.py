@@ -7,7 +7,7 @@ import pytest
 from numpy.typing import NDArray
 
 from model import fit_choice
-from model.choice import LEVELS, NO, WITHIN, YES, Asked, Choice, Ground, fitted, measures
+from model.choice import LEVELS, NO, YES, Asked, Choice, Ground, fitted, measures
 from model.evaluate import any_point, interior_point, iou
 from model.likeness import Likeness
 from model.prompts import prompt_scores
@@ -66,6 +66,18 @@ def test_a_cut_s_measures_are_those_of_its_mask() -> None:
         assert row[NO] == pytest.approx(max(logits[100, 90] - level, -2), abs=1e-4)
         assert row[-4] == pytest.approx(inside.sum() / (mask.sum() + 1), abs=0.02)
         assert row[-3] == pytest.approx(inside.mean(), abs=0.02)
+
+
+def test_of_a_second_look_it_is_told_how_well_each_cut_fits_the_first() -> None:
+    logits, before = (disc(20)[None] * 0.5).clip(-3, 3), (disc(15) * 5).clip(-3, 3)
+    alone, both = (
+        measures(Ground(picture()), logits, np.ones(1, np.float32), replace(MIDDLE, before=each))[0]
+        for each in (None, before)
+    )
+    assert (alone[:, 28:30] == 0).all() and (both[:, 29] == 1).all()
+    for level, fits in zip(LEVELS, both[:, 28], strict=True):
+        assert fits == pytest.approx(iou(logits[0] > level, before > 0), abs=0.01)
+    assert np.array_equal(np.delete(alone, [28, 29], 1), np.delete(both, [28, 29], 1))
 
 
 @pytest.mark.parametrize("radius", [14, 16, 24, 26])
@@ -156,12 +168,10 @@ def test_a_fit_prefers_what_is_better_and_tells_how_good_it_is(monkeypatch: pyte
         ious = 1 / (1 + np.exp(-known[..., 3])) + rng.normal(0, 0.02, known.shape[:2]).astype(np.float32)
         asked.append(fit_choice.Question("one" if k % 3 else "other", known, ious.astype(np.float32)))
     judge: Choice = fit_choice.fit(asked[:250])
-    lost, near = [], np.abs(LEVELS) < WITHIN + 0.01
+    lost = []
     for each in asked[250:]:
         best = judge.cuts(each.known)[0]
-        lost.append(
-            each.ious[:, near].max() - each.ious[best.number, np.flatnonzero(np.isclose(LEVELS, best.level))[0]]
-        )
+        lost.append(each.ious.max() - each.ious[best.number, np.flatnonzero(np.isclose(LEVELS, best.level))[0]])
     assert np.mean(lost) < 0.04
     scores = np.concatenate([judge.scores(each.known).ravel() for each in asked[250:]])
     assert np.corrcoef(scores, np.concatenate([each.ious.ravel() for each in asked[250:]]))[0, 1] > 0.9

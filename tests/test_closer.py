@@ -2,6 +2,7 @@
 
 import io
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -9,9 +10,21 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 
-from model import synthetic
-from model.choice import fitted
-from model.closer import LEAST, PICTURE_SIDE, SIDE, SMALL, answer_in, keep, part, unpack, window_for
+from model import sam, synthetic
+from model.choice import Choice, Cut, fitted
+from model.closer import (
+    LEAST,
+    PICTURE_SIDE,
+    SIDE,
+    SMALL,
+    Window,
+    _cut_out,
+    answer_in,
+    keep,
+    part,
+    unpack,
+    window_for,
+)
 from model.embeddings import nbytes, read, write
 from model.evaluate import any_point, correction_click, interior_point, iou, loose_box
 from model.sam import Prompt, Segmenter, load
@@ -144,6 +157,55 @@ def test_a_further_click_goes_on_from_the_answer_before(tiny: Segmenter) -> None
     assert two > one - 0.02 and two > 0.75
 
 
+@pytest.mark.parametrize("sign", [1, -1])
+def test_the_second_look_goes_where_the_judge_says_not_where_sam_trusts(
+    tiny: Segmenter, sign: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And the judge is told what the first look found there: with a judge who likes the worst, too."""
+    seen: list[tuple[Window, NDArray[np.float32] | None]] = []
+
+    def looked(window: Window, *given: Any) -> Any:
+        seen.append((window, given[-1]))
+        return answer_in(window, *given)
+
+    monkeypatch.setattr(sam, "answer_in", looked)
+    weights = fitted().weights
+    monkeypatch.setattr(tiny, "judge", Choice({**weights, "last": sign * weights["last"]}))
+    for image, truth in pits(4, 0.03, 0.08):
+        embedding, click = tiny.embed(image), interior_point(truth, np.random.default_rng(0), True)
+        prompt = Prompt.of([(*click, True)])
+        first = tiny.segment(replace(embedding, picture=None), prompt, candidates=1).masks[0]
+        answer = tiny.segment(embedding, prompt)
+        window = window_for((512, 512), first, prompt.points, None)
+        if window is None:
+            assert not seen and np.array_equal(answer.masks[0], first)
+            continue
+        looked_in, logits = seen.pop()
+        assert looked_in == window and logits is not None
+        there = _cut_out(logits, 512, window, (SIDE, SIDE)) > 0
+        row, column, height, width = window
+        part_of_first = Image.fromarray(first[row : row + height, column : column + width])
+        same = np.asarray(part_of_first.resize((SIDE // 2, SIDE // 2), Image.Resampling.NEAREST))
+        assert iou(there, same) > 0.9
+
+
+def test_a_box_alone_says_where_the_second_look_goes(tiny: Segmenter, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The first look's masks are not even judged."""
+    image, truth = pits(1, 0.03, 0.08)[0]
+    judged: list[int] = []
+
+    def cuts(known: NDArray[np.float32]) -> list[Cut]:
+        judged.append(len(known))
+        return fitted().cuts(known)
+
+    judge = Choice(fitted().weights)
+    monkeypatch.setattr(judge, "cuts", cuts)
+    monkeypatch.setattr(tiny, "judge", judge)
+    prompt = Prompt.of(box=loose_box(truth, np.random.default_rng(0)))
+    answer = tiny.segment(tiny.embed(image), prompt)
+    assert judged == [3] and iou(answer.masks[0], truth) > 0.7
+
+
 def test_negative_points_count_only_within_the_window(tiny: Segmenter) -> None:
     image, truth = pits(1, 0.03, 0.08)[0]
     embedding = tiny.embed(image)
@@ -155,14 +217,12 @@ def test_negative_points_count_only_within_the_window(tiny: Segmenter) -> None:
     near = x, window[0] + 1.0
 
     def masks(*points: tuple[float, float]) -> NDArray[np.bool_]:
-        positive = np.array([True] + [False] * (len(points) - 1))
+        prompt = Prompt(at(*points), np.array([True] + [False] * (len(points) - 1)))
         with torch.inference_mode():
             network, picture = tiny.network, embedding.picture
             assert isinstance(network, TinySam) and picture is not None
             position = network.prompt_encoder.get_dense_pe()
-            return answer_in(
-                window, network, position, unpack(picture), (512, 512), at(*points), positive, None, fitted()
-            )[0]
+            return answer_in(window, network, position, unpack(picture), (512, 512), prompt, fitted())[0]
 
     alone = masks((x, y))
     assert np.array_equal(masks((x, y), far), alone)

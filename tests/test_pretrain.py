@@ -19,7 +19,6 @@ from model import pretrain
 from model.augment import PADDING, Picture, Pictures
 from model.packs import images
 from model.pretrain import (
-    WINDOW,
     PretrainConfig,
     Progress,
     Prompts,
@@ -125,7 +124,7 @@ def test_the_loss_of_one_picture_falls_and_the_frozen_blocks_stay() -> None:
     frozen = {
         key: value.clone() for key, value in network.image_encoder.blocks[: config.frozen_blocks].state_dict().items()
     }
-    picture = Pictures([], np.random.default_rng(4), 1.0).draw(WINDOW)
+    picture = Pictures([], np.random.default_rng(4), 1.0).draw(256)
     losses = []
     for _ in range(6):
         loss, _ = step_loss(network, [picture], config, np.random.default_rng(0))  # the same prompts each time
@@ -191,7 +190,7 @@ def test_batches_are_of_the_images_given_and_an_unreadable_one_is_an_error(tmp_p
     add_themis(tmp_path, {"elysium": "broken", "memnonia": "good"})
     good = [item for item in images(tmp_path) if item.stem == "memnonia_1"]
     for picture, instances in next(drawn_pictures(good, config, Progress(config))):
-        assert picture.shape == (WINDOW, WINDOW, 3) and instances.max() == 1
+        assert picture.shape == (config.window, config.window, 3) and instances.max() == 1
     broken = [item for item in images(tmp_path) if item.stem == "elysium_1"]
     with pytest.raises(OSError, match="cannot identify"):
         next(drawn_pictures(broken, config, Progress(config)))
@@ -207,13 +206,13 @@ def test_batches_follow_from_the_seed() -> None:
 
 def test_whole_frames_are_fewer_a_batch_and_their_share_grows(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Pictures, "draw", lambda self, side: (np.zeros(side), np.zeros(side)))
-    config = PretrainConfig(pictures=8, steps=100, whole=(0.2, 0.7))
+    config = PretrainConfig(pictures=9, steps=100, whole=(0.2, 0.7))
     progress = Progress(config)
     batches, shares = drawn_pictures([], config, progress), []
     for progress.step in (0, 50, 100):
         drawn = [next(batches) for _ in range(150)]
         kinds = [(len(batch), len(batch[0][0])) for batch in drawn]
-        assert set(kinds) == {(8, 256), (3, 512)}
+        assert set(kinds) == {(9, 192), (3, 512)}
         shares.append(kinds.count((3, 512)) / 150)
     assert shares == pytest.approx([0.2, 0.45, 0.7], abs=0.12)
 
