@@ -43,14 +43,12 @@ Floats = NDArray[np.float64]
 class Asked:
     """A prompt in px of a square of which a `Ground` is half as large.
 
-    `positive` and `negative` clicks (N, 2) xy, `box` (4,) x0, y0, x1, y1 or None. If this is a second look, `before`
-    are the first one's logits (h, w) float32, of the `Ground`'s size.
+    `positive` and `negative` clicks (N, 2) xy, `box` (4,) x0, y0, x1, y1 or None.
     """
 
     positive: NDArray[np.floating]
     negative: NDArray[np.floating]
     box: NDArray[np.floating] | None
-    before: Array | None = None
 
 
 @dataclass(frozen=True)
@@ -90,10 +88,9 @@ def _slopes(values: Array) -> tuple[Array, Array]:
 
 def measures(ground: Ground, logits: Array, trust: Array, asked: Asked) -> Array:
     """What is known of every cut, (K, levels, features) float32, of logits (K, h, w) and SAM's own scores (K,)."""
-    soft = [_odds(each) for each in logits]
+    soft = [1 / (1 + np.exp(-each / SOFT)) for each in logits]
     shares = np.exp((trust - trust.max()) / SHARP)
     together = np.einsum("k,khw->hw", shares / shares.sum(), np.stack(soft)).astype(np.float32)
-    before = np.zeros_like(together) if asked.before is None else _odds(asked.before)
     best = float(trust.max())
     between = np.clip(np.floor(logits / STEP) + (len(EDGES) // 2 + 1), 0, len(EDGES)).astype(np.uint8)
     numbers = np.arange(len(EDGES) + 1, dtype=np.uint8)[:, None]
@@ -101,7 +98,7 @@ def measures(ground: Ground, logits: Array, trust: Array, asked: Asked) -> Array
     held = (where.reshape(-1, where.shape[-1]) @ ground.known).reshape(*where.shape[:2], -1)  # all masks at once
     return np.stack(
         [
-            _measured(ground, own, np.stack([odds, together, before]), there, sums, float(score), best, asked)
+            _measured(ground, own, np.stack([odds, together]), there, sums, float(score), best, asked)
             for own, odds, there, sums, score in zip(logits, soft, where, held, trust, strict=True)
         ]
     )
@@ -119,7 +116,7 @@ def _measured(
 ) -> Array:
     """Of one mask, (levels, features).
 
-    `odds` (3, h, w) of each pixel by this mask, by all, and by the first look; `where` (N, pixels) is 1 between two
+    `odds` (2, h, w) of each pixel by this mask and by all; `where` (N, pixels) is 1 between two
     levels, `of_ground` (N, 7) what the ground has there, summed.
     """
     pixels = logits.size
@@ -130,7 +127,7 @@ def _measured(
     clipped = logits.clip(-MOST, MOST)
     each = np.stack([slope, edge, coloured, ground.steep * slope, slope * slope, clipped, *odds])
     # Sums of each thing between two levels, (things, levels), then around each level or above it.
-    along, within = np.split((where @ each.reshape(9, -1).T).T.astype(np.float64), [5])
+    along, within = np.split((where @ each.reshape(8, -1).T).T.astype(np.float64), [5])
     count, *of_colours = of_ground.T.astype(np.float64)
     rim, edge, colour_edge, steep, falls = map(_around, along)
     held_clipped, *held_odds = map(_above, within)
@@ -181,7 +178,6 @@ def _measured(
         one * len(asked.positive),
         one * len(asked.negative),
         *(_expected(held, area, float(total)) for held, total in zip(held_odds, odds.sum((1, 2)), strict=True)),
-        one * (asked.before is not None),
         *_boxed(logits, area, asked.box),
     ]
     return np.stack(known, 1).astype(np.float32)
@@ -196,11 +192,6 @@ def _above(sums: NDArray[np.floating]) -> Floats:
 def _around(sums: Floats) -> Floats:
     """Between two levels each -> `BESIDE` on either side of each of `LEVELS`."""
     found: Floats = np.asarray(np.convolve(sums[1:-1], np.ones(2 * BESIDE), "valid"), np.float64)
-    return found
-
-
-def _odds(logits: Array) -> Array:
-    found: Array = 1 / (1 + np.exp(-logits / SOFT))
     return found
 
 

@@ -9,7 +9,6 @@ import io
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-import cv2
 import numpy as np
 import torch
 import torch.nn.functional as F
@@ -117,14 +116,13 @@ def answer_in(
     prompt: "Prompt",
     judge: Choice,
     candidates: int = 3,
-    first: NDArray[np.float32] | None = None,
 ) -> tuple[NDArray[np.bool_], NDArray[np.float32]]:
     """SAM's masks in a window, (K, H, W) bool of the whole image, and their predicted IoUs (K,) float32.
 
     Those that the `judge` likes best first, at most `candidates` of them.
 
     Negative points outside of it say nothing about it. The prompt is in px of the image, `position` as for
-    `TinySam.answer`, `first` the first answer's logits (n, n) of the padded square, for the judge to compare with.
+    `TinySam.answer`.
     """
     row, column, height, width = window
     points, positive, box = prompt.points, prompt.positive, prompt.box
@@ -158,24 +156,9 @@ def answer_in(
     seen_as = seen.pixels[0].permute(1, 2, 0).numpy().astype(np.uint8)
     likeness = Likeness(seen_as, detail[0].cpu().numpy(), (seen.rows, seen.columns))
     clicks, signs = mine.cpu().numpy(), positive[inside]
-    before = None if first is None else _cut_out(first, max(size), window, (seen.rows, seen.columns))
-    asked = Asked(clicks[signs], clicks[~signs], None if framed is None else framed.cpu().numpy(), before)
+    asked = Asked(clicks[signs], clicks[~signs], None if framed is None else framed.cpu().numpy())
     chosen, expected, _ = likeness.chosen(low[0].cpu().numpy(), scores[0].cpu().numpy(), asked, judge, candidates)
     masks = np.zeros((len(chosen), *size), bool)
     for mask, whole in zip(masks, chosen, strict=True):
         mask[row : row + height, column : column + width] = enlarge(whole[: seen.rows, : seen.columns], (height, width))
     return masks, expected
-
-
-def _cut_out(logits: NDArray[np.float32], longest: int, window: Window, seen: tuple[int, int]) -> NDArray[np.float32]:
-    """What logits (n, n) of a square with sides of `longest` px of the image hold in a window, at half of `seen`."""
-    row, column, height, width = window
-    rows, columns = (max(round(length / 2), 1) for length in seen)
-    share = len(logits) / longest
-    down, across = height / rows * share, width / columns * share
-    # Pixels' centres lie half a pixel within.
-    turn = np.array(
-        [[across, 0, column * share + across / 2 - 0.5], [0, down, row * share + down / 2 - 0.5]], np.float32
-    )
-    how = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
-    return np.asarray(cv2.warpAffine(logits, turn, (columns, rows), flags=how, borderMode=cv2.BORDER_REPLICATE))

@@ -223,13 +223,13 @@ class Segmenter:
             order = scores.argsort(descending=True)
             found, trust = low[order].cpu().numpy(), scores[order].cpu().numpy()
             size, right, expected, numbers = embedding.size, found, trust, list(range(len(found)))
-            if prompt.box is not None and (closer := self._closer(warm, size, prompt, NOWHERE, candidates, None)):
+            if prompt.box is not None and (closer := self._closer(warm, size, prompt, NOWHERE, candidates)):
                 return Segmentation(*closer, found[:candidates])
             if warm.likeness is not None:
                 asked = _asked(prompt, size, len(embedding.thumbnail))
                 right, expected, numbers = warm.likeness.chosen(found, trust, asked, self.judge, candidates)
             masks = self._masks(right[:1], size)
-            if prompt.box is None and (closer := self._closer(warm, size, prompt, masks[0], candidates, right[0])):
+            if prompt.box is None and (closer := self._closer(warm, size, prompt, masks[0], candidates)):
                 return Segmentation(*closer, found[numbers[:candidates]])
             if min(candidates, len(right)) > 1:
                 masks = np.concatenate([masks, self._masks(right[1:candidates], size)])
@@ -253,12 +253,8 @@ class Segmenter:
         prompt: Prompt,
         first: NDArray[np.bool_],
         candidates: int,
-        logits: NDArray[np.float32] | None,
     ) -> tuple[NDArray[np.bool_], NDArray[np.float32]] | None:
-        """Masks and scores of a second look at an image of `size`, if the first mask (H, W) gives reason for one.
-
-        `logits` (n, n) are those of that mask, if the judge shall compare with it.
-        """
+        """Masks and scores of a second look at an image of `size`, if the first mask (H, W) gives reason for one."""
         if warm.picture is None or not isinstance(self.network, TinySam):
             return None
         window = window_for(size, first, prompt.points[prompt.positive], prompt.box)
@@ -273,7 +269,6 @@ class Segmenter:
             prompt,
             self.judge,
             candidates,
-            logits,
         )
 
     def _answer(

@@ -68,18 +68,6 @@ def test_a_cut_s_measures_are_those_of_its_mask() -> None:
         assert row[-3] == pytest.approx(inside.mean(), abs=0.02)
 
 
-def test_of_a_second_look_it_is_told_how_well_each_cut_fits_the_first() -> None:
-    logits, before = (disc(20)[None] * 0.5).clip(-3, 3), (disc(15) * 5).clip(-3, 3)
-    alone, both = (
-        measures(Ground(picture()), logits, np.ones(1, np.float32), replace(MIDDLE, before=each))[0]
-        for each in (None, before)
-    )
-    assert (alone[:, 28:30] == 0).all() and (both[:, 29] == 1).all()
-    for level, fits in zip(LEVELS, both[:, 28], strict=True):
-        assert fits == pytest.approx(iou(logits[0] > level, before > 0), abs=0.01)
-    assert np.array_equal(np.delete(alone, [28, 29], 1), np.delete(both, [28, 29], 1))
-
-
 @pytest.mark.parametrize("radius", [14, 16, 24, 26])
 def test_a_mask_is_cut_where_the_picture_s_object_ends(radius: float) -> None:
     """SAM's logits are 0 at another radius than the disc's, and fall evenly."""
