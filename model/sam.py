@@ -36,7 +36,6 @@ FEATURES = 256  # channels of every SAM's embedding
 PER_CELL = 8  # px of a thumbnail along a side of an embedding's cell: half of the resolution that SAM sees
 BATCH = 4  # images in one forward on a GPU: ViT-H's attention over the whole image takes 0.5 GB of each
 WARM = 8  # images of which the parts of every click are kept
-NOWHERE = np.zeros((1, 1), bool)  # a first mask, where the box alone says where to look
 TINY_WEIGHTS = Path(__file__).parent / "weights" / "tiny.safetensors"
 # What a file that is cut short, empty, a saved error page, another pickle or other weights raises on loading.
 NOT_WEIGHTS = (RuntimeError, OSError, ValueError, EOFError, AttributeError, UnpicklingError, SafetensorError)
@@ -214,8 +213,8 @@ class Segmenter:
         `logits` (4h, 4w) float32 are those of an earlier answer to refine. The official SAMs answer an ambiguous
         prompt, a single point, with three masks and any other with one, as segment-anything advises; the tiny SAM
         was trained to offer three always, and looks again, closer, at what is small: its masks and scores are then
-        those of the second look. The masks of both looks are put right and chosen by the picture, see `likeness` and
-        `choice`; its logits are those of the first look as they came.
+        those of the second look. Its masks are put right and chosen by the picture, see `likeness` and `choice`; its
+        logits are those of the first look as they came.
         """
         with torch.inference_mode():
             warm = self._warm(embedding)
@@ -223,13 +222,16 @@ class Segmenter:
             order = scores.argsort(descending=True)
             found, trust = low[order].cpu().numpy(), scores[order].cpu().numpy()
             size, right, expected, numbers = embedding.size, found, trust, list(range(len(found)))
-            if prompt.box is not None and (closer := self._closer(warm, size, prompt, NOWHERE, candidates)):
+            # What a lone click means the judge knows better than SAM: on 18 kinds never seen its IoU is 0.589 if the
+            # second look goes there, 0.580 if it goes where SAM's trust is. Of further clicks SAM makes more itself.
+            lone = prompt.box is None and len(prompt.points) == 1
+            if not lone and (closer := self._closer(warm, size, prompt, self._masks(found[:1], size)[0], candidates)):
                 return Segmentation(*closer, found[:candidates])
             if warm.likeness is not None:
                 asked = _asked(prompt, size, len(embedding.thumbnail))
                 right, expected, numbers = warm.likeness.chosen(found, trust, asked, self.judge, candidates)
             masks = self._masks(right[:1], size)
-            if prompt.box is None and (closer := self._closer(warm, size, prompt, masks[0], candidates)):
+            if lone and (closer := self._closer(warm, size, prompt, masks[0], candidates)):
                 return Segmentation(*closer, found[numbers[:candidates]])
             if min(candidates, len(right)) > 1:
                 masks = np.concatenate([masks, self._masks(right[1:candidates], size)])

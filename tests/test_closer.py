@@ -160,7 +160,7 @@ def test_a_further_click_goes_on_from_the_answer_before(tiny: Segmenter) -> None
 def test_the_second_look_goes_where_the_judge_says_not_where_sam_trusts(
     tiny: Segmenter, sign: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Also a judge who likes the worst; and a further click goes on from what that judge chose."""
+    """Of a lone click; also a judge who likes the worst. A further click goes on from what was chosen."""
     windows: list[Window] = []
 
     def looked(window: Window, *given: Any) -> Any:
@@ -180,9 +180,8 @@ def test_the_second_look_goes_where_the_judge_says_not_where_sam_trusts(
         windows.clear()
 
 
-def test_a_box_alone_says_where_the_second_look_goes(tiny: Segmenter, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The first look's masks are not even judged."""
-    image, truth = pits(1, 0.03, 0.08)[0]
+def test_of_further_clicks_it_goes_where_sam_trusts(tiny: Segmenter, monkeypatch: pytest.MonkeyPatch) -> None:
+    """And so it does of a box, which alone says where: the first look's masks are not even judged."""
     judged: list[int] = []
 
     def cuts(known: NDArray[np.float32]) -> list[Cut]:
@@ -192,9 +191,13 @@ def test_a_box_alone_says_where_the_second_look_goes(tiny: Segmenter, monkeypatc
     judge = Choice(fitted().weights)
     monkeypatch.setattr(judge, "cuts", cuts)
     monkeypatch.setattr(tiny, "judge", judge)
-    prompt = Prompt.of(box=loose_box(truth, np.random.default_rng(0)))
-    answer = tiny.segment(tiny.embed(image), prompt)
-    assert judged == [3] and iou(answer.masks[0], truth) > 0.7
+    image, truth = pits(1, 0.03, 0.08)[0]
+    embedding, rng = tiny.embed(image), np.random.default_rng(0)
+    clicks = [(*interior_point(truth, rng, True), True), (*any_point(truth, rng), True)]
+    for prompt in (Prompt.of(box=loose_box(truth, rng)), Prompt.of(clicks)):
+        answer = tiny.segment(embedding, prompt)
+        assert judged == [3] and iou(answer.masks[0], truth) > 0.7
+        judged.clear()
 
 
 def test_negative_points_count_only_within_the_window(tiny: Segmenter) -> None:
