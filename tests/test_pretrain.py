@@ -15,8 +15,8 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from model import pretrain
-from model.augment import PADDING, Picture, Pictures
+from model import augment, pretrain
+from model.augment import PADDING, Picture, Pictures, Source
 from model.packs import images
 from model.pretrain import (
     PretrainConfig,
@@ -194,6 +194,28 @@ def test_batches_are_of_the_images_given_and_an_unreadable_one_is_an_error(tmp_p
     broken = [item for item in images(tmp_path) if item.stem == "elysium_1"]
     with pytest.raises(OSError, match="cannot identify"):
         next(drawn_pictures(broken, config, Progress(config)))
+
+
+@pytest.mark.parametrize(("room", "reads"), [(10**6, [1, 1, 2, 2]), (10**5, [1, 1, 2, 3]), (0, [1, 2, 3, 4])])
+def test_pictures_are_read_once_while_there_is_room_to_keep_them(
+    room: int, reads: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each takes 80 kB."""
+    monkeypatch.setattr(augment, "KEPT", room)
+    pictures, read, made = Pictures([], np.random.default_rng(0), 1.0), 0, []
+
+    def picture() -> Source:
+        nonlocal read
+        read += 1
+        return np.zeros((100, 200, 3), np.uint8), (np.zeros((100, 100), np.uint16),)
+
+    def another() -> Source:
+        return picture()
+
+    for source in (picture, picture, another, another):
+        made.append(pictures.source(source)[0].shape)
+        assert read == reads[len(made) - 1]
+    assert set(made) == {(100, 200, 3)}
 
 
 def test_batches_follow_from_the_seed() -> None:
