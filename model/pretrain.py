@@ -2,11 +2,10 @@
 
 Pictures come from `augment`: windows of packs and of made pictures. Most steps see 192 px of the 512 px frame, as the
 second look does (`model.closer`), at a place of the frame drawn at random, which costs a seventh; the share of whole
-frames grows. Each step prompts a
-few objects of each picture with a click or a loose box, then clicks once or twice more where that answer was most
-wrong, as a person would. Loss as in SAM (arXiv 2304.02643, appendix A): focal and dice on the best of three masks,
-squared error on the predicted IoU of all three; and half as much again on the mask that is trusted most, since that
-is the one people get.
+frames grows. Each step prompts a few objects of each picture with a click or a loose box, then clicks once or twice
+more where that answer was most wrong, as a person would. Loss as in SAM (arXiv 2304.02643, appendix A): focal and dice
+on the best of three masks, squared error on the predicted IoU of all three; and half as much again on the mask that is
+trusted most, since that is the one people get.
 EfficientNet-Lite0 starts from ImageNet weights, its first blocks stay frozen.
 """
 
@@ -37,7 +36,7 @@ TRUST = 0.05  # temperature of the predicted IoUs when they say which mask is tr
 
 @dataclass(frozen=True)
 class PretrainConfig:
-    """The recipe; with what else the bundled weights were made at first tells their card."""
+    """The recipe. The bundled weights were made by earlier ones, which their card tells."""
 
     steps: int = 4000
     minutes: float = 85.0  # the schedule ends at whichever of steps and minutes comes first

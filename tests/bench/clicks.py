@@ -136,7 +136,7 @@ def agreement(ours: Segmenter, peer: SamPredictor, image: np.ndarray) -> float:
 
 
 def bundled(table: Table, home: Path, broker: str) -> None:
-    """The tiny SAM at 1024 px: on a scene's largest object and its smallest, both of which it looks at twice."""
+    """The tiny SAM at 1024 px: on a scene's largest object, which it looks at once, and its smallest: twice."""
     made = synthetic.scene(3, 1024)
     rng = np.random.default_rng(0)
     ranked = sorted((each.mask for each in made.objects), key=lambda mask: int(mask.sum()))
