@@ -225,8 +225,10 @@ class Segmenter:
             # What a lone click means the judge knows better than SAM: on 18 kinds never seen its IoU is 0.589 if the
             # second look goes there, 0.580 if it goes where SAM's trust is. Of further clicks SAM makes more itself.
             lone = prompt.box is None and len(prompt.points) == 1
-            if not lone and (closer := self._closer(warm, size, prompt, self._masks(found[:1], size)[0], candidates)):
-                return Segmentation(*closer, found[:candidates])
+            if not lone and warm.picture is not None:
+                first = self._masks(found[:1], size)[0]
+                if closer := self._closer(warm, size, prompt, first, candidates):
+                    return Segmentation(*closer, found[:candidates])
             if warm.likeness is not None:
                 asked = _asked(prompt, size, len(embedding.thumbnail))
                 right, expected, numbers = warm.likeness.chosen(found, trust, asked, self.judge, candidates)
