@@ -226,29 +226,28 @@ class Segmenter:
             # second look goes there, 0.580 if it goes where SAM's trust is. Of further clicks SAM makes more itself.
             lone = prompt.box is None and len(prompt.points) == 1
             if not lone and warm.picture is not None:
-                first = self._masks(found[:1], size)[0]
+                first = self._mask(found[0], size)
                 if closer := self._closer(warm, size, prompt, first, candidates):
                     return Segmentation(*closer, found[:candidates])
             if warm.likeness is not None:
                 asked = _asked(prompt, size, len(embedding.thumbnail))
                 right, expected, numbers = warm.likeness.chosen(found, trust, asked, self.judge, candidates)
-            masks = self._masks(right[:1], size)
-            if lone and (closer := self._closer(warm, size, prompt, masks[0], candidates)):
+            first = self._mask(right[0], size)
+            if lone and (closer := self._closer(warm, size, prompt, first, candidates)):
                 return Segmentation(*closer, found[numbers[:candidates]])
-            if min(candidates, len(right)) > 1:
-                masks = np.concatenate([masks, self._masks(right[1:candidates], size)])
+            others = [self._mask(each, size) for each in right[1:candidates]]
+            masks = np.stack([first, *others]) if others else first[None]  # a copy takes as long as all the rest
             return Segmentation(masks, expected[:candidates], found[numbers[:candidates]])
 
-    def _masks(self, logits: NDArray[np.float32], size: tuple[int, int]) -> NDArray[np.bool_]:
-        """Logits (K, 4h, 4w) at the image's size, (K, H, W) bool.
+    def _mask(self, logits: NDArray[np.float32], size: tuple[int, int]) -> NDArray[np.bool_]:
+        """Logits (4h, 4w) at the image's size, (H, W) bool.
 
         Scaled to SAM's input, then to the image, as `Sam.postprocess_masks` does; OpenCV takes a quarter of its time.
         """
         height, width = scaled_size(size, self.input_size)
         side = self.input_size, self.input_size
-        squares = (cv2.resize(each, side, interpolation=cv2.INTER_LINEAR) for each in logits)
-        masks = [enlarge(square[:height, :width], size) for square in squares]
-        return np.stack(masks) if len(masks) > 1 else masks[0][None]  # a copy takes as long as all the rest
+        square = np.asarray(cv2.resize(logits, side, interpolation=cv2.INTER_LINEAR), np.float32)
+        return enlarge(square[:height, :width], size)
 
     def _closer(
         self,
