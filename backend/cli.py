@@ -262,6 +262,7 @@ def _names(ctx: click.Context, param: click.Parameter, value: str) -> tuple[str,
 )
 @click.option("--all-images", is_flag=True, help="Also those the bundled SAM was trained on; for another SAM.")
 @click.option("--effort/--no-effort", default=True, show_default=True, help="Also model how long annotating takes.")
+@click.option("--refine", is_flag=True, help="Also measure SKYLIGHT_REFINE; in rows measured from then on.")
 @click.option("--out", type=click.Path(file_okay=False, path_type=Path), required=True, help="Results; resumed there.")
 def simulate(name: str, checkpoint: Path | None, out: Path, all_images: bool, **given: Any) -> None:
     """Measure what a few prompt-made annotations teach, with a simulated annotator.

@@ -109,8 +109,13 @@ def report(rows: Sequence[Row], asked: Sequence[int] = (), notes: Sequence[str] 
     blocks = [
         table(rows, "IoU of the foreground on the test images", lambda row: row.iou, asked=asked),
         table(rows, "boundary F-score", lambda row: row.boundary_f, asked=asked),
+        table(rows, "expected calibration error", lambda row: row.ece, 3, asked),
         table(rows, "AP50 of instances", lambda row: row.ap50, asked=asked),
+        table(rows, "AP50 of connected components", lambda row: row.parts_ap50, asked=asked),
+        table(rows, "AP50 of instances, refined by SAM", lambda row: row.refined_ap50, asked=asked),
         table(rows, "panoptic quality", lambda row: row.pq, asked=asked),
+        table(rows, "panoptic quality of connected components", lambda row: row.parts_pq, asked=asked),
+        table(rows, "panoptic quality, refined by SAM", lambda row: row.refined_pq, asked=asked),
         table(rows, "seconds of training", lambda row: row.train_seconds, 1, asked),
         effort_table(rows),
         "\n".join(notes),
@@ -121,7 +126,8 @@ def report(rows: Sequence[Row], asked: Sequence[int] = (), notes: Sequence[str] 
 def curves(rows: Sequence[Row]) -> list[dict[str, object]]:
     """A row per pack, method and size: mean and standard deviation over the seeds of each measure."""
     out: list[dict[str, object]] = []
-    measures = ("iou", "boundary_f", "ap50", "pq", "train_seconds", "predict_seconds", "clicks", "prompt_iou")
+    instances = ("ap50", "pq", "parts_ap50", "parts_pq", "refined_ap50", "refined_pq")
+    measures = ("iou", "boundary_f", "ece", *instances, "train_seconds", "predict_seconds", "clicks", "prompt_iou")
     for pack in packs(rows):
         for method in methods(rows):
             for size in sizes(rows):

@@ -21,7 +21,7 @@ class ResultsError(ValueError):
 class Row:
     """One method, trained on so many images of a pack, measured on the pack's test images.
 
-    None where a method does not give it: instances and effort are the decoder's alone.
+    None where a method does not give it: calibration, instances and effort are the decoders' alone.
     """
 
     pack: str
@@ -35,8 +35,13 @@ class Row:
     test_images: int
     iou: float  # of the foreground, over all pixels of the test images
     boundary_f: float  # of the foreground, mean over the test images
+    ece: float | None  # of the probabilities of all pixels of the test images
     ap50: float | None
     pq: float | None
+    parts_ap50: float | None  # where connected components are taken for instances
+    parts_pq: float | None
+    refined_ap50: float | None  # where SAM is asked about each instance, see `refine`
+    refined_pq: float | None
     train_seconds: float  # the embeddings given
     predict_seconds: float  # per image, the embedding given
     objects: int  # clicked in the annotated images

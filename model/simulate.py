@@ -52,6 +52,7 @@ class Options:
     tile: int | None = None  # px: images are cut into tiles of about this side, as a survey's map is
     rare: float | None = None  # share of the images to annotate that may hold something, in (0, 1)
     effort: bool = True  # also how long an annotator takes with the decoder's help
+    refine: bool = False  # also what SAM makes of the decoder's instances, a prompt each
     recipe: TrainConfig = field(default_factory=TrainConfig)  # of the decoder; its seed is replaced
 
     def __post_init__(self) -> None:
@@ -203,7 +204,7 @@ class Bench:
     def measure(self, method: str, sources: Sequence[Source], seed: int) -> Row:
         """Train a method on images and measure it on the test images."""
         given = [self.annotated(source) for source in sources]
-        trial = Trial([self.pool.pack])
+        trial = Trial([self.pool.pack], self.segmenter if self.options.refine else None)
         if method in DECODERS:
             decoder, trained = self.decoder(method, sources, seed)
             for source in self.pool.test:

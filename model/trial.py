@@ -12,9 +12,11 @@ from model import effort
 from model.annotator import SMALLEST, Annotated
 from model.decoder import DomainDecoder
 from model.evaluate import LabelScores
-from model.metrics import InstanceScores, boundary_f
-from model.predict import instances, predict_pixels
-from model.sam import Embedding
+from model.masks import components
+from model.metrics import Calibration, InstanceScores, boundary_f
+from model.predict import Instance, instances, predict_pixels
+from model.refine import refine
+from model.sam import Embedding, Segmenter
 
 
 @dataclass(frozen=True)
@@ -29,13 +31,15 @@ class Subject:
 
 
 class Trial:
-    """What one trained method said of the test images."""
+    """What one trained method said of the test images; with `refiner`, also what that SAM makes of instances."""
 
-    def __init__(self, labels: Sequence[str]) -> None:
+    def __init__(self, labels: Sequence[str], refiner: Segmenter | None = None) -> None:
+        self._refiner = refiner
         self._pixels = LabelScores(labels)
         self._rims: list[float] = []
         self._seconds: list[float] = []
-        self._instances: InstanceScores | None = None
+        self._calibration = Calibration()
+        self._instances: dict[str, InstanceScores] = {}  # by what comes before a column's name
         self._efforts: list[list[float]] = []
 
     def ask(self, predictor: Any, subject: Subject) -> None:
@@ -52,13 +56,20 @@ class Trial:
         found = prediction.probabilities.argmax(0).astype(np.uint8)
         self._seconds.append(time.perf_counter() - started)
         self._count(found, subject)
+        self._calibration.add(prediction.probabilities, (subject.truth > 0).astype(np.uint8))
         regions = list(instances(prediction, SMALLEST))
-        masks = [region.mask for region in regions]
-        if self._instances is None:
-            self._instances = InstanceScores()
-        self._instances.add(masks, [region.score for region in regions], subject.truth)
+        self._compare("", regions, subject)
+        sure = prediction.probabilities[1]
+        parts = [Instance(0, mask, float(sure[mask].mean())) for mask in components(found > 0, SMALLEST)]
+        self._compare("parts_", parts, subject)
+        if self._refiner is not None:
+            self._compare("refined_", list(refine(self._refiner, subject.embedding, prediction, regions)), subject)
         if clicked is not None:
-            self._efforts.append(efforts(masks, subject.truth, clicked))
+            self._efforts.append(efforts([region.mask for region in regions], subject.truth, clicked))
+
+    def _compare(self, kind: str, regions: Sequence[Instance], subject: Subject) -> None:
+        scores = self._instances.setdefault(kind, InstanceScores())
+        scores.add([region.mask for region in regions], [region.score for region in regions], subject.truth)
 
     def _count(self, found: NDArray[np.uint8], subject: Subject) -> None:
         truth = subject.truth > 0
@@ -68,12 +79,16 @@ class Trial:
     def scores(self) -> dict[str, Any]:
         """The columns of a `Row` that a trial gives."""
         hand, clicks, preannotated, settled = np.mean(self._efforts, axis=0).tolist() if self._efforts else [None] * 4
+        objects: dict[str, Any] = {}
+        for kind in ("", "parts_", "refined_"):
+            found = self._instances.get(kind)
+            objects |= {f"{kind}ap50": found and found.ap50, f"{kind}pq": found and found.panoptic_quality}
         return {
             "test_images": self._pixels.images,
             "iou": self._pixels.mean,
             "boundary_f": float(np.mean(self._rims)),
-            "ap50": self._instances.ap50 if self._instances else None,
-            "pq": self._instances.panoptic_quality if self._instances else None,
+            "ece": self._calibration.ece if self._instances else None,
+            **objects,
             "predict_seconds": float(np.mean(self._seconds)),
             "hand_seconds": hand,
             "sam_seconds": clicks,

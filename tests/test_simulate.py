@@ -62,6 +62,8 @@ def test_instances_and_effort_are_the_decoder_s(options: Callable[..., Options])
     assert decoder.sam_seconds < decoder.hand_seconds
     assert decoder.settled_seconds and decoder.settled_seconds <= decoder.preannotated_seconds
     assert true.sam_seconds is None and other.preannotated_seconds is None
+    assert decoder.ece is not None and 0 <= decoder.ece <= 1 and true.ece is not None and other.ece is None
+    assert decoder.parts_pq is not None and other.parts_pq is None and decoder.refined_pq is None
     (without,) = run(options(methods=("decoder",), annotations=(2,), effort=False), Bright())
     assert without.sam_seconds is None and without.pq is not None
 
