@@ -23,13 +23,15 @@ from model import guided
 from model.crops import IGNORE, Batch, CropSource, Sample
 from model.decoder import DecoderConfig, DomainDecoder
 from model.evaluate import LabelScores
+from model.instances import touching
 from model.metrics import Calibration
 from model.predict import predict
 
 __all__ = ["IGNORE", "Diverged", "Sample", "TrainConfig", "Trained", "in_validation", "train", "validate"]
 
 VALIDATION_SHARE = 0.2
-SINGLE_OBJECTS = 0.8  # share of a label's pixels that must lie in single objects, for touching ones to be separated
+SINGLE_OBJECTS = 0.8  # share of a label's pixels that must lie in single objects, for touching ones to be separated,
+TOUCHING = 0.1  # and share of its objects that must come within a cell of the answer of another one
 CALIBRATION_CELLS = 4096  # per image, at random
 TEMPERATURES = np.geomspace(0.5, 5, 47)
 # Where the processor multiplies bfloat16 itself a step takes half as long; where it does not, longer.
@@ -335,11 +337,18 @@ def distance_loss(logits: Tensor, batch: Batch) -> Tensor:
 def separable(
     samples: Sequence[Sample], labels: Sequence[str], check: Callable[[], None] = lambda: None
 ) -> tuple[str, ...]:
-    """The labels whose pixels lie almost all in single objects."""
+    """The labels whose pixels lie almost all in single objects, of which some touch."""
     total, single = np.zeros(256, np.int64), np.zeros(256, np.int64)
+    objects, crowded = np.zeros(256, np.int64), np.zeros(256, np.int64)
     for sample in samples:
         check()
         total += np.bincount(sample.label_map.ravel(), minlength=256)
         if sample.instances is not None:
             single += np.bincount(sample.label_map[sample.instances > 0], minlength=256)
-    return tuple(label for k, label in enumerate(labels, 1) if total[k] and single[k] >= SINGLE_OBJECTS * total[k])
+            cell = max(round(max(sample.label_map.shape) / len(sample.embedding.thumbnail)), 1)
+            for k in range(1, len(labels) + 1):
+                there, together = touching(np.where(sample.label_map == k, sample.instances, 0), cell)
+                objects[k], crowded[k] = objects[k] + there, crowded[k] + together
+    every = total * SINGLE_OBJECTS <= single
+    apart = objects * TOUCHING > crowded
+    return tuple(label for k, label in enumerate(labels, 1) if total[k] and every[k] and not apart[k])

@@ -281,30 +281,50 @@ def labelled(pixels: dict[int, int], single: dict[int, int]) -> Sample:
     at = 0
     for label, count in pixels.items():
         label_map[at : at + count] = label
-        instances[at : at + single.get(label, 0)] = label
+        instances[at : at + single.get(label, 0)] = 2 * label
+        instances[at : at + single.get(label, 0) // 2] = 2 * label + 1
         at += count
     return Sample("t", made_up(0).embedding, label_map.reshape(64, 64), instances.reshape(64, 64))
 
 
-def test_labels_of_single_objects_are_to_be_separated() -> None:
+def test_labels_of_single_objects_that_touch_are_to_be_separated() -> None:
     labels = ("pit", "dust", "rock", "none")
     one = labelled({1: 100, 2: 100, 3: 50}, {1: 80, 2: 79, 3: 0})
     two = labelled({3: 450}, {3: 450})
     assert separable([one], labels) == ("pit",)
     assert separable([one, two], labels) == ("pit", "rock")  # 450 of 500
     assert separable([replace(one, instances=None)], labels) == ()
+    assert one.instances is not None and two.instances is not None
+    alone = replace(two, instances=np.where(one.instances > 0, 0, two.instances.astype(bool)).astype(np.uint16))
+    assert separable([alone], labels) == ()
+    assert separable([one, *19 * [alone]], labels) == ("pit",)  # of the pits both touch, of 21 rocks none
+
+
+def test_a_rare_touch_is_none() -> None:
+    labels, instances = np.zeros((64, 64), np.uint8), np.zeros((64, 64), np.uint16)
+    for number in range(1, 22):
+        y, x = divmod(number, 8)
+        instances[8 * y : 8 * y + 4, 8 * x : 8 * x + 4] = number
+    labels[instances > 0] = 1
+    sample = replace(made_up(0), label_map=labels, instances=instances)
+    assert separable([sample], ("pit",)) == ()
+    touching = instances.copy()
+    touching[8:12, 12:16] = touching[8, 8]  # grows up to the next
+    near = replace(sample, instances=touching, label_map=(touching > 0).astype(np.uint8))
+    assert separable([near], ("pit",)) == ()  # 2 of 21
+    assert separable([near, replace(near, label_map=np.where(touching < 12, near.label_map, 0))], ("pit",)) == ("pit",)
 
 
 def test_a_trained_decoder_knows_what_to_separate() -> None:
     sample, few = made_up(0, labels=2), TrainConfig(steps=2, batch=1)
-    only = np.where(sample.label_map == 2, sample.instances, 0).astype(np.uint16)
+    only = np.where(sample.label_map == 2, 1 + np.indices(sample.label_map.shape)[1] % 2, 0).astype(np.uint16)
     assert train([replace(sample, instances=only)], [], config("pit", "rock"), few).decoder.config.separate == ("rock",)
     assert train([replace(sample, instances=None)], [], config("pit", "rock"), few).decoder.config.separate == ()
 
 
 def test_the_decoder_is_ready_for_use_and_knows_what_it_is_for() -> None:
     decoder = train([made_up(0)], [], config("rock"), TrainConfig(steps=2, batch=1)).decoder
-    assert decoder.config == replace(config("rock"), separate=("rock",))
+    assert decoder.config == config("rock")
     assert not decoder.training and not any(p.requires_grad for p in decoder.parameters())
     assert predict(decoder, made_up(0).embedding).shape == (2, 64, 64)
 

@@ -132,17 +132,18 @@ def test_a_single_image_is_learned_from_and_nothing_is_claimed_of_it(planted, st
     assert train_version(planted, project) == 2
 
 
-@pytest.mark.parametrize(("parts", "separate"), [(1, ["Pit"]), (2, [])])
-def test_touching_objects_are_separated_only_if_single_ones_were_drawn(planted, studio, project, parts, separate):
+@pytest.mark.parametrize(("drawn", "separate"), [("one", []), ("two", ["Pit"]), ("two in one", [])])
+def test_objects_are_separated_only_if_touching_ones_were_drawn_one_by_one(planted, studio, project, drawn, separate):
     planted.settings = replace(planted.settings, min_annotations=1)
     planted.recipe = BAD
     image, mask = square(0)
-    drawn = mask if parts == 1 else mask | np.roll(mask, 32, 1)
-    studio.annotate(studio.add_task(project, png(image)), [brush(LABELING, drawn)])
+    left = mask & (np.cumsum(mask, 1) <= 12)
+    regions = {"one": [mask], "two": [left, mask & ~left], "two in one": [mask | np.roll(mask, 32, 1)]}[drawn]
+    studio.annotate(studio.add_task(project, png(image)), [brush(LABELING, region) for region in regions])
     reconcile(planted, project)
     (record,) = planted.store.samples(project)
     sample = load_sample(planted, planted.pictures, project, LABELING, record)
-    assert (sample.instances == (mask if parts == 1 else 0)).all()
+    assert (sample.instances == {"one": mask, "two": 2 * mask - left, "two in one": 0 * mask}[drawn]).all()
     train_version(planted, project)
     assert planted.versions.card(project, 1)["separate"] == separate
     assert planted.decoder(project, LABELING).config.separate == tuple(separate)
