@@ -77,18 +77,13 @@ def _is_one_object(mask: NDArray[np.bool_]) -> bool:
     return parts == 1 or bool(areas.max() >= WHOLE * areas.sum())
 
 
-def touching(instances: NDArray[np.uint16], cell: int) -> tuple[int, int]:
-    """How many objects an instance map (H, W) holds, and how many have `cell` px or less to another one's pixels.
-
-    Every half cell is looked at, so what is smaller may be missed.
-    """
-    step = max(cell // 2, 1)
-    sampled = np.ascontiguousarray(instances[::step, ::step])
-    around = np.ones((2 * (cell // step) + 1,) * 2, np.uint8)
-    highest = cv2.dilate(sampled, around)
-    lowest = cv2.erode(np.where(sampled == 0, np.uint16(np.iinfo(np.uint16).max), sampled), around)
-    beside = (sampled > 0) & ((highest != sampled) | (lowest != sampled))
-    return len(np.unique(sampled[sampled > 0])), len(np.unique(sampled[beside]))
+def touching(instances: NDArray[np.uint16], reach: int) -> tuple[int, int]:
+    """How many objects an instance map (H, W) holds, and how many of them have another one's pixels `reach` px off."""
+    around = np.ones((2 * reach + 1,) * 2, np.uint8)
+    highest = cv2.dilate(instances, around)
+    lowest = cv2.erode(np.where(instances == 0, np.uint16(np.iinfo(np.uint16).max), instances), around)
+    beside = (instances > 0) & ((highest != instances) | (lowest != instances))
+    return len(np.unique(instances[instances > 0])), len(np.unique(instances[beside]))
 
 
 def separate(

@@ -294,25 +294,23 @@ def test_labels_of_single_objects_that_touch_are_to_be_separated() -> None:
     assert separable([one], labels) == ("pit",)
     assert separable([one, two], labels) == ("pit", "rock")  # 450 of 500
     assert separable([replace(one, instances=None)], labels) == ()
-    assert one.instances is not None and two.instances is not None
-    alone = replace(two, instances=np.where(one.instances > 0, 0, two.instances.astype(bool)).astype(np.uint16))
-    assert separable([alone], labels) == ()
-    assert separable([one, *19 * [alone]], labels) == ("pit",)  # of the pits both touch, of 21 rocks none
 
 
-def test_a_rare_touch_is_none() -> None:
-    labels, instances = np.zeros((64, 64), np.uint8), np.zeros((64, 64), np.uint16)
-    for number in range(1, 22):
-        y, x = divmod(number, 8)
-        instances[8 * y : 8 * y + 4, 8 * x : 8 * x + 4] = number
-    labels[instances > 0] = 1
-    sample = replace(made_up(0), label_map=labels, instances=instances)
-    assert separable([sample], ("pit",)) == ()
-    touching = instances.copy()
-    touching[8:12, 12:16] = touching[8, 8]  # grows up to the next
-    near = replace(sample, instances=touching, label_map=(touching > 0).astype(np.uint8))
-    assert separable([near], ("pit",)) == ()  # 2 of 21
-    assert separable([near, replace(near, label_map=np.where(touching < 12, near.label_map, 0))], ("pit",)) == ("pit",)
+@pytest.mark.parametrize("scale", [1, 8])
+def test_what_hardly_ever_touches_is_not_to_be_separated(scale: int) -> None:
+    two = labelled({1: 450}, {1: 450})
+    assert two.instances is not None
+    alone = replace(two, instances=np.minimum(two.instances, 1))
+
+    def larger(sample: Sample) -> Sample:
+        assert sample.instances is not None
+        maps = (each.repeat(scale, 0).repeat(scale, 1) for each in (sample.label_map, sample.instances))
+        return Sample("t", sample.embedding, *maps)
+
+    two, alone = larger(two), larger(alone)
+    assert separable([alone], ["pit"]) == () and separable([two], ["pit"]) == ("pit",)
+    assert separable([two, *18 * [alone]], ["pit"]) == ("pit",)  # 2 of 20
+    assert separable([two, *19 * [alone]], ["pit"]) == ()
 
 
 def test_a_trained_decoder_knows_what_to_separate() -> None:
