@@ -30,10 +30,10 @@ from model.predict import predict
 __all__ = ["IGNORE", "Diverged", "Sample", "TrainConfig", "Trained", "in_validation", "train", "validate"]
 
 VALIDATION_SHARE = 0.2
-# A label's touching objects are separated if such a share of its pixels lie in single objects, and such a share of these
-# comes within a cell of the answer of another one. Of 11 kinds, panoptic quality after 5 or 10 images: seven with 0.19
-# or more (nuclei, cats, metal powder) gain 0.01 to 0.38 by it, pits, craters and precipitates with 0.08 or less lose up
-# to 0.03 or gain as much (precipitates, one of two seeds); of lesions, from 0.08 to 0.23, it hardly matters.
+# A label's touching objects are separated if such a share of its pixels lies in single objects, and such a share of
+# these comes within a cell of the answer of another one. Of 11 kinds, after 5 or 10 images: seven with 0.19 or more
+# (nuclei, cats, metal powder) gain 0.01 to 0.38 panoptic quality by it; pits, craters and precipitates, with 0.08 or
+# less, lose up to 0.03 or, precipitates of one seed, gain as much; of lesions, 0.08 to 0.23, it hardly matters.
 SINGLE_OBJECTS, TOUCHING = 0.8, 0.15
 CALIBRATION_CELLS = 4096  # per image, at random
 TEMPERATURES = np.geomspace(0.5, 5, 47)
