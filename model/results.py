@@ -21,7 +21,7 @@ class ResultsError(ValueError):
 class Row:
     """One method, trained on so many images of a pack, measured on the pack's test images.
 
-    None where a method does not give it: calibration, instances and effort are the decoders' alone.
+    None where a method does not give it: calibration and instances are the decoders' alone, effort is `decoder`'s.
     """
 
     pack: str
