@@ -68,7 +68,7 @@ def test_a_decoder_that_is_less_sure_than_right_is_not_calibrated(asked: Trial) 
     assert 0.05 < scores["ece"] < 0.5 and scores["ece"] >= abs(right - sure.mean()) - 1e-6
 
 
-def test_without_a_sam_none_is_asked(monkeypatch: pytest.MonkeyPatch, asked: Trial) -> None:
+def test_without_a_sam_none_is_asked(asked: Trial) -> None:
     alone = Trial(["square"])
     alone.ask_decoder(None, SUBJECT, None)  # type: ignore[arg-type]
     assert alone.scores()["refined_pq"] is None and alone.scores()["pq"] == asked.scores()["pq"]
