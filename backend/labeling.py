@@ -14,7 +14,7 @@ from backend.limits import MAX_CONFIG, MAX_NAMES, MAX_TAGS, MAX_XML_DEPTH
 from backend.settings import OUTPUTS
 
 KINDS = tuple(f"{kind}labels" for kind in OUTPUTS)  # of controls for masks, preferred first
-POINT, BOX, VECTOR = "keypointlabels", "rectanglelabels", "vectorlabels"
+POINT, BOX, VECTOR, ELLIPSE = "keypointlabels", "rectanglelabels", "vectorlabels", "ellipselabels"
 MAX_LABELS = 254  # a label map has 8 bits; 0 is background, 255 is ignore
 ADD_OUTPUT = '<BrushLabels name="brush" toName="image" smart="false"><Label value="..."/></BrushLabels>'
 ADD_IMAGE = '<Image name="image" value="$image"/>'

@@ -147,11 +147,11 @@ def click(
 
     SAM's answer to the same points but the last is given back to it.
     """
-    asked = read_prompt(context, labeling)
+    pictures = service.pictures.seen(how)
+    asked = read_prompt(context, labeling, lambda output, index: pictures.look(image_url(task, output, index))[1].size)
     if asked is None:
         return [], 0.0
     url = image_url(task, asked.output, asked.index)
-    pictures = service.pictures.seen(how)
     digest, embedding = pictures.look(url)
     if not isinstance(embedding, Embedding):
         return click_large(service, pictures, labeling, task, asked, digest, embedding)
