@@ -20,13 +20,17 @@ from model.masks import MAX_PERCENT, MAX_VERTICES, OPAQUE, EmptyMask, MaskError,
 from model.whole_numbers import whole
 
 __all__ = [
+    "READABLE",
     "EmptyRegion",
     "Item",
     "LabelMap",
     "Labeling",
     "Size",
     "corners",
+    "has_shape",
     "holds_mask",
+    "is_open",
+    "is_region",
     "items_of",
     "label_map",
     "label_of",
@@ -273,13 +277,34 @@ _UNLABELLED = {kind.removesuffix("labels"): reader for kind, reader in _READERS.
 def holds_mask(region: Item, labeling: Labeling) -> bool:
     """Whether a region is a mask, whatever image and label it is of, and not a prompt or another kind of mark."""
     kind = str(region.get("type"))
-    return kind in _READERS and not _is_prompt(region, labeling) and not (kind == VECTOR and not _is_closed(region))
+    return kind in _READERS and not _is_prompt(region, labeling) and not is_open(region)
+
+
+def is_region(kind: str) -> bool:
+    """Whether results of a kind mark a place, with a label or without, and are not choices, texts or the like."""
+    return kind.endswith("labels") or kind in _UNLABELLED or kind == POINT.removesuffix("labels")
+
+
+def is_open(region: Item) -> bool:
+    """Whether a region is a line, which has no inside."""
+    return str(region.get("type")) in (VECTOR, VECTOR.removesuffix("labels")) and not _is_closed(region)
+
+
+def has_shape(region: Item) -> bool:
+    """Whether a mask region was drawn at all, by the number of its points, without looking at what it covers."""
+    value, kind = _value(region), region.get("type")
+    if kind == VECTOR:
+        vertices = value.get("vertices") or []
+        return len(vertices) > 2 or any(each.get("isBezier") for each in vertices)
+    if kind == "polygonlabels":
+        return len(value.get("points") or []) > 2
+    return value.get("rle") != [] and value.get("imageDataURL") != ""
 
 
 def _is_unlabelled(region: Item) -> bool:
     """Whether a region is a shape with an inside, of a control that gives no label."""
     kind = str(region.get("type"))
-    return kind in _UNLABELLED and (f"{kind}labels" != VECTOR or _is_closed(region))
+    return kind in _UNLABELLED and not is_open(region)
 
 
 def _is_prompt(region: Item, labeling: Labeling) -> bool:
@@ -299,8 +324,7 @@ def _is_closed(region: Item) -> bool:
 def _not_a_mask(region: Item, labeling: Labeling) -> str:
     """Why a region does not go into the label map, "" if it does."""
     if not holds_mask(region, labeling) and not _is_unlabelled(region):
-        open_ = str(region.get("type")) in (VECTOR, VECTOR.removesuffix("labels"))
-        return "an open line has no inside" if open_ else f"{region.get('type')} is not a mask"
+        return "an open line has no inside" if is_open(region) else f"{region.get('type')} is not a mask"
     image = region.get("to_name", labeling.image)
     if all(image != each.image for each in labeling.outputs):
         raise BadRequest(
