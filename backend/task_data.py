@@ -21,8 +21,9 @@ def value_at(data: Any, path: str) -> Any:
         return None
     if path in data:
         return data[path]
-    found: Any = data
-    for step in STEP.finditer(path):
+    steps = list(STEP.finditer(path))
+    found: Any = data if steps else None
+    for step in steps:
         key = step[1] or (step[3] if step[2] else step[0])
         if isinstance(found, Mapping):
             found = found.get(key)
