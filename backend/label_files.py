@@ -5,6 +5,8 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
+import numpy as np
+
 from backend.errors import BadRequest
 from backend.imported import Labelled, Made, Project, Size, other_size
 from backend.label_export import exported
@@ -79,7 +81,10 @@ def _masks(source: Path, project: Project, how: Masks, max_pixels: int) -> list[
         found.setdefault("/".join((*folders, each.stem + MASKS)), []).append((each, label))
 
     def objects(each: Path, label: str, size: Size) -> Iterator[tuple[str, Found]]:
-        for one in mask_files.objects(mask_files.read(each, size, max_pixels), how.values is not None):
+        numbers = mask_files.read(each, size, max_pixels)
+        if how.values is None or not set(np.unique(numbers).tolist()) <= {0, *how.values}:
+            numbers = mask_files.harden(numbers)
+        for one in mask_files.objects(numbers, how.values is not None):
             if how.values is not None and one.label not in how.values:
                 raise BadRequest(f"{each.name} has the number {one.label}, which --values does not name")
             yield label if how.values is None else how.values[one.label], one
