@@ -64,6 +64,8 @@ def _opaque(picture: Image.Image, depth: int) -> NDArray[np.bool_] | None:
         else:
             alphas[clear] = 0
         opaque = alphas[np.asarray(picture)] > OPAQUE
+    elif picture.mode == "1":
+        opaque = np.asarray(picture) != bool(clear)
     elif picture.mode == "RGB":
         # Of 16 bits Pillow keeps the upper eight.
         opaque = (np.asarray(picture) != np.asarray(clear) >> (8 if depth == 16 else 0)).any(axis=2)
