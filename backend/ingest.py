@@ -1,6 +1,7 @@
 """From an event to a sample: embedding, label map and single objects. Idempotent by annotation id and `updated_at`."""
 
 import logging
+import re
 
 from backend import ahead
 from backend.aside import state_of
@@ -8,12 +9,14 @@ from backend.errors import POISON_ERRORS, MediaError, SkylightError
 from backend.fair import Turn
 from backend.history import agreement
 from backend.predict import image_url
-from backend.regions import label_map
+from backend.regions import READING, label_map
 from backend.service import Service
 from backend.store import SampleRecord
 from backend.trace import fail
 from backend.webhook import Event
 from model.images import ImageError
+
+ELLIPSES = re.compile("<ellipse", re.IGNORECASE)  # in a configuration: a control for them
 
 log = logging.getLogger(__name__)
 
@@ -134,7 +137,9 @@ def save_config(service: Service, project: str, label_config: str) -> None:
 
 
 def parked(service: Service, project: str, record: SampleRecord) -> bool:
-    """Whether a sample lacks regions whose label the configuration has by now."""
+    """Whether a sample lacks regions that can be read by now: of labels that the configuration has, or ellipses."""
+    if record.reading < READING and ELLIPSES.search(service.store.config(project)):
+        return True
     if not record.parked:
         return False
     labeling = service.labeling(service.store.config(project))
@@ -172,6 +177,7 @@ def _annotation(service: Service, project: str, event: Event) -> bool:
         shown=shown["version"] if shown and agreed is not None else "",
         agreement=agreed,
         parked=found.parked,
+        reading=READING,
         **marks,
     )
     service.store.put(project, record, found.array, found.instances)

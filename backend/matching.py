@@ -41,11 +41,14 @@ def path_of(address: str, host: bool = False) -> str:
         query = parse_qs(url.query)
     except ValueError:  # such as http://[
         return address
-    if "d" in query:  # /data/local-files/?d=
+    folder = url.path.rstrip("/")
+    if "d" in query and folder.endswith("/data/local-files"):
         return query["d"][0]
-    if "filepath" in query:  # /storage-data/uploaded/?filepath=
+    if "filepath" in query and folder.endswith("/storage-data/uploaded"):
         return query["filepath"][0]
-    if "fileuri" in query:  # what Label Studio makes of s3:// and the like
+    if "fileuri" in query and folder.endswith(
+        ("/resolve", "/presign")
+    ):  # what Label Studio makes of s3:// and the like
         try:
             return path_of(base64.urlsafe_b64decode(query["fileuri"][0]).decode(), host)
         except (binascii.Error, ValueError):

@@ -21,6 +21,7 @@ from model.whole_numbers import whole
 
 __all__ = [
     "READABLE",
+    "READING",
     "EmptyRegion",
     "Item",
     "LabelMap",
@@ -41,6 +42,7 @@ __all__ = [
     "size_of",
 ]
 
+READING = 1  # counted up when regions are read otherwise than before; 0: ellipses were background
 CURVE_STEPS = 16  # straight parts that a curve between two vertices is drawn with
 FREE = 0.3  # where the editor puts the control point that one end of a curve lacks: this share of the way from that end
 

@@ -8,7 +8,8 @@ from urllib.parse import quote
 from backend.errors import Unavailable
 
 LONGEST = 103  # bytes of a socket's path: of macOS; Linux has 107
-SHORT_PARENTS = ("/tmp", "/var/tmp")  # nosec B108: what is made there is a folder of its own, mode 700
+# What is made there is a folder of its own, mode 700.
+SHORT_PARENTS = ("/tmp", "/var/tmp")  # nosec B108
 
 
 def socket_folder(socket: str) -> "tempfile.TemporaryDirectory[str]":

@@ -55,6 +55,7 @@ class SampleRecord:
     ground_truth: bool = False  # marked so in Label Studio
     reviewed: bool = False  # accepted by a reviewer, in a Label Studio that has reviews
     parked: tuple[str, ...] = ()  # labels of its regions that the configuration did not have; those pixels are "ignore"
+    reading: int = 0  # which reading of regions it was made by: `backend.regions.READING`
 
     def outdated(self, updated_at: str, ground_truth: bool, reviewed: bool) -> bool:
         """Whether this is news of the annotation: a later state of it, or other marks on the same one.

@@ -149,7 +149,7 @@ class Coco:
                 continue
             count = len(found)
             who = "without an image_id" if number is None else f"of image {number}, which the file does not list"
-            self.problems.append((f"{count} annotations", f"they are {who}"))
+            self.problems.append((f"annotations ({count})", f"they are {who}"))
 
     def _take_image(self, item: dict[str, Any], number: Id | None, problem: str) -> None:
         name = item.get("file_name")

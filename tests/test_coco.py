@@ -231,11 +231,11 @@ def test_what_contradicts_itself_costs_its_picture_only(read, changed, said):
 @pytest.mark.parametrize(
     ("changed", "problems"),
     [
-        ({"images": [OTHER]}, [("1 annotations", "they are of image 7, which the file does not list")]),
+        ({"images": [OTHER]}, [("annotations (1)", "they are of image 7, which the file does not list")]),
         ({"images": [{**IMAGE, "file_name": "/"}, OTHER]}, [("image 7", "it has no file_name")]),
         (
             {"images": [OTHER], "annotations": [{"id": 1, "category_id": 3}] * 2},
-            [("2 annotations", "they are without an image_id")],
+            [("annotations (2)", "they are without an image_id")],
         ),
     ],
 )

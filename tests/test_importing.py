@@ -15,6 +15,7 @@ from backend.importing import LONGEST_NAME, Options, plan
 from backend.label_files import Masks
 from backend.regions import label_map, parse_config, read_mask
 from backend.settings import Settings
+from model.masks import encode_rle
 
 from .planted import png, square
 from .studio import CONFIG, KEY
@@ -453,6 +454,7 @@ def skylight(service, studio, monkeypatch):
     for variable in Settings.table():
         monkeypatch.delenv(variable.env, raising=False)
     monkeypatch.delenv("SKYLIGHT_DATA", raising=False)
+    monkeypatch.delenv("SKYLIGHT_CASES", raising=False)
     monkeypatch.setenv("SKYLIGHT_HOME", str(service.settings.home))
     monkeypatch.setenv("LABEL_STUDIO_URL", studio.url)
     monkeypatch.setenv("LABEL_STUDIO_API_KEY", KEY)
@@ -505,3 +507,227 @@ def test_it_needs_label_studio(service, project, tmp_path, monkeypatch):
     monkeypatch.setattr(service, "settings", replace(service.settings, label_studio_api_key=""))
     with pytest.raises(Unavailable, match="set LABEL_STUDIO_URL and LABEL_STUDIO_API_KEY"):
         plan(service, 1, [coco(tmp_path / "c.json", ("a.png",))], Options())
+
+
+def write(path, body):
+    path.write_text(json.dumps(body))
+    return path
+
+
+def coco_of(path, *items, size=None):
+    """A COCO file of pictures and rings, (name, ring, ..) each, of sizes as said."""
+    images = [
+        {"id": k, "file_name": name, **(size or {"height": 64, "width": 64})} for k, (name, *_) in enumerate(items)
+    ]
+    rings = [(k, ring) for k, (_, *found) in enumerate(items) for ring in found]
+    annotations = [
+        {"id": n, "image_id": k, "category_id": 1, "segmentation": [ring]} for n, (k, ring) in enumerate(rings)
+    ]
+    return write(path, {"images": images, "annotations": annotations, "categories": [{"id": 1, "name": "Pit"}]})
+
+
+TRIANGLE = [2, 2, 40, 2, 40, 40]
+
+
+def test_one_bad_picture_or_annotation_of_a_coco_file_takes_no_other_with_it(run, studio, project, tmp_path):
+    body = json.loads(coco_of(tmp_path / "c.json", ("a.png", TRIANGLE), ("b.png", TRIANGLE), ("c.png",)).read_text())
+    body["annotations"] += [{**body["annotations"][0], "image_id": 99}, {**body["annotations"][1], "category_id": 7}]
+    body["images"] += [{"id": 4, "file_name": None}, {**body["images"][2], "file_name": "d.png"}]
+    tally = run(write(tmp_path / "c.json", body))
+    assert tally.annotated == 1 and len(results(studio, 1)[0]) == 1 and results(studio, 2) == []
+    reasons = dict(tally.failed)
+    assert "annotation 1: it is of category 7, which the file does not list" in reasons["b.png"]
+    assert "2 images of the file have the id 2" in reasons["c.png"] == reasons["d.png"]
+    assert reasons["annotations (1)"] == "they are of image 99, which the file does not list"
+    assert reasons["image 4"] == "it has no file_name"
+
+
+@pytest.mark.parametrize("size", [{}, {"height": None, "width": None}, {"height": 64.0, "width": "64"}])
+def test_coco_sizes_may_be_missing_or_of_another_type(run, studio, project, tmp_path, size):
+    tally = run(coco_of(tmp_path / "c.json", ("a.png", TRIANGLE), ("b.png",), size=size or {"x": 1}))
+    assert (tally.annotated, tally.regions, tally.empty, tally.failed) == (2, 1, 1, [])
+
+
+def test_objects_without_a_shape_are_counted_and_the_others_imported(run, studio, project, tmp_path):
+    tally = run(coco_of(tmp_path / "c.json", ("a.png", [], TRIANGLE, [1, 1, 9, 9]), ("b.png", [5, 5])))
+    assert (tally.lost, tally.regions, tally.annotated, tally.failed) == (3, 1, 2, [])
+
+
+def test_a_coco_file_of_the_one_category_default_has_a_hint(run, studio, project, tmp_path):
+    studio.projects[1]["label_config"] = TWO
+    body = json.loads(coco_of(tmp_path / "c.json", ("a.png", TRIANGLE)).read_text())
+    body["categories"][0]["name"] = "default"
+    with pytest.raises(BadRequest, match="'default', only Pit, Crater.*export as JSON, and import that"):
+        run(write(tmp_path / "c.json", body))
+    body["categories"][0]["name"] = "rock"
+    with pytest.raises(BadRequest) as error:
+        run(write(tmp_path / "c.json", body))
+    assert "JSON" not in str(error.value)
+    body["categories"][0]["name"] = "default"
+    assert run(write(tmp_path / "c.json", body), rename=(("default", "Crater"),)).regions == 1
+
+
+def test_tasks_are_found_by_the_addresses_in_a_coco_file(run, studio, project, tmp_path):
+    path = "/data/upload/1/0000000f-q one.png"
+    studio.pictures[path] = png(square(1)[0])
+    studio.tasks[1]["data"]["image"] = f" {path.replace(' ', '%20')}\r\n"
+    tally = run(coco_of(tmp_path / "c.json", (path.replace(" ", "%20"), TRIANGLE)))
+    assert (tally.failed, len(results(studio, 1)[0])) == ([], 1)
+
+
+@pytest.mark.parametrize(
+    ("value", "data"),
+    [
+        ("$meta.url", lambda path: {"meta": {"url": path}}),
+        ("$images[0].url", lambda path: {"images": [{"url": path}]}),
+        ("$meta.url", lambda path: {"meta.url": path}),
+        ("$image", lambda path: {"$undefined$": path}),
+    ],
+)
+def test_pictures_at_a_path_in_the_data_are_found(run, studio, project, tmp_path, value, data):
+    studio.projects[1]["label_config"] = CONFIG.replace('value="$image"', f'value="{value}"')
+    for task in studio.tasks.values():
+        task["data"] = data(task["data"]["image"])
+    assert run(coco_of(tmp_path / "c.json", ("a.png", TRIANGLE))).regions == 1
+    path = export(studio, tmp_path / "e.json", 1)
+    studio.tasks[1]["annotations"] = []
+    assert run(path).failed == [] and len(results(studio, 1)[0]) == 1
+
+
+def test_names_with_accents_are_found_however_they_are_encoded(run, studio, project, tmp_path):
+    composed, apart = "Kr\u00e4ter", "Kra\u0308ter"
+    studio.projects[1]["label_config"] = label_config(["Pit", composed])
+    studio.add_task(project, png(square(3)[0]), name=f"{composed}.png")
+    mask(tmp_path / "m", f"{apart}/{apart}.png")
+    assert run(tmp_path / "m").regions == 2
+    assert {region["value"]["brushlabels"][0] for region in results(studio, 3)[0]} == {composed}
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in" / "u\u0308.png").write_bytes(png(square(4)[0]))
+    body = json.loads(coco_of(tmp_path / "c.json", ("\u00fc.png", TRIANGLE)).read_text())
+    body["categories"][0]["name"] = f"alt{apart}"
+    tally = run(write(tmp_path / "c.json", body), rename=((f"ALT{composed}", apart),), images=tmp_path / "in")
+    assert (tally.uploaded, tally.regions, tally.failed) == (1, 1, [])
+
+
+def test_masks_by_their_transparency_and_with_soft_rims(run, studio, project, tmp_path):
+    drawn = np.zeros((64, 64, 4), np.uint8)
+    drawn[4:14, 4:14, 3] = drawn[30:50, 30:50, 3] = 255
+    drawn[14, 4:14, 3] = 100
+    mask(tmp_path / "clear", "a.png", drawn)
+    run(tmp_path / "clear")
+    assert sorted(int(each.sum()) for each in masks_of(results(studio, 1)[0])) == [100, 400]
+    soft = drawn[..., 3].copy()
+    soft[29, 30:50], soft[50, 30:50] = 200, 37
+    mask(tmp_path / "soft", "b.png", soft)
+    run(tmp_path / "soft")
+    assert sorted(int(each.sum()) for each in masks_of(results(studio, 2)[0])) == [100, 420]
+    tally = run(tmp_path / "soft", masks=Masks(values={255: "Pit"}), again=True)
+    assert tally.regions == 2
+    named = run(tmp_path / "soft", masks=Masks(values={255: "Pit", 200: "", 100: "", 37: ""}), again=True)
+    assert sorted(int(each.sum()) for each in masks_of(results(studio, 2)[2])) == [100, 400] and not named.failed
+
+
+def shape(kind, control, value, **more):
+    """A region of a picture of 64 x 64 px, as it is exported."""
+    value = {**value, **({kind: ["Pit"]} if kind.endswith("labels") else {})}
+    size = {"original_width": 64, "original_height": 64, "image_rotation": 0}
+    return {"id": kind, "from_name": control, "to_name": "image", "type": kind, "value": value, **size, **more}
+
+
+def test_left_over_prompts_are_left_out_and_counted(skylight, studio, project, tmp_path):
+    brush = {**shape("brushlabels", "brush", {"format": "rle", "rle": encode_rle(square(1)[1])})}
+    prompts = [
+        shape("keypointlabels", "KeyPointLabels", {"x": 9, "y": 9, "width": 1}, is_positive=True),
+        shape("keypointlabels", "KeyPointLabels", {"x": 50, "y": 9, "width": 1}, is_positive=False),
+        shape("keypoint", "k", {"x": 5, "y": 9, "width": 1}),
+        shape("rectangle", "r", {"x": 5, "y": 9, "width": 10, "height": 10}),
+        shape("vectorlabels", "line", {"vertices": [{"x": 1, "y": 1}, {"x": 9, "y": 9}, {"x": 1, "y": 9}]}),
+    ]
+    relation = {"type": "relation", "from_id": "brushlabels", "to_id": "keypointlabels", "direction": "right"}
+    studio.annotate(1, [brush, *prompts, relation])
+    studio.annotate(2, prompts[:1])
+    path = export(studio, tmp_path / "e.json")
+    for task in studio.tasks.values():
+        task["annotations"] = []
+    done = skylight(path, "--project", 1)
+    assert done.exit_code == 0, done.output
+    ((region,),) = results(studio, 1)
+    assert (region["from_name"], region["type"]) == ("mask", "brushlabels")
+    assert (read_mask(region, (64, 64)) == square(1)[1]).all()
+    assert results(studio, 2) == []  # an empty annotation would say that nothing is there
+    assert "left out: 3 keypointlabels of 'KeyPointLabels', 1 keypoint of 'k', 1 rectangle of 'r'" in done.output
+    assert "1 pictures have nothing else, and get no annotation from it" in done.output
+
+
+def test_what_is_no_region_is_left_out_only_if_that_is_asked_for(run, studio, project, tmp_path):
+    choice = {"id": "c", "from_name": "q", "to_name": "image", "type": "choices", "value": {"choices": ["good"]}}
+    brush = shape("brushlabels", "mask", {"format": "rle", "rle": encode_rle(square(1)[1])})
+    studio.annotate(1, [brush, choice])
+    path = export(studio, tmp_path / "e.json", 1)
+    studio.tasks[1]["annotations"] = []
+    with pytest.raises(BadRequest, match="choices of 'q' with 'good'.*--leave-out CONTROL"):
+        run(path)
+    tally = run(path, leave_out=("q",))
+    assert results(studio, 1) == [[brush]] and tally.left_out == {"choices of 'q'": 1}
+
+
+def test_an_ellipse_of_an_export_becomes_a_mask_or_stays_where_the_project_has_its_control(
+    run, studio, project, tmp_path
+):
+    ellipse = shape("ellipselabels", "ell", {"x": 50, "y": 50, "radiusX": 30, "radiusY": 15, "rotation": 30})
+    studio.annotate(1, [ellipse])
+    path = export(studio, tmp_path / "e.json", 1)
+    studio.tasks[1]["annotations"] = []
+    assert run(path).failed == []
+    ((region,),) = results(studio, 1)
+    assert (region["type"], region["id"]) == ("brushlabels", "ellipselabels")
+    assert (read_mask(region, (64, 64)) == read_mask(ellipse, (64, 64))).all()
+    control = '<EllipseLabels name="ell" toName="image"><Label value="Pit"/></EllipseLabels></View>'
+    studio.projects[1]["label_config"] = CONFIG.replace("</View>", control)
+    run(path, again=True)
+    assert results(studio, 1)[1] == [ellipse]
+    other = path.read_text().replace('"Pit"', '"Dune"')
+    path.write_text(other)
+    with pytest.raises(BadRequest, match="ellipselabels of 'ell' with 'Dune', which the project does not have"):
+        run(path)
+
+
+SIZELESS = [
+    shape("polygonlabels", "poly", {"points": [[10, 10], [50, 10], [50, 50]], "closed": True}),
+    shape("rectanglelabels", "flat", {"x": 10, "y": 10, "width": 30, "height": 30}),
+    shape("brushlabels", "mask", {"format": "rle", "rle": encode_rle(square(1)[1])}),
+    shape("brushlabels", "other", {"format": "rle", "rle": encode_rle(square(1)[1])}),
+]
+
+
+@pytest.mark.parametrize("sizes", [{}, {"original_width": None, "original_height": None}, {"original_width": 64.0}])
+@pytest.mark.parametrize("region", SIZELESS, ids=lambda region: str(region["from_name"]))
+def test_regions_without_sizes_are_imported_with_the_pictures_own(run, studio, project, tmp_path, region, sizes):
+    labeling = parse_config(CONFIG)
+    polygons = '<PolygonLabels name="poly" toName="image"><Label value="Pit"/></PolygonLabels></View>'
+    studio.projects[1]["label_config"] = CONFIG.replace("</View>", polygons)
+    bare = {key: value for key, value in region.items() if not key.startswith("original_")} | sizes
+    studio.annotate(1, [bare])
+    path = export(studio, tmp_path / "e.json", 1)
+    studio.tasks[1]["annotations"] = []
+    assert run(path).failed == []
+    ((made,),) = results(studio, 1)
+    assert (made["original_width"], made["original_height"]) == (64, 64)
+    assert type(made["original_width"]) is int
+    if made["type"] != "rectanglelabels":
+        assert label_map([made], labeling, (64, 64)).array.any()
+
+
+def test_shapes_that_were_never_drawn_are_left_out_of_an_export_and_counted(run, studio, project, tmp_path):
+    brush = shape("brushlabels", "mask", {"format": "rle", "rle": encode_rle(square(1)[1])})
+    empty = [
+        shape("polygonlabels", "poly", {"points": []}),
+        shape("polygonlabels", "gone", {"points": [[1, 1], [9, 9]]}),
+        shape("brushlabels", "mask", {"format": "rle", "rle": []}),
+        shape("vectorlabels", "v", {"vertices": [{"x": 1, "y": 1}], "closed": True}),
+    ]
+    studio.annotate(1, [brush, *empty])
+    path = export(studio, tmp_path / "e.json", 1)
+    studio.tasks[1]["annotations"] = []
+    tally = run(path)
+    assert (tally.failed, tally.lost, results(studio, 1)) == ([], 4, [[brush]])

@@ -2,6 +2,7 @@
 
 import hashlib
 import logging
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -311,3 +312,59 @@ def test_annotations_that_are_too_much_are_named_in_the_log_and_hold_up_no_other
     assert "did not foresee" not in caplog.text and "Traceback" not in caplog.text
     for annotation in annotations[:-1]:
         assert f"annotation {annotation['id']} " in caplog.text
+
+
+ELLIPSES = CONFIG.replace(
+    "</View>", '<EllipseLabels name="ell" toName="image"><Label value="Pit"/></EllipseLabels></View>'
+)
+
+
+@pytest.mark.parametrize("config", [CONFIG, ELLIPSES])
+def test_a_sample_of_a_release_that_took_ellipses_for_background_is_made_again(planted, studio, project, config):
+    studio.projects[1]["label_config"] = config
+    task = studio.add_task(project, png(square(0)[0]))
+    ellipse = key_point("ell", "Pit", 0, 0, (64, 64)) | {"type": "ellipselabels"}
+    ellipse["value"] = {"x": 50, "y": 50, "radiusX": 20, "radiusY": 20, "ellipselabels": ["Pit"]}
+    annotation = studio.annotate(task, [ellipse])
+    create(planted, studio, project, annotation)
+    (record,) = planted.store.samples(project)
+    assert planted.store.label_map(project, record)[32, 32] == 1
+    planted.store.put(project, replace(record, reading=0), np.zeros((64, 64), np.uint8))
+    assert create(planted, studio, project, annotation) == (config == ELLIPSES)
+    (record,) = planted.store.samples(project)
+    assert planted.store.label_map(project, record)[32, 32] == (config == ELLIPSES)
+    assert not create(planted, studio, project, annotation)
+
+
+def test_an_annotation_with_a_shape_that_was_never_drawn_is_learned_from_and_the_log_names_it(
+    planted, studio, project, caplog
+):
+    image, mask = square(0)
+    slip = {**brush(LABELING, mask), "id": "slip", "type": "polygonlabels", "from_name": "poly"}
+    slip["value"] = {"points": [[1, 1], [9, 9]], "polygonlabels": ["Pit"]}
+    task = studio.add_task(project, png(image))
+    with caplog.at_level(logging.INFO):
+        assert create(planted, studio, project, studio.annotate(task, [brush(LABELING, mask), slip]))
+    (record,) = planted.store.samples(project)
+    assert record.regions == 1 and (planted.store.label_map(project, record) == mask).all()
+    assert "region 'slip' covers nothing: a polygon needs at least 3 points, not 2; it is left out" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("value", "data"),
+    [
+        ("$meta.url", lambda path: {"meta": {"url": path}}),
+        ("$images[0].url", lambda path: {"images": [{"url": path}]}),
+        ("$image", lambda path: {"image": f"\t{path}\r\n"}),
+        ("$image", lambda path: {"$undefined$": path}),
+    ],
+)
+def test_a_picture_is_found_wherever_the_data_has_its_address(planted, studio, project, value, data):
+    studio.projects[1]["label_config"] = CONFIG.replace('value="$image"', f'value="{value}"')
+    image, mask = square(0)
+    task = studio.add_task(project, png(image))
+    path = studio.tasks[task]["data"]["image"]
+    studio.tasks[task]["data"] = data(path)
+    assert create(planted, studio, project, studio.annotate(task, [brush(LABELING, mask)]))
+    (record,) = planted.store.samples(project)
+    assert record.url == path

@@ -1,3 +1,5 @@
+from collections.abc import Callable
+
 import pytest
 
 from backend.errors import ConfigError
@@ -182,3 +184,65 @@ def test_all_controls_are_read_with_what_they_are_for() -> None:
         "q": Control("choices", ("image",), ("good", "bad")),
         "note": Control("textarea", ("image",), ()),
     }
+
+
+SMALL = """<view>
+  <image name="image" value="$image"/>
+  <{brush} name="mask" {to}="image" {smart}="false">
+    <{label} value="Pit" {alias}="pit"/><{label} value="Crater"/>
+  </{brush}>
+  <{point} name="point" {to}="image" {only}="true"><{label} value="Pit"/></{point}>
+</view>"""
+WORDS = {"brush": "BrushLabels", "point": "KeyPointLabels", "label": "Label", "to": "toName", "smart": "smart"}
+WORDS |= {"alias": "alias", "only": "smartOnly"}
+
+
+@pytest.mark.parametrize("spell", [str, str.lower, str.upper, str.title, str.swapcase])
+def test_tags_and_attributes_may_be_in_any_case(spell: Callable[[str], str]) -> None:
+    labeling = parse_config(SMALL.format(**{key: spell(word) for key, word in WORDS.items()}))
+    assert (labeling.labels, labeling.control, labeling.type) == (("pit", "Crater"), "mask", "brushlabels")
+    assert labeling.prompts == ("point",) and labeling.outputs[0].also == (("Pit",), ())
+
+
+def test_choices_in_small_letters_are_a_controls_labels() -> None:
+    xml = '<view><image name="i" value="$i"/><choices name="q" toname="i"><choice value="good"/></choices></view>'
+    assert controls(xml) == {"q": Control("choices", ("i",), ("good",))}
+
+
+def test_an_attribute_given_in_two_cases_is_the_one_as_documented() -> None:
+    brush = '<BrushLabels name="b" toname="other" toName="image"><Label value="Pit"/></BrushLabels>'
+    assert parse_config(view(brush)).image == "image"
+
+
+@pytest.mark.parametrize("value", ["meta.url", "images[0].url", "a.b[1]", "a b", "my-image"])
+def test_the_image_may_be_at_a_path_into_the_data(value: str) -> None:
+    labeling = parse_config(view(control("BrushLabels", "b"), image=f'<Image name="image" value="${value}"/>'))
+    assert labeling.data_key == value
+
+
+@pytest.mark.parametrize("value", ["$host/$file", "/data/upload/1/$file", "$dir/a.png", "$a$b", "$"])
+def test_a_text_with_fields_in_it_is_refused_by_name(value: str) -> None:
+    with pytest.raises(ConfigError, match="not a field of the task's data") as error:
+        parse_config(view(control("BrushLabels", "b"), image=f'<Image name="image" value="{value}"/>'))
+    assert repr(value) in str(error.value)
+
+
+REPEATER = """<Repeater on="$images" indexFlag="{{idx}}"><Image name="page_{{idx}}" value="$images[{{idx}}].url"/>
+<BrushLabels name="mask_{{idx}}" toName="page_{{idx}}"><Label value="Pit"/></BrushLabels></Repeater>"""
+
+
+def test_a_repeater_is_refused_by_name_unless_there_are_masks_outside_of_it() -> None:
+    with pytest.raises(ConfigError, match=r"'mask_\{\{idx\}\}' is in a Repeater, which is not read; .*valueList"):
+        parse_config(f"<View>{REPEATER}</View>")
+    labeling = parse_config(view(REPEATER, control("BrushLabels", "b")))
+    assert [each.name for each in labeling.outputs] == ["b"]
+
+
+def test_a_label_is_found_however_its_accents_are_encoded() -> None:
+    composed, apart = "Kr\u00e4ter", "Kra\u0308ter"
+    for own, other in ((composed, apart), (apart, composed)):
+        labeling = parse_config(view(control("BrushLabels", "b", f"Pit,{own}")))
+        assert [labeling.number(name) for name in (own, other, other.upper())] == [2, 2, 2]
+        assert labeling.output(other).spelled(other) == own
+    both = parse_config(view(control("BrushLabels", "b", f"{composed},{apart}")))
+    assert [both.number(name) for name in (composed, apart)] == [1, 2]

@@ -327,6 +327,34 @@ def test_points_on_another_image_of_the_task_are_left_out(client, planted, studi
     assert [prompt.positive.tolist() for prompt, _ in asked] == [[True]]
 
 
+@pytest.mark.parametrize(
+    ("value", "data"),
+    [
+        ("$meta.url", {"meta": {"url": "/data/upload/1/a.png"}}),
+        ("$images[1].url", {"images": [{}, {"url": "/data/upload/1/a.png"}]}),
+        ("$meta.url", {"meta.url": "/data/upload/1/a.png"}),
+        ("$image", {"image": " /data/upload/1/a.png\n"}),
+        ("$image", {"$undefined$": "/data/upload/1/a.png"}),
+    ],
+)
+def test_a_picture_is_found_wherever_the_data_has_its_address(client, planted, studio, value, data):
+    studio.pictures["/data/upload/1/a.png"] = png(np.full((40, 60, 3), 20, np.uint8))
+    config = CONFIG.replace('value="$image"', f'value="{value}"')
+    (region,) = ask(client, click((5, 7), (40, 60), data, config))[0]["result"]
+    assert mask_of(region).sum() == 20
+    assert module.image_urls({"id": 1, "data": data}, parse_config(config)) == ["/data/upload/1/a.png"]
+
+
+def test_a_point_without_coordinates_does_not_cost_the_click(client, planted, studio):
+    studio.pictures["/data/upload/1/a.png"] = png(np.full((40, 60, 3), 20, np.uint8))
+    body = click((5, 7), (40, 60), {"image": "/data/upload/1/a.png"})
+    whole = body["params"]["context"]["result"][0]
+    body["params"]["context"]["result"] = [whole, {**whole, "id": "k2", "value": {"keypointlabels": ["Pit"]}}]
+    asked = watch(planted)
+    assert mask_of(ask(client, body)[0]["result"][0]).sum() == 20
+    assert [prompt.points.tolist() for prompt, _ in asked] == [[[5, 7]]]
+
+
 TWO = """<View><Image name="left" value="$l"/><Image name="right" value="$r"/>
 <BrushLabels name="b" toName="left"><Label value="Pit"/></BrushLabels>
 <PolygonLabels name="p" toName="right"><Label value="Pit"/></PolygonLabels>
