@@ -1,5 +1,6 @@
 """Label Studio's labeling configuration: what a project asks for."""
 
+import functools
 import re
 import unicodedata
 from collections.abc import Callable, Mapping, Sequence
@@ -124,18 +125,21 @@ def find(label: str, labels: Sequence[str], also: Sequence[Sequence[str]]) -> in
     """
     names = [(name,) for name in labels]
     for form in (str, _composed, _caseless):
+        wanted = form(label)
         for each in (names, also):
             for at, known in enumerate(each):
-                if form(label) in map(form, known):
+                if wanted in map(form, known):
                     return at
     return None
 
 
+@functools.lru_cache(maxsize=2 * MAX_NAMES)
 def _composed(name: str) -> str:
     """A name with its accents in one way, which file systems spell in two."""
     return unicodedata.normalize("NFC", name)
 
 
+@functools.lru_cache(maxsize=2 * MAX_NAMES)
 def _caseless(name: str) -> str:
     return _composed(_composed(name).casefold())
 

@@ -215,11 +215,16 @@ def _ellipse(item: Item, size: Size) -> NDArray[np.bool_]:
     return ellipse_mask(centre, radii, turn, height, width)
 
 
+def _brush(item: Item, size: Size) -> NDArray[np.bool_]:
+    rle: Any = _value(item).get("rle")
+    return decode_rle(rle, *size) > OPAQUE
+
+
 def _bitmask(item: Item, size: Size) -> NDArray[np.bool_]:
     url = _value(item).get("imageDataURL")
     if url == "":
         raise EmptyMask("its image is empty")
-    return decode_png(url, size)
+    return decode_png(str(url), size)
 
 
 def _vector(item: Item, size: Size) -> NDArray[np.bool_]:
@@ -264,7 +269,7 @@ def _xy(point: object) -> NDArray[np.float64]:
 
 
 _READERS: Mapping[str, Callable[[Item, Size], NDArray[np.bool_]]] = {
-    "brushlabels": lambda item, size: decode_rle(_value(item).get("rle"), *size) > OPAQUE,
+    "brushlabels": _brush,
     "bitmasklabels": _bitmask,
     "polygonlabels": lambda item, size: polygon_mask(_value(item).get("points") or (), *size),
     VECTOR: _vector,

@@ -28,7 +28,7 @@ EVENTS = {  # what each webhook says: kind of event, ids, number of masks
     "21": ("annotation", 1, 1),
     "22": ("annotation", 14, 2),
     "23": ("annotation", 18, 1),
-    "25": ("annotation", 19, 6),
+    "25": ("annotation", 19, 7),
     "26": ("annotation", 3, 0),
     "27": ("annotation", 25, 0),
     "28": ("annotation", 1, 1),
