@@ -39,6 +39,8 @@ def _values(ctx: click.Context, param: click.Parameter, value: str | None) -> di
 @click.option("--values", callback=_values, help="Labels of masks' numbers, as 1=Pit,2=Crater; '3=' leaves 3 out.")
 @click.option("--rename", multiple=True, callback=_renames, metavar="OLD=NEW", help="What a label is called in the "
               "project; 'OLD=' leaves it out.")  # fmt: skip
+@click.option("--leave-out", multiple=True, metavar="CONTROL", help="Control of an export whose regions, such as "
+              "choices, the project has no place for and shall not have.")  # fmt: skip
 @click.option("--again", is_flag=True, help="Annotate also tasks that have an annotation.")
 @click.option("--dry-run", "dry", is_flag=True, help="Read and check everything, write nothing.")
 def import_annotations(sources: tuple[Path, ...], project: int, label: str, values: Any, **given: Any) -> None:
@@ -84,6 +86,12 @@ def _summarize(tally: Any, dry: bool) -> None:
     )
     if tally.lost:
         click.echo(f"{tally.lost} objects cover no pixel's centre and are left out")
+    if tally.left_out:
+        shown = ", ".join(f"{count} {what}" for what, count in tally.left_out.most_common(REASONS))
+        more = " and others" if len(tally.left_out) > REASONS else ""
+        click.echo(f"regions that the project has no place for are left out: {shown}{more}")
+    if tally.prompts:
+        click.echo(f"{tally.prompts} pictures have nothing else, and get no annotation from it")
     for name, reason in tally.failed[:REASONS]:
         click.secho(f"{name}: {reason}", fg="red")
     if len(tally.failed) > REASONS:

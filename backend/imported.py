@@ -1,5 +1,6 @@
 """What labels from elsewhere become in a project: its names for them, and regions of its controls."""
 
+import unicodedata
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,11 +19,12 @@ Size = tuple[int, int]  # H, W px
 
 @dataclass(frozen=True)
 class Made:
-    """An annotation to be made, and how many objects it leaves out, as they have no pixel."""
+    """An annotation to be made, and what it leaves out."""
 
     result: list[Region]
     ground_truth: bool = False
-    lost: int = 0
+    lost: int = 0  # objects that have no pixel
+    left_out: tuple[str, ...] = ()  # regions that have no place in the project, such as prompts: what each is
 
 
 @dataclass(frozen=True)
@@ -34,20 +36,31 @@ class Labelled:
     made: Callable[[Size], list[Made]]  # its annotations on a picture of H, W px; raises SkylightError, ValueError, ..
     stem: bool = False  # whether the picture's name may end in another way
     whole: bool = False  # whether it is a whole task, whatever pictures that has
+    problem: str = ""  # why its labels cannot be used
 
 
 class Project:
     """A project's labels and controls, and how names of elsewhere are to be read."""
 
-    def __init__(self, labeling: Labeling, controls: Mapping[str, Control], rename: Mapping[str, str]) -> None:
-        """`rename`: from names of elsewhere, in any case, to those here, "" for what is to be left out."""
+    def __init__(
+        self,
+        labeling: Labeling,
+        controls: Mapping[str, Control],
+        rename: Mapping[str, str],
+        leave_out: frozenset[str] = frozenset(),
+    ) -> None:
+        """`rename`: from names of elsewhere, in any case, to those here, "" for what is to be left out.
+
+        `leave_out`: controls of elsewhere whose regions are left out.
+        """
         self.labeling = labeling
         self.controls = controls
-        self._rename = {old.casefold(): new for old, new in rename.items()}
+        self.leave_out = leave_out
+        self._rename = {_key(old): new for old, new in rename.items()}
 
     def renamed(self, name: str) -> str:
         """A name as it is to be read, "" if it is to be left out."""
-        return self._rename.get(name.casefold(), name)
+        return self._rename.get(_key(name), name)
 
     def label(self, name: str) -> str | None:
         """The project's label for a name of elsewhere, "" if it is to be left out, None if there is none."""
@@ -57,15 +70,15 @@ class Project:
         at = find(new, self.labeling.labels, self.labeling.also)
         return None if at is None else self.labeling.labels[at]
 
-    def check(self, source: Path, names: Sequence[str]) -> None:
-        """Raises BadRequest, which names them, if the project lacks a label."""
+    def check(self, source: Path, names: Sequence[str], hint: str = "") -> None:
+        """Raises BadRequest, which names them, if the project lacks a label; `hint` is why that may be."""
         lacking = [name for name in names if self.label(name) is None]
         if lacking:
             shown = ", ".join(map(repr, lacking[:NAMED])) + (", .." if len(lacking) > NAMED else "")
             raise BadRequest(
                 f"{source} has labels that the project does not have, {shown}, only {', '.join(self.labeling.labels)}; "
                 f"add them to its labeling configuration, or give --rename '{lacking[0]}=LABEL', or '{lacking[0]}=' "
-                "to leave its objects out"
+                f"to leave its objects out{hint}"
             )
 
     def made(self, objects: Iterable[tuple[str, Found]], size: Size) -> Made:
@@ -87,6 +100,11 @@ class Project:
         part, rings = Part(found.top, found.left, size), found.rings if isinstance(found, Drawn) else ()
         drawn = draw(output, found.mask, output.spelled(label), 1.0, part_of=part, rings=rings)
         return [{**{k: v for k, v in each.items() if k != "score"}, "origin": "manual"} for each in drawn]
+
+
+def _key(name: str) -> str:
+    """A name in any case, and with its accents encoded in one way."""
+    return unicodedata.normalize("NFC", unicodedata.normalize("NFC", name).casefold())
 
 
 def other_size(labelled: Size, shown: Size) -> str:

@@ -15,9 +15,10 @@ from backend.label_files import Masks, labelled
 from backend.label_kinds import Kind, kind_of
 from backend.labeling import controls
 from backend.labelstudio import LabelStudio, TaskSummary
-from backend.matching import Index, path_of, spelled
+from backend.matching import ByAddress, Index, path_of, readings, spelled
 from backend.predict import image_url
 from backend.service import Service
+from backend.task_data import value_at
 from model.coco import CocoError
 from model.images import FORMATS, ImageError, load
 from model.masks import MaskError
@@ -38,6 +39,7 @@ class Options:
     images: Path | None = None  # the folder with the pictures
     masks: Masks = Masks()
     rename: tuple[tuple[str, str], ...] = ()  # labels of elsewhere, and their names here
+    leave_out: tuple[str, ...] = ()  # controls of an export whose regions are not wanted
     again: bool = False  # also tasks that have annotations
     dry: bool = False  # write nothing
 
@@ -68,12 +70,14 @@ class Tally:
     uploaded: int = 0
     regions: int = 0
     lost: int = 0  # objects that have no pixel
+    prompts: int = 0  # pictures of which there is nothing but what is left out
+    left_out: Counter[str] = field(default_factory=Counter)  # kinds of regions that have no place in the project
     failed: list[tuple[str, str]] = field(default_factory=list)  # which picture, and why
 
     @property
     def done(self) -> int:
         """Pictures that nothing is left to be done for."""
-        return self.there + self.annotated + len(self.failed)
+        return self.there + self.annotated + self.prompts + len(self.failed)
 
 
 def plan(service: Service, number: int, sources: Sequence[Path], options: Options) -> "Importing":
@@ -86,7 +90,8 @@ def plan(service: Service, number: int, sources: Sequence[Path], options: Option
     if client is None:
         raise Unavailable("set LABEL_STUDIO_URL and LABEL_STUDIO_API_KEY")
     config = str(client.project(number)["label_config"])
-    project = Project(service.labeling(config), controls(config), dict(options.rename))
+    labeling, rename = service.labeling(config), dict(options.rename)
+    project = Project(labeling, controls(config), rename, frozenset(options.leave_out))
     pixels = service.settings.max_pixels
     found = [
         each
@@ -104,31 +109,43 @@ def _matched(
 ) -> list[Match]:
     """Each picture's task or file; two that would be one get neither."""
     key = project.labeling.data_key
-    shown = []
+    addresses = []
     for task in tasks:
-        value = task.data.get(key)
+        value = value_at(task.data, key)
         values: list[Any] = value if isinstance(value, list) else [value]
-        shown += [(path_of(each), task) for each in values if isinstance(each, str)]
+        addresses += [(each, task) for each in values if isinstance(each, str)]
+    shown = [(path_of(address, host=True), task) for address, task in addresses]
+    exact = ByAddress(addresses)
     files = sorted(images.rglob("*")) if images else []
     inside = [(str(each), each) for each in files if each.suffix.lower() in SUFFIXES and each.is_file()]
     by_stem = {stem: (Index(shown, stem), Index(inside, stem)) for stem in {each.stem for each in found}}
-    matches = [_match(each, *by_stem[each.stem], images, key) for each in found]
+    matches = [_match(each, exact, *by_stem[each.stem], images, key) for each in found]
     taken = Counter(each.target for each in matches if not each.reason)
     return [
         Match(each.labels, reason=TWICE) if taken[each.target] > 1 and not each.reason else each for each in matches
     ]
 
 
-def _match(labels: Labelled, tasks: Index[TaskSummary], files: Index[Path], images: Path | None, key: str) -> Match:
-    path = path_of(labels.name) if labels.whole else labels.name
-    found = list({task.id: task for task in tasks.best(path)}.values())
-    here = files.best(path)
+def _match(
+    labels: Labelled,
+    exact: ByAddress[TaskSummary],
+    tasks: Index[TaskSummary],
+    files: Index[Path],
+    images: Path | None,
+    key: str,
+) -> Match:
+    if labels.problem:
+        return Match(labels, reason=labels.problem)
+    paths = readings(labels.name, address=labels.whole)
+    best = exact.best(labels.name) or next(filter(None, map(tasks.best, paths)), [])
+    found = list({task.id: task for task in best}.values())
+    here = next(filter(None, map(files.best, paths)), [])
     if len(found) > 1:
         return Match(
             labels, reason=f"several tasks have a picture of this name, {_shown(t.id for t in found)}; {GUESS}"
         )
     if found:
-        if isinstance(found[0].data.get(key), list) and not labels.whole:
+        if isinstance(value_at(found[0].data, key), list) and not labels.whole:
             return Match(labels, reason=f"task {found[0].id} shows several pictures; import an export of Label Studio")
         return Match(labels, found[0], here[0] if len(here) == 1 else None)
     if len(here) > 1:
@@ -174,8 +191,9 @@ class Importing:
         """Annotate a picture's task; gives why it could not be, "" if it is."""
         try:
             made = match.labels.made(self._size(match))
-            if not self.options.dry:
-                self._write(match, made)
+            kept = [one for one in made if one.result or not one.left_out]
+            if kept and not self.options.dry:
+                self._write(match, kept)
         except (LabelStudioError, MediaError) as error:
             self.client.version()  # raises if it is down
             return str(error)
@@ -184,11 +202,16 @@ class Importing:
         except DATA_ERRORS as error:
             log.exception("%s: an error that Skylight did not foresee", match.labels.name)
             return f"{type(error).__name__}: {error}"
+        tally.lost += sum(one.lost for one in made)
+        for one in made:
+            tally.left_out.update(one.left_out)
+        if not kept:  # an empty annotation would say that nothing is there
+            tally.prompts += 1
+            return ""
         tally.uploaded += match.task is None
         tally.annotated += 1
-        tally.empty += not any(one.result for one in made)
-        tally.regions += sum(len(one.result) for one in made)
-        tally.lost += sum(one.lost for one in made)
+        tally.empty += not any(one.result for one in kept)
+        tally.regions += sum(len(one.result) for one in kept)
         return ""
 
     def _size(self, match: Match) -> tuple[int, int]:

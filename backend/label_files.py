@@ -5,6 +5,8 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
+import numpy as np
+
 from backend.errors import BadRequest
 from backend.imported import Labelled, Made, Project, Size, other_size
 from backend.label_export import exported
@@ -14,6 +16,12 @@ from model import mask_files
 from model.coco import Coco, CocoError, Picture
 from model.json_items import JsonError
 from model.objects import Found
+
+MERGED = "default"  # the only category of Label Studio's COCO exports where key points have the labels of the masks
+MERGED_HINT = (
+    ". Is it an export of Label Studio? As COCO it merges all labels that key points have, too, into "
+    f"{MERGED!r}: export as JSON, and import that"
+)
 
 
 @dataclass(frozen=True)
@@ -41,16 +49,19 @@ def labelled(source: Path, kind: Kind, project: Project, masks: Masks, max_pixel
 
 def _coco(source: Path, project: Project) -> list[Labelled]:
     coco = Coco(source)
-    project.check(source, coco.labels)
+    lost = coco.labels == [MERGED] and project.label(MERGED) is None
+    project.check(source, coco.labels, MERGED_HINT if lost else "")
     own = {name: project.label(name) for name in coco.labels}
     boxes = [name for name, label in own.items() if label and project.labeling.output(label).type == BOX]
 
     def made(picture: Picture, size: Size) -> list[Made]:
-        if picture.size != size:
-            raise BadRequest(other_size(picture.size, size))
-        return [project.made(((coco.labels[each.label], each) for each in coco.objects(picture, boxes)), size)]
+        height, width = (size[k] if side is None else side for k, side in enumerate(picture.size))
+        if (height, width) != size:
+            raise BadRequest(other_size((height, width), size))
+        return [project.made(((coco.labels[each.label], each) for each in coco.objects(picture, boxes, size)), size)]
 
-    return [Labelled(source, each.name, partial(made, each)) for each in coco.pictures]
+    found = [Labelled(source, each.name, partial(made, each), problem=each.problem) for each in coco.pictures]
+    return found + [Labelled(source, who, lambda _: [], problem=problem) for who, problem in coco.problems]
 
 
 def _masks(source: Path, project: Project, how: Masks, max_pixels: int) -> list[Labelled]:
@@ -70,7 +81,10 @@ def _masks(source: Path, project: Project, how: Masks, max_pixels: int) -> list[
         found.setdefault("/".join((*folders, each.stem + MASKS)), []).append((each, label))
 
     def objects(each: Path, label: str, size: Size) -> Iterator[tuple[str, Found]]:
-        for one in mask_files.objects(mask_files.read(each, size, max_pixels), how.values is not None):
+        numbers = mask_files.read(each, size, max_pixels)
+        if how.values is None or not set(np.unique(numbers).tolist()) <= {0, *how.values}:
+            numbers = mask_files.harden(numbers)
+        for one in mask_files.objects(numbers, how.values is not None):
             if how.values is not None and one.label not in how.values:
                 raise BadRequest(f"{each.name} has the number {one.label}, which --values does not name")
             yield label if how.values is None else how.values[one.label], one

@@ -1,5 +1,7 @@
 """Label Studio's labeling configuration: what a project asks for."""
 
+import re
+import unicodedata
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -14,11 +16,24 @@ from backend.limits import MAX_CONFIG, MAX_NAMES, MAX_TAGS, MAX_XML_DEPTH
 from backend.settings import OUTPUTS
 
 KINDS = tuple(f"{kind}labels" for kind in OUTPUTS)  # of controls for masks, preferred first
-POINT, BOX, VECTOR = "keypointlabels", "rectanglelabels", "vectorlabels"
+POINT, BOX, VECTOR, ELLIPSE = "keypointlabels", "rectanglelabels", "vectorlabels", "ellipselabels"
 MAX_LABELS = 254  # a label map has 8 bits; 0 is background, 255 is ignore
 ADD_OUTPUT = '<BrushLabels name="brush" toName="image" smart="false"><Label value="..."/></BrushLabels>'
+REPEATED = "{{"  # begins the place of a number in names inside a Repeater
+INSTEAD_OF_REPEATER = 'show several pictures by <Image name="image" valueList="$images"/>, or one outside of it'
 ADD_IMAGE = '<Image name="image" value="$image"/>'
+FIELD = re.compile(r"\$[^$/{}]+")  # the value of an Image: a field of the task's data, or a path into it
 WANTED = "BrushLabels, BitmaskLabels, PolygonLabels, VectorLabels (closable) or RectangleLabels"
+
+# What the SDK's parser and this module ask for by name, which case matters to; of other tags it is read in any case.
+TAGS = {name.lower(): name for name in ("Label", "Choice", "Relation", "Filter")}
+ATTRIBUTES = {
+    name.lower(): name
+    for name in (
+        "name", "toName", "value", "valueList", "alias", "predicted_values", "smart", "smartOnly", "closable",
+        "indexFlag", "apiUrl", "perRegion", "whenTagName", "whenLabelValue", "whenChoiceValue",
+    )
+}  # fmt: skip
 
 _parse: Callable[[str], dict[str, dict[str, Any]]] = label_config.parse_config
 
@@ -30,7 +45,7 @@ class Output:
     name: str  # from_name
     type: str  # "brushlabels", "bitmasklabels", "polygonlabels", "vectorlabels" or "rectanglelabels"
     image: str  # to_name
-    data_key: str  # key of the image's picture in a task's data
+    data_key: str  # where the image's picture is in a task's data: a key, or a path such as `images[0].url`
     labels: tuple[str, ...]  # as results name them (by alias, if it has one)
     also: tuple[tuple[str, ...], ...]  # other names of each: as the editor shows it, and its `predicted_values`
     smart: bool  # whether it is a rectangle that prompts are drawn with
@@ -60,7 +75,7 @@ class Labeling:
     """
 
     image: str  # name of the Image tag that is learned from: to_name
-    data_key: str  # key of its picture in a task's data
+    data_key: str  # where its picture is in a task's data
     labels: tuple[str, ...]  # as results name them (by alias, if it has one)
     also: tuple[tuple[str, ...], ...]  # other names of each
     prompts: tuple[str, ...]  # names of the smart point and rectangle controls
@@ -103,14 +118,26 @@ class Labeling:
 
 
 def find(label: str, labels: Sequence[str], also: Sequence[Sequence[str]]) -> int | None:
-    """Where a label is among some that each have other names; one that differs by case alone only if none is equal."""
+    """Where a label is among some that each have other names.
+
+    One that differs by how its accents are encoded, or by case, only if none is equal.
+    """
     names = [(name,) for name in labels]
-    for case in (str, str.casefold):
+    for form in (str, _composed, _caseless):
         for each in (names, also):
             for at, known in enumerate(each):
-                if case(label) in map(case, known):
+                if form(label) in map(form, known):
                     return at
     return None
+
+
+def _composed(name: str) -> str:
+    """A name with its accents in one way, which file systems spell in two."""
+    return unicodedata.normalize("NFC", name)
+
+
+def _caseless(name: str) -> str:
+    return _composed(_composed(name).casefold())
 
 
 def parse_config(xml: str, output: str = "") -> Labeling:
@@ -155,12 +182,23 @@ def _tags(xml: str) -> tuple[Element, dict[str, dict[str, Any]]]:
     try:
         root: Element = fromstring(xml, forbid_dtd=True)  # entities could be made to unfold without end
         _check_shape(root)
+        _spell(root)
         # Written anew: the SDK's parser refuses an encoding declaration, and need not meet foreign XML.
         return root, _parse(tostring(root, encoding="unicode"))
     except DefusedXmlException as error:
         raise ConfigError("the labeling configuration has a DOCTYPE or entities; remove them") from error
     except (ParseError, ValueError, TypeError, LookupError) as error:
         raise ConfigError(f"the labeling configuration is not valid XML: {error}; correct it and save") from error
+
+
+def _spell(root: Element) -> None:
+    """Give tags and attributes the case that they have in Label Studio's documentation; its editor takes any."""
+    for tag in root.iter():
+        tag.tag = TAGS.get(tag.tag.lower(), tag.tag)
+        for name in [name for name in tag.attrib if name not in ATTRIBUTES.values()]:
+            spelled = ATTRIBUTES.get(name.lower())
+            if spelled and spelled not in tag.attrib:
+                tag.set(spelled, tag.attrib.pop(name))
 
 
 def _check_shape(root: Element) -> None:
@@ -188,7 +226,9 @@ def _outputs(
         also = tuple(_also(label, tag["labels_attrs"][label]) for label in labels)
         for image in tag["to_name"]:
             value = attributes.get(image, {}).get("value") or attributes.get(image, {}).get("valueList") or ""
-            if image in images and value.startswith("$") and len(value) > 1:
+            if REPEATED in name + image + value:
+                unusable = f"control {name!r} is in a Repeater, which is not read; {INSTEAD_OF_REPEATER}"
+            elif image in images and FIELD.fullmatch(value):
                 smart = kind == BOX and _is_smart(attributes[name])
                 found.append(Output(name, kind, image, value[1:], labels, also, smart))
             elif image in images:

@@ -18,11 +18,13 @@ import requests
 from urllib3.exceptions import HTTPError
 from urllib3.util import parse_url
 
+from backend.agent import agent
 from backend.errors import MediaError
 from backend.filepath import climbs, hands_out_files
 from backend.labelstudio import LabelStudio
 from backend.line import Adapter, Line, NotPublic
 from backend.settings import Settings
+from backend.task_data import browser_address
 
 MAX_BYTES = 200 * 2**20
 """Size at which a download is given up, bytes; a 100-megapixel photograph is 50 MB or so."""
@@ -65,7 +67,7 @@ def fetch(url: str, settings: Settings, client: LabelStudio) -> bytes:
     """
     with Line(TOTAL_SECONDS) as line:
         try:
-            return _follow(url, settings, client, line)
+            return _follow(browser_address(url), settings, client, line)
         except MediaError:
             if line.over:
                 slow = f"{_shown(url)} took longer than {TOTAL_SECONDS:.0f} s; is the network slow?"
@@ -113,7 +115,7 @@ def _needs_public(url: str, settings: Settings) -> bool:
 
 
 def _absolute(url: str, home: str) -> str:
-    """Return `url` as an absolute http(s) URL, a path being one of Label Studio's."""
+    """Return `url` as an absolute http(s) URL, a path being one of Label Studio's, as in a page of it."""
     if url.startswith("/") and not url.startswith("//"):
         if not home:
             raise MediaError(f"{_shown(url)} is a path of Label Studio; set LABEL_STUDIO_URL to its address.")
@@ -121,6 +123,8 @@ def _absolute(url: str, home: str) -> str:
         # served below a path, Label Studio puts that path in front of its own links
         below = bool(prefix) and url.startswith(f"{prefix}/")
         return (home.removesuffix(prefix) if below else home) + url
+    if url.startswith("//"):  # by the scheme of the page that shows it
+        return f"{urlsplit(home).scheme or 'https'}:{url}"
     if not url.lower().startswith(("http://", "https://")):
         raise MediaError(f"Cannot fetch {_shown(url)}: the image must be {KINDS}.")
     return url
@@ -157,6 +161,7 @@ def _send(url: str, headers: dict[str, str], line: Line, public: bool) -> reques
     timeout = (CONNECT_SECONDS, READ_SECONDS)
     try:
         with requests.Session() as session:
+            session.headers["User-Agent"] = agent()  # some hosts refuse the names of HTTP libraries
             for scheme in ("http://", "https://"):
                 session.mount(scheme, Adapter(line, public))
             return session.get(url, auth=authorize, timeout=timeout, stream=True, allow_redirects=False)
@@ -197,7 +202,12 @@ def _refusal(status: int, url: str, home: str, trusted: bool) -> str:
         return f"{message} Check LABEL_STUDIO_API_KEY."
     if "/data/" in url:
         return f"{message} {_if_label_studio(home)}"
-    return f"{message} Skylight can only open addresses that need no login."
+    if status == 401:
+        return f"{message} Skylight can only open addresses that need no login."
+    return (
+        f"{message} The host refuses it: perhaps it wants a login, a newer signature, or no programs. Skylight calls "
+        f"itself {agent()!r} there; allow that name, or upload the picture."
+    )
 
 
 def _not_allowed(url: str, host: str, home: str) -> str:

@@ -21,6 +21,7 @@ from backend.media import through_label_studio
 from backend.question import read_prompt
 from backend.queue import key
 from backend.service import Service
+from backend.task_data import browser_address, value_at
 from backend.trace import fail, note
 from model.decoder import DomainDecoder
 from model.images import ImageError
@@ -147,11 +148,11 @@ def click(
 
     SAM's answer to the same points but the last is given back to it.
     """
-    asked = read_prompt(context, labeling)
+    pictures = service.pictures.seen(how)
+    asked = read_prompt(context, labeling, lambda output, index: pictures.look(image_url(task, output, index))[1].size)
     if asked is None:
         return [], 0.0
     url = image_url(task, asked.output, asked.index)
-    pictures = service.pictures.seen(how)
     digest, embedding = pictures.look(url)
     if not isinstance(embedding, Embedding):
         return click_large(service, pictures, labeling, task, asked, digest, embedding)
@@ -190,10 +191,10 @@ def image_url(task: dict[str, Any], source: Labeling | Output, index: int | None
     Raises BadRequest if there is none.
     """
     data = task.get("data")
-    value = data.get(source.data_key) if isinstance(data, dict) else None
+    value = value_at(data, source.data_key)
     if isinstance(value, list):
         value = value[index or 0] if 0 <= (index or 0) < len(value) else None
-    if not isinstance(value, str) or not value:
+    if not isinstance(value, str) or not (value := browser_address(value)):
         raise BadRequest(f"task {task.get('id')} has no image address in data[{source.data_key!r}]")
     return through_label_studio(value, task.get("id"))
 
@@ -203,7 +204,7 @@ def image_urls(task: dict[str, Any], labeling: Labeling) -> list[str]:
     data = task.get("data")
     found: dict[str, None] = {}
     for output in labeling.outputs:
-        value = data.get(output.data_key) if isinstance(data, dict) else None
+        value = value_at(data, output.data_key)
         for index in range(len(value) if isinstance(value, list) else 1):
             with suppress(BadRequest):
                 found[image_url(task, output, index)] = None

@@ -1,6 +1,6 @@
 """What an annotator asks for: the prompts in the context of a /predict."""
 
-from collections.abc import Hashable, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -10,6 +10,9 @@ from backend.errors import BadRequest
 from backend.labeling import BOX, POINT, Labeling, Output
 from backend.regions import Item, Size, corners, items_of, label_of, numbers, size_of
 from model.sam import Prompt
+
+COORDINATES = {POINT: ("x", "y"), BOX: ("x", "y", "width", "height")}  # without which a prompt has no place
+PictureSize = Callable[[Output, int | None], Size]  # of the picture, the `index`-th where there are several
 
 
 @dataclass(frozen=True)
@@ -26,35 +29,48 @@ class Asked:
     points: tuple[Hashable, ...]  # what tells each point from others, in the order of the clicks
 
 
-def read_prompt(context: object, labeling: Labeling) -> Asked | None:
+def read_prompt(context: object, labeling: Labeling, picture_size: PictureSize | None = None) -> Asked | None:
     """What the annotator asks for, from the context of a /predict (or its `result`); None if nothing.
 
     The last prompt says which image (of several tags, or of several that one tag shows) and which label is meant. All
-    points there are one prompt, whatever smart control they were made with, and the last rectangle is its box.
-    Raises BadRequest if a region cannot be read, ConfigError if no control takes masks of that label and image.
+    points there are one prompt, whatever smart control they were made with, and the last rectangle is its box. Those
+    without coordinates are left out. `picture_size` is asked where the last prompt does not say its picture's size.
+    Raises BadRequest if a region cannot be read, or none has coordinates, ConfigError if no control takes masks of that
+    label and image; and what `picture_size` raises.
     """
     items = [item for item in items_of(context) if item.get("type") in (POINT, BOX)]
     images = {each.image for each in labeling.outputs}
     items = [item for item in items if str(item.get("to_name", labeling.image)) in images]
     if not items:
         return None
+    given, items = items, [item for item in items if _has_coordinates(item)]
+    if not items:
+        raise BadRequest(f"prompt {given[-1].get('id')!r} has no coordinates x and y; click again")
     last = items[-1]
     items = [item for item in items if _place(item, labeling) == _place(last, labeling)]
     output, label = _meant(last, labeling)
-    size = size_of(last)
     clicked = [item for item in items if item["type"] == POINT]
     boxes = [item for item in items if item["type"] == BOX]
     index, rotation = last.get("item_index"), last.get("image_rotation")
+    index = index if isinstance(index, int) else None
+    unsized = last.get("original_height") is None or last.get("original_width") is None
+    size = size_of(last, picture_size(output, index) if unsized and picture_size else None)
     return Asked(
         prompt=_prompt(clicked, boxes[-1:], size),
         output=output,
         label=label,
         size=size,
-        index=index if isinstance(index, int) else None,
+        index=index,
         rotation=rotation if isinstance(rotation, int) else 0,
         box=_identity(boxes[-1]) if boxes else None,
         points=tuple(map(_identity, clicked)),
     )
+
+
+def _has_coordinates(item: Item) -> bool:
+    """Whether a prompt has all its coordinates, whatever they are; one whose value is no object is refused later."""
+    value = item.get("value")
+    return not isinstance(value, Mapping) or all(value.get(key) is not None for key in COORDINATES[item["type"]])
 
 
 def _place(item: Item, labeling: Labeling) -> tuple[object, object]:

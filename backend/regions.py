@@ -11,19 +11,26 @@ from numpy.typing import NDArray
 
 from backend.drawing import make_region
 from backend.errors import BadRequest
-from backend.labeling import BOX, POINT, VECTOR, Labeling, parse_config
+from backend.labeling import BOX, ELLIPSE, POINT, VECTOR, Labeling, parse_config
 from backend.limits import MAX_REGIONS, MAX_SIDE
 from model.crops import IGNORE
+from model.ellipses import ellipse_mask
 from model.instances import instance_map
-from model.masks import MAX_PERCENT, MAX_VERTICES, OPAQUE, MaskError, decode_png, decode_rle, polygon_mask
+from model.masks import MAX_PERCENT, MAX_VERTICES, OPAQUE, EmptyMask, MaskError, decode_png, decode_rle, polygon_mask
+from model.whole_numbers import whole
 
 __all__ = [
+    "READABLE",
+    "EmptyRegion",
     "Item",
     "LabelMap",
     "Labeling",
     "Size",
     "corners",
+    "has_shape",
     "holds_mask",
+    "is_open",
+    "is_region",
     "items_of",
     "label_map",
     "label_of",
@@ -41,6 +48,10 @@ Size = tuple[int, int]  # height, width in pixels
 Item = Mapping[str, Any]  # one region, as in a context or a result
 
 
+class EmptyRegion(BadRequest):
+    """A region without a shape, such as a polygon of two points: it says nothing about any pixel."""
+
+
 @dataclass(frozen=True)
 class LabelMap:
     """What the regions of one annotation say about every pixel."""
@@ -52,49 +63,82 @@ class LabelMap:
     parked: tuple[str, ...] = ()  # labels that the configuration does not have; their regions' pixels are 255
 
 
+@dataclass
+class _Sorted:
+    """The regions of an annotation by what they say."""
+
+    masks: list[Item]  # in drawing order; also those of labels that the configuration does not have
+    unlabelled: list[Item]  # shapes of controls that give no label
+    ignored: list[str]  # why regions say nothing
+    parked: dict[str, None]  # labels that the configuration does not have
+
+
 def label_map(result: Sequence[Item], labeling: Labeling, size: Size, item_index: int = 0) -> LabelMap:
     """The label map of an annotation's regions on an image of `size` (H, W); a later one covers an earlier.
 
-    Brush, bitmask, polygon and closed vector regions are masks, and so is a rectangle, unless its control is smart and
-    not the one that masks of its label go to: then it is a prompt, as key points always are. Of a configuration with
-    several Image tags only regions of `labeling.image` are read, of a task with several images in it only those of
-    the one at `item_index`. `image_rotation` is how the editor showed the image; no coordinate depends on it. Raises
-    BadRequest if a mask was drawn on another size than `size`, or on an Image tag that the configuration does not have,
-    or is damaged, ValueError if there are more than 65535.
+    Brush, bitmask, polygon, closed vector and ellipse regions are masks, and so is a rectangle, unless its control is
+    smart and not the one that masks of its label go to: then it is a prompt, as key points always are. What is labelled
+    is never background: the pixels of a label that the configuration does not have, and those of a shape without a
+    label where nothing else is, are 255. A region without a shape, such as a polygon of two points, is left out.
+
+    Of a configuration with several Image tags only regions of `labeling.image` are read, of a task with several images
+    in it only those of the one at `item_index`. `image_rotation` is how the editor showed the image; no coordinate
+    depends on it. Raises BadRequest if a mask was drawn on another size than `size`, or on an Image tag that the
+    configuration does not have, or is damaged, ValueError if there are more than 65535.
     """
     array = np.zeros(size, np.uint8)
-    parked: dict[str, None] = {}
-    used: list[Item] = []
-    ignored = []
     regions = items_of(result)
     if len(regions) > MAX_REGIONS:
         raise BadRequest(f"{len(regions)} regions in one annotation are more than {MAX_REGIONS}; split the image")
-    for region in regions:
-        if _is_prompt(region, labeling) or (region.get("item_index") or 0) != item_index:
-            continue
-        reason = _not_a_mask(region, labeling)
-        if not reason and not labeling.number(label_of(region)):
-            parked[label_of(region)] = None
-            used.append(region)
-            reason = f"label {label_of(region)!r} is not in the configuration; its pixels are learned from neither way"
-            ignored.append(f"region {region.get('id')!r}: {reason}")
-            continue
-        if reason:
-            ignored.append(f"region {region.get('id')!r}: {reason}")
-            continue
-        used.append(region)
+    found = _sorted(regions, labeling, item_index)
+    count = 0
+
+    def shape(region: Item) -> NDArray[np.bool_] | None:
+        try:
+            return read_mask(region, size)
+        except EmptyRegion as error:
+            found.ignored.append(f"{error}; it is left out")
+            return None
 
     def drawn() -> Iterator[NDArray[np.bool_]]:  # one mask at a time: hundreds of large ones would fill the memory
-        for region in used:
-            mask, number = read_mask(region, size), labeling.number(label_of(region))
+        nonlocal count
+        for region in found.masks:
+            if (mask := shape(region)) is None:
+                continue
+            number = labeling.number(label_of(region))
             array[mask] = number or IGNORE
             if number:
+                count += 1
                 yield mask
 
     objects = instance_map(drawn(), size)
+    for region in found.unlabelled:
+        if (mask := shape(region)) is not None:
+            array[mask & (array == 0)] = IGNORE
     objects[array == IGNORE] = 0
-    count = sum(1 for region in used if labeling.number(label_of(region)))
-    return LabelMap(array, objects, count, tuple(ignored), tuple(parked))
+    return LabelMap(array, objects, count, tuple(found.ignored), tuple(found.parked))
+
+
+def _sorted(regions: Sequence[Item], labeling: Labeling, item_index: int) -> _Sorted:
+    """The regions of one image, prompts left out."""
+    found = _Sorted([], [], [], {})
+    for region in regions:
+        if _is_prompt(region, labeling) or (region.get("item_index") or 0) != item_index:
+            continue
+        who = f"region {region.get('id')!r}"
+        if reason := _not_a_mask(region, labeling):
+            found.ignored.append(f"{who}: {reason}")
+        elif _is_unlabelled(region):
+            found.unlabelled.append(region)
+            found.ignored.append(f"{who}: {region['type']} has no label; its pixels are learned from neither way")
+        else:
+            found.masks.append(region)
+            label = label_of(region)
+            if not labeling.number(label):
+                found.parked[label] = None
+                reason = f"label {label!r} is not in the configuration; its pixels are learned from neither way"
+                found.ignored.append(f"{who}: {reason}")
+    return found
 
 
 def items_of(context: object) -> list[Item]:
@@ -107,16 +151,18 @@ def items_of(context: object) -> list[Item]:
     return list(found)
 
 
-def size_of(item: Item) -> Size:
-    """Height and width in px of the image that a region was drawn on. Raises BadRequest if they are not positive."""
-    height, width = item.get("original_height"), item.get("original_width")
-    if (
-        not isinstance(height, int)
-        or not isinstance(width, int)
-        or not (1 <= height <= MAX_SIDE and 1 <= width <= MAX_SIDE)
-    ):
+def size_of(item: Item, shown: Size | None = None) -> Size:
+    """Height and width in px of the image that a region was drawn on; what it does not say is as in `shown`.
+
+    Scripts leave them out, or write 200.0 for 200. Raises BadRequest if they are not whole numbers from 1 on.
+    """
+    given = item.get("original_height"), item.get("original_width")
+    sides = [own if side is None else side for side, own in zip(given, shown or given, strict=True)]
+    height, width = map(whole, sides)
+    if height is None or width is None or not (1 <= height <= MAX_SIDE and 1 <= width <= MAX_SIDE):
         raise BadRequest(
-            f"region {item.get('id')!r} has original size {width} x {height}, not whole pixels, 1 to {MAX_SIDE}"
+            f"region {item.get('id')!r} has original size {str(sides[1])[:40]} x {str(sides[0])[:40]}, not whole "
+            f"pixels, 1 to {MAX_SIDE}"
         )
     return height, width
 
@@ -159,6 +205,21 @@ def _rectangle(item: Item, size: Size) -> NDArray[np.bool_]:
     return polygon_mask(corners(item, size) * 100 / np.array(size[::-1]), *size)
 
 
+def _ellipse(item: Item, size: Size) -> NDArray[np.bool_]:
+    x, y, across, down = numbers(item, "x", "y", "radiusX", "radiusY")
+    turn = numbers(item, "rotation")[0] if _value(item).get("rotation") else 0.0
+    height, width = size
+    centre, radii = (x * width / 100, y * height / 100), (across * width / 100, down * height / 100)
+    return ellipse_mask(centre, radii, turn, height, width)
+
+
+def _bitmask(item: Item, size: Size) -> NDArray[np.bool_]:
+    url = _value(item).get("imageDataURL")
+    if url == "":
+        raise EmptyMask("its image is empty")
+    return decode_png(url, size)
+
+
 def _vector(item: Item, size: Size) -> NDArray[np.bool_]:
     vertices = _vertices(item)
     around = zip(vertices, [*vertices[1:], *vertices[:1]], strict=True)
@@ -166,9 +227,11 @@ def _vector(item: Item, size: Size) -> NDArray[np.bool_]:
 
 
 def _vertices(item: Item) -> list[Mapping[str, Any]]:
-    found = _value(item).get("vertices")
-    if not isinstance(found, list) or len(found) < 3 or not all(isinstance(each, Mapping) for each in found):
-        raise MaskError(f"a closed vector needs at least 3 vertices, not {reprlib.repr(found)}")
+    found = _value(item).get("vertices") or []
+    if not isinstance(found, list) or not all(isinstance(each, Mapping) for each in found):
+        raise MaskError(f"a closed vector needs a list of vertices, not {reprlib.repr(found)}")
+    if not found:
+        raise EmptyMask("a closed vector needs vertices")
     if len(found) > MAX_VERTICES:
         raise MaskError(f"a vector of {len(found)} vertices has more than {MAX_VERTICES}; simplify it")
     return found
@@ -199,18 +262,49 @@ def _xy(point: object) -> NDArray[np.float64]:
 
 
 _READERS: Mapping[str, Callable[[Item, Size], NDArray[np.bool_]]] = {
-    "brushlabels": lambda item, size: decode_rle(_value(item).get("rle", ()), *size) > OPAQUE,
-    "bitmasklabels": lambda item, size: decode_png(_value(item).get("imageDataURL", ""), size),
-    "polygonlabels": lambda item, size: polygon_mask(_value(item).get("points", ()), *size),
-    "vectorlabels": _vector,
-    "rectanglelabels": _rectangle,
+    "brushlabels": lambda item, size: decode_rle(_value(item).get("rle"), *size) > OPAQUE,
+    "bitmasklabels": _bitmask,
+    "polygonlabels": lambda item, size: polygon_mask(_value(item).get("points") or (), *size),
+    VECTOR: _vector,
+    BOX: _rectangle,
+    ELLIPSE: _ellipse,
 }
+READABLE = tuple(_READERS)  # kinds of regions that masks are made of
+# The same shapes by controls that give no label, such as <Polygon>.
+_UNLABELLED = {kind.removesuffix("labels"): reader for kind, reader in _READERS.items()}
 
 
 def holds_mask(region: Item, labeling: Labeling) -> bool:
     """Whether a region is a mask, whatever image and label it is of, and not a prompt or another kind of mark."""
     kind = str(region.get("type"))
-    return kind in _READERS and not _is_prompt(region, labeling) and not (kind == VECTOR and not _is_closed(region))
+    return kind in _READERS and not _is_prompt(region, labeling) and not is_open(region)
+
+
+def is_region(kind: str) -> bool:
+    """Whether results of a kind mark a place, with a label or without, and are not choices, texts or the like."""
+    return kind.endswith("labels") or kind in _UNLABELLED or kind == POINT.removesuffix("labels")
+
+
+def is_open(region: Item) -> bool:
+    """Whether a region is a line, which has no inside."""
+    return str(region.get("type")) in (VECTOR, VECTOR.removesuffix("labels")) and not _is_closed(region)
+
+
+def has_shape(region: Item) -> bool:
+    """Whether a mask region was drawn at all, by the number of its points, without looking at what it covers."""
+    value, kind = _value(region), region.get("type")
+    if kind == VECTOR:
+        vertices = value.get("vertices") or []
+        return len(vertices) > 2 or any(each.get("isBezier") for each in vertices)
+    if kind == "polygonlabels":
+        return len(value.get("points") or []) > 2
+    return value.get("rle") != [] and value.get("imageDataURL") != ""
+
+
+def _is_unlabelled(region: Item) -> bool:
+    """Whether a region is a shape with an inside, of a control that gives no label."""
+    kind = str(region.get("type"))
+    return kind in _UNLABELLED and not is_open(region)
 
 
 def _is_prompt(region: Item, labeling: Labeling) -> bool:
@@ -229,9 +323,8 @@ def _is_closed(region: Item) -> bool:
 
 def _not_a_mask(region: Item, labeling: Labeling) -> str:
     """Why a region does not go into the label map, "" if it does."""
-    if not holds_mask(region, labeling):
-        open_ = region.get("type") == VECTOR
-        return "an open line has no inside" if open_ else f"{region.get('type')} is not a mask"
+    if not holds_mask(region, labeling) and not _is_unlabelled(region):
+        return "an open line has no inside" if is_open(region) else f"{region.get('type')} is not a mask"
     image = region.get("to_name", labeling.image)
     if all(image != each.image for each in labeling.outputs):
         raise BadRequest(
@@ -244,14 +337,17 @@ def _not_a_mask(region: Item, labeling: Labeling) -> str:
 def read_mask(region: Item, size: Size) -> NDArray[np.bool_]:
     """The (H, W) bool mask of a region on an image of `size` (H, W) px.
 
-    Raises BadRequest if it was drawn on another size or is damaged, KeyError if its type holds no mask.
+    Raises EmptyRegion if it has no shape, BadRequest if it was drawn on another size or is damaged, KeyError if its
+    type holds no mask.
     """
     who, wanted = f"region {region.get('id')!r}", f"{size[1]} x {size[0]}"
-    drawn = size_of(region)
+    drawn, kind = size_of(region, size), str(region["type"])
     if drawn != tuple(size):
         raise BadRequest(f"{who} was drawn on {drawn[1]} x {drawn[0]} pixels, but the image has {wanted}")
     try:
-        mask = _READERS[str(region["type"])](region, drawn)
+        mask = (_READERS.get(kind) or _UNLABELLED[kind])(region, drawn)
+    except EmptyMask as error:
+        raise EmptyRegion(f"{who} covers nothing: {error}") from error
     except MaskError as error:
         raise BadRequest(f"{who} cannot be read: {error}") from error
     if mask.shape != drawn:

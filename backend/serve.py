@@ -18,8 +18,10 @@ import redis
 
 from backend.errors import Unavailable
 from backend.settings import Settings
+from backend.socket_folder import socket_folder, socket_url
 from model.files import write
 
+SOCKET = "broker.sock"
 BROKER_SECONDS = 20.0  # to start; a large append-only file is read first
 STOP_SECONDS = 8.0  # from SIGTERM to SIGKILL; with the broker after the others all is over within 10 s
 RESTART_SECONDS = 1.0  # pause before an ended child is started again
@@ -93,12 +95,12 @@ class Supervisor:
         self._temporary: tempfile.TemporaryDirectory[str] | None = None
         self.broker: Child | None = None
         if not settings.redis_url:
-            # A socket's path may not be longer than about 100 characters, as one under SKYLIGHT_HOME might.
-            self._temporary = tempfile.TemporaryDirectory(prefix="skylight-", ignore_cleanup_errors=True)
-            socket = Path(self._temporary.name) / "broker.sock"
+            # Not under SKYLIGHT_HOME, whose path may be too long for a socket.
+            self._temporary = socket_folder(SOCKET)
+            socket = Path(self._temporary.name) / SOCKET
             command = [sys.executable, "-m", "backend.broker", str(settings.home / "broker"), str(socket)]
             self.broker = Child("broker", command, self.environ)
-            self.environ["REDIS_URL"] = f"unix://{socket}"
+            self.environ["REDIS_URL"] = socket_url(socket)
         follow = ["--follow", str(os.getpid())]
         options = ["--host", host, "--port", str(port), *(["--insecure"] if insecure else [])]
         web = Child("web", [*PROGRAM, "web", *options, *follow], self.environ)

@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, NamedTuple
-from urllib.parse import urlsplit, urlunsplit
+from urllib.parse import urlsplit
 
 from backend.errors import ConfigError
 from backend.hosts import Hosts
@@ -36,17 +36,25 @@ class Variable(NamedTuple):
     help: str
 
 
+NO_PORT = re.compile(r"(://(?:\[[^]/?#]*\]|[^\[:/?#]*):)(?![0-9]*(?:[/?#]|$)).*", re.DOTALL)  # so perhaps a password
+SECRETS = re.compile(r"(?i)([?&](?:password|token|secret|signature)=).*", re.DOTALL)
+ENCODE = "signs that its user and password must have percent-encoded: @ as %40, / as %2F, # as %23, ? as %3F, % as %25"
+
+
 def redact_url(url: str) -> str:
-    """Return the URL with its password, in the authority or in the query, replaced by `***`."""
-    if "@" not in url and "?" not in url:
-        return url
-    parts = urlsplit(url)
-    authority = parts.netloc
-    if "@" in authority:
-        user, _, host = authority.rpartition("@")
-        authority = f"{user.partition(':')[0]}:***@{host}" if ":" in user else f"***@{host}"
-    query = re.sub(r"(?i)(password|token|secret|signature)=[^&]*", r"\1=***", parts.query)
-    return urlunsplit(parts._replace(netloc=authority, query=query))
+    """Return the URL with its password, in the authority or in the query, replaced by `***`.
+
+    Whatever stands before the last @ may be of a password in which somebody forgot to percent-encode @, /, # or ?, and
+    whatever follows a secret of the query may be of that; so neither is shown.
+    """
+    url = SECRETS.sub(r"\1***", url)
+    before, at, host = url.rpartition("@")
+    if not at:
+        return NO_PORT.sub(r"\1***", url)
+    scheme, colon, credentials = before.partition("://") if "://" in before else ("", "", before)
+    user, given, _ = credentials.partition(":")
+    shown = f"{user}:***" if given and not re.search(r"[/?#@%]", user) else "***"
+    return f"{scheme}{colon}{shown}@{host}"
 
 
 def _text(value: str) -> str:
@@ -74,7 +82,7 @@ def _url(*schemes: str, credentials: bool = True) -> Callable[[str], str]:
         try:
             parts = urlsplit(value)
         except ValueError:
-            raise ValueError("it is not a URL") from None
+            raise ValueError(f"it is not a URL, or has {ENCODE}") from None
         if parts.scheme not in schemes or not (parts.netloc or parts.path.strip("/")):
             wanted = ", ".join(f"{scheme}://" for scheme in schemes)
             raise ValueError(f"'{redact_url(value)}' is not a URL that begins with one of {wanted}")
@@ -83,6 +91,20 @@ def _url(*schemes: str, credentials: bool = True) -> Callable[[str], str]:
         return value.rstrip("/")
 
     return parse
+
+
+def _redis(value: str) -> str:
+    """A URL that redis-py reads as it was meant. Its own errors would quote pieces of the password."""
+    url = _url("redis", "rediss", "unix")(value)
+    parts = urlsplit(url)
+    path = parts.path if parts.netloc else ""  # that of a socket may have an @
+    try:
+        broken = "@" in path + parts.query.partition("=")[0] + parts.fragment or parts.port == 0
+    except ValueError:
+        broken = True
+    if broken:
+        raise ValueError(f"'{redact_url(value)}' has no number as its port, or {ENCODE}")
+    return url
 
 
 def _device(value: str) -> str:
@@ -171,7 +193,7 @@ class Settings:
         "REDIS_URL",
         "",
         "Redis 6 or newer, or Valkey; unset: one is started inside",
-        _url("redis", "rediss", "unix"),
+        _redis,
     )
     home: Path = _variable(
         "SKYLIGHT_HOME",

@@ -6,6 +6,7 @@ sign, and from the fourth number on it is the difference to the one two before.
 https://github.com/cocodataset/cocoapi/blob/master/common/maskApi.c
 """
 
+import math
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,11 +20,13 @@ from model.json_items import JsonError, item_at, read_text, walk
 from model.masks import MaskError, polygon_mask
 from model.objects import Found
 from model.outlines import Ring
+from model.whole_numbers import whole
 
 MAX_DIGITS = 12  # of a compressed number, 60 bits
 MAX_SIDE = 1_000_000  # px
 
 Size = tuple[int, int]  # H, W px
+Id = int | str  # of an image, a category or an annotation: compared, and nothing else
 
 
 class CocoError(ValueError):
@@ -34,9 +37,10 @@ class CocoError(ValueError):
 class Picture:
     """A picture that a COCO file lists: its number in the file, its name, folders included, and H, W px."""
 
-    id: int
+    id: Id | None
     name: str
-    size: Size
+    size: tuple[int | None, int | None]  # None where the file does not say it
+    problem: str = ""  # why its labels cannot be used
 
 
 @dataclass(frozen=True)
@@ -47,88 +51,138 @@ class Drawn(Found):
 
 
 class Coco:
-    """A COCO file of instances. `labels` are the names of the categories that occur; `pictures` are all there are."""
+    """A COCO file of instances. `labels` are the names of the categories that occur; `pictures` are all there are.
+
+    `problems` are annotations of no picture in the file: which, and what is wrong. What is wrong with a picture's
+    labels costs that picture only. Numbers may be floats or texts; sizes may be missing.
+    """
 
     def __init__(self, path: Path) -> None:
         """Raises CocoError, which names the file, if it is not one of COCO's, OSError if it cannot be read."""
         self.pictures: list[Picture] = []
+        self.problems: list[tuple[str, str]] = []
         self.labels: list[str] = []
-        self._at: dict[int, list[int]] = {}  # where the annotations of a picture begin
-        self._label: dict[int, int] = {}  # of a category, which of the labels it is
+        self._at: dict[Id | None, list[int]] = {}  # where the annotations of a picture begin
+        self._label: dict[Id, int] = {}  # of a category, which of the labels it is
+        self._unclear: dict[Id, str] = {}  # categories listed more than once, by their names
         try:
             self._text = read_text(path)
             self._index()
         except (JsonError, CocoError) as error:
             raise CocoError(f"{path} is not a COCO file of instances: {error}") from error
 
-    def objects(self, picture: Picture, boxes: Collection[str] = ()) -> Iterator[Found]:
-        """A picture's objects, `Drawn` if they are polygons; a crowd is one.
+    def objects(self, picture: Picture, boxes: Collection[str] = (), shown: Size | None = None) -> Iterator[Found]:
+        """A picture's objects, `Drawn` if they are polygons; a crowd is one; what has no area has no pixel.
 
-        Of the labels in `boxes` one that has only a bbox is that box.
+        Of the labels in `boxes` one that has only a bbox is that box. `shown`, H, W px of the picture itself, is needed
+        where the file does not say its size.
 
-        Raises CocoError, which names the annotation, if it is damaged, or of another size than the file says.
+        Raises CocoError, which names the annotation, if it is damaged, of another size than the picture, or of a
+        category that is not listed; of the picture if that has a problem.
         """
+        if picture.problem:
+            raise CocoError(picture.problem)
+        height, width = (own or side for own, side in zip(picture.size, shown or (None, None), strict=True))
         for at in self._at.get(picture.id, ()):
             annotation = item_at(self._text, at)
-            label = self._label[annotation["category_id"]]
             try:
-                yield _found(annotation, label, picture.size, self.labels[label] in boxes)
+                if height is None or width is None:
+                    raise CocoError("its image has no height and width")
+                label = self._label_of(annotation)
+                yield _found(annotation, label, (height, width), self.labels[label] in boxes)
             except (CocoError, MaskError) as error:
                 raise CocoError(f"annotation {annotation.get('id')}: {error}") from error
 
+    def _label_of(self, annotation: dict[str, Any]) -> int:
+        category = _id(annotation, "category_id")
+        if category in self._unclear:
+            raise CocoError(f"its category {category} is listed more than once, as {self._unclear[category]}")
+        if category is None or category not in self._label:
+            raise CocoError(
+                f"it is of category {str(annotation.get('category_id'))[:40]}, which the file does not list"
+            )
+        return self._label[category]
+
     def _index(self) -> None:
-        names: dict[int, str] = {}
-        used: dict[int, None] = {}
-        seen = set()
+        names: dict[Id, dict[str, None]] = {}
+        used: set[Id] = set()
+        images: list[dict[str, Any]] = []
+        listed = False
         for key, item, at in walk(self._text):
-            seen.add(key)
-            if key not in ("images", "annotations", "categories"):
+            listed |= key == "images"
+            if key not in ("images", "annotations", "categories") or item is None:
                 continue
             if not isinstance(item, dict):
                 raise CocoError(f"{key} holds {str(item)[:40]!r}, not objects")
             if key == "images":
-                self.pictures.append(_picture(item))
+                images.append(item)
             elif key == "categories":
-                names[_id(item, "id")] = str(item.get("name"))
+                if (category := _id(item, "id")) is not None:
+                    names.setdefault(category, {})[str(item.get("name"))] = None
             else:
-                used[_id(item, "category_id")] = None
+                if (category := _id(item, "category_id")) is not None:
+                    used.add(category)
                 self._at.setdefault(_id(item, "image_id"), []).append(at)
-        if "images" not in seen:
+        if not listed:
             raise CocoError("it lists no images")
-        known = {picture.id for picture in self.pictures}
-        if len(known) < len(self.pictures):
-            raise CocoError("two of its images have one id")
-        if missing := self._at.keys() - known:
-            raise CocoError(f"annotations are of image {min(missing)}, which it does not list")
-        if unknown := used.keys() - names.keys():
-            raise CocoError(f"annotations are of category {min(unknown)}, which it does not list")
-        self.labels = list(dict.fromkeys(names[each] for each in sorted(used)))
-        self._label = {each: self.labels.index(names[each]) for each in used}
+        self._take_images(images)
+        occurring = [category for category in names if category in used]
+        self._unclear = {each: ", ".join(map(repr, names[each])) for each in occurring if len(names[each]) > 1}
+        sure = {each: next(iter(names[each])) for each in occurring if each not in self._unclear}
+        self.labels = list(dict.fromkeys(sure.values()))
+        self._label = {each: self.labels.index(name) for each, name in sure.items()}
+
+    def _take_images(self, images: Sequence[dict[str, Any]]) -> None:
+        """The pictures, each once, and what annotations are of none of them."""
+        by_id: dict[Id | None, list[dict[str, Any]]] = {}
+        for item in images:
+            same = by_id.setdefault(_id(item, "id"), [])
+            if item not in same:
+                same.append(item)
+        for number, items in by_id.items():
+            twice = f"{len(items)} images of the file have the id {number}; whose annotations are whose is not known"
+            for item in items:
+                problem = "it has no id in the file" if number is None else twice if len(items) > 1 else ""
+                self._take_image(item, number, problem)
+        for number, found in self._at.items():
+            if number is not None and number in by_id:
+                continue
+            count = len(found)
+            who = "without an image_id" if number is None else f"of image {number}, which the file does not list"
+            self.problems.append((f"{count} annotations", f"they are {who}"))
+
+    def _take_image(self, item: dict[str, Any], number: Id | None, problem: str) -> None:
+        name = item.get("file_name")
+        if not isinstance(name, str) or not name.strip("/\\. \t\r\n"):
+            self.problems.append((f"image {number}", "it has no file_name"))
+            return
+        given = item.get("height"), item.get("width")
+        sides = [side if side is not None and 1 <= side <= MAX_SIDE else None for side in map(whole, given)]
+        wrong = any(own is not None and side is None for own, side in zip(given, sides, strict=True))
+        if wrong and number in self._at and not problem:
+            problem = f"its height and width are {given[0]!r:.40}, {given[1]!r:.40} in the file, not px"
+        self.pictures.append(Picture(number, name, (sides[0], sides[1]), problem))
 
 
-def _picture(item: dict[str, Any]) -> Picture:
-    number, name = _id(item, "id"), item.get("file_name")
-    size = item.get("height"), item.get("width")
-    if not isinstance(name, str) or not name.strip("/\\. "):
-        raise CocoError(f"image {number} has no file_name")
-    if not all(type(side) is int and 1 <= side <= MAX_SIDE for side in size):
-        raise CocoError(f"image {number} has height and width {size[0]!r:.40}, {size[1]!r:.40}, not px")
-    return Picture(number, name, size)  # type: ignore[arg-type]
-
-
-def _id(item: dict[str, Any], key: str) -> int:
-    number = item.get(key)
-    if type(number) is not int:
-        raise CocoError(f"an item has {key} {str(number)[:40]!r}, not a whole number")
-    return number
+def _id(item: dict[str, Any], key: str) -> Id | None:
+    """An id; 1, 1.0 and "1" are one. None if it is missing or nothing that can be compared."""
+    given = item.get(key)
+    number = whole(given)
+    if number is not None and (not isinstance(given, str) or given == str(number)):
+        return number
+    return given if isinstance(given, str) else str(given) if isinstance(given, float) else None
 
 
 def _found(annotation: dict[str, Any], label: int, size: Size, box: bool) -> Found:
     shape = annotation.get("segmentation")
     if isinstance(shape, dict):
+        if shape.get("counts") in ([], ""):
+            return _nothing(label)
         return cut(runs_mask(shape, size), label)
     if isinstance(shape, list) and shape:
         return _polygons(shape, label, size)
+    if annotation.get("keypoints"):  # of an export whose key points have been prompts
+        return _nothing(label)
     if not box:
         raise CocoError("it has no segmentation, and a box is no mask: only a RectangleLabels control takes it")
     try:
@@ -136,6 +190,10 @@ def _found(annotation: dict[str, Any], label: int, size: Size, box: bool) -> Fou
     except (LookupError, TypeError, ValueError, OverflowError) as error:
         raise CocoError("it has neither a segmentation nor a bbox of x, y, width, height") from error
     return _polygons([[x, y, x + width, y, x + width, y + height, x, y + height]], label, size)
+
+
+def _nothing(label: int) -> Found:
+    return Found(label, 0, 0, np.zeros((0, 0), bool), 1.0)
 
 
 def cut(mask: NDArray[np.bool_], label: int) -> Found:
@@ -146,8 +204,13 @@ def cut(mask: NDArray[np.bool_], label: int) -> Found:
 
 
 def _polygons(rings: Sequence[Any], label: int, size: Size) -> Found:
-    """The pixels in any of some polygons, [x, y, x, y, ..] px each, drawn in their bounding box alone."""
-    points = [_ring(ring) for ring in rings]
+    """The pixels in any of some polygons, [x, y, x, y, ..] px each, drawn in their bounding box alone.
+
+    Those of fewer than three points have no inside, and are left out.
+    """
+    points = [ring for ring in map(_ring, rings) if len(ring) >= 3]
+    if not points:
+        return _nothing(label)
     limits = np.array(size[::-1])
     x0, y0 = np.clip(np.floor(np.min([ring.min(0) for ring in points], 0)), 0, limits).astype(int).tolist()
     x1, y1 = np.clip(np.ceil(np.max([ring.max(0) for ring in points], 0)), 0, limits).astype(int).tolist()
@@ -162,11 +225,23 @@ def _polygons(rings: Sequence[Any], label: int, size: Size) -> Found:
 
 
 def _ring(ring: Any) -> NDArray[np.float64]:
-    if not isinstance(ring, list) or len(ring) < 6 or len(ring) % 2:
-        raise CocoError("a polygon must be a list of x, y, x, y, .. of three points at least")
-    if not all(type(number) in (int, float) and abs(number) <= MAX_SIDE for number in ring):
+    """(N, 2) float64 xy px of a polygon."""
+    if not isinstance(ring, list) or len(ring) % 2:
+        raise CocoError("a polygon must be a list of x, y, x, y, ..")
+    numbers = ring if all(type(each) in (int, float) for each in ring) else [_number(each) for each in ring]
+    if not all(abs(number) <= MAX_SIDE for number in numbers):
         raise CocoError(f"a polygon's points must be finite numbers, within {MAX_SIDE} px")
-    return np.array(ring, np.float64).reshape(-1, 2)
+    return np.array(numbers, np.float64).reshape(-1, 2)
+
+
+def _number(value: Any) -> float:
+    """A number, or one as a text; infinite if it is none."""
+    if type(value) not in (int, float, str):
+        return math.inf
+    try:
+        return float(value)
+    except (ValueError, OverflowError):
+        return math.inf
 
 
 def runs_mask(segmentation: dict[str, Any], size: Size) -> NDArray[np.bool_]:
@@ -175,9 +250,11 @@ def runs_mask(segmentation: dict[str, Any], size: Size) -> NDArray[np.bool_]:
     Raises CocoError if it is not of `size`, or its runs are not of just as many pixels; then no array was made.
     """
     drawn, given = segmentation.get("size"), segmentation.get("counts")
-    if drawn != list(size):
+    if not isinstance(drawn, list) or [whole(side) for side in drawn] != list(size):
         raise CocoError(f"its size {str(drawn)[:40]} is not the image's, height {size[0]}, width {size[1]}")
     counts = decompress(given) if isinstance(given, str) else given
+    if isinstance(counts, list) and not all(type(count) is int for count in counts):
+        counts = [-1 if (number := whole(count)) is None else number for count in counts]
     if not isinstance(counts, list) or not all(type(count) is int and count >= 0 for count in counts):
         raise CocoError("its counts must be a text, or whole numbers from 0 on")
     if sum(counts) != size[0] * size[1]:

@@ -1,9 +1,11 @@
 """A page of small pictures with what was found in them; no scripts, nothing from elsewhere."""
 
 import html
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import numpy as np
 from numpy.typing import NDArray
@@ -36,13 +38,13 @@ def draw(small: NDArray[np.uint8], size: tuple[int, int], boxes: Sequence[Box]) 
 
 
 def write_page(path: Path, title: str, pictures: Sequence[Mapping[str, Any]]) -> None:
-    """The page; `pictures` as they are kept by `mapping`, the least sure first."""
+    """The page; `pictures` as they are kept by `mapping`, the least sure first. Their names may have any characters."""
     parts = [HEAD, f"<h1>{html.escape(title)}</h1>\n"]
     for each in sorted(pictures, key=lambda picture: float(picture["confidence"])):
         counts = ", ".join(f"{count} {html.escape(label)}" for label, count in each["counts"].items()) or "nothing"
-        name, source = html.escape(each["input"]), html.escape(each["thumbnail"], quote=True)
+        name, source = html.escape(each["input"]), quote(os.fsencode(each["thumbnail"]))
         parts.append(
             f'<figure><img src="{source}" alt="{name}"><figcaption><b>{name}</b><br>{each["size"][1]} x '
             f"{each['size'][0]} px, {counts}, confidence {each['confidence']:.3f}</figcaption></figure>\n"
         )
-    files.write(path, "".join(parts).encode())
+    files.write(path, "".join(parts).encode(errors="replace"))

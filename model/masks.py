@@ -10,11 +10,12 @@ from numpy.typing import ArrayLike, NDArray
 
 from model.images import MAX_PIXELS, ImageError, load
 from model.png import DATA_URL, encode_png, encode_png_in
-from model.rle import MaskError, decode_rle, encode_rle, encode_rle_in, ranges
+from model.rle import EmptyMask, MaskError, decode_rle, encode_rle, encode_rle_in, ranges
 
 __all__ = [
     "MAX_PERCENT",
     "OPAQUE",
+    "EmptyMask",
     "MaskError",
     "components",
     "decode_png",
@@ -55,8 +56,8 @@ def polygon_mask(points_percent: ArrayLike, height: int, width: int) -> NDArray[
     """The pixels whose centre lies in a polygon, (H, W) bool; points are (N, 2) xy in percent of the image.
 
     The polygon is closed, may leave the image, and where it crosses itself counts as inside by the non-zero
-    winding rule, as a canvas fills it. Neighbours that share an edge share no pixel. Raises MaskError for
-    fewer than 3 points or too many, or for numbers that are not finite.
+    winding rule, as a canvas fills it. Neighbours that share an edge share no pixel. Raises EmptyMask for
+    fewer than 3 points, MaskError for too many, or for numbers that are not finite.
     """
     points = _check_points(points_percent)
     x0, y0 = (points * (width / 100.0, height / 100.0)).T
@@ -100,8 +101,10 @@ def _check_points(points_percent: ArrayLike) -> NDArray[np.float64]:
         points = given.astype(np.float64)
     except (TypeError, ValueError, OverflowError) as error:
         raise MaskError(f"a polygon must be a list of [x, y] in percent: {error}") from error
-    if points.ndim != 2 or points.shape[1] != 2 or len(points) < 3:
-        raise MaskError(f"a polygon needs at least 3 points [x, y], not an array of shape {points.shape}")
+    if points.shape != (0,) and (points.ndim != 2 or points.shape[1] != 2):
+        raise MaskError(f"a polygon must be a list of points [x, y], not an array of shape {points.shape}")
     if not (np.abs(points) <= MAX_PERCENT).all():
         raise MaskError(f"a polygon's points must be finite percentages, not as far as {np.abs(points).max()}")
+    if len(points) < 3:
+        raise EmptyMask(f"a polygon needs at least 3 points, not {len(points)}")
     return points

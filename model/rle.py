@@ -23,6 +23,10 @@ class MaskError(ValueError):
     """A mask that cannot be written, or one that cannot be read."""
 
 
+class EmptyMask(MaskError):
+    """A shape that was never drawn, such as a polygon of two points: no pixel is in it, and nothing is damaged."""
+
+
 def encode_rle(mask: NDArray[np.bool_]) -> list[int]:
     """Label Studio's brush RLE, bytes as ints, of a (H, W) bool mask: opaque 255 where true, 0 elsewhere.
 
@@ -77,9 +81,12 @@ def encode_rle_in(mask: NDArray[np.bool_], top: int, left: int, size: tuple[int,
 def decode_rle(rle: Sequence[int], height: int, width: int) -> NDArray[np.uint8]:
     """The alpha of a brush RLE, (H, W) uint8; hand-drawn strokes have values in between at their edges.
 
-    Raises MaskError if the stream is not of height * width RGBA pixels, or is damaged or truncated.
+    Raises MaskError if the stream is not of height * width RGBA pixels, or is damaged or truncated, EmptyMask if it has
+    no byte.
     """
     data = _as_bytes(rle)
+    if not data.size:
+        raise EmptyMask("its RLE is empty")
     total, sizes = _read_header(data)
     expected = height * width * CHANNELS
     if min(height, width) < 1 or total != expected:

@@ -25,6 +25,8 @@ class Site(ThreadingHTTPServer):
         self.spared = ""  # an address of ours, connections to which do not count
         self.routes: dict[str, tuple[int, dict[str, str], bytes]] = {}
         self.wants = ""  # the Authorization without which the answer is 401
+        self.refuses: tuple[str, ...] = ()  # what a User-Agent that is answered 403 begins with
+        self.agents: list[str] = []
         self.seen: list[tuple[str, str | None]] = []
 
     @property
@@ -54,7 +56,11 @@ class Handler(BaseHTTPRequestHandler):
     def do_GET(self) -> None:
         given = self.headers.get("Authorization")
         self.server.seen.append((self.path, given))
+        agent = self.headers.get("User-Agent", "")
+        self.server.agents.append(agent)
         status, headers, body = self.server.routes.get(self.path, self.server.anything)
+        if self.server.refuses and (not agent or agent.lower().startswith(self.server.refuses)):
+            status, headers, body = 403, {}, b"not you"
         if self.server.wants and given != self.server.wants:
             status, headers, body = 401, {}, b"who?"
         self.send_response(status)

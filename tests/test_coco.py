@@ -148,8 +148,12 @@ def test_what_map_writes_is_read_as_it_was(read):
         ({"size": [6, 8], "counts": "\x7f"}, "damaged after 0 numbers"),
         ({"size": [6, 8], "counts": "P" * 13}, "damaged after 0 numbers"),
         ({"size": [6, 8], "counts": "0P"}, "break off after 1 numbers"),
-        ([[1, 2, 3, 4]], "three points at least"),
-        ([[1, 2, 3, 4, 5, "6"]], "must be finite numbers"),
+        ({"size": None, "counts": [48]}, "its size None is not the image's"),
+        ([[1, 2, 3, 4, 5]], "a list of x, y, x, y"),
+        ([3], "a list of x, y, x, y"),
+        ([[1, 2, 3, 4, 5, None]], "must be finite numbers"),
+        ([[1, 2, 3, 4, 5, "x"]], "must be finite numbers"),
+        ([[1, 2, 3, 4, 5, True]], "must be finite numbers"),
         ([[1, 2, 3, 4, 5, float("nan")]], "must be finite numbers"),
         ([[1, 2, 3, 4, 5, 10**400]], "must be finite numbers"),
         (None, "it has no segmentation"),
@@ -187,18 +191,137 @@ IMAGE = {"id": 7, "file_name": "a.png", "height": 6, "width": 8}
 @pytest.mark.parametrize(
     ("changed", "said"),
     [
-        ({"images": [IMAGE, IMAGE]}, "two of its images have one id"),
-        ({"images": [{**IMAGE, "id": 8}]}, "of image 7, which it does not list"),
-        ({"images": [{**IMAGE, "id": "x"}]}, "id 'x', not a whole number"),
-        ({"images": [{**IMAGE, "file_name": "/"}]}, "no file_name"),
-        ({"images": [{**IMAGE, "width": 0}]}, "height and width 6, 0, not px"),
         ({"images": [3]}, "images holds '3', not objects"),
-        ({"categories": []}, "of category 3, which it does not list"),
+        ({"annotations": ["x"]}, "annotations holds 'x', not objects"),
     ],
 )
-def test_a_file_that_contradicts_itself_is_refused(read, changed, said):
+def test_a_file_of_other_things_is_refused(read, changed, said):
     with pytest.raises(CocoError, match=f"coco.json is not a COCO file of instances: .*{said}"):
         read({"segmentation": []}, **changed)
+
+
+OTHER = {"id": 9, "file_name": "other.png", "height": 6, "width": 8}
+
+
+@pytest.mark.parametrize(
+    ("changed", "said"),
+    [
+        ({"images": [IMAGE, {**IMAGE, "file_name": "b.png"}, OTHER]}, "2 images of the file have the id 7"),
+        ({"images": [{**IMAGE, "width": 0}, OTHER]}, "its height and width are 6, 0 in the file, not px"),
+        ({"images": [{**IMAGE, "height": 6.5}, OTHER]}, "its height and width are 6.5, 8 in the file"),
+        (
+            {"images": [IMAGE, OTHER], "categories": []},
+            "annotation 0: it is of category 3, which the file does not list",
+        ),
+        (
+            {"images": [IMAGE, OTHER], "categories": [{"id": 3, "name": "Pit"}, {"id": 3, "name": "Rock"}]},
+            "annotation 0: its category 3 is listed more than once, as 'Pit', 'Rock'",
+        ),
+    ],
+)
+def test_what_contradicts_itself_costs_its_picture_only(read, changed, said):
+    coco = read({"segmentation": [[2, 1, 6, 1, 6, 4]]}, **changed)
+    *bad, good = coco.pictures
+    for each in bad:
+        with pytest.raises(CocoError, match=said):
+            list(coco.objects(each))
+    assert (good.name, good.problem, list(coco.objects(good))) == ("other.png", "", [])
+
+
+@pytest.mark.parametrize(
+    ("changed", "problems"),
+    [
+        ({"images": [OTHER]}, [("1 annotations", "they are of image 7, which the file does not list")]),
+        ({"images": [{**IMAGE, "file_name": "/"}, OTHER]}, [("image 7", "it has no file_name")]),
+        (
+            {"images": [OTHER], "annotations": [{"id": 1, "category_id": 3}] * 2},
+            [("2 annotations", "they are without an image_id")],
+        ),
+    ],
+)
+def test_what_belongs_to_no_picture_is_named(read, changed, problems):
+    coco = read({"segmentation": []}, **changed)
+    assert (coco.problems, [each.name for each in coco.pictures]) == (problems, ["other.png"])
+
+
+def test_an_image_listed_twice_alike_is_one(read):
+    coco = read({"segmentation": [[2, 1, 6, 1, 6, 4]]}, images=[IMAGE, IMAGE])
+    assert len(coco.pictures) == 1 and len(drawn(coco)) == 1
+
+
+@pytest.mark.parametrize("ids", [("7", "3"), (7.0, 3.0), ("img-1", "a"), (-1, 0), ("7.5", 2.5)])
+def test_ids_are_only_compared(read, ids):
+    image, category = ids
+    coco = read(
+        {"segmentation": [[2, 1, 6, 1, 6, 4]], "image_id": image, "category_id": category, "id": None},
+        images=[{**IMAGE, "id": image}],
+        categories=[{"id": category, "name": "Pit"}],
+    )
+    assert coco.labels == ["Pit"] and [label for label, _ in drawn(coco)] == ["Pit"]
+
+
+def test_an_id_is_the_same_as_a_number_and_as_a_text_but_texts_differ(read):
+    assert len(drawn(read({"segmentation": [[2, 1, 6, 1, 6, 4]], "image_id": "7", "category_id": 3.0}))) == 1
+    coco = read({"segmentation": []}, images=[{**IMAGE, "id": each} for each in ("7", "07", "7.0")])
+    assert len(coco.pictures) == 3 and not any(each.problem for each in coco.pictures)
+
+
+@pytest.mark.parametrize("size", [(6.0, 8.0), ("6", "8"), ("6.0", 8), (6, 8)])
+def test_sizes_may_be_floats_or_texts(read, size):
+    coco = read({"segmentation": [[2, 1, 6, 1, 6, 4]]}, images=[{**IMAGE, "height": size[0], "width": size[1]}])
+    assert coco.pictures[0].size == SIZE and drawn(coco)[0][1].sum() == 6
+
+
+@pytest.mark.parametrize("size", [{}, {"height": None, "width": None}, {"height": 6}, {"width": 8.0, "height": None}])
+def test_missing_sizes_are_the_pictures_own(read, size):
+    shape = {"size": [6.0, "8"], "counts": [10.0, "2", 36]}
+    coco = read(
+        {"segmentation": [[2, 1, 6, 1, 6, 4]]},
+        {"segmentation": shape},
+        images=[{"id": 7, "file_name": "a.png", **size}, {"id": 8, "file_name": "b.png"}],
+    )
+    first, second = coco.pictures
+    assert list(coco.objects(second)) == []
+    assert [int(each.mask.sum()) for each in coco.objects(first, shown=SIZE)] == [6, 2]
+    with pytest.raises(CocoError, match="annotation 0: its image has no height and width"):
+        list(coco.objects(first))
+
+
+def test_sizes_that_make_no_sense_matter_only_where_there_are_objects(read):
+    coco = read(images=[{**IMAGE, "height": 0, "width": "wide"}])
+    assert coco.pictures[0].size == (None, None) and list(coco.objects(coco.pictures[0], shown=SIZE)) == []
+
+
+@pytest.mark.parametrize(
+    "shape",
+    [
+        [[]],
+        [[], []],
+        [[1, 1]],
+        [[1, 1, 3, 3]],
+        {"size": [6, 8], "counts": []},
+        {"size": [6, 8], "counts": ""},
+    ],
+)
+def test_an_object_without_a_shape_has_no_pixel_and_the_others_are_read(read, shape):
+    found = drawn(read({"segmentation": shape}, {"segmentation": [[2, 1, 6, 1, 6, 4]]}))
+    assert [int(mask.sum()) for _, mask in found] == [0, 6]
+
+
+def test_rings_of_two_points_are_left_out_beside_good_ones(read):
+    coco = read({"segmentation": [[0, 0, 1, 1], [2, 1, 6, 1, 6, 4], []]})
+    (found,) = coco.objects(coco.pictures[0])
+    assert found.mask.sum() == 6 and len(found.rings) == 1
+
+
+def test_key_points_that_label_studio_exported_are_no_object(read):
+    points = {"keypoints": [3, 3, 2], "num_keypoints": 1, "bbox": [3, 3, 0, 0]}
+    assert [int(mask.sum()) for _, mask in drawn(read({**points, "segmentation": []}, points), "Pit")] == [0, 0]
+
+
+def test_members_that_are_null_are_empty(read):
+    coco = read(annotations=None, categories=None)
+    assert coco.labels == [] and len(coco.pictures) == 1
 
 
 @pytest.mark.parametrize(

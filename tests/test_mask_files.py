@@ -1,11 +1,14 @@
 """Masks in PNG files."""
 
+import struct
+import zlib
+
 import numpy as np
 import pytest
 from PIL import Image
 
 from model.images import ImageError
-from model.mask_files import objects, read
+from model.mask_files import harden, objects, read
 
 NUMBERS = np.array([[0, 1, 1, 0], [3, 0, 0, 0], [0, 0, 3, 3]], np.uint8)
 
@@ -70,3 +73,133 @@ def test_a_mask_without_background_is_one_object_and_an_empty_one_none():
     (only,) = objects(np.full((3, 4), 7, np.uint16), classes=False)
     assert only.label == 7 and only.mask.all() and only.mask.shape == (3, 4)
     assert list(objects(np.zeros((3, 4), np.uint8), classes=False)) == []
+
+
+ONE, TWO = NUMBERS == 1, NUMBERS == 3
+DRAWN = ONE | TWO
+
+
+def rgba(colours, opaque):
+    """(H, W, 4) uint8 of colours (H, W, 3) or one colour, opaque where said."""
+    whole = np.zeros((*opaque.shape, 4), np.uint8)
+    whole[..., :3] = colours
+    whole[..., 3] = np.where(opaque, 255, 0)
+    return whole
+
+
+@pytest.mark.parametrize("colour", [(0, 0, 0), (255, 255, 255), (200, 30, 30), (9, 9, 9)])
+def test_one_colour_on_a_transparent_ground_is_the_object(tmp_path, colour):
+    numbers = read(save(tmp_path / "a.png", rgba(colour, DRAWN)), (3, 4), 100)
+    assert ((numbers > 0) == DRAWN).all() and len(np.unique(numbers)) == 2
+    assert numbers.max() == (9 if colour == (9, 9, 9) else 255)
+
+
+def test_soft_alpha_is_cut_at_half_whatever_colour_is_under_it(tmp_path):
+    colours = np.arange(36, dtype=np.uint8).reshape(3, 4, 3)
+    colours[DRAWN] = 0
+    soft = rgba(colours, DRAWN)
+    soft[0, 3, 3], soft[1, 1, 3] = 127, 128
+    soft[1, 1, :3] = 0
+    expected = DRAWN.copy()
+    expected[1, 1] = True
+    assert ((read(save(tmp_path / "a.png", soft), (3, 4), 100) > 0) == expected).all()
+
+
+def test_gray_with_alpha_keeps_its_numbers(tmp_path):
+    pixels = np.stack([NUMBERS, np.where(DRAWN, 255, 0)], 2).astype(np.uint8)
+    assert (read(save(tmp_path / "a.png", pixels, "LA"), (3, 4), 100) == NUMBERS).all()
+    pixels[..., 1] = 255
+    assert (read(save(tmp_path / "b.png", pixels, "LA"), (3, 4), 100) == NUMBERS).all()
+    opaque = rgba(np.repeat(NUMBERS[..., None], 3, 2), np.ones((3, 4), bool))
+    assert (read(save(tmp_path / "c.png", opaque), (3, 4), 100) == NUMBERS).all()
+
+
+@pytest.mark.parametrize("mode", ["1", "L", "I;16", "RGB"])
+def test_a_transparent_number_is_background(tmp_path, mode):
+    clear = {"1": 1, "L": 77, "I;16": 40_000, "RGB": 77}[mode]
+    gray = np.where(DRAWN, 0, clear).astype(np.uint16 if mode == "I;16" else np.uint8)
+    if mode == "RGB":
+        picture, transparency = Image.fromarray(np.repeat(gray[..., None], 3, 2)), (77, 77, 77)
+    else:
+        picture, transparency = Image.fromarray(gray if mode != "1" else gray * 255), clear
+        picture = picture.convert("1") if mode == "1" else picture
+    picture.save(tmp_path / "a.png", transparency=transparency)
+    assert ((read(tmp_path / "a.png", (3, 4), 100) > 0) == DRAWN).all()
+
+
+@pytest.mark.parametrize("bits", [2, 4])
+def test_a_transparent_number_of_few_bits_is_background(tmp_path, bits):
+    """Such PNGs are written by palettes, so this one is made of its chunks."""
+    clear = 2
+    rows = np.where(DRAWN, 0, clear).astype(np.uint8)
+    packed = b""
+    for row in rows:
+        text = "".join(f"{number:0{bits}b}" for number in row)
+        packed += b"\0" + int(text, 2).to_bytes(len(text) // 8, "big")
+    header = struct.pack(">IIBBBBB", 4, 3, bits, 0, 0, 0, 0)
+    chunks = [(b"IHDR", header), (b"tRNS", struct.pack(">H", clear)), (b"IDAT", zlib.compress(packed)), (b"IEND", b"")]
+    body = b"".join(
+        struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data)) for kind, data in chunks
+    )
+    (tmp_path / "a.png").write_bytes(b"\x89PNG\r\n\x1a\n" + body)
+    assert ((read(tmp_path / "a.png", (3, 4), 100) > 0) == DRAWN).all()
+
+
+@pytest.mark.parametrize("transparency", [1, b"\xff\x00", b"\xff\x64"])
+def test_a_palettes_transparent_colour_is_background(tmp_path, transparency):
+    palette = Image.fromarray(np.where(DRAWN, 0, 1).astype(np.uint8), "L").convert("L")
+    palette.putpalette([9, 9, 9, 50, 60, 70])
+    palette.save(tmp_path / "a.png", transparency=transparency)
+    assert ((read(tmp_path / "a.png", (3, 4), 100) > 0) == DRAWN).all()
+
+
+def test_a_palettes_transparent_background_and_one_that_does_not_occur_leave_its_numbers(tmp_path):
+    palette = Image.fromarray(NUMBERS, "L").convert("L")
+    palette.putpalette([9, 9, 9, 50, 60, 70, 0, 0, 0, 200, 100, 0])
+    for transparency in (0, 2, b"\xff\xff\x00"):
+        palette.save(tmp_path / "a.png", transparency=transparency)
+        assert (read(tmp_path / "a.png", (3, 4), 100) == NUMBERS).all()
+
+
+def test_an_empty_bitmask_is_empty(tmp_path):
+    assert not read(save(tmp_path / "a.png", rgba((0, 0, 0), np.zeros((3, 4), bool))), (3, 4), 100).any()
+
+
+def test_transparency_that_leaves_open_what_is_background_is_refused_by_name(tmp_path):
+    opaque = np.ones((3, 4), bool)
+    opaque[2, 0] = False
+    with pytest.raises(ImageError, match="a.png has both transparent pixels and opaque ones of number 0"):
+        read(save(tmp_path / "a.png", rgba(np.repeat(NUMBERS[..., None], 3, 2), opaque)), (3, 4), 100)
+    with pytest.raises(ImageError, match="b.png is transparent everywhere"):
+        read(save(tmp_path / "b.png", rgba(np.repeat(NUMBERS[..., None], 3, 2), opaque & False)), (3, 4), 100)
+    colours = rgba(np.repeat(NUMBERS[..., None], 3, 2) + [1, 2, 3], opaque)
+    with pytest.raises(ImageError, match="c.png has colours"):
+        read(save(tmp_path / "c.png", colours), (3, 4), 100)
+
+
+def discs(soft):
+    """Two discs of 255 on 0 with rims as wide as said, (64, 64) uint8, and which pixels are more than half in them."""
+    y, x = np.mgrid[:64, :64]
+    inside = np.maximum(12 - np.hypot(x - 20, y - 20), 9 - np.hypot(x - 45, y - 45)) / soft + 0.5
+    return np.round(255 * np.clip(inside, 0, 1)).astype(np.uint8)
+
+
+@pytest.mark.parametrize("soft", [1, 2, 4])
+def test_soft_rims_are_cut_at_half_and_parts_are_objects(soft):
+    gray = discs(soft)
+    assert len(np.unique(gray)) > 5
+    hard = harden(gray)
+    assert (hard == np.where(gray > 127, 255, 0)).all()
+    assert sorted(int(each.mask.sum()) for each in objects(hard, classes=False)) == [253, 441]
+    deep = harden(gray.astype(np.uint16) * 257)
+    assert (deep == hard.astype(np.uint16) * 257).all()
+
+
+def test_numbers_of_objects_are_no_soft_rims():
+    numbers = np.zeros((20, 20), np.uint8)
+    numbers[2:6, 2:6], numbers[2:6, 6:10], numbers[12:18, 12:18] = 1, 255, 3
+    assert harden(numbers) is numbers
+    thin = np.zeros((20, 20), np.uint8)
+    thin[2:8, 2:8], thin[12, 2:18] = 255, 7  # by itself
+    assert harden(thin) is thin
+    assert harden(NUMBERS) is NUMBERS and harden(NUMBERS.astype(np.int32)).max() == 3

@@ -8,6 +8,7 @@ from contextlib import ExitStack, suppress
 import pytest
 
 from backend import media
+from backend.agent import agent
 from backend.errors import MediaError
 from backend.hosts import Hosts
 from backend.labelstudio import LabelStudio
@@ -178,7 +179,6 @@ def test_a_redirect_to_a_file_is_refused(elsewhere):
         "s3://bucket/a.png",
         "data:image/png;base64,AAAA",
         "ftp://host/a.png",
-        "//host/a.png",
         "a.png",
         "",
     ],
@@ -268,3 +268,45 @@ def test_a_silent_server_is_given_up(elsewhere, monkeypatch):
     monkeypatch.setattr(media, "TOTAL_SECONDS", -1.0)
     with pytest.raises(MediaError, match="took longer"):
         fetch(f"{elsewhere.url}/b.png", None)
+
+
+@pytest.mark.parametrize("around", [" {}", "{} ", "\t{}\n", "{}\r\n", "\r\n{}\r\n"])
+def test_white_space_around_an_address_is_dropped(home, elsewhere, around):
+    assert fetch(around.format("/data/upload/1/a.png"), home) == IMAGE
+    assert fetch(around.format(f"{elsewhere.url}/b.png"), home) == IMAGE
+    home.routes["/data/local-files/?d=sub/a.png"] = (200, {}, IMAGE)
+    assert fetch(around.format("/data/local-files/?d=sub/a.png"), home) == IMAGE
+
+
+def test_a_path_that_climbs_does_so_with_line_ends_in_it_too(home):
+    for url in ("/data/.\n./secret", "/data/upload/..\t/secret"):
+        with pytest.raises(MediaError, match="leads out of its folder"):
+            fetch(url, home)
+    assert home.seen == []
+
+
+def test_an_address_without_a_scheme_has_label_studios(home, elsewhere):
+    assert fetch(elsewhere.url.removeprefix("http:") + "/b.png", home) == IMAGE
+    assert elsewhere.seen == [("/b.png", None)]
+    assert fetch(home.url.removeprefix("http:") + "/data/upload/1/a.png", home) == IMAGE
+    assert home.seen == [("/data/upload/1/a.png", f"Token {KEY}")]
+    with pytest.raises(MediaError, match="add 127.0.0.1 to"):
+        fetch(elsewhere.url.removeprefix("http:") + "/b.png", home, hosts="none")
+
+
+def test_every_request_for_a_picture_has_skylights_own_name(home, elsewhere):
+    elsewhere.refuses = home.refuses = ("python", "urllib", "curl")
+    home.routes["/data/c.png"] = to(f"{elsewhere.url}/b.png")
+    home.wants = "Bearer access.1.x"  # the one handed out after the first refusal
+    assert fetch("/data/c.png", home, key="personal.refresh.token") == IMAGE
+    assert {*home.agents, *elsewhere.agents} == {agent()} and len(home.agents) == 2
+    assert agent().startswith("Skylight/")
+
+
+@pytest.mark.parametrize("status", [401, 403])
+def test_a_refusal_blames_a_login_only_where_one_is_asked_for(home, elsewhere, status):
+    elsewhere.routes["/b.png"] = (status, {}, b"no")
+    with pytest.raises(MediaError, match=f"answered {status}") as caught:
+        fetch(f"{elsewhere.url}/b.png", home)
+    assert ("need no login" in str(caught.value)) == (status == 401)
+    assert (agent() in str(caught.value)) == (status == 403)

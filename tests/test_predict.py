@@ -224,11 +224,21 @@ def change(body: dict[str, Any], **values: Any) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize(
+    "sizes", [{"original_width": 800.0, "original_height": 534.0}, {"original_width": None}, {"original_height": None}]
+)
+def test_a_click_without_its_sizes_or_with_floats_is_answered_alike(client, pictures, sizes):
+    found = ask(client, change(capture("05"), **sizes))[0]["result"]
+    whole = ask(client, capture("05"))[0]["result"]
+    assert found and [each["value"] for each in found] == [each["value"] for each in whole]
+    assert (found[0]["original_width"], found[0]["original_height"]) == (800, 534)
+
+
+@pytest.mark.parametrize(
     "values",
     [
         {"original_width": 400, "original_height": 267},  # another size than the image has
-        {"original_width": None},
-        {"original_width": "800"},
+        {"original_width": True},
+        {"original_width": "wide"},
         {"value": {}},
         {"value": None},
         {"value": {"x": "40", "y": 50, "keypointlabels": ["Dog"]}},

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from backend.errors import BadRequest, ConfigError
-from backend.labeling import Labeling, parse_config
+from backend.labeling import Labeling, Output, parse_config
 from backend.question import read_prompt
 
 from .editor import CONFIG, LABELS, RNG, SIZE, box, brushed, item, point
@@ -178,3 +178,37 @@ def test_prompts_are_told_apart_by_id_place_and_sign(labeling: Labeling) -> None
     assert len({each.points for each in found if each is not None}) == 4
     drawn, moved = (read_prompt([box(x, 1, 9, 9)], labeling) for x in (1, 2))
     assert drawn is not None and moved is not None and drawn.box != moved.box
+
+
+@pytest.mark.parametrize("value", [{}, {"x": 5}, {"y": 5}, {"x": None, "y": 5}, {"x": 5, "y": None, "width": 0.3}])
+def test_a_point_without_coordinates_is_left_out_wherever_it_stands(
+    value: dict[str, object], labeling: Labeling
+) -> None:
+    bad = {**item("keypointlabels", "kp", {}, label="Object"), "value": {**value, "keypointlabels": ["Object"]}}
+    for context in ([bad, point(50, 50)], [point(50, 50), bad], [bad, point(50, 50), bad]):
+        found = read_prompt({"result": context}, labeling)
+        assert found is not None and found.prompt.points.tolist() == [[40, 30]]
+        assert (found.label, len(found.points)) == ("Dog", 1)
+    with pytest.raises(BadRequest, match="has no coordinates"):
+        read_prompt([bad], labeling)
+
+
+def test_a_box_without_coordinates_is_left_out_beside_points(labeling: Labeling) -> None:
+    found = read_prompt([box(1, 1, None, 1), point(50, 50)], labeling)  # type: ignore[arg-type]
+    assert found is not None and found.prompt.box is None and found.prompt.points.tolist() == [[40, 30]]
+
+
+def test_a_click_may_lack_its_size_or_have_it_as_a_float(labeling: Labeling) -> None:
+    asked: list[tuple[str, int | None]] = []
+
+    def picture_size(output: Output, index: int | None) -> tuple[int, int]:
+        asked.append((output.name, index))
+        return SIZE
+
+    found = read_prompt([point(50, 50, original_width=80.0, original_height=60.0)], labeling, picture_size)
+    assert found is not None and (found.size, asked) == (SIZE, [])
+    bare = {k: v for k, v in point(50, 50, item_index=1).items() if not k.startswith("original_")}
+    for click in (bare, bare | {"original_width": None, "original_height": 60}):
+        found = read_prompt([click], labeling, picture_size)
+        assert found is not None and found.prompt.points.tolist() == [[40, 30]] and found.size == SIZE
+    assert asked == [("brush", 1)] * 2

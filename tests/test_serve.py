@@ -183,3 +183,19 @@ def reaches(connection: redis.Redis) -> bool:
         return bool(connection.ping())
     except redis.RedisError:
         return False
+
+
+@pytest.mark.parametrize("name", ["run#12 100%25?", "x" * 120])
+def test_the_broker_starts_wherever_temporary_files_go(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    (tmp_path / name).mkdir()
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path / name))
+    settings = Settings(home=tmp_path / "home #1%25?")
+    supervisor = Supervisor(settings, environment(), "127.0.0.1", free_port(0))
+    supervisor.children = []
+    with supervisor:
+        address = broker_note(settings).read_text()
+        with redis.Redis.from_url(Settings.from_env({"REDIS_URL": address}).redis_url) as connection:
+            assert connection.ping()
+    assert list((tmp_path / name).iterdir()) == []

@@ -4,6 +4,7 @@ from dataclasses import FrozenInstanceError
 from pathlib import Path
 
 import pytest
+import redis
 
 from backend.errors import ConfigError
 from backend.hosts import Hosts
@@ -182,6 +183,67 @@ def test_redacting_leaves_a_plain_url_alone():
     assert redact_url("redis://host:6379/1?x=1") == "redis://host:6379/1?x=1"
     assert redact_url("redis://:pw@host/1") == "redis://:***@host/1"
     assert redact_url("https://token@host/1") == "https://***@host/1"
+
+
+PIECES = ("pa", "ss", "wo", "rd")
+
+
+@pytest.mark.parametrize(
+    "password", ["pa@ss", "pa/ss", "pa#ss", "pa?ss", "pa@ss/wo#rd", "pa:ss", "pa[ss", "pa%ss", "pa ss"]
+)
+@pytest.mark.parametrize("url", ["redis://:{}@h.example:6379/0", "rediss://user:{}@h.example", "redis://user:{}"])
+def test_no_piece_of_a_password_is_shown_however_it_is_written(url, password):
+    if "@" not in url and "@" in password:
+        password = password.replace("@", "$")  # what follows would be the host
+    text = url.format(password)
+    shown = redact_url(text)
+    assert not [piece for piece in PIECES if piece in shown.replace("rediss:", "")] and "***" in shown
+    assert ("h.example" in shown) == ("h.example" in url)
+    try:
+        message = repr(Settings.from_env({"REDIS_URL": text}))
+    except ConfigError as error:
+        message = str(error)
+        assert "%40" in message
+    assert not [piece for piece in ("pa", "ss") if f"{piece}@" in message or f":{piece}" in message]
+
+
+@pytest.mark.parametrize("sign", "/#?[")
+def test_a_password_that_breaks_the_url_is_refused_with_the_remedy(sign):
+    with pytest.raises(ConfigError, match="REDIS_URL: .*percent-encoded: @ as %40") as caught:
+        Settings.from_env({"REDIS_URL": f"redis://:qq{sign}zz@h.example:6379/0"})
+    assert "qq" not in str(caught.value) and "zz" not in str(caught.value)
+
+
+def test_passwords_that_redis_py_reads_are_taken_and_not_shown():
+    for text, password in (("redis://:p@q@h.example:6379", "p@q"), ("redis://u:p%40q%2F@h.example:6379", "p@q/")):
+        settings = Settings.from_env({"REDIS_URL": text})
+        assert redis.connection.parse_url(settings.redis_url)["password"] == password
+        assert "h.example:6379" in repr(settings) and "p@q" not in repr(settings) and "p%40q" not in repr(settings)
+
+
+def test_secrets_of_a_query_are_not_shown_whatever_follows_in_them():
+    for query in ("password=a@b&db=1", "db=1&PASSWORD=ab&cd", "token=a#b", "x=1&signature=a/b?c"):
+        shown = redact_url(f"redis://h.example:6379/0?{query}")
+        assert shown.startswith("redis://h.example:6379/0?") and shown.endswith("=***")
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "redis://h:6379/0",
+        "redis://[::1]:6379/0?db=2",
+        "unix:///tmp/a%2312/s",
+        "http://h/a:b",
+        "redis://h",
+        "localhost:6379",
+    ],
+)
+def test_urls_without_secrets_are_shown_as_they_are(url):
+    assert redact_url(url) == url
+
+
+def test_a_socket_may_have_an_at_sign_in_its_path():
+    assert Settings.from_env({"REDIS_URL": "unix:///tmp/a@b/s.sock"}).redis_url == "unix:///tmp/a@b/s.sock"
 
 
 def test_the_table_names_each_field_with_default_and_meaning():
