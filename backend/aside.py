@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 import redis
 
-from backend.queue import key
+from backend.queue import key, take
 
 TRIES = 2  # failures for an annotation's own sake, after which it is quarantined
 DEATHS = 6  # of the worker, after which nobody believes in chance: with the pauses below, half an hour
@@ -123,7 +123,7 @@ class Asides:
 
     def left_behind(self, project: str) -> dict[str, Any] | None:
         """The event that a process was using when it ended."""
-        found: Any = self.redis.getdel(key(project, "handled"))
+        found = take(self.redis, key(project, "handled"))
         return json.loads(found) if found else None
 
     def _is_due(self, each: Aside) -> bool:
