@@ -11,7 +11,7 @@ from typing import Any
 
 import redis
 
-from backend import figures
+from backend import figures, redis_commands
 from backend.finding import Finding
 from backend.queue import KINDS, Kind
 from backend.service import Service
@@ -50,12 +50,22 @@ def urgent(service: Service) -> list[Finding]:
 
 
 def _redis(service: Service) -> list[Finding]:
-    connection = service.queue.redis
+    connection, found = service.queue.redis, []
     try:
+        found.append(_commands(connection))
         info = connection.info()
-        return [_version(service, info), _persistence(connection, info), _workers(service)]
+        return [_version(service, info), *found, _persistence(connection, info), _workers(service)]
     except redis.RedisError as error:
-        return [_away(service, error)]
+        return [*found, _away(service, error)]
+
+
+def _commands(connection: redis.Redis) -> Finding:
+    what, refused = "Redis: commands", redis_commands.refused(connection)
+    if not refused:
+        return Finding(what, "ok", "all that are used are there")
+    reason = next(iter(refused.values()))
+    step = "Use Redis 6.0 or newer, or Valkey; let Skylight's user run them (rename-command, ACL)."
+    return Finding(what, "fail", f"{', '.join(refused)}: refused ({reason[:200]})", step)
 
 
 def _away(service: Service, error: redis.RedisError) -> Finding:
