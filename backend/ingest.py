@@ -4,7 +4,7 @@ import logging
 
 from backend import ahead
 from backend.aside import state_of
-from backend.errors import POISON_ERRORS, MediaError, SkylightError
+from backend.errors import DATA_ERRORS, POISON_ERRORS, MediaError, SkylightError
 from backend.fair import Turn
 from backend.history import agreement
 from backend.predict import image_url
@@ -63,22 +63,33 @@ def retry(service: Service, project: str) -> bool:
 
 
 def handle(service: Service, project: str, event: Event) -> bool:
-    """Apply one event to the store; gives whether it changed a sample."""
+    """Apply one event to the store; gives whether it changed a sample. One that cannot be read is left out."""
+    try:
+        return _apply(service, project, event)
+    except DATA_ERRORS as error:
+        log.exception("project %s: the event %.100r cannot be read and is left out", project, event)
+        fail(error)
+        service.queue.want_reconciliation(project)
+        return False
+
+
+def _apply(service: Service, project: str, event: Event) -> bool:
     if event.get("label_config"):
         save_config(service, project, event["label_config"])
     if event.get("reconcile"):
         service.queue.want_reconciliation(project)
-    if event["what"] == "train":
+    what = event.get("what")
+    if what == "train":
         service.queue.want_training(project)
-    if event["what"] == "tasks_created":
+    if what == "tasks_created":
         ahead.want(service, project)
-    if event["what"] == "annotations_deleted":
+    if what == "annotations_deleted":
         service.asides.drop(project, *event["ids"])
         return any([service.store.remove(project, each) for each in event["ids"]])
-    if event["what"] == "tasks_deleted":
+    if what == "tasks_deleted":
         service.asides.drop_tasks(project, set(event["ids"]))
         return bool(service.store.remove_tasks(project, set(event["ids"])))
-    if event["what"] != "annotation":
+    if what != "annotation":
         return False
     if not service.asides.waits(project, event["id"], state_of(event)):
         return _try(service, project, event)

@@ -4,6 +4,7 @@ import functools
 import hashlib
 import os
 import shutil
+import time
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -12,6 +13,7 @@ from typing import Any
 import redis
 
 from backend import figures, redis_commands
+from backend.failures import KEPT_SECONDS
 from backend.finding import Finding
 from backend.queue import KINDS, Kind
 from backend.service import Service
@@ -27,12 +29,14 @@ GIGABYTE = 1e9
 DISK_WARN, DISK_FAIL = 5 * GIGABYTE, 1 * GIGABYTE  # an embedding has 0.8 to 1.8 MB: 2700 to 6000 images
 INBOX_SECONDS = 600.0  # an event that has waited for longer is worth an alarm
 MAKE_ROOM = "Make room (`skylight cache --trim`, SKYLIGHT_DISK_MB), or move SKYLIGHT_HOME to a larger disk."
+NAMED = 5  # damaged files that are named
 WHOLE = ("worker", "inbox")  # of which `urgent` says all that `findings` says
 
 
 def findings(service: Service) -> list[Finding]:
     """How this machine stands."""
-    return [*_redis(service), _inbox(service), _checkpoint(service), _disk(service.settings)]
+    found = [*_redis(service), _inbox(service), _checkpoint(service), _disk(service.settings)]
+    return [*found, *_damaged(service)]
 
 
 def urgent(service: Service) -> list[Finding]:
@@ -174,6 +178,17 @@ def _room(settings: Settings) -> list[Finding]:
     if (free := free_bytes(home)) < DISK_FAIL:
         return [Finding("disk", "fail", f"{free / GIGABYTE:.1f} GB free for {home}", MAKE_ROOM)]
     return []
+
+
+def _damaged(service: Service) -> list[Finding]:
+    """What was set aside of late, if anything was."""
+    damage = service.store.damage
+    if not (names := damage.since(time.time() - KEPT_SECONDS)):
+        return []
+    more = f" and {len(names) - NAMED} more" if len(names) > NAMED else ""
+    detail = f"{', '.join(names[:NAMED])}{more} could not be read and was set aside in {damage.folder}"
+    step = "Look at the disk. What was lost is made again from Label Studio. What you have looked at may be deleted."
+    return [Finding("damaged files", "warn", detail, step)]
 
 
 def _disk(settings: Settings) -> Finding:

@@ -193,7 +193,10 @@ class Queue:
         """The inbox's events, oldest first; each leaves it when the next one is asked for."""
         where = key(project, "inbox")
         while (raw := self.redis.lindex(where, 0)) is not None:
-            yield json.loads(raw)
+            try:
+                yield json.loads(raw)
+            except ValueError as error:
+                log.error("project %s: an event in Redis cannot be read and is left out: %s", project, error)
             # By value: were the lock lost, nobody else's event would be dropped.
             self.redis.lrem(where, 1, raw)  # type: ignore[arg-type]  # bytes are fine
 

@@ -163,11 +163,14 @@ class Service:
 
     def _damaged(self, project: str, reason: str) -> None:
         """A file of the store was set aside: Label Studio has what it held, or it is trained anew."""
-        self.failures.note(project, "damaged", f"{reason}; it was set aside", "Look at the disk. " + REMADE)
+        projects = self.store.projects() if project == MACHINE else [project]  # whose it was is not known
+        for each in projects:
+            self.failures.note(each, "damaged", f"{reason}; it was set aside", "Look at the disk. " + REMADE)
         try:
-            self.queue.want_reconciliation(project)
-            self.queue.touch(project)
-            self.queue.request(project, "ingest")
+            for each in projects:
+                self.queue.want_reconciliation(each)
+                self.queue.touch(each)
+                self.queue.request(each, "ingest")
         except redis.RedisError as error:
             log.error("project %s: what was damaged is made again once Redis is back: %s", project, error)
 

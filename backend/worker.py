@@ -123,6 +123,9 @@ def start(service: Service, kinds: Sequence[Kind] = KINDS) -> Worker:
     worker = Worker(queues, connection=service.queue.redis, serializer=JSONSerializer)
     worker.max_connection_wait_time = RETRY_SECONDS
     worker.service = service
-    replay(service)
+    try:
+        replay(service)
+    except OSError as error:
+        log.error("what waits on disk cannot be read now; it is tried again beside the work: %s", error)
     custody.recover(service.queue, service.store.projects())
     return worker
