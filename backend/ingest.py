@@ -56,7 +56,8 @@ def retry(service: Service, project: str) -> bool:
     with service.queue.lock(project, "ingest") as held:
         for each in service.asides.due(project) if held else ():
             if each.event is not None:
-                changed |= handle(service, project, each.event)
+                # Without its configuration, which is of when it came.
+                changed |= handle(service, project, {**each.event, "label_config": ""})
             else:
                 service.queue.want_reconciliation(project)
     return changed
@@ -124,7 +125,9 @@ def _try(service: Service, project: str, event: Event) -> bool:
 def _fail(service: Service, project: str, event: Event, reason: str, own: bool, death: bool = False) -> bool:
     keep = service.labelstudio is None and not death
     found = service.asides.fail(project, event, reason, own, death, keep)
-    tried = "is quarantined until it changes" if found.quarantined else "is set aside and tried again"
+    tried = (
+        "is quarantined until it or the configuration changes" if found.quarantined else "is set aside and tried again"
+    )
     log.error("project %s annotation %s cannot be learned from, %s: %s", project, event["id"], tried, reason)
     return False
 
