@@ -125,9 +125,9 @@ def _try(service: Service, project: str, event: Event) -> bool:
 def _fail(service: Service, project: str, event: Event, reason: str, own: bool, death: bool = False) -> bool:
     keep = service.labelstudio is None and not death
     found = service.asides.fail(project, event, reason, own, death, keep)
-    tried = (
-        "is quarantined until it or the configuration changes" if found.quarantined else "is set aside and tried again"
-    )
+    tried = "is set aside and tried again"
+    if found.quarantined:
+        tried = "is quarantined until it or the configuration changes"
     log.error("project %s annotation %s cannot be learned from, %s: %s", project, event["id"], tried, reason)
     return False
 
