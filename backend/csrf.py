@@ -5,9 +5,7 @@ Three things must hold for an action: the browser says that the request comes fr
 and the form holds that cookie's value, signed here.
 """
 
-import os
 import secrets
-from pathlib import Path
 from urllib.parse import urlsplit
 
 from flask import Request, Response
@@ -23,22 +21,9 @@ SALT = "form"
 AGAIN = "open the page again and press the button there"
 
 
-def kept_key(path: Path) -> str:
-    """The key in a file that only its owner may read, made if there is none: every web process signs alike."""
-    try:
-        return path.read_text()
-    except FileNotFoundError:
-        path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
-    part.touch(mode=0o600)
-    part.write_text(secrets.token_hex(KEY_BYTES))
-    try:
-        os.link(part, path)  # whoever comes first
-    except FileExistsError:
-        pass
-    finally:
-        part.unlink()
-    return path.read_text()
+def new_key() -> str:
+    """A key to sign with; every web process must have the same."""
+    return secrets.token_hex(KEY_BYTES)
 
 
 class Guard:

@@ -3,6 +3,7 @@
 import functools
 import logging
 from collections.abc import Callable
+from contextlib import suppress
 from contextvars import ContextVar
 
 import redis
@@ -10,7 +11,6 @@ import redis
 from backend import ahead
 from backend.custody import in_hand
 from backend.embed import embed_project
-from backend.errors import Stopping
 from backend.ingest import drain, retry
 from backend.preannotate import preannotate as preannotate_open_tasks
 from backend.queue import Kind
@@ -67,11 +67,12 @@ def ingest(project: str) -> None:
 
 
 def _reconciled(service: Service, project: str, wish: str) -> int:
-    """As `reconcile`; what is interrupted is wanted again."""
+    """As `reconcile`; what does not come to its end is wanted again."""
     try:
         return reconcile(service, project, glance=wish == "glance")
-    except (Stopping, redis.RedisError):
-        service.queue.want_reconciliation(project)
+    except BaseException:  # also the end of the process, or of the time that a job may take
+        with suppress(redis.RedisError):  # then the job stays in hand, and a sweep wants it again
+            service.queue.want_reconciliation(project)
         raise
 
 

@@ -65,7 +65,7 @@ class Large:
         if not self._has(digest):
             path = self.folder / f"{digest}.{KINDS[not by_windows(data)]}"
             if by_windows(data):
-                files.write(path, data)
+                files.write(path, data, durable=False)
             else:
                 unpack(data, path, max_pixels)
             self._make_room(path)

@@ -24,10 +24,11 @@ from backend.history import (
     learning_curve,
     summary,
 )
-from backend.progress import JobState, job_states, workers
+from backend.progress import JobState, job_states
 from backend.readiness import Readiness
 from backend.service import Service
 from backend.store import SampleRecord
+from backend.workers import running
 from model.normalisation import OWN
 
 SETTLED_SECONDS = 2.0  # a folder changed less long ago may change again without a newer time stamp
@@ -201,7 +202,7 @@ def queue_state(service: Service, project: str) -> QueueState:
         return QueueState(
             inbox=inbox,
             jobs=job_states(queue, project),
-            workers=workers(queue),
+            workers=len(running(queue)),
             backlog=backlog(queue),
             up_to_date=not inbox and queue.trained(project) >= queue.dirty(project),
             asides=service.asides.of(project),

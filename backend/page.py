@@ -19,6 +19,7 @@ from backend.answers import service_of
 from backend.curves import counted
 from backend.errors import SkylightError
 from backend.finding import Finding
+from backend.key_file import kept_key
 from backend.overview import ProjectView, Records, project_view
 from backend.readiness import readiness
 from backend.refreshed import Refreshed
@@ -59,7 +60,7 @@ class Pages:
         self.findings = Refreshed(lambda _: findings(service))
         self.alerts = alerts.Alerts(service, self.findings.get)
         self._guard: csrf.Guard | None = None
-        self._spare = csrf.Guard(secrets.token_hex(csrf.KEY_BYTES))
+        self._spare = csrf.Guard(csrf.new_key())
 
     @property
     def guard(self) -> csrf.Guard:
@@ -68,7 +69,7 @@ class Pages:
         """
         if self._guard is None:
             try:
-                self._guard = csrf.Guard(csrf.kept_key(self.service.settings.home / KEY_FILE))
+                self._guard = csrf.Guard(kept_key(self.service.settings.home / KEY_FILE, csrf.new_key))
             except OSError as error:
                 log.error("%s cannot be kept: %s", KEY_FILE, error)
                 return self._spare

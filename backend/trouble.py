@@ -1,6 +1,7 @@
 """What becomes of a job that fails: a sentence for people, and when it is taken up again."""
 
 import errno
+import functools
 import logging
 import os
 import shutil
@@ -12,6 +13,7 @@ from pathlib import Path
 from typing import Any, cast
 
 import redis
+from redis.client import Pipeline
 from rq.timeouts import JobTimeoutException
 
 from backend.errors import SkylightError, Stopping
@@ -104,14 +106,21 @@ def take_up(service: Service, now: float | None = None) -> list[str]:
     taken = []
     for member in found:
         kind, _, project = member.decode().partition(" ")
-        if connection.zrem(where, member) and kind in KINDS:
-            service.queue.request(project, kind)
+        if kind in KINDS:  # both or neither: no failed job is forgotten where Redis goes away in between
+            service.queue.request(project, kind, functools.partial(_take_off, member=member))
             taken.append(member.decode())
+        else:
+            connection.zrem(where, member)
     for project in sorted({*service.queue.projects(), *service.store.projects()}):
         if service.asides.due(project) and connection.set(key(project, "retried"), 1, ex=RETRY_SECONDS, nx=True):
             service.queue.request(project, "ingest")
             taken.append(f"aside {project}")
     return taken
+
+
+def _take_off(pipe: Pipeline, member: bytes) -> None:
+    """Note that a failed job is queued again."""
+    pipe.zrem(key("*", "again"), member)
 
 
 def summary(service: Service, project: str) -> list[dict[str, Any]]:

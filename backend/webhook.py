@@ -64,21 +64,30 @@ def unsigned(project: str, body: dict[str, Any]) -> dict[str, Any]:
 def accept(service: Service, project: str, found: Sequence[Event]) -> None:
     """Put events into the inbox, all or none; on disk while Redis is away, or while others wait there still."""
     try:
-        if replay(service, REPLAY_SECONDS):
+        if _replayed(service):
             by_webhook = any(event["what"] != "train" for event in found)  # which comes as a call of the backend
             service.queue.accept_all(project, found, dirtying(found), int(time.time()) if by_webhook else 0)
             return
     except redis.RedisError as error:
         log.error("Redis is away (%s): %d events of project %s wait on disk", error, len(found), project)
         fail(error)
-    for event in found:
-        service.store.spool(project, event)
+    if found:
+        service.store.spool(project, *found)
+
+
+def _replayed(service: Service) -> bool:
+    """Whether events may go straight into the inbox: none waits on disk, or none can be read from there now."""
+    try:
+        return replay(service, REPLAY_SECONDS)
+    except OSError as error:
+        log.error("what waits on disk cannot be read now, and newer events go before it: %s", error)
+        return True
 
 
 def replay(service: Service, seconds: float = math.inf) -> bool:
     """Take spooled events into the inbox, for so long; gives whether none is left that this process could take.
 
-    Raises redis.RedisError while Redis is away.
+    Raises redis.RedisError while Redis is away, OSError if the folder cannot be used.
     """
     until = time.monotonic() + seconds
     for project, event in service.store.spooled():
@@ -90,7 +99,7 @@ def replay(service: Service, seconds: float = math.inf) -> bool:
 
 def dirtying(found: Sequence[Event]) -> int:
     """How many of the events may change what there is to train on."""
-    return sum(event["what"] in DIRTYING for event in found)
+    return sum(event.get("what") in DIRTYING for event in found)
 
 
 def project_key(project: Any) -> str:

@@ -141,12 +141,12 @@ class EmbeddingCache:
         metadata = seals.metadata_of(data)
         if metadata["layout"] == UNSEALED:
             with suppress(OSError):
-                files.write(path, seals.save_tensors(load(data), {**metadata, "layout": LAYOUT}))
+                files.write(path, seals.save_tensors(load(data), {**metadata, "layout": LAYOUT}), durable=False)
 
     def _keep(self, key: str, computed: Embedding) -> Embedding:
         path, (data, embedding) = self.path(key), pack(computed)
         try:
-            files.write(path, data)
+            files.write(path, data, durable=False)  # a click waits for it
         except OSError as error:  # a full disk: a click need not fail for that
             log.warning("an embedding is not kept, and will be computed again: %s", error)
         else:
