@@ -16,7 +16,7 @@ from backend.drawing import Part, draw
 from backend.errors import DATA_ERRORS, BadRequest, SkylightError
 from backend.labeling import Labeling, Output
 from backend.large_answers import click_large, preannotation_large
-from backend.limits import check_predict
+from backend.limits import check_predict, project_name
 from backend.media import through_label_studio
 from backend.question import read_prompt
 from backend.queue import key
@@ -49,7 +49,7 @@ def results(service: Service, body: dict[str, Any]) -> list[dict[str, Any]]:
 
     Raises BadRequest for a body that is not a /predict's.
     """
-    project, tasks = str(body.get("project") or ""), body.get("tasks")
+    project, tasks = project_name(body.get("project")), body.get("tasks")
     if not isinstance(tasks, list) or not all(isinstance(task, dict) for task in tasks):
         raise BadRequest("'tasks' must be a list of tasks")
     params = body.get("params") or {}

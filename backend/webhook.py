@@ -15,7 +15,7 @@ from backend.answers import body_object, json_response, service_of
 from backend.errors import BadRequest, Forbidden
 from backend.history import shown_prediction
 from backend.labelstudio import reviewed
-from backend.limits import check_config, checked_id
+from backend.limits import check_config, checked_id, project_name
 from backend.secret import HEADER
 from backend.service import Service
 from backend.trace import fail, note
@@ -106,7 +106,7 @@ def project_key(project: Any) -> str:
     """A webhook's project by the name that /setup and /predict use, "<id>.<second of its creation>"."""
     try:
         created = datetime.fromisoformat(project["created_at"])
-        return f"{checked_id(project['id'])}.{int(created.timestamp())}"
+        return project_name(f"{checked_id(project['id'])}.{int(created.timestamp())}")
     except (KeyError, TypeError, ValueError, OverflowError) as error:
         raise BadRequest(f"'project' must be an object with id and created_at: {error!r}") from error
 
