@@ -489,6 +489,31 @@ def rebuild() -> None:
 
 
 @cli.command()
+@click.option("--project", required=True, help="Its number in Label Studio's address, or its whole name.")
+@click.option("--yes", is_flag=True, help="Do not ask.")
+def forget(project: str, yes: bool) -> None:
+    """Delete everything that Skylight keeps of a project: annotations, versions, what waits. Label Studio keeps its.
+
+    Beside `skylight serve`, or with REDIS_URL. While Label Studio still calls Skylight for the project, it comes back:
+    remove the ML backend and its webhook there first.
+    """
+    from redis import RedisError
+
+    from backend import forget as module
+
+    service = _beside_serve()
+    try:
+        found = module.holdings(service, project)
+        click.echo(f"{found}")
+        if not yes:
+            click.confirm("Delete all of it? It cannot be brought back", abort=True)
+        module.forget(service, found.project)
+    except RedisError as error:
+        raise Unavailable(f"Redis does not answer ({error}); start `skylight serve` or set REDIS_URL") from error
+    click.echo(f"project {found.project} is forgotten")
+
+
+@cli.command()
 @click.option("--label-studio", "executable", type=click.Path(path_type=Path), required=True, help="Its program file.")
 @click.option("--port", default=8080, show_default=True, help="Label Studio's port; the next free one if it is busy.")
 def demo(executable: Path, port: int) -> None:

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from backend.errors import SetAside
+from model.files import remove_tree
 
 # What the file system says of one file that it cannot give, whatever is done about rights or the others.
 UNREADABLE = (errno.EIO, errno.EISDIR, errno.ENOTDIR, errno.ELOOP, errno.EBADMSG, getattr(errno, "EUCLEAN", errno.EIO))
@@ -59,6 +60,13 @@ class Damage:
         end = re.compile(rf"[0-9]+-projects-{re.escape(project)}-versions-([0-9]+)")
         names = (path.name for path in self.folder.glob("*")) if self.folder.is_dir() else ()
         return [int(found[1]) for name in names if (found := end.fullmatch(name))]
+
+    def forget(self, project: str) -> None:
+        """Delete what was set aside of a project."""
+        ours = re.compile(rf"[0-9]+-projects-{re.escape(project)}-.+")
+        for path in list(self.folder.glob("*")) if self.folder.is_dir() else ():
+            if ours.fullmatch(path.name):
+                remove_tree(path)
 
     def _shorten(self) -> None:
         """Delete the oldest; folders, which are versions, are kept."""

@@ -4,11 +4,14 @@ import functools
 from collections.abc import Iterator
 from typing import Any
 
+import redis
+
 from backend import checkup, machine
 from backend.connect import Change, repair
 from backend.errors import SkylightError
 from backend.finding import Finding, State
 from backend.labelstudio import LabelStudio
+from backend.limits import PROJECT
 from backend.link import Identify, find, identify
 from backend.login import Login
 from backend.service import Service
@@ -21,7 +24,7 @@ TESTED = "1.23"
 
 def findings(service: Service) -> list[Finding]:
     """How everything stands. Takes a second or more; while Label Studio asks Skylight back, it must be answered."""
-    return [*_labelstudio(service), *machine.findings(service)]
+    return [*_labelstudio(service), *_left_out(service), *machine.findings(service)]
 
 
 def fix(service: Service) -> list[Change]:
@@ -117,6 +120,20 @@ def _project(
         return []
     step = f"If it should be: skylight connect --project {project['id']}"
     return [Finding(f"project {project['id']} {project['title']!r}", "warn", "is not connected any more", step)]
+
+
+def _left_out(service: Service) -> Iterator[Finding]:
+    """What is kept but looked after no more: projects that Label Studio deleted, and what is no project of its."""
+    try:
+        gone, members = service.queue.gone(), service.queue.members()
+    except redis.RedisError:  # which is said elsewhere
+        gone, members = {}, []
+    for project, reason in sorted(gone.items()):
+        detail = f"Label Studio does not have it any more: {reason}; its annotations and versions are kept"
+        yield Finding(f"project {project}", "warn", detail, f"To delete them: skylight forget --project {project}")
+    for name in sorted({*service.store.misnamed(), *(each for each in members if not PROJECT.fullmatch(each))}):
+        detail = "it is no project of Label Studio's, so nothing is done for it"
+        yield Finding(f"project {name}", "warn", detail, f"Run: skylight forget --project {name}")
 
 
 def _candidates(projects: list[dict[str, Any]], known: set[str]) -> list[dict[str, Any]]:

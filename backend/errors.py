@@ -63,6 +63,10 @@ class LabelStudioError(SkylightError):
     status = 502
 
 
+class NotThere(LabelStudioError):
+    """Label Studio itself answered that it has no such thing."""
+
+
 class Unavailable(SkylightError):
     """Something the service needs (Redis, a model) is not there now; the same call may work later."""
 

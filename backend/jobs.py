@@ -52,6 +52,8 @@ def ingest(project: str) -> None:
     if retry(service, project):
         queue.touch(project)
         news += 1
+    if news and queue.is_gone(project):  # so it may be there again
+        queue.want_reconciliation(project)
     if wish := queue.take_reconciliation(project):
         if wish == "all":
             ahead.want(service, project)
@@ -60,6 +62,8 @@ def ingest(project: str) -> None:
         news += changed or wish == "all"
     if queue.inbox_length(project):  # another worker held it for long, and looks no more
         queue.request(project, "ingest")
+    if queue.is_gone(project):
+        return
     if queue.dirty(project) > queue.trained(project):
         queue.request(project, "train")
     elif service.versions.current(project) and (news or not _all_predicted(service, project)):

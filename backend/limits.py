@@ -19,7 +19,9 @@ MAX_XML_DEPTH = 100  # tags in each other; Label Studio's own templates have at 
 MAX_TAGS = 5_000  # of a labeling configuration; a long list of choices has some hundred
 MAX_NAMES = 2_000  # labels of all controls for masks, by all their names, which are compared with each other
 MAX_ID = 2**63 - 1  # Label Studio's ids are 64-bit; a longer number would not be a file's name
-PROJECT = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]{0,99}")  # how a project may be called: no path, and not endless
+PROJECT = re.compile(r"(0|[1-9][0-9]{0,18})\.(0|[1-9][0-9]{0,11})")  # how Label Studio calls one: see `project_name`
+FOLDER = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]{0,99}")  # how a project's folder may be called: earlier releases took
+# any such name from a /setup
 
 Container = (dict, list)
 
@@ -54,6 +56,21 @@ def check_config(label_config: str) -> None:
         raise BadRequest(
             f"the labeling configuration has {len(label_config)} characters, more than {MAX_CONFIG}; shorten it"
         )
+
+
+def project_name(value: Any) -> str:
+    """The name by which Label Studio calls a project when it calls an ML backend: "<id>.<second of its creation>".
+
+    To be asked of every name that comes from outside. Raises BadRequest for another one.
+    """
+    if not value:
+        raise BadRequest("'project' is missing")
+    if not isinstance(value, str) or not PROJECT.fullmatch(value):
+        raise BadRequest(
+            f"{str(value)[:80]!r} is no project of Label Studio's; they are called <id>.<second of their creation>, "
+            "as '1.1795340435'"
+        )
+    return value
 
 
 def checked_id(value: Any) -> int:

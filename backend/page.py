@@ -20,6 +20,7 @@ from backend.curves import counted
 from backend.errors import SkylightError
 from backend.finding import Finding
 from backend.key_file import kept_key
+from backend.limits import project_name
 from backend.overview import ProjectView, Records, project_view
 from backend.readiness import readiness
 from backend.refreshed import Refreshed
@@ -76,8 +77,8 @@ class Pages:
         return self._guard
 
     def view(self, project: str) -> ProjectView:
-        """A project; Label Studio is asked beside the request. Raises NotFound."""
-        if project not in self.service.store.projects():
+        """A project; Label Studio is asked beside the request. Raises NotFound, BadRequest for no project's name."""
+        if project_name(project) not in self.service.store.projects():
             raise NotFound(f"There is no project {project[:80]}.")
         known = self.readiness.get(project) if self.service.labelstudio else None
         return project_view(self.records, project, known)
@@ -140,7 +141,7 @@ def version(project: str, number: int) -> str:
 @blueprint.route("/projects/<project>/versions/<int:number>/tasks/<task>.webp", methods=["GET"])
 def picture(project: str, number: int, task: str) -> Response:
     """Truth, prediction and disagreement of one task."""
-    if number not in pages().service.versions.numbers(project):
+    if number not in pages().service.versions.numbers(project_name(project)):
         raise NotFound(f"Project {project} has no version {number}.")
     data = pages().gallery.draw(project, number, task, pages().records.samples(project))
     answer = Response(data, mimetype="image/webp")
@@ -182,9 +183,11 @@ def _found() -> Sequence[Finding]:
 
 
 def _acted(project: str) -> Service:
-    """The service, if this is a form of the page about a project that there is. Raises Forbidden or NotFound."""
+    """The service, if this is a form of the page about a project that there is. Raises Forbidden, NotFound, and
+    BadRequest for no project's name.
+    """
     pages().guard.check(request)
-    if project not in pages().service.store.projects():
+    if project_name(project) not in pages().service.store.projects():
         raise NotFound(f"There is no project {project[:80]}.")
     log.info("project %s: %s, asked for on the page", project, request.path.rpartition("/")[2])
     return pages().service

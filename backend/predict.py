@@ -16,7 +16,7 @@ from backend.drawing import Part, draw
 from backend.errors import DATA_ERRORS, BadRequest, SkylightError
 from backend.labeling import Labeling, Output
 from backend.large_answers import click_large, preannotation_large
-from backend.limits import check_predict
+from backend.limits import check_predict, project_name
 from backend.media import through_label_studio
 from backend.question import read_prompt
 from backend.queue import key
@@ -32,6 +32,7 @@ from model.sam import Embedding
 
 BATCH_SECONDS = 80.0  # Label Studio gives up on a batch after 100 s and then throws all of it away
 MOST_TILES = 16  # of a picture that is pre-annotated in a request; the tiny SAM embeds one in 0.2 s or less
+PREWARM = "prewarm"  # the `event` of a context that announces clicks on a task
 LATE_SECONDS = 24 * 3600  # how long it is remembered which tasks of a batch were answered with nothing
 
 blueprint = Blueprint("predict", __name__)
@@ -49,7 +50,7 @@ def results(service: Service, body: dict[str, Any]) -> list[dict[str, Any]]:
 
     Raises BadRequest for a body that is not a /predict's.
     """
-    project, tasks = str(body.get("project") or ""), body.get("tasks")
+    project, tasks = project_name(body.get("project")), body.get("tasks")
     if not isinstance(tasks, list) or not all(isinstance(task, dict) for task in tasks):
         raise BadRequest("'tasks' must be a list of tasks")
     params = body.get("params") or {}
@@ -57,6 +58,8 @@ def results(service: Service, body: dict[str, Any]) -> list[dict[str, Any]]:
     if context is not None and not isinstance(context, dict):
         raise BadRequest("'context' must be an object with the prompts as its 'result'")
     check_predict(tasks, context)
+    if context and context.get("event") == PREWARM:
+        return _prewarm(service, project, str(body.get("label_config") or ""), tasks)
     what = "click" if context and context.get("result") else "predictions"
     note(what, project, tasks[0].get("id") if len(tasks) == 1 else None)
     if context is None:
@@ -78,6 +81,20 @@ def results(service: Service, body: dict[str, Any]) -> list[dict[str, Any]]:
     if context is None:
         _look_ahead(service, project, str(body.get("label_config") or ""), tasks)
     return answers
+
+
+def _prewarm(service: Service, project: str, label_config: str, tasks: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Have the pictures of tasks embedded beside the request, before the first click; an empty result for each."""
+    note(PREWARM, project, tasks[0].get("id") if len(tasks) == 1 else None)
+    version = service.version_name(project)
+    try:
+        labeling = service.labeling(label_config)
+        for task in reversed(tasks):  # what is asked for last is embedded first
+            service.opened.embed(project, image_urls(task, labeling))
+    except SkylightError as error:
+        log.warning("project %s: nothing is embedded before the first click: %s", project, error)
+        fail(error)
+    return [{"model_version": version, "score": 0.0, "result": []} for _ in tasks]
 
 
 def _follow_up(service: Service, project: str, version: str, tasks: list[Any]) -> None:

@@ -23,6 +23,7 @@ from redis.retry import Retry
 from rq.serializers import JSONSerializer
 
 from backend.allowed import AllowedQueue
+from backend.limits import PROJECT
 
 Kind = Literal["ingest", "train", "preannotate", "embed"]
 KINDS: tuple[Kind, ...] = ("ingest", "train", "preannotate", "embed")  # a worker takes them in this order
@@ -45,6 +46,7 @@ def job_id(project: str, kind: Kind, generation: Any = "") -> str:
 
 
 PROJECTS = "skylight:projects"  # set of the projects that ever wrote
+GONE = "skylight:gone"  # hash: projects that Label Studio has no more, and how it is known
 LAYOUT_KEY = "skylight:layout"  # see `backend.layout`
 
 RECONCILED = "skylight:reconciled"  # there, while it is too early to have all projects compared again
@@ -248,8 +250,29 @@ class Queue:
         return Progress(*json.loads(found)) if found else None
 
     def projects(self) -> list[str]:
-        """All known projects, sorted."""
+        """All known projects, sorted; without what earlier releases took for one, for which nothing can be done."""
+        return [name for name in self.members() if PROJECT.fullmatch(name)]
+
+    def members(self) -> list[str]:
+        """All that ever was taken for a project, sorted."""
         return sorted(name.decode() for name in self.redis.smembers(PROJECTS) if isinstance(name, bytes))
+
+    def gone(self) -> dict[str, str]:
+        """The projects that Label Studio has no more, each with how it is known."""
+        found: Any = self.redis.hgetall(GONE)
+        return {name.decode(): reason.decode() for name, reason in found.items()}
+
+    def is_gone(self, project: str) -> bool:
+        """Whether Label Studio has a project no more."""
+        return bool(self.redis.hexists(GONE, project))
+
+    def note_gone(self, project: str, reason: str) -> bool:
+        """Note that Label Studio has a project no more; gives whether that is new."""
+        return bool(self.redis.hset(GONE, project, reason))
+
+    def note_back(self, project: str) -> None:
+        """Note that Label Studio has a project."""
+        self.redis.hdel(GONE, project)
 
     @contextmanager
     def lock(self, project: str, kind: str) -> Iterator[bool]:

@@ -4,9 +4,10 @@ On two busy cores a project of 10,000 annotations takes 15 s, a glance at it 0.3
 """
 
 import logging
+from typing import Any
 
 from backend.aside import State
-from backend.errors import LabelStudioError
+from backend.errors import LabelStudioError, NotThere
 from backend.ingest import bury, handle, parked, save_config
 from backend.labelstudio import AnnotationSummary
 from backend.queue import key
@@ -48,9 +49,8 @@ def reconcile(service: Service, project: str, glance: bool = False) -> int:
 def _reconcile(service: Service, project: str, glance: bool) -> int:
     assert service.labelstudio is not None
     number = int(project.partition(".")[0])
-    found = service.labelstudio.project(number)
-    if project_key(found) != project:
-        log.warning("project %s is not reconciled: Label Studio's project %d is another one now", project, number)
+    found = _found(service, project, number)
+    if found is None:
         return 0
     save_config(service, project, str(found["label_config"]))
     state = "/".join(str(found.get(name)) for name in COUNTERS) + f"/{service.labelstudio.newest_change(number)}"
@@ -64,6 +64,22 @@ def _reconcile(service: Service, project: str, glance: bool) -> int:
     believed = LEFT_SECONDS if left else BELIEVED_SECONDS
     service.queue.redis.set(seen, f"{state}/{service.store.count(project)}", ex=believed)
     return changed
+
+
+def _found(service: Service, project: str, number: int) -> dict[str, Any] | None:
+    """Label Studio's project, None if it is not there any more: nothing is deleted, but the rounds leave it out."""
+    assert service.labelstudio is not None
+    try:
+        found = service.labelstudio.project(number)
+        reason = "" if project_key(found) == project else f"its project {number} is another one now, made later"
+    except NotThere:
+        reason = f"it answers that there is no project {number}, or none for the owner of LABEL_STUDIO_API_KEY"
+    if not reason:
+        service.queue.note_back(project)
+        return found
+    if service.queue.note_gone(project, reason):
+        log.warning("project %s is not in Label Studio any more and is left out of the rounds: %s", project, reason)
+    return None
 
 
 def _compare(service: Service, project: str, number: int) -> tuple[int, bool]:

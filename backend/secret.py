@@ -68,5 +68,9 @@ class Secret:
         """Whether the project's events must carry it."""
         return self._mark(project).exists()
 
+    def forget(self, project: str) -> None:
+        """The project is forgotten."""
+        self._mark(project).unlink(missing_ok=True)
+
     def _mark(self, project: str) -> Path:
         return self._home / "signed" / project

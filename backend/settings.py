@@ -323,6 +323,13 @@ class Settings:
         "address; *.example.org, those below it, or *, any, at public addresses; none",
         Hosts.parse,
     )
+    trusted_hosts: Hosts = _variable(
+        "SKYLIGHT_TRUSTED_HOSTS",
+        "none",
+        "names by which the page may be called beside localhost, IP addresses and this machine's own, separated by "
+        "commas: host or host:port; *.example.org, those below it; *, any; none: with SKYLIGHT_USER set, any",
+        Hosts.parse,
+    )
 
     def __post_init__(self) -> None:
         """Raise ConfigError where only one of user and password is set: nobody could come in, or everybody."""

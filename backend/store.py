@@ -4,6 +4,7 @@
     projects/<project>/samples/<annotation>.json  one accepted annotation: a SampleRecord
     projects/<project>/samples/<annotation>-<digest>.png   its label map, 8-bit gray
     projects/<project>/samples/<annotation>-<digest>-objects.png   its single objects, 16-bit gray
+    projects/<project>.forgotten                  of one that was deleted: its newest version's number
     spool/                                        events that came while Redis was away
 
 Every file is written beside its place and renamed into it; a sample exists when its JSON does. JSON is sealed, a
@@ -21,6 +22,7 @@ import os
 import time
 import uuid
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -32,8 +34,8 @@ from PIL import Image
 from backend.damage import Damage, is_unreadable
 from backend.errors import BadRequest
 from backend.failures import MACHINE
-from backend.limits import PROJECT
-from model.files import write
+from backend.limits import FOLDER, PROJECT
+from model.files import remove_tree, write
 from model.seals import is_sealed, seal, unseal
 
 log = logging.getLogger(__name__)
@@ -80,14 +82,46 @@ class Store:
 
     def folder(self, project: str) -> Path:
         """Where everything of one project lives. Raises BadRequest for a name that could lead elsewhere."""
-        if not PROJECT.fullmatch(project):
+        if not FOLDER.fullmatch(project):
             raise BadRequest(f"{project[:80]!r} cannot be a project; Label Studio's look like '1.1795340435'")
         return self.home / "projects" / project
 
     def projects(self) -> list[str]:
-        """All projects that have a folder, sorted; other folders, as file systems and people make them, are not."""
-        found = (path for path in (self.home / "projects").glob("*") if PROJECT.fullmatch(path.name) and path.is_dir())
-        return sorted(path.name for path in found)
+        """All projects that have a folder, sorted; without `misnamed`."""
+        return [name for name in self._folders() if PROJECT.fullmatch(name)]
+
+    def misnamed(self) -> list[str]:
+        """Folders of what earlier releases took for projects, and which is none of Label Studio's."""
+        return [name for name in self._folders() if not PROJECT.fullmatch(name)]
+
+    def _folders(self) -> list[str]:
+        paths = (self.home / "projects").glob("*")
+        return sorted(path.name for path in paths if FOLDER.fullmatch(path.name) and path.is_dir())
+
+    def forget(self, project: str, newest: int) -> None:
+        """Delete all that belongs to a project but its images' embeddings, which other projects may share.
+
+        `newest`: its newest version's number; should it come back, its versions are counted on from there, as other
+        processes may still hold the earlier ones.
+        """
+        if newest:
+            write(self._forgotten(project), seal({"newest": newest}))
+        remove_tree(self.folder(project))
+        for path in (self.home / "spool").glob("*.json"):
+            with suppress(FileNotFoundError, ValueError, LookupError):
+                if json.loads(path.read_bytes())["project"] == project:
+                    path.unlink(missing_ok=True)
+        self.damage.forget(project)
+
+    def newest_forgotten(self, project: str) -> int:
+        """The number of the newest version of a project when it was forgotten, 0 if it never was."""
+        try:
+            return int(unseal(self._forgotten(project).read_bytes())["newest"])
+        except (OSError, LookupError, TypeError, ValueError):
+            return 0
+
+    def _forgotten(self, project: str) -> Path:
+        return self.home / "projects" / f"{self.folder(project).name}.forgotten"
 
     def save_config(self, project: str, label_config: str) -> bool:
         """Keep a project's labeling configuration; gives whether it is another than before."""

@@ -25,6 +25,7 @@ ROOM_BYTES = 20 * 2**20  # free for a job to begin: a decoder, or some embedding
 AGAIN_SECONDS = 30.0  # until a job that the disk or an unforeseen error ended is taken up again, at first
 LATEST_SECONDS = 3600.0  # at last, as the pause doubles; not where the disk is at fault
 RETRY_SECONDS = 60  # between two tries of what was set aside: Label Studio may not answer just now
+AGAIN = key("*", "again")  # sorted set: "<kind> <project>" of jobs that failed, by when they are taken up again
 FULL = (errno.ENOSPC, errno.EDQUOT)
 UNWRITABLE = (errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOTDIR, errno.EIO)
 MEMORY = ("not enough memory", "can't allocate memory", "out of memory", "bad_alloc")  # what torch says
@@ -96,12 +97,12 @@ def again(service: Service, project: str, kind: Kind, error: BaseException) -> N
     count = next((each.count for each in service.failures.of(project) if each.what == kind), 1)
     pause = AGAIN_SECONDS if disk else min(AGAIN_SECONDS * 2 ** min(count - 1, 20), LATEST_SECONDS)
     with suppress(redis.RedisError):
-        service.queue.redis.zadd(key("*", "again"), {f"{kind} {project}": time.time() + pause})
+        service.queue.redis.zadd(AGAIN, {f"{kind} {project}": time.time() + pause})
 
 
 def take_up(service: Service, now: float | None = None) -> list[str]:
     """Request what is due: jobs that failed a while ago, annotations set aside a while ago. Raises redis.RedisError."""
-    now, where, connection = time.time() if now is None else now, key("*", "again"), service.queue.redis
+    now, where, connection = time.time() if now is None else now, AGAIN, service.queue.redis
     found = cast(list[bytes], connection.zrangebyscore(where, 0, now))
     taken = []
     for member in found:
@@ -111,7 +112,7 @@ def take_up(service: Service, now: float | None = None) -> list[str]:
             taken.append(member.decode())
         else:
             connection.zrem(where, member)
-    for project in sorted({*service.queue.projects(), *service.store.projects()}):
+    for project in sorted({*service.queue.projects(), *service.store.projects()} - service.queue.gone().keys()):
         if service.asides.due(project) and connection.set(key(project, "retried"), 1, ex=RETRY_SECONDS, nx=True):
             service.queue.request(project, "ingest")
             taken.append(f"aside {project}")

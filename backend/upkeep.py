@@ -66,7 +66,8 @@ class Upkeep:
     def _reconcile(self) -> None:
         """Every few minutes, and in one worker only, have all projects compared with Label Studio.
 
-        Also those that Redis does not know any more, which are trained anew.
+        Also those that Redis does not know any more, which are trained anew; not those that are not in Label Studio any
+        more, unless a worker starts, or an event comes.
         """
         minutes, queue = self.service.settings.reconcile_minutes, self.service.queue
         if not minutes or not queue.redis.set(RECONCILED, int(time.time()), nx=True, ex=60 * minutes):
@@ -74,7 +75,7 @@ class Upkeep:
         known, stored = set(queue.projects()), set(self.service.store.projects())
         for project in stored - known:
             queue.touch(project)
-        for project in sorted(known | stored):
+        for project in sorted((known | stored) - queue.gone().keys()):
             queue.want_reconciliation(project, glance=True)
             queue.request(project, "ingest")
 

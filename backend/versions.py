@@ -44,7 +44,7 @@ class Versions:
         try:
             save(part / "decoder.safetensors")
             card = {**card, "sha256": hashlib.sha256((part / "decoder.safetensors").read_bytes()).hexdigest()}
-            number = max([0, *self.numbers(project), *self.store.damage.numbers(project)]) + 1
+            number = self.newest(project) + 1
             (part / "card.json").write_bytes(seal({"version": number, **card}, indent=1))
             move_folder(part, folder / str(number))
             shared.publish(folder / str(number), last="card.json")
@@ -59,6 +59,11 @@ class Versions:
     def numbers(self, project: str) -> list[int]:
         """All versions' numbers, rising."""
         return sorted(int(path.name) for path in self.folder(project).glob("*") if path.name.isdecimal())
+
+    def newest(self, project: str) -> int:
+        """The highest number that a version of the project ever had, 0 if it had none."""
+        taken = [self.store.newest_forgotten(project), *self.numbers(project), *self.store.damage.numbers(project)]
+        return max(taken)
 
     def card(self, project: str, number: int) -> dict[str, Any]:
         """What is known of a version. Raises FileNotFoundError if there is none, SetAside if it was damaged."""

@@ -2,6 +2,7 @@
 
 import errno
 import os
+import shutil
 import uuid
 from pathlib import Path
 
@@ -65,3 +66,25 @@ def sync_folder(folder: Path) -> None:
             raise
     finally:
         os.close(handle)
+
+
+def remove_tree(path: Path) -> None:
+    """Delete a file, or a folder with all that is in it, if it is there. Raises OSError for what cannot be deleted.
+
+    Of a path in a bucket (`model.shared`) what the bucket holds, and then its copy here.
+    """
+    if getattr(path, "bucket", None) is not None:
+        _remove_shared(path)
+        path = Path(path)
+    if path.is_dir():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
+
+
+def _remove_shared(path: Path) -> None:
+    for each in list(path.iterdir()):
+        if each.is_dir():
+            _remove_shared(each)
+        else:
+            each.unlink(missing_ok=True)

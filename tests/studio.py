@@ -420,7 +420,14 @@ def _listed(studio: Studio, task: dict[str, Any]) -> dict[str, Any]:
 @contextmanager
 def serving(service: Service) -> Iterator[str]:
     """A Skylight that answers over HTTP; gives its address."""
-    server = make_server("127.0.0.1", 0, create_app(service.settings, service), threaded=True)
+    with serve_app(create_app(service.settings, service)) as url:
+        yield url
+
+
+@contextmanager
+def serve_app(app: Flask) -> Iterator[str]:
+    """Any application over HTTP; gives its address."""
+    server = make_server("127.0.0.1", 0, app, threaded=True)
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02})
     thread.start()
     try:

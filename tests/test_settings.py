@@ -58,6 +58,7 @@ def test_every_variable_of_the_table_reaches_its_field():
         "SKYLIGHT_USER": "label-studio",
         "SKYLIGHT_PASSWORD": "correct horse",
         "SKYLIGHT_ALLOWED_HOSTS": "Minio.example.org:9000, *.example.com",
+        "SKYLIGHT_TRUSTED_HOSTS": "Skylight.example.org",
     }
     assert {row.env for row in Settings.table()} == set(given)
     expected = Settings(
@@ -91,6 +92,7 @@ def test_every_variable_of_the_table_reaches_its_field():
         user="label-studio",
         password="correct horse",
         allowed_hosts=Hosts(("minio.example.org:9000", "*.example.com")),
+        trusted_hosts=Hosts(("skylight.example.org",)),
     )
     assert Settings.from_env(given) == expected
 

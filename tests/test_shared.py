@@ -55,6 +55,21 @@ def test_what_one_machine_writes_the_other_reads(machine):
     assert two.samples(P) == [] and two.get(P, 5) is None
 
 
+def test_what_one_machine_forgets_the_other_has_no_more(machine):
+    one, two = Store(machine("one")), Store(machine("two"))
+    for project in (P, "2.5"):
+        one.save_config(project, "<View/>")
+        one.put(project, record(7), np.ones((4, 4), np.uint8), np.ones((4, 4), np.uint16))
+        Versions(one).publish(project, lambda path: path.write_bytes(b"x") and None, {})
+    (kept,) = two.samples(P)
+    assert two.label_map(P, kept).all() and two.projects() == [P, "2.5"]
+    one.forget(P, 1)
+    assert one.projects() == ["2.5"] and one.samples(P) == [] and one.config(P) == ""
+    three = Store(machine("three"))
+    assert three.projects() == ["2.5"] and three.samples(P) == [] and three.newest_forgotten(P) == 1
+    assert not list(Path(one.folder(P)).parent.rglob(f"{P}/*"))
+
+
 def test_a_folder_has_another_time_once_anything_in_it_has_changed(machine):
     folder = machine("one") / "projects" / P / "samples"
     files.write(folder / "1.json", b"{}")
