@@ -106,21 +106,20 @@ def test_a_store_of_before_checksums_is_brought_up_to_date_in_a_bucket(own_bucke
     assert Versions(Store(machine)).card(P, 1)["sha256"] == hashlib.sha256(b"weights").hexdigest()
 
 
-def test_a_store_in_a_bucket_that_cannot_be_brought_up_to_date_is_not_misread(
-    own_bucket, service, tmp_path, monkeypatch
-):
+def test_a_store_in_a_bucket_that_cannot_be_brought_up_to_date_is_not_misread(own_bucket, service, tmp_path):
     def refuse(self, name, data, new=False):
         raise OSError("access is refused")
 
     home = shared.at(own_bucket, tmp_path / "copy")
     service.settings = dataclasses.replace(service.settings, home=home)
-    monkeypatch.setattr(Bucket, "write", refuse)
-    layout.check(service)  # nothing is there to be misread
-    monkeypatch.undo()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Bucket, "write", refuse)
+        layout.check(service)  # nothing is there to be misread
     files.write(home / "projects" / P / "project.json", b'{"label_config": "<View/>"}')
-    monkeypatch.setattr(Bucket, "write", refuse)
-    with pytest.raises(Unavailable, match="access is refused"):
-        layout.check(service)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Bucket, "write", refuse)
+        with pytest.raises(Unavailable, match="access is refused"):
+            layout.check(service)
 
 
 def test_a_folder_has_another_time_once_anything_in_it_has_changed(machine):
