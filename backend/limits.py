@@ -13,6 +13,10 @@ MAX_TASKS = 100_000  # of one /predict; Label Studio sends all that were selecte
 MAX_CLICKED = 1  # tasks of a /predict with a prompt; each is a run of SAM's mask decoder
 MAX_PROMPTS = 256  # points and boxes of one prompt; each is a token that SAM's decoder attends to
 MAX_REGIONS = 10_000  # of one annotation; each is a mask of the image's size while it is read
+# Regions of one pre-annotation, the surest ones: the editor unpacks 4 bytes a pixel of each brush or bitmask, 4 MB at
+# 1024 px. A picture larger than a tile has more of them, and is to have polygons; the editor shows no more than these.
+MAX_ANSWERED = 1000
+MAX_ANSWERED_LARGE = 5000
 MAX_SIDE = 1_000_000  # pixels of an image's side, as a region says it; formats end at 65,535 or nearby
 MAX_CONFIG = 1_000_000  # characters of a labeling configuration; 254 labels take some 25,000
 MAX_XML_DEPTH = 100  # tags in each other; Label Studio's own templates have at most 8

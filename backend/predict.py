@@ -11,12 +11,12 @@ from flask import Blueprint, Response, current_app, request
 from backend import ahead
 from backend.answers import body_object, json_response, service_of
 from backend.checks import check_regions
-from backend.clicks import drawn, in_turn
+from backend.clicks import answered, drawn, in_turn
 from backend.drawing import Part, draw
 from backend.errors import DATA_ERRORS, BadRequest, SkylightError
 from backend.labeling import Labeling, Output
 from backend.large_answers import click_large, preannotation_large
-from backend.limits import check_predict, project_name
+from backend.limits import MAX_ANSWERED, check_predict, project_name
 from backend.media import through_label_studio
 from backend.question import read_prompt
 from backend.queue import key
@@ -26,7 +26,7 @@ from backend.trace import fail, note
 from model.decoder import DomainDecoder
 from model.images import ImageError
 from model.normalisation import OWN, Normalisation
-from model.predict import confidence, instances, predict_pixels
+from model.predict import confidence, find_regions, predict_pixels
 from model.refine import refine
 from model.sam import Embedding
 
@@ -163,7 +163,7 @@ def click(
 ) -> tuple[list[dict[str, Any]], float]:
     """SAM's best mask for the prompt in a context, as regions, and SAM's own estimate of its IoU.
 
-    SAM's answer to the same points but the last is given back to it.
+    It goes on from the answer to the same points but the last, see `clicks.answered`.
     """
     pictures = service.pictures.seen(how)
     asked = read_prompt(context, labeling, lambda output, index: pictures.look(image_url(task, output, index))[1].size)
@@ -174,10 +174,8 @@ def click(
     if not isinstance(embedding, Embedding):
         return click_large(service, pictures, labeling, task, asked, digest, embedding)
     place, asked = in_turn(service, task, asked, digest, embedding.size)
-    earlier = service.turns.before(place, asked)
-    found = pictures.segmenter.segment(embedding, asked.prompt, earlier, candidates=1)
-    service.turns.keep(place, asked, found.logits[0])
-    return drawn(service, labeling, task, asked, found, Part(0, 0, embedding.size))
+    mask, expected = answered(service, pictures.segmenter, embedding, place, asked, asked.prompt)
+    return drawn(service, labeling, task, asked, mask, expected, Part(0, 0, embedding.size))
 
 
 def preannotation(
@@ -185,19 +183,24 @@ def preannotation(
 ) -> tuple[list[dict[str, Any]], float]:
     """The decoder's regions for an image, and its score: low means "look at me first".
 
-    With `SKYLIGHT_REFINE` SAM is asked about each region too, and the sharper mask is taken where both agree.
+    With `SKYLIGHT_REFINE` SAM is asked about each region too, and the sharper mask is taken where both agree. Of more
+    than `MAX_ANSWERED` regions the surest are taken, and the log says so.
     """
     digest, embedding = service.pictures.seen(decoder.config.normalisation).look(url)
     if not isinstance(embedding, Embedding):
         return preannotation_large(service, decoder, labeling, digest, embedding)
     prediction = predict_pixels(decoder, embedding)
-    found = instances(prediction, service.settings.min_area)
+    every = find_regions(prediction, service.settings.min_area)
+    if len(every) > MAX_ANSWERED:
+        log.warning("%s: of %d regions the %d with the highest scores are sent", url, len(every), MAX_ANSWERED)
+    found = every.surest(MAX_ANSWERED)
     if service.settings.refine:
         found = refine(service.pictures.segmenter, embedding, prediction, found)
     regions = []
     for each in found:
         output = labeling.output(labeling.labels[each.label])
-        regions += draw(output, each.mask, output.spelled(labeling.labels[each.label]), each.score)
+        part = Part(each.top, each.left, embedding.size)
+        regions += draw(output, each.part, output.spelled(labeling.labels[each.label]), each.score, part_of=part)
     check_regions(regions, labeling, embedding.size)
     return regions, round(confidence(prediction.probabilities), 4)
 

@@ -21,6 +21,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 
 from model.choice import Asked, fitted
+from model.clicked import clicked_parts
 from model.closer import answer_in, keep, unpack, window_for
 from model.enlarge import enlarge
 from model.likeness import Likeness
@@ -214,8 +215,9 @@ class Segmenter:
         prompt, a single point, with three masks and any other with one, as segment-anything advises; the tiny SAM
         was trained to offer three always, and looks again, closer, at what is small: its masks and scores are then
         those of the second look. Its masks are put right and chosen by the picture, see `likeness` and `choice`; its
-        logits are those of the first look as they came.
+        logits are those of the first look as they came. Of a mask those parts are kept that hold a positive point.
         """
+        clicked = prompt.points[prompt.positive]
         with torch.inference_mode():
             warm = self._warm(embedding)
             low, scores = self._answer(warm, embedding.size, prompt, logits)
@@ -226,16 +228,16 @@ class Segmenter:
             # second look goes there, 0.580 if it goes where SAM's trust is. Of further clicks SAM makes more itself.
             lone = prompt.box is None and len(prompt.points) == 1
             if not lone and warm.picture is not None:
-                first = self._mask(found[0], size)
+                first = clicked_parts(self._mask(found[0], size), clicked)
                 if closer := self._closer(warm, size, prompt, first, candidates):
                     return Segmentation(*closer, found[:candidates])
             if warm.likeness is not None:
                 asked = _asked(prompt, size, len(embedding.thumbnail))
                 right, expected, numbers = warm.likeness.chosen(found, trust, asked, self.judge, candidates)
-            first = self._mask(right[0], size)
+            first = clicked_parts(self._mask(right[0], size), clicked)
             if lone and (closer := self._closer(warm, size, prompt, first, candidates)):
                 return Segmentation(*closer, found[numbers[:candidates]])
-            others = [self._mask(each, size) for each in right[1:candidates]]
+            others = [clicked_parts(self._mask(each, size), clicked) for each in right[1:candidates]]
             masks = np.stack([first, *others]) if others else first[None]  # a copy takes as long as all the rest
             return Segmentation(masks, expected[:candidates], found[numbers[:candidates]])
 
