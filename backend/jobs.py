@@ -62,7 +62,7 @@ def ingest(project: str) -> None:
         queue.request(project, "ingest")
     if queue.dirty(project) > queue.trained(project):
         queue.request(project, "train")
-    elif service.versions.current(project) and (news or not _all_predicted(service, project)):
+    elif _has_predicted(service, project) and (news or not _all_predicted(service, project)):
         queue.request(project, "preannotate")
 
 
@@ -73,6 +73,11 @@ def _reconciled(service: Service, project: str, wish: str) -> int:
     except (Stopping, redis.RedisError):
         service.queue.want_reconciliation(project)
         raise
+
+
+def _has_predicted(service: Service, project: str) -> bool:
+    """Whether a version is served, or was: its predictions may be in Label Studio still."""
+    return bool(service.versions.current(project)) or service.queue.progress(project) is not None
 
 
 def _all_predicted(service: Service, project: str) -> bool:

@@ -40,6 +40,7 @@ def test_every_variable_of_the_table_reaches_its_field():
         "SKYLIGHT_MIN_ANNOTATIONS": "7",
         "SKYLIGHT_RETRAIN_EVERY": "4",
         "SKYLIGHT_RECONCILE_MINUTES": "9",
+        "SKYLIGHT_KEEP_PREDICTIONS": "48",
         "SKYLIGHT_ACCEPT": "Ground_truth",
         "SKYLIGHT_CONSENSUS": "majority",
         "SKYLIGHT_MEMORY_MB": "64",
