@@ -92,9 +92,8 @@ def refused(service: Service, project: str, kind: Kind, what: str, error: Skylig
     job is taken up again after a while.
     """
     fail(error)
-    service.failures.note(
-        project, what, str(error), "It is tried again by itself; `skylight doctor` looks at Label Studio"
-    )
+    step = "It is tried again by itself; `skylight doctor` says how Label Studio stands"
+    service.failures.note(project, what, str(error), step)
     again(service, project, kind, error, what)
 
 

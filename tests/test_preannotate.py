@@ -123,7 +123,7 @@ def test_a_new_version_is_shown_and_what_an_editor_was_opened_with_stays(planted
 
 
 def test_of_many_versions_the_newest_is_written_over_the_oldest(planted, studio, project):
-    """All of a task's predictions are sent along when it is opened, so there must not be one of each of 100 versions."""
+    """All of a task's predictions are sent along when it is opened: there must not be one of each of many versions."""
     parent = studio.add_prediction(3, "sam-tiny", age=100.0)
     studio.tasks[3]["overlap"] = 2
     assert studio.submit(3, parent) == 201

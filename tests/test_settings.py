@@ -74,6 +74,7 @@ def test_every_variable_of_the_table_reaches_its_field():
         min_annotations=7,
         retrain_every=4,
         reconcile_minutes=9,
+        keep_predictions=48,
         accept="ground_truth",
         consensus="majority",
         memory_mb=64,
