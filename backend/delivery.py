@@ -106,7 +106,5 @@ class Delivery:
             f"the predictions of {len(gone)} tasks ({named}) were deleted in Label Studio, and not by Skylight: "
             "whoever had such a task open is refused at Submit (400, parent_prediction)"
         )
-        step = (
-            "Reload the task's page: it goes on from its draft. Delete no predictions by hand while tasks are open"
-        )
+        step = "Reload the task's page: it goes on from its draft. Delete no predictions by hand while tasks are open"
         self.service.failures.note(self.project, DELETED, reason, step)

@@ -98,8 +98,9 @@ def train(project: str) -> None:
         if reconcile(service, project):
             service.queue.touch(project)
         dirty = service.queue.dirty(project)
-        while service.queue.inbox_length(project):  # what `dirty` counts must be ingested before it counts as trained
-            drain(service, project)
+        drain(service, project)
+        if _has_more(service, project):  # what `dirty` counts must be ingested before it counts as trained
+            return
         wanted = service.queue.wanted(project)
         service.versions.settle(project)
         promoted = train_version(service, project, asked=wanted > 0)
@@ -111,6 +112,17 @@ def train(project: str) -> None:
         _show(service, project)
     if service.versions.current(project):  # also an old one: there may be new tasks
         service.queue.request(project, "preannotate")
+
+
+def _has_more(service: Service, project: str) -> bool:
+    """Whether annotations are left that a turn was too short for; an ingest job takes them, and then it is trained."""
+    queue = service.queue
+    if not queue.inbox_length(project) and not queue.wants_reconciliation(project):
+        return False
+    queue.request(project, "ingest")
+    if queue.wanted(project):  # else it comes by what is dirty
+        queue.request(project, "train")
+    return True
 
 
 def _show(service: Service, project: str) -> None:

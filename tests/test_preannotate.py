@@ -1,5 +1,6 @@
 """Predictions for the tasks still open."""
 
+import time
 from dataclasses import replace
 
 import numpy as np
@@ -11,6 +12,7 @@ from backend.queue import Progress
 from backend.regions import parse_config
 from backend.service import Service
 from backend.superseded import MOST_EARLIER
+from backend.trouble import AGAIN_SECONDS, take_up
 from model import decoder as decoders
 from model.decoder import DecoderConfig, DomainDecoder
 from model.masks import decode_rle
@@ -345,3 +347,34 @@ def test_clustering_gives_way_to_something_urgent(planted, studio, project):
     planted.queue.request(project, "train")
     assert preannotate(planted, project)
     assert studio.fetched == [] and studio.predictions == {}
+
+
+def test_another_project_under_the_same_id_is_left_alone(planted, studio, project, caplog):
+    preannotate(planted, project)
+    before = {number: dict(one) for number, one in studio.predictions.items()}
+    foreign = studio.add_prediction(1, "sam-other")
+    studio.projects[1].update(created_at="2026-11-23T09:40:01.831122Z", model_version="their-own")
+    promote(planted, project)
+    assert not preannotate(planted, project)
+    assert {number for number in studio.predictions} == {*before, foreign}
+    assert studio.projects[1]["model_version"] == "their-own"
+    assert "Label Studio's project 1 is another one now" in caplog.text
+    (failure,) = planted.failures.of(project)
+    assert "another one now" in failure.reason
+
+
+def test_what_label_studio_refuses_is_tried_again_by_itself(planted, studio, project):
+    studio.on_predictions = lambda: 1 / 0
+    assert not preannotate(planted, project)
+    assert planted.failures.of(project)[0].what == "pre-annotation"
+    studio.on_predictions = lambda: None
+    assert take_up(planted, time.time() + AGAIN_SECONDS + 1) == [f"preannotate {project}"]
+
+
+def test_a_model_version_that_label_studio_refuses_is_noted(planted, studio, project, monkeypatch):
+    monkeypatch.setattr(planted.labelstudio, "model_versions", lambda _: {"skylight-1": 5})
+    for number in range(1, 6):
+        del studio.pictures[studio.tasks[number]["data"]["image"]]
+    assert not preannotate(planted, project)
+    (failure,) = planted.failures.of(project)
+    assert "400 to PATCH /api/projects/1/: Model version doesn't exist" in failure.reason
