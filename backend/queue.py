@@ -226,6 +226,10 @@ class Queue:
         """Which comparison is wanted, "all" or "glance", "" for none; the request is taken."""
         return (take(self.redis, key(project, "reconcile")) or b"").decode()
 
+    def wants_reconciliation(self, project: str) -> bool:
+        """Whether a whole comparison is wanted."""
+        return self.redis.get(key(project, "reconcile")) == b"all"
+
     def want_training(self, project: str) -> None:
         """Have the next train job train on whatever is new, however little."""
         self.redis.incr(key(project, "wanted"))
