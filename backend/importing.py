@@ -19,9 +19,10 @@ from backend.matching import Index, path_of, spelled
 from backend.predict import image_url
 from backend.service import Service
 from model.coco import CocoError
-from model.images import FORMATS, ImageError, load
+from model.images import ImageError
 from model.masks import MaskError
-from model.rasters import SUFFIXES
+from model.picture_files import files_below, is_picture
+from model.rasters import size_of
 
 LONGEST_NAME = 75  # characters of a file's name: Label Studio keeps 100 with the path it puts before, and cuts the rest
 GUESS = "which one it is, is not guessed"
@@ -109,8 +110,8 @@ def _matched(
         value = task.data.get(key)
         values: list[Any] = value if isinstance(value, list) else [value]
         shown += [(path_of(each), task) for each in values if isinstance(each, str)]
-    files = sorted(images.rglob("*")) if images else []
-    inside = [(str(each), each) for each in files if each.suffix.lower() in SUFFIXES and each.is_file()]
+    files = files_below(images) if images else []
+    inside = [(str(each), each) for each in files if images and is_picture(each.relative_to(images))]
     by_stem = {stem: (Index(shown, stem), Index(inside, stem)) for stem in {each.stem for each in found}}
     matches = [_match(each, *by_stem[each.stem], images, key) for each in found]
     taken = Counter(each.target for each in matches if not each.reason)
@@ -203,8 +204,7 @@ class Importing:
             assert match.task
             url = image_url({"id": match.task.id, "data": match.task.data}, self.project.labeling)
             data = media.fetch(url, settings, self.client)
-        width, height = load(data, FORMATS, settings.max_pixels).size
-        return height, width
+        return size_of(data, settings.max_pixels)
 
     def _write(self, match: Match, made: Sequence[Made]) -> None:
         if match.task:

@@ -173,6 +173,11 @@ def preannotation(
     if not isinstance(embedding, Embedding):
         return preannotation_large(service, decoder, labeling, digest, embedding)
     prediction = predict_pixels(decoder, embedding)
+    decided = prediction.probabilities
+    if (there := embedding.where_known()) is not None and there.any():
+        prediction.probabilities[:, ~there] = 0  # as in maps, what is not there is background, and not counted
+        prediction.probabilities[0, ~there] = 1
+        decided = prediction.probabilities[:, there]
     found = instances(prediction, service.settings.min_area)
     if service.settings.refine:
         found = refine(service.pictures.segmenter, embedding, prediction, found)
@@ -181,7 +186,7 @@ def preannotation(
         output = labeling.output(labeling.labels[each.label])
         regions += draw(output, each.mask, output.spelled(labeling.labels[each.label]), each.score)
     check_regions(regions, labeling, embedding.size)
-    return regions, round(confidence(prediction.probabilities), 4)
+    return regions, round(confidence(decided), 4)
 
 
 def image_url(task: dict[str, Any], source: Labeling | Output, index: int | None = None) -> str:

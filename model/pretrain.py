@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from model import packs
+from model import files, packs
 from model.augment import PADDING, Picture, Pictures, usable_objects
 from model.evaluate import any_point, correction_click, interior_point, loose_box
 from model.runtime import has_bfloat16
@@ -317,9 +317,8 @@ def pretrain(
 def save(average: dict[str, Tensor], out: Path, config: PretrainConfig, step: int) -> None:
     """Write the weights in float16, whole or not at all."""
     weights = {k: v.half().contiguous() for k, v in average.items() if not k.endswith("num_batches_tracked")}
-    part = out / "tiny.safetensors.part"
-    save_file(weights, part, metadata={"step": str(step), "recipe": json.dumps(asdict(config))})
-    part.replace(out / "tiny.safetensors")
+    with files.replacing(out / "tiny.safetensors") as part:
+        save_file(weights, part, metadata={"step": str(step), "recipe": json.dumps(asdict(config))})
 
 
 def main() -> None:
