@@ -15,7 +15,7 @@ from backend.label_files import Masks, labelled
 from backend.label_kinds import Kind, kind_of
 from backend.labeling import controls
 from backend.labelstudio import LabelStudio, TaskSummary
-from backend.matching import Index, path_of, spelled
+from backend.matching import Index, path_of, spelled, uploaded_name
 from backend.predict import image_url
 from backend.service import Service
 from model.coco import CocoError
@@ -55,7 +55,7 @@ class Match:
     @property
     def target(self) -> object:
         """What is annotated."""
-        return self.task.id if self.task else spelled(self.file.name) if self.file else None
+        return self.task.id if self.task else spelled(uploaded_name(self.file.name)) if self.file else None
 
 
 @dataclass
@@ -122,7 +122,7 @@ def _matched(
 
 def _match(labels: Labelled, tasks: Index[TaskSummary], files: Index[Path], images: Path | None, key: str) -> Match:
     path = path_of(labels.name) if labels.whole else labels.name
-    found = list({task.id: task for task in tasks.best(path)}.values())
+    found = list({task.id: task for task in tasks.best(path) or tasks.best(uploaded_name(path))}.values())
     here = files.best(path)
     if len(found) > 1:
         return Match(
@@ -137,7 +137,7 @@ def _match(labels: Labelled, tasks: Index[TaskSummary], files: Index[Path], imag
     if not here:
         also = f"nor is it in {images}" if images else "give --images FOLDER to have it uploaded"
         return Match(labels, reason=f"no task shows it; {also}")
-    if len(spelled(here[0].name)) > LONGEST_NAME:
+    if len(spelled(uploaded_name(here[0].name))) > LONGEST_NAME:
         return Match(labels, reason=f"Label Studio would cut its name; give it at most {LONGEST_NAME} characters")
     return Match(labels, file=here[0])
 
@@ -211,6 +211,7 @@ class Importing:
             task = match.task.id
         else:
             assert match.file
-            task = self.client.import_picture(self.number, match.file.name, match.file.read_bytes())
+            name = uploaded_name(match.file.name)
+            task = self.client.import_picture(self.number, name, match.file.read_bytes())
         for one in made:
             self.client.create_annotation(task, one.result, ground_truth=one.ground_truth)

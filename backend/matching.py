@@ -13,12 +13,18 @@ T = TypeVar("T")
 Parts = tuple[str, ...]  # folders, and the file's name as `spelled`
 
 UPLOADED = re.compile(r"[0-9a-f]{8}-(.+)")  # as Label Studio names an uploaded file
+OTHER_JPEG = (".jfif", ".jpe")
 DROPPED = re.compile(r"[^-\w.]")  # characters that Label Studio, by Django, leaves out of such a name
 
 
 def spelled(name: str) -> str:
     """A file's name as Label Studio keeps an uploaded one."""
     return DROPPED.sub("", unicodedata.normalize("NFC", name).strip().replace(" ", "_"))
+
+
+def uploaded_name(name: str) -> str:
+    """What a picture's file, or a path to it, is called once it is uploaded: Label Studio refuses .jfif and .jpe."""
+    return f"{name.rpartition('.')[0]}.jpg" if PurePosixPath(name).suffix.lower() in OTHER_JPEG else name
 
 
 def path_of(address: str) -> str:

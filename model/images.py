@@ -32,6 +32,7 @@ FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "JPEG2000", "AVIF")
 MAX_PIXELS = 100_000_000
 DEEP_MODES = ("I", "F", "I;16", "I;16L", "I;16B", "I;16N")
 PNG_COLOURS = (2, 4, 6)  # PNG colour types with several bands: RGB, gray with alpha, RGBA
+WITHIN_SCANS = (b"", b"\0", b"\xff", *(bytes([0xD0 + k]) for k in range(8)))  # what follows 0xff there
 START_OF_SCAN, END_OF_IMAGE = b"\xff\xda", b"\xff\xd9"  # JPEG markers
 MIDDLE = 128  # level of a JPEG's pixels that nothing is said of
 BLACK: dict[str, Any] = {"L": 0, "RGB": (0, 0, 0), "CMYK": (0, 0, 0, 255)}
@@ -139,8 +140,7 @@ def _loaded(data: bytes, picture: Image.Image) -> Image.Image:
     except OSError:
         if not data.startswith(JPEG):
             raise
-        ended = opened(data + END_OF_IMAGE, ("JPEG",))
-        ended.load()  # raises if it is not merely short
+        ended = _ended(data)
     if not picture.info.get("progressive"):
         picture.tile = []  # what has been decoded stays
         rows = _equal_rows(np.asarray(picture), np.asarray(ended))
@@ -152,6 +152,25 @@ def _loaded(data: bytes, picture: Image.Image) -> Image.Image:
         raise ImageError("the JPEG ends before its first pixels; fetch or save it anew")
     ended.paste(BLACK[ended.mode], (0, rows, *ended.size))
     return ended
+
+
+def _ended(data: bytes) -> Image.Image:
+    """A JPEG that was cut short as if it ended there, or, if that is within a marker's segment, before that.
+
+    Raises OSError if it is not merely short.
+    """
+    at = len(data)
+    while at > 0 and (at == len(data) or data[at + 1 : at + 2] in WITHIN_SCANS):
+        at = data.rfind(b"\xff", 0, at)
+    for end in (len(data), at):
+        try:
+            picture = opened(data[:end] + END_OF_IMAGE, ("JPEG",))
+            picture.load()
+            return picture
+        except OSError:
+            if end == at:
+                raise
+    raise OSError("it has no end")
 
 
 def _equal_rows(one: NDArray[np.uint8], other: NDArray[np.uint8]) -> int:

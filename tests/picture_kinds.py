@@ -278,7 +278,7 @@ def others() -> Iterator[Kind]:
         yield Kind(f"avif exif {k}", saved(PICTURE, "AVIF", quality=90, exif=block), "image/avif", off=4)
     block = Image.Exif()
     block[ORIENTATION], block[0x10F] = 6, "Maker"
-    odd = saved(PICTURE, "AVIF", quality=90, exif=block).replace(b"\x01\x0f\0\x02\0\0\0\6", b"\x01\x0f\0\x03\0\0\0\6")
+    odd = saved(PICTURE, "AVIF", quality=90, exif=block).replace(b"\x01\x0f\0\x02\0\0\0\6", b"\x01\x0f\0\x03\0\0\0\1")
     yield Kind("avif odd make", odd, "image/avif", off=4)
     yield Kind("avif xmp", saved(PICTURE, "AVIF", quality=90, xmp=XMP), "image/avif", off=4)
     yield Kind("avif rgba", saved(alpha, "AVIF", quality=90), "image/avif", off=4)
