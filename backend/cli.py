@@ -199,7 +199,7 @@ def segment(image: Path, points: tuple[Any, ...], box: Any, name: str, out: Path
     from PIL import Image
 
     from model import checkpoints, sam
-    from model.images import decode
+    from model.rasters import in_memory
 
     found = settings()
     checkpoint = None if name == "tiny" else checkpoints.locate(name, found.home / "checkpoints")
@@ -207,8 +207,9 @@ def segment(image: Path, points: tuple[Any, ...], box: Any, name: str, out: Path
         segmenter = sam.load(name, checkpoint, found.device)
     except sam.SamError as error:
         raise Unavailable(str(error)) from error
-    picture = decode(image.read_bytes(), found.max_pixels)
-    height, width = picture.shape[:2]
+    raster = in_memory(image.read_bytes(), found.max_pixels)
+    height, width = raster.size
+    picture = raster.read((0, 0, height, width))
     for x, y, _ in points:
         if not (0 <= x < width and 0 <= y < height):
             raise click.UsageError(f"point {x:g},{y:g} is outside the image, which has {width} x {height} px")

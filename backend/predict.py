@@ -190,6 +190,11 @@ def preannotation(
     if not isinstance(embedding, Embedding):
         return preannotation_large(service, decoder, labeling, digest, embedding)
     prediction = predict_pixels(decoder, embedding)
+    decided = prediction.probabilities
+    if (there := embedding.where_known()) is not None and there.any():
+        prediction.probabilities[:, ~there] = 0  # as in maps, what is not there is background, and not counted
+        prediction.probabilities[0, ~there] = 1
+        decided = prediction.probabilities[:, there]
     every = find_regions(prediction, service.settings.min_area)
     if len(every) > MAX_ANSWERED:
         log.warning("%s: of %d regions the %d with the highest scores are sent", url, len(every), MAX_ANSWERED)
@@ -202,7 +207,7 @@ def preannotation(
         part = Part(each.top, each.left, embedding.size)
         regions += draw(output, each.part, output.spelled(labeling.labels[each.label]), each.score, part_of=part)
     check_regions(regions, labeling, embedding.size)
-    return regions, round(confidence(prediction.probabilities), 4)
+    return regions, round(confidence(decided), 4)
 
 
 def image_url(task: dict[str, Any], source: Labeling | Output, index: int | None = None) -> str:

@@ -4,6 +4,8 @@ import errno
 import os
 import shutil
 import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 UNSYNCED = (errno.EINVAL, errno.ENOTSUP, errno.EACCES, errno.EBADF)  # what file systems say that sync no folder
@@ -18,13 +20,22 @@ def write(path: Path, data: bytes, durable: bool = True) -> None:
     if getattr(path, "bucket", None) is not None:
         path.write_bytes(data)
         return
+    with replacing(path, durable) as part:
+        part.write_bytes(data)
+
+
+@contextmanager
+def replacing(path: Path, durable: bool = False) -> Iterator[Path]:
+    """A path beside `path` that no other writer has, to be written to; renamed into place unless an error is raised.
+
+    `durable` as for `write`.
+    """
     make_folder(path.parent, durable)
     part = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}")
     try:
-        with part.open("wb") as file:
-            file.write(data)
-            if durable:
-                file.flush()
+        yield part
+        if durable:
+            with part.open("rb") as file:
                 os.fsync(file.fileno())
         os.replace(part, path)
     finally:

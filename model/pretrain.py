@@ -32,7 +32,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from model import packs
+from model import files, packs
 from model.augment import PADDING, Picture, Pictures, usable_objects
 from model.evaluate import any_point, correction_click, human_click, loose_box
 from model.runtime import has_bfloat16
@@ -352,9 +352,8 @@ class Training:
             "seconds": self.progress.seconds,
             "iou": self.iou.tolist(),
         }
-        part = out / "training.pt.part"
-        torch.save(state, part)
-        part.replace(out / "training.pt")
+        with files.replacing(out / "training.pt") as part:
+            torch.save(state, part)
 
     def step(self, pictures: Sequence[Picture], rng: np.random.Generator, bfloat16: bool) -> dict[str, float]:
         """Train on some pictures; gives a row of the log."""
@@ -406,12 +405,10 @@ class Log:
         """Rows from `step` on, which a run that ended after its last save has left, are cut off."""
         self.path = folder / "log.csv"
         rows = [row for row in self.rows() if int(row["step"]) < step]
-        part = self.path.with_name("log.csv.part")
-        with part.open("w", newline="") as file:
+        with files.replacing(self.path) as part, part.open("w", newline="") as file:
             writer = csv.DictWriter(file, self.FIELDS)
             writer.writeheader()
             writer.writerows(rows)
-        part.replace(self.path)
 
     def rows(self) -> list[dict[str, str]]:
         """All rows, oldest first."""
@@ -491,9 +488,8 @@ def pretrain(
 def save(average: dict[str, Tensor], out: Path, config: PretrainConfig, step: int) -> None:
     """Write the weights in float16, whole or not at all."""
     weights = {k: v.half().contiguous() for k, v in average.items() if not k.endswith("num_batches_tracked")}
-    part = out / "tiny.safetensors.part"
-    save_file(weights, part, metadata={"step": str(step), "recipe": recipe(config)})
-    part.replace(out / "tiny.safetensors")
+    with files.replacing(out / "tiny.safetensors") as part:
+        save_file(weights, part, metadata={"step": str(step), "recipe": recipe(config)})
 
 
 def main() -> None:

@@ -26,6 +26,7 @@ PERSONAL = "personal.refresh.token"
 ACCESS = "access.token.of-it"
 OWNER = "owner@example.com"
 REFUSAL = "URL resolves to a reserved network address (block: 127.0.0.0/8)"
+UPLOADS = (".bmp", ".gif", ".jpg", ".jpeg", ".png", ".svg", ".webp", ".json")  # names of files that it takes
 INVITE = "the-project's-invite-token"
 CONFIG = label_config(["Pit"])
 CAPTURES = Path(__file__).parent / "captures"
@@ -258,6 +259,9 @@ def _app(studio: Studio) -> Flask:
 
     @app.post("/api/projects/<int:number>/import")
     def import_files(number: int) -> tuple[Response, int]:
+        for name in (str(file.filename) for file in request.files.values()):
+            if Path(name).suffix.lower() not in UPLOADS:
+                return jsonify(detail=f"{Path(name).suffix} extension is not supported"), 400
         made = [studio.add_task(number, file.read(), name=str(file.filename)) for file in request.files.values()]
         return jsonify(task_count=len(made), **({"task_ids": made} if "return_task_ids" in request.args else {})), 201
 
