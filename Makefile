@@ -10,7 +10,6 @@
 PYTHON ?= python3
 VENV := .venv
 LABEL_STUDIO_VENV := .venv-label-studio
-LABEL_STUDIO_ML_VENV := .venv-label-studio-ml
 MOTO_VENV := .venv-moto
 LABEL_STUDIO := $(LABEL_STUDIO_VENV)/bin/label-studio
 PORT ?= 8080
@@ -39,8 +38,8 @@ audit: $(VENV)/.installed-dev
 	$(VENV)/bin/bandit -q -c pyproject.toml -r backend model
 	$(VENV)/bin/pip-audit --strict --local --skip-editable
 
-e2e: $(VENV)/.installed-dev $(LABEL_STUDIO_VENV)/.installed $(LABEL_STUDIO_ML_VENV)/.installed
-	$(VENV)/bin/python -m pytest tests/e2e -s --label-studio $(LABEL_STUDIO) --label-studio-ml $(LABEL_STUDIO_ML_VENV)
+e2e: $(VENV)/.installed-dev $(LABEL_STUDIO_VENV)/.installed
+	$(VENV)/bin/python -m pytest tests/e2e -s --label-studio $(LABEL_STUDIO)
 
 bench: $(VENV)/.installed-dev
 	$(VENV)/bin/python -W ignore -m tests.bench $(PARTS)
@@ -52,7 +51,7 @@ torture: $(VENV)/.installed-dev $(MOTO_VENV)/.installed
 	$(VENV)/bin/python -W ignore -m tests.torture $(PARTS)
 
 clean:
-	rm -rf $(VENV) $(LABEL_STUDIO_VENV) $(LABEL_STUDIO_ML_VENV) $(MOTO_VENV) build
+	rm -rf $(VENV) $(LABEL_STUDIO_VENV) $(MOTO_VENV) build
 
 $(VENV)/.installed: pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Skylight needs Python 3.11 or newer; set PYTHON=")'
@@ -76,12 +75,4 @@ $(MOTO_VENV)/.installed:
 	@echo "* Installing moto's S3 server into $(MOTO_VENV): some half a minute"
 	test -x $(MOTO_VENV)/bin/python || $(PYTHON) -m venv $(MOTO_VENV)
 	$(MOTO_VENV)/bin/pip install -q 'moto[server,s3]==5.2.5'
-	@touch $@
-
-$(LABEL_STUDIO_ML_VENV)/.installed: pyproject.toml constraints.txt
-	@echo "* Installing Skylight with label-studio-ml and its old Flask into $(LABEL_STUDIO_ML_VENV): some minutes"
-	test -x $(LABEL_STUDIO_ML_VENV)/bin/python || $(PYTHON) -m venv $(LABEL_STUDIO_ML_VENV)
-	mkdir -p build
-	grep -viE '^(flask|werkzeug|jinja2|itsdangerous)==' constraints.txt > build/constraints-label-studio-ml.txt
-	$(LABEL_STUDIO_ML_VENV)/bin/pip install --progress-bar on -q -c build/constraints-label-studio-ml.txt -e '.[label-studio-ml]'
 	@touch $@

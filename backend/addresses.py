@@ -20,7 +20,7 @@ class Addresses:
         """Remember the sha256 of what an address showed."""
         try:
             if self.digest(url) != digest:
-                write(self._path(url), digest.encode())
+                write(self._path(url), digest.encode(), durable=False)
         except OSError as error:  # a full disk: a click need not fail for that
             log.warning("which image is behind an address is not kept: %s", error)
 

@@ -17,9 +17,10 @@ from backend.service import Service
 SECONDS = 0.4  # for what is looked at on every call; the first call may wait as long again for the doctor
 NAME = "skylight-alerts"
 # What /ready calls what the doctor calls otherwise.
-PUBLIC = {"Redis": "broker", "SAM": "checkpoint"}
+PUBLIC = {"Redis": "broker", "Redis: commands": "commands", "SAM": "checkpoint"}
 SENTENCES = {
     "broker": "Redis does not answer",
+    "commands": "Redis refuses a command that is needed",
     "worker": "no worker runs: nothing is learned",
     "checkpoint": "the SAM's weights are not there, or not the published ones",
     "inbox": f"an event has waited for more than {machine.INBOX_SECONDS / 60:.0f} minutes",

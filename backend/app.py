@@ -19,13 +19,16 @@ from model.sam import SamError
 log = logging.getLogger(__name__)
 
 
-def create_app(settings: Settings, service: Service | None = None) -> Flask:
-    """A Flask application over the given settings, or over a service that is there already."""
+def create_app(settings: Settings, service: Service | None = None, host: str = "") -> Flask:
+    """A Flask application over the given settings, or over a service that is there already.
+
+    `host`: what the server listens on.
+    """
     app = Flask("skylight")
     app.config["MAX_CONTENT_LENGTH"] = settings.max_body_mb * MEGABYTE
     app.extensions["skylight"] = service or Service(settings)
     tracing.watch(app, metrics.install(app))  # first, so that refused requests have their line too
-    access.protect(app)
+    access.protect(app, host)
     for module in (status, alerts, metrics, predict, webhook, openapi, page):
         app.register_blueprint(module.blueprint)
     dashboard.mount(app, settings.redis_url)

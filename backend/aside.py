@@ -1,6 +1,7 @@
 """Annotations that cannot be learned from as they are: set aside, so that they hold up nothing, and listed.
 
-One that fails for its own sake twice is quarantined: it is tried again when it changes, or when somebody asks for it.
+One that fails for its own sake twice is quarantined: it is tried again when it changes, when somebody asks for it, or
+under a configuration under which it has not failed yet, since the configuration may have been at fault.
 Where the fault may be elsewhere (the image could not be fetched, the worker ended while at it) it is tried again by
 itself, later and later. What is begun is noted before, so that an annotation that ends the process is known too.
 """
@@ -13,10 +14,11 @@ from typing import Any, NamedTuple
 
 import redis
 
-from backend.queue import key
+from backend.queue import key, take
 
 TRIES = 2  # failures for an annotation's own sake, after which it is quarantined
 DEATHS = 6  # of the worker, after which nobody believes in chance: with the pauses below, half an hour
+CONFIGURATIONS = 20  # that are remembered; workers may have different settings, and each tries it
 PAUSES = (0.0, 60.0, 300.0, 900.0, 3600.0)  # s before the next try of what may be somebody else's fault
 
 
@@ -39,8 +41,9 @@ class Aside:
     tries: int  # that failed
     deaths: int  # of the worker, among them
     at: float  # of the last, as `time.time()` counts
-    again: float | None  # when it is tried again by itself; None: when it changes, or when asked
+    again: float | None  # when it is tried again by itself; None: when it or the configuration changes, or when asked
     event: dict[str, Any] | None = None  # what came of it, where Label Studio cannot be asked
+    configurations: tuple[str, ...] = ()  # digests of those under which this state has failed, the newest last
 
     @property
     def quarantined(self) -> bool:
@@ -51,9 +54,16 @@ class Aside:
 class Asides:
     """The annotations of all projects that are set aside, in Redis. All methods raise redis.RedisError."""
 
-    def __init__(self, connection: redis.Redis, clock: Callable[[], float] = time.time) -> None:
+    def __init__(
+        self,
+        connection: redis.Redis,
+        clock: Callable[[], float] = time.time,
+        configuration: Callable[[str], str] = lambda project: "",
+    ) -> None:
+        """`configuration`: gives a digest of all that may be at fault beside an annotation of a project."""
         self.redis = connection
         self.clock = clock
+        self.configuration = configuration
 
     def of(self, project: str) -> list[Aside]:
         """All, the newest first."""
@@ -68,20 +78,33 @@ class Asides:
     def waits(self, project: str, annotation: int, state: State) -> bool:
         """Whether this state of an annotation is set aside and not to be tried now."""
         found = self.get(project, annotation)
-        return found is not None and found.state == state and not self._is_due(found)
+        return found is not None and found.state == state and not self._is_due(found, self.configuration(project))
 
     def fail(
         self, project: str, event: dict[str, Any], reason: str, own: bool, death: bool = False, keep: bool = False
     ) -> Aside:
         """An annotation's event could not be used; `own`: for its own sake. `keep` the event for the next try."""
         state, found = state_of(event), self.get(project, event["id"])
-        earlier = found if found and found.state == state else None
+        configuration, same = self.configuration(project), found if found and found.state == state else None
+        others = [each for each in same.configurations if each != configuration] if same else []
+        earlier = same if same and configuration in same.configurations else None
         tries, deaths = (earlier.tries if earlier else 0) + 1, (earlier.deaths if earlier else 0) + death
         given_up = (own and tries >= TRIES) or deaths >= DEATHS
         pause = PAUSES[min(tries, len(PAUSES)) - 1]
         again = None if given_up else self.clock() + pause
         kept = event if keep else None
-        made = Aside(event["id"], event["task"], state, reason[:1000], tries, deaths, self.clock(), again, kept)
+        made = Aside(
+            event["id"],
+            event["task"],
+            state,
+            reason[:1000],
+            tries,
+            deaths,
+            self.clock(),
+            again,
+            kept,
+            (*others, configuration)[-CONFIGURATIONS:],
+        )
         self.redis.hset(key(project, "aside"), str(made.annotation), json.dumps(asdict(made)))
         return made
 
@@ -103,7 +126,10 @@ class Asides:
 
     def due(self, project: str) -> list[Aside]:
         """Those to be tried now."""
-        return [each for each in self.of(project) if self._is_due(each)]
+        if not (found := self.of(project)):
+            return []
+        configuration = self.configuration(project)
+        return [each for each in found if self._is_due(each, configuration)]
 
     def ask(self, project: str) -> int:
         """Have all tried again now; gives how many."""
@@ -123,11 +149,11 @@ class Asides:
 
     def left_behind(self, project: str) -> dict[str, Any] | None:
         """The event that a process was using when it ended."""
-        found: Any = self.redis.getdel(key(project, "handled"))
+        found = take(self.redis, key(project, "handled"))
         return json.loads(found) if found else None
 
-    def _is_due(self, each: Aside) -> bool:
-        return each.again is not None and each.again <= self.clock()
+    def _is_due(self, each: Aside, configuration: str) -> bool:
+        return configuration not in each.configurations or (each.again is not None and each.again <= self.clock())
 
 
 def state_of(event: dict[str, Any]) -> State:
@@ -137,4 +163,5 @@ def state_of(event: dict[str, Any]) -> State:
 
 def _read(value: bytes | str) -> Aside:
     found = json.loads(value)
-    return Aside(**{**found, "state": State(*found["state"])})
+    configurations = tuple(found.get("configurations", ()))  # which came later
+    return Aside(**{**found, "state": State(*found["state"]), "configurations": configurations})

@@ -6,7 +6,7 @@ from datetime import datetime
 
 import redis
 
-from backend.connect import ML_GATE, SAMPLING, WEBHOOK_GATE
+from backend.connect import ML_GATE, SAMPLING, WEBHOOK_GATE, webhook_headers
 from backend.finding import Finding
 from backend.labelstudio import LabelStudio
 from backend.link import Link, is_private, missing_actions
@@ -17,6 +17,11 @@ from backend.service import Service
 from backend.webhook import project_key
 
 SILENCE_SECONDS = 90.0  # an annotation that is older than this should have been announced
+UNSEEN = {
+    "silent": "; not reachable from here, so not compared with this Skylight",
+    "hosted": "; hosted by label-studio-ml, which does not say whether it is this Skylight",
+    "locked": "; it tells nothing without a login, so it is not compared with this Skylight",
+}
 FIX = "Run: skylight doctor --fix"
 PRIVATE = f"Start Label Studio with {ML_GATE} and {WEBHOOK_GATE}: it refuses to call addresses in private networks."
 
@@ -44,8 +49,7 @@ def _backend(service: Service, link: Link) -> Finding:
     if not link.first:
         step = "Remove the ML backend before it: 'Retrieve predictions' asks only the first."
         return Finding(what, "warn", f"{link.url} is not the project's first", step)
-    unseen = "; not reachable from here, so not compared with this Skylight" if link.who == "silent" else ""
-    return Finding(what, "ok", f"{link.url}, connected, interactive{unseen}")
+    return Finding(what, "ok", f"{link.url}, connected, interactive{UNSEEN.get(link.who, '')}")
 
 
 def _webhooks(service: Service, link: Link) -> Iterator[Finding]:
@@ -65,10 +69,14 @@ def _webhooks(service: Service, link: Link) -> Iterator[Finding]:
         problems.append("sends no payload")
     if missing := missing_actions(webhook):
         problems.append(f"does not bring {', '.join(missing)}")
-    signed = service.secret.matches((webhook.get("headers") or {}).get(HEADER))
+    carried = webhook.get("headers") or {}
+    signed = service.secret.matches(carried.get(HEADER))
     expected = bool(service.settings.user) or service.secret.expected(project_key(link.project))
     if not signed and expected:
         problems.append(f"lacks the right {HEADER} header, so its events are refused")
+    needed = webhook_headers(service.secret, link, Login.of(service.settings))
+    if "Authorization" in needed and carried.get("Authorization") != needed["Authorization"]:
+        problems.append("lacks the login without which label-studio-ml lets nothing in")
     if problems:
         yield Finding(what, "fail", f"{link.webhook_url} {', '.join(problems)}", FIX)
     elif not signed:

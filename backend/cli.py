@@ -199,7 +199,7 @@ def segment(image: Path, points: tuple[Any, ...], box: Any, name: str, out: Path
     from PIL import Image
 
     from model import checkpoints, sam
-    from model.images import decode
+    from model.rasters import in_memory
 
     found = settings()
     checkpoint = None if name == "tiny" else checkpoints.locate(name, found.home / "checkpoints")
@@ -207,8 +207,9 @@ def segment(image: Path, points: tuple[Any, ...], box: Any, name: str, out: Path
         segmenter = sam.load(name, checkpoint, found.device)
     except sam.SamError as error:
         raise Unavailable(str(error)) from error
-    picture = decode(image.read_bytes(), found.max_pixels)
-    height, width = picture.shape[:2]
+    raster = in_memory(image.read_bytes(), found.max_pixels)
+    height, width = raster.size
+    picture = raster.read((0, 0, height, width))
     for x, y, _ in points:
         if not (0 <= x < width and 0 <= y < height):
             raise click.UsageError(f"point {x:g},{y:g} is outside the image, which has {width} x {height} px")
@@ -486,6 +487,31 @@ def rebuild() -> None:
             click.echo(line)
     except RedisError as error:
         raise Unavailable(f"Redis does not answer ({error}); start `skylight serve` or set REDIS_URL") from error
+
+
+@cli.command()
+@click.option("--project", required=True, help="Its number in Label Studio's address, or its whole name.")
+@click.option("--yes", is_flag=True, help="Do not ask.")
+def forget(project: str, yes: bool) -> None:
+    """Delete everything that Skylight keeps of a project: annotations, versions, what waits. Label Studio keeps its.
+
+    Beside `skylight serve`, or with REDIS_URL. While Label Studio still calls Skylight for the project, it comes back:
+    remove the ML backend and its webhook there first.
+    """
+    from redis import RedisError
+
+    from backend import forget as module
+
+    service = _beside_serve()
+    try:
+        found = module.holdings(service, project)
+        click.echo(f"{found}")
+        if not yes:
+            click.confirm("Delete all of it? It cannot be brought back", abort=True)
+        module.forget(service, found.project)
+    except RedisError as error:
+        raise Unavailable(f"Redis does not answer ({error}); start `skylight serve` or set REDIS_URL") from error
+    click.echo(f"project {found.project} is forgotten")
 
 
 @cli.command()

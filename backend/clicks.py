@@ -3,6 +3,9 @@
 from collections.abc import Hashable
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 from backend.checks import check_regions
 from backend.drawing import Part, draw
 from backend.errors import BadRequest
@@ -10,9 +13,11 @@ from backend.labeling import Labeling
 from backend.overlap import covered
 from backend.question import Asked
 from backend.service import Service
-from model.sam import Segmentation
+from model.clicked import corrected
+from model.sam import Embedding, Prompt, Segmenter
 
 Size = tuple[int, int]  # height, width in pixels
+Mask = NDArray[np.bool_]
 
 
 def in_turn(
@@ -33,19 +38,41 @@ def in_turn(
     return place, asked
 
 
+def answered(
+    service: Service, segmenter: Segmenter, embedding: Embedding, place: Hashable, asked: Asked, prompt: Prompt
+) -> tuple[Mask, float]:
+    """The mask (H, W) bool for a prompt in px of an embedded image, or part of one, and its expected IoU.
+
+    It goes on from the answer to the clicks before, which is on the screen: its logits are given back to SAM, and
+    where SAM's new answer disagrees with a click, or the old one agrees with all, the old one stays, see `corrected`.
+    """
+    before = service.turns.before(place, asked)
+    found = segmenter.segment(embedding, prompt, None if before is None else before.logits, candidates=1)
+    mask = found.masks[0]
+    if before is not None and before.mask.shape == mask.shape:
+        mask = corrected(before.mask, mask, prompt.points, prompt.positive)
+    service.turns.keep(place, asked, found.logits[0], mask)
+    return mask, float(found.scores[0])
+
+
 def drawn(
-    service: Service, labeling: Labeling, task: dict[str, Any], asked: Asked, found: Segmentation, part: Part
+    service: Service,
+    labeling: Labeling,
+    task: dict[str, Any],
+    asked: Asked,
+    mask: Mask,
+    expected: float,
+    part: Part,
 ) -> tuple[list[dict[str, Any]], float]:
-    """The best mask, of a part of the image, as regions, and SAM's own estimate of its IoU, 0 if there is none.
+    """A mask (h, w) bool of a part of the image as regions, and its `expected` IoU, 0 if there are none.
 
     With `SKYLIGHT_AVOID_OVERLAP` it is cut where another of the label is on the task.
     """
-    mask = found.masks[0]
     if service.settings.avoid_overlap:
         height, width = mask.shape
         there = covered(task, asked, labeling)[part.top : part.top + height, part.left : part.left + width]
         mask = mask & ~there
-    score = min(max(float(found.scores[0]), 0.0), 1.0)
+    score = min(max(expected, 0.0), 1.0)
     regions = draw(asked.output, mask, asked.label, score, asked.index, asked.rotation, part)
     check_regions(regions, labeling, part.size)
     return regions, score if regions else 0.0

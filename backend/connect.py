@@ -88,7 +88,7 @@ def repair(client: LabelStudio, secret: Secret, link: Link, login: Login = NO_LO
     changes = [
         *_login(client, link, login),
         _interactive(client, link, login),
-        *_webhook(client, secret, link),
+        *_webhook(client, secret, link, login),
         *_project(client, link.project),
     ]
     secret.expect(project_key(link.project))
@@ -132,12 +132,19 @@ def _interactive(client: LabelStudio, link: Link, login: Login) -> Change:
     return Change("interactive: clicks are answered", not link.row["is_interactive"])
 
 
-def _webhook(client: LabelStudio, secret: Secret, link: Link) -> list[Change]:
+def webhook_headers(secret: Secret, link: Link, login: Login) -> dict[str, str]:
+    """What a project's webhook has to carry: the secret, and the login where nobody comes in without, as by
+    label-studio-ml.
+    """
+    return {**secret.headers, **(login.headers if link.who == "locked" else {})}
+
+
+def _webhook(client: LabelStudio, secret: Secret, link: Link, login: Login) -> list[Change]:
     """One webhook that brings everything, with the secret; others with the same events are switched off."""
     what = f"webhook {link.webhook_url}, all events, with its secret header"
     ranked = sorted(link.webhooks, key=lambda one: not one["is_active"])
     first = ranked[0] if ranked else None
-    headers = {**((first or {}).get("headers") or {}), **secret.headers}
+    headers = {**((first or {}).get("headers") or {}), **webhook_headers(secret, link, login)}
     wanted = {"is_active": True, "send_payload": True, "headers": headers}
     made = first is None or missing_actions(first) != [] or any(first[name] != wanted[name] for name in wanted)
     if made:

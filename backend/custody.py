@@ -100,6 +100,8 @@ class Sweep:
         dead = [one for one in hand.items() if not self.queue.redis.exists(_alive(project, kind, one[0]))]
         for token, job in dead:
             log.warning("project %s: %s was dropped by its worker and is queued again", project, kind)
+            if kind == "ingest":  # it may have taken the request for a comparison with it
+                self.queue.want_reconciliation(project)
             _queue_again(self.queue, project, kind, token)
             _discard(self.queue, job)
         return bool(dead) or self._forgotten(project, kind, mark, patient) or self._unnoticed(project, kind, mark, hand)

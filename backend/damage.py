@@ -1,5 +1,6 @@
 """Files that are not as they were written: out of the way, under `SKYLIGHT_HOME/damaged`, and never read again."""
 
+import errno
 import logging
 import os
 import re
@@ -8,8 +9,13 @@ from collections.abc import Callable
 from pathlib import Path
 
 from backend.errors import SetAside
+from model.files import remove_tree
 
+# What the file system says of one file that it cannot give, whatever is done about rights or the others.
+UNREADABLE = (errno.EIO, errno.EISDIR, errno.ENOTDIR, errno.ELOOP, errno.EBADMSG, getattr(errno, "EUCLEAN", errno.EIO))
 KEPT = 100  # damaged files that are kept to be looked at; of more the oldest are deleted
+
+TIME = re.compile(r"[0-9]{20}(?=-)")  # ns, at the beginning of the name of what was set aside
 
 log = logging.getLogger(__name__)
 
@@ -44,11 +50,23 @@ class Damage:
         self.listener(project, text)
         return SetAside(f"{text}; it was set aside in {self.folder}")
 
+    def since(self, earliest: float) -> list[str]:
+        """The names of what was set aside since a time as `time.time()` counts, the newest first."""
+        names = sorted((path.name for path in self.folder.glob("*")), reverse=True) if self.folder.is_dir() else []
+        return [name for name in names if (found := TIME.match(name)) and int(found[0]) / 1e9 >= earliest]
+
     def numbers(self, project: str) -> list[int]:
         """The versions of a project that were set aside."""
         end = re.compile(rf"[0-9]+-projects-{re.escape(project)}-versions-([0-9]+)")
         names = (path.name for path in self.folder.glob("*")) if self.folder.is_dir() else ()
         return [int(found[1]) for name in names if (found := end.fullmatch(name))]
+
+    def forget(self, project: str) -> None:
+        """Delete what was set aside of a project."""
+        ours = re.compile(rf"[0-9]+-projects-{re.escape(project)}-.+")
+        for path in list(self.folder.glob("*")) if self.folder.is_dir() else ():
+            if ours.fullmatch(path.name):
+                remove_tree(path)
 
     def _shorten(self) -> None:
         """Delete the oldest; folders, which are versions, are kept."""
@@ -58,3 +76,8 @@ class Damage:
                 path.unlink(missing_ok=True)
         except OSError as error:
             log.warning("%s is not kept short: %s", self.folder, error)
+
+
+def is_unreadable(error: OSError) -> bool:
+    """Whether an error is of one file that will never be read again, and not of the disk, the rights or the moment."""
+    return error.errno in UNREADABLE

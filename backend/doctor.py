@@ -4,11 +4,15 @@ import functools
 from collections.abc import Iterator
 from typing import Any
 
+import redis
+
 from backend import checkup, machine
 from backend.connect import Change, repair
 from backend.errors import SkylightError
+from backend.failures import MACHINE
 from backend.finding import Finding, State
 from backend.labelstudio import LabelStudio
+from backend.limits import PROJECT
 from backend.link import Identify, find, identify
 from backend.login import Login
 from backend.service import Service
@@ -20,8 +24,19 @@ TESTED = "1.23"
 
 
 def findings(service: Service) -> list[Finding]:
-    """How everything stands. Takes a second or more; while Label Studio asks Skylight back, it must be answered."""
-    return [*_labelstudio(service), *machine.findings(service)]
+    """How everything stands, and what went wrong lately. Takes a second or more; while Label Studio asks Skylight back,
+    it must be answered.
+    """
+    return [*_labelstudio(service), *_left_out(service), *machine.findings(service), *_failing(service)]
+
+
+def _failing(service: Service) -> Iterator[Finding]:
+    """What went wrong, in a job or at Label Studio, and did not go well since."""
+    for project in (*service.store.projects(), MACHINE):
+        for failure in service.failures.of(project):
+            of = "this machine" if project == MACHINE else f"project {project.partition('.')[0]}"
+            often = f"; {failure.count} times" if failure.count > 1 else ""
+            yield Finding(f"{of}: {failure.what}", "warn", f"{failure.reason}{often}", f"{failure.step}.")
 
 
 def fix(service: Service) -> list[Change]:
@@ -117,6 +132,20 @@ def _project(
         return []
     step = f"If it should be: skylight connect --project {project['id']}"
     return [Finding(f"project {project['id']} {project['title']!r}", "warn", "is not connected any more", step)]
+
+
+def _left_out(service: Service) -> Iterator[Finding]:
+    """What is kept but looked after no more: projects that Label Studio deleted, and what is no project of its."""
+    try:
+        gone, members = service.queue.gone(), service.queue.members()
+    except redis.RedisError:  # which is said elsewhere
+        gone, members = {}, []
+    for project, reason in sorted(gone.items()):
+        detail = f"Label Studio does not have it any more: {reason}; its annotations and versions are kept"
+        yield Finding(f"project {project}", "warn", detail, f"To delete them: skylight forget --project {project}")
+    for name in sorted({*service.store.misnamed(), *(each for each in members if not PROJECT.fullmatch(each))}):
+        detail = "it is no project of Label Studio's, so nothing is done for it"
+        yield Finding(f"project {name}", "warn", detail, f"Run: skylight forget --project {name}")
 
 
 def _candidates(projects: list[dict[str, Any]], known: set[str]) -> list[dict[str, Any]]:

@@ -12,10 +12,11 @@ from dataclasses import dataclass, field
 from datetime import datetime
 
 from backend.allowed import AllowedJob
+from backend.limits import PROJECT
 from backend.queue import KINDS, PROJECTS, Kind, Queue, key
 from backend.service import Service
 
-ALL = "all"  # in place of a project, in the keys of what is counted for all of them
+JOBS, FAILURES, LOOKUPS = (key("*", f"counted-{noun}") for noun in ("jobs", "failures", "lookups"))  # of all projects
 RECEIVED = re.compile(rb'"received": ?([0-9.]+)')  # of an event, whose first field it is
 HEAD = 64  # bytes of an event in which it is looked for
 
@@ -39,12 +40,12 @@ def count_job(
 ) -> None:
     """Count a job that has ended. Raises redis.RedisError."""
     with queue.redis.pipeline(transaction=False) as pipe:
-        pipe.hincrby(key(ALL, "jobs"), f"{kind}:{outcome}:count", 1)
-        pipe.hincrby(key(ALL, "jobs"), f"{kind}:{outcome}:ms", round(1000 * seconds))
+        pipe.hincrby(JOBS, f"{kind}:{outcome}:count", 1)
+        pipe.hincrby(JOBS, f"{kind}:{outcome}:ms", round(1000 * seconds))
         for cause, count in causes.items():
-            pipe.hincrby(key(ALL, "failures"), f"{kind}:{cause}", count)
+            pipe.hincrby(FAILURES, f"{kind}:{cause}", count)
         for where, count in lookups.items():
-            pipe.hincrby(key(ALL, "lookups"), where, count)
+            pipe.hincrby(LOOKUPS, where, count)
         pipe.execute()
 
 
@@ -76,8 +77,8 @@ def gather(service: Service) -> Figures:
     waiting = backlog(queue)
     with queue.redis.pipeline(transaction=False) as pipe:
         pipe.smembers(PROJECTS)
-        for noun in ("jobs", "failures", "lookups"):
-            pipe.hgetall(key(ALL, noun))
+        for counts in (JOBS, FAILURES, LOOKUPS):
+            pipe.hgetall(counts)
         for kind in KINDS:
             pipe.zcard(queue.queues[kind].failed_job_registry.key)
         known, jobs, failures, lookups, *counts = pipe.execute()
@@ -89,7 +90,8 @@ def gather(service: Service) -> Figures:
         failures={_pair(name): count for name, count in _numbers(failures).items()},
         lookups=_numbers(lookups),
     )
-    projects = sorted({each.decode() for each in known} | set(service.store.projects()))
+    names = {each.decode() for each in known}
+    projects = sorted({each for each in names if PROJECT.fullmatch(each)} | set(service.store.projects()))
     with queue.redis.pipeline(transaction=False) as pipe:
         for project in projects:
             pipe.llen(key(project, "inbox"))

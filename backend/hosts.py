@@ -1,4 +1,6 @@
-"""Which hosts pictures may come from beside Label Studio: `SKYLIGHT_ALLOWED_HOSTS`, and which addresses are public."""
+"""Lists of hosts, as `SKYLIGHT_ALLOWED_HOSTS` (from which pictures may come beside Label Studio) and
+`SKYLIGHT_TRUSTED_HOSTS` (by which names the page may be called); and which addresses are public.
+"""
 
 from __future__ import annotations
 
@@ -47,6 +49,10 @@ class Hosts:
     def named(self, host: str, port: int) -> bool:
         """Whether the host is named itself. `host` is lower case, IPv6 in brackets."""
         return host in self.entries or f"{host}:{port}" in self.entries
+
+    def covers(self, host: str, port: int) -> bool:
+        """Whether the host is named, itself or with those below another, or any is allowed."""
+        return self.named(host, port) or self.allowed_if_public(host)
 
     def allowed_if_public(self, host: str) -> bool:
         """Whether the host may be asked if its address is public."""

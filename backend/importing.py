@@ -15,14 +15,15 @@ from backend.label_files import Masks, labelled
 from backend.label_kinds import Kind, kind_of
 from backend.labeling import controls
 from backend.labelstudio import LabelStudio, TaskSummary
-from backend.matching import ByAddress, Index, path_of, readings, spelled
+from backend.matching import ByAddress, Index, path_of, readings, spelled, uploaded_name
 from backend.predict import image_url
 from backend.service import Service
 from backend.task_data import value_at
 from model.coco import CocoError
-from model.images import FORMATS, ImageError, load
+from model.images import ImageError
 from model.masks import MaskError
-from model.rasters import SUFFIXES
+from model.picture_files import files_below, is_picture
+from model.rasters import size_of
 
 LONGEST_NAME = 75  # characters of a file's name: Label Studio keeps 100 with the path it puts before, and cuts the rest
 GUESS = "which one it is, is not guessed"
@@ -56,7 +57,7 @@ class Match:
     @property
     def target(self) -> object:
         """What is annotated."""
-        return self.task.id if self.task else spelled(self.file.name) if self.file else None
+        return self.task.id if self.task else spelled(uploaded_name(self.file.name)) if self.file else None
 
 
 @dataclass
@@ -116,8 +117,8 @@ def _matched(
         addresses += [(each, task) for each in values if isinstance(each, str)]
     shown = [(path_of(address, host=True), task) for address, task in addresses]
     exact = ByAddress(addresses)
-    files = sorted(images.rglob("*")) if images else []
-    inside = [(str(each), each) for each in files if each.suffix.lower() in SUFFIXES and each.is_file()]
+    files = files_below(images) if images else []
+    inside = [(str(each), each) for each in files if images and is_picture(each.relative_to(images))]
     by_stem = {stem: (Index(shown, stem), Index(inside, stem)) for stem in {each.stem for each in found}}
     matches = [_match(each, exact, *by_stem[each.stem], images, key) for each in found]
     taken = Counter(each.target for each in matches if not each.reason)
@@ -137,7 +138,8 @@ def _match(
     if labels.problem:
         return Match(labels, reason=labels.problem)
     paths = readings(labels.name, address=labels.whole)
-    best = exact.best(labels.name) or next(filter(None, map(tasks.best, paths)), [])
+    uploaded = [*paths, *map(uploaded_name, paths)]
+    best = exact.best(labels.name) or next(filter(None, map(tasks.best, uploaded)), [])
     found = list({task.id: task for task in best}.values())
     here = next(filter(None, map(files.best, paths)), [])
     if len(found) > 1:
@@ -153,7 +155,7 @@ def _match(
     if not here:
         also = f"nor is it in {images}" if images else "give --images FOLDER to have it uploaded"
         return Match(labels, reason=f"no task shows it; {also}")
-    if len(spelled(here[0].name)) > LONGEST_NAME:
+    if len(spelled(uploaded_name(here[0].name))) > LONGEST_NAME:
         return Match(labels, reason=f"Label Studio would cut its name; give it at most {LONGEST_NAME} characters")
     return Match(labels, file=here[0])
 
@@ -226,14 +228,14 @@ class Importing:
             assert match.task
             url = image_url({"id": match.task.id, "data": match.task.data}, self.project.labeling)
             data = media.fetch(url, settings, self.client)
-        width, height = load(data, FORMATS, settings.max_pixels).size
-        return height, width
+        return size_of(data, settings.max_pixels)
 
     def _write(self, match: Match, made: Sequence[Made]) -> None:
         if match.task:
             task = match.task.id
         else:
             assert match.file
-            task = self.client.import_picture(self.number, match.file.name, match.file.read_bytes())
+            name = uploaded_name(match.file.name)
+            task = self.client.import_picture(self.number, name, match.file.read_bytes())
         for one in made:
             self.client.create_annotation(task, one.result, ground_truth=one.ground_truth)

@@ -5,7 +5,7 @@ import re
 
 from backend import ahead
 from backend.aside import state_of
-from backend.errors import POISON_ERRORS, MediaError, SkylightError
+from backend.errors import DATA_ERRORS, POISON_ERRORS, MediaError, SkylightError
 from backend.fair import Turn
 from backend.history import agreement
 from backend.predict import image_url
@@ -25,7 +25,7 @@ def drain(service: Service, project: str) -> int:
     """Work through the inbox; an event leaves it when it is done. Gives how many there were.
 
     An annotation that cannot be used (its image is gone, say) is set aside, see `backend.aside`, and holds up nothing.
-    Where other projects' events wait, some may be left for another turn.
+    Where other projects' events wait, or after a slice (see `backend.fair`), some may be left for another turn.
     """
     count = 0
     with service.queue.lock(project, "ingest") as held:
@@ -51,37 +51,52 @@ def bury(service: Service, project: str) -> None:
 
 
 def retry(service: Service, project: str) -> bool:
-    """Try the annotations that were set aside and are due; gives whether a sample changed.
+    """Try the annotations that were set aside and are due, for a slice at most; gives whether a sample changed.
 
     Those that Label Studio can be asked for are left to a reconciliation.
     """
     changed = False
     with service.queue.lock(project, "ingest") as held:
+        turn = Turn(service.queue, "ingest")
         for each in service.asides.due(project) if held else ():
+            if turn.is_over:
+                break  # and due still
             if each.event is not None:
-                changed |= handle(service, project, each.event)
+                # Without its configuration, which is of when it came.
+                changed |= handle(service, project, {**each.event, "label_config": ""})
             else:
                 service.queue.want_reconciliation(project)
     return changed
 
 
 def handle(service: Service, project: str, event: Event) -> bool:
-    """Apply one event to the store; gives whether it changed a sample."""
+    """Apply one event to the store; gives whether it changed a sample. One that cannot be read is left out."""
+    try:
+        return _apply(service, project, event)
+    except DATA_ERRORS as error:
+        log.exception("project %s: the event %.100r cannot be read and is left out", project, event)
+        fail(error)
+        service.queue.want_reconciliation(project)
+        return False
+
+
+def _apply(service: Service, project: str, event: Event) -> bool:
     if event.get("label_config"):
         save_config(service, project, event["label_config"])
     if event.get("reconcile"):
         service.queue.want_reconciliation(project)
-    if event["what"] == "train":
+    what = event.get("what")
+    if what == "train":
         service.queue.want_training(project)
-    if event["what"] == "tasks_created":
+    if what == "tasks_created":
         ahead.want(service, project)
-    if event["what"] == "annotations_deleted":
+    if what == "annotations_deleted":
         service.asides.drop(project, *event["ids"])
         return any([service.store.remove(project, each) for each in event["ids"]])
-    if event["what"] == "tasks_deleted":
+    if what == "tasks_deleted":
         service.asides.drop_tasks(project, set(event["ids"]))
         return bool(service.store.remove_tasks(project, set(event["ids"])))
-    if event["what"] != "annotation":
+    if what != "annotation":
         return False
     if not service.asides.waits(project, event["id"], state_of(event)):
         return _try(service, project, event)
@@ -116,7 +131,9 @@ def _try(service: Service, project: str, event: Event) -> bool:
 def _fail(service: Service, project: str, event: Event, reason: str, own: bool, death: bool = False) -> bool:
     keep = service.labelstudio is None and not death
     found = service.asides.fail(project, event, reason, own, death, keep)
-    tried = "is quarantined until it changes" if found.quarantined else "is set aside and tried again"
+    tried = "is set aside and tried again"
+    if found.quarantined:
+        tried = "is quarantined until it or the configuration changes"
     log.error("project %s annotation %s cannot be learned from, %s: %s", project, event["id"], tried, reason)
     return False
 

@@ -3,6 +3,7 @@
 import functools
 import logging
 from collections.abc import Callable
+from contextlib import suppress
 from contextvars import ContextVar
 
 import redis
@@ -10,7 +11,6 @@ import redis
 from backend import ahead
 from backend.custody import in_hand
 from backend.embed import embed_project
-from backend.errors import Stopping
 from backend.ingest import drain, retry
 from backend.preannotate import preannotate as preannotate_open_tasks
 from backend.queue import Kind
@@ -52,6 +52,8 @@ def ingest(project: str) -> None:
     if retry(service, project):
         queue.touch(project)
         news += 1
+    if news and queue.is_gone(project):  # so it may be there again
+        queue.want_reconciliation(project)
     if wish := queue.take_reconciliation(project):
         if wish == "all":
             ahead.want(service, project)
@@ -60,19 +62,27 @@ def ingest(project: str) -> None:
         news += changed or wish == "all"
     if queue.inbox_length(project):  # another worker held it for long, and looks no more
         queue.request(project, "ingest")
+    if queue.is_gone(project):
+        return
     if queue.dirty(project) > queue.trained(project):
         queue.request(project, "train")
-    elif service.versions.current(project) and (news or not _all_predicted(service, project)):
+    elif _has_predicted(service, project) and (news or not _all_predicted(service, project)):
         queue.request(project, "preannotate")
 
 
 def _reconciled(service: Service, project: str, wish: str) -> int:
-    """As `reconcile`; what is interrupted is wanted again."""
+    """As `reconcile`; what does not come to its end is wanted again."""
     try:
         return reconcile(service, project, glance=wish == "glance")
-    except (Stopping, redis.RedisError):
-        service.queue.want_reconciliation(project)
+    except BaseException:  # also the end of the process, or of the time that a job may take
+        with suppress(redis.RedisError):  # then the job stays in hand, and a sweep wants it again
+            service.queue.want_reconciliation(project)
         raise
+
+
+def _has_predicted(service: Service, project: str) -> bool:
+    """Whether a version is served, or was: its predictions may be in Label Studio still."""
+    return bool(service.versions.current(project)) or service.queue.progress(project) is not None
 
 
 def _all_predicted(service: Service, project: str) -> bool:
@@ -93,8 +103,9 @@ def train(project: str) -> None:
         if reconcile(service, project):
             service.queue.touch(project)
         dirty = service.queue.dirty(project)
-        while service.queue.inbox_length(project):  # what `dirty` counts must be ingested before it counts as trained
-            drain(service, project)
+        drain(service, project)
+        if _has_more(service, project):  # what `dirty` counts must be ingested before it counts as trained
+            return
         wanted = service.queue.wanted(project)
         service.versions.settle(project)
         promoted = train_version(service, project, asked=wanted > 0)
@@ -106,6 +117,17 @@ def train(project: str) -> None:
         _show(service, project)
     if service.versions.current(project):  # also an old one: there may be new tasks
         service.queue.request(project, "preannotate")
+
+
+def _has_more(service: Service, project: str) -> bool:
+    """Whether annotations are left that a turn was too short for; an ingest job takes them, and then it is trained."""
+    queue = service.queue
+    if not queue.inbox_length(project) and not queue.wants_reconciliation(project):
+        return False
+    queue.request(project, "ingest")
+    if queue.wanted(project):  # else it comes by what is dirty
+        queue.request(project, "train")
+    return True
 
 
 def _show(service: Service, project: str) -> None:

@@ -16,6 +16,7 @@ from model import mask_files
 from model.coco import Coco, CocoError, Picture
 from model.json_items import JsonError
 from model.objects import Found
+from model.picture_files import files_below
 
 MERGED = "default"  # the only category of Label Studio's COCO exports where key points have the labels of the masks
 MERGED_HINT = (
@@ -68,7 +69,7 @@ def _masks(source: Path, project: Project, how: Masks, max_pixels: int) -> list[
     root = source if source.is_dir() else source.parent
     files = [source]
     if source.is_dir():
-        files = sorted(each for each in root.rglob("*") if each.suffix.lower() == MASKS and each.is_file())
+        files = [each for each in files_below(root) if each.suffix.lower() == MASKS]
     if not files:
         raise BadRequest(f"{source} holds no PNG file")
     named = how.values.values() if how.values is not None else [how.label]

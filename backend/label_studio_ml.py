@@ -1,28 +1,38 @@
-"""Skylight as a model of `label-studio-ml`, for those who host all their ML backends with it.
+"""Skylight as a model of `label-studio-ml` 2.x, for those who host all their ML backends with it.
 
-label-studio-ml 1.0.9, the newest on the package index, pins Flask 1.1.2, so it lives in an environment of its own
-(extra `label-studio-ml`), as must all that this module imports: no decorator there is younger than that Flask.
-Its server calls; the work is done as in `skylight web`, and `skylight worker` trains as ever. It asks for no login, so
-`SKYLIGHT_USER` is refused here rather than not heeded.
+Its server (`label_studio_ml.api`) makes an object of the class for every /setup, /predict and /webhook; the work is
+done as in `skylight web`, and `skylight worker` trains as ever. It asks for the login in BASIC_AUTH_USER and
+BASIC_AUTH_PASS itself, if they are set. Where SKYLIGHT_USER and SKYLIGHT_PASSWORD are set, they are asked for here as
+`skylight web` does: of all calls but those of a webhook with its secret header.
 """
 
 import functools
 import os
-from typing import Any
+import sys
+from typing import Any, NoReturn
 
-import orjson
-from flask import Response, after_this_request, has_request_context, request
+from flask import Response, abort, after_this_request, has_request_context, request
 from label_studio_ml.model import LabelStudioMLBase
+from label_studio_ml.response import ModelResponse
 
 from backend import layout
-from backend.answers import body_object
-from backend.errors import ConfigError
+from backend.access import CHALLENGE
+from backend.answers import body_object, error_response
+from backend.errors import ConfigError, SkylightError
+from backend.login import Login
 from backend.predict import results
+from backend.secret import HEADER
 from backend.service import Service
 from backend.settings import Settings
 from backend.status import set_up
-from backend.webhook import accept, events, project_key
+from backend.webhook import project_key, take
 from model import shared
+
+UNKNOWN = "0"  # seconds of a project's creation, where nothing tells them
+NO_LOGIN = (
+    "user and password are needed: SKYLIGHT_USER and SKYLIGHT_PASSWORD; Label Studio gets them by "
+    "`skylight connect` or `skylight doctor --fix`"
+)
 
 
 @functools.cache
@@ -31,11 +41,6 @@ def service() -> Service:
     settings = Settings.from_env(os.environ)
     if not settings.redis_url:
         raise ConfigError("REDIS_URL is not set; beside label-studio-ml no broker is started inside")
-    if settings.user:
-        raise ConfigError(
-            "SKYLIGHT_USER is set, but label-studio-ml's server lets everybody in; unset it here, together with "
-            "SKYLIGHT_PASSWORD, and put a proxy in front that asks for a login, or use `skylight serve`"
-        )
     shared.hurry(settings.home)
     made = Service(settings)
     layout.check(made)
@@ -43,38 +48,98 @@ def service() -> Service:
 
 
 class Skylight(LabelStudioMLBase):  # type: ignore[misc]  # label-studio-ml has no types
-    """The same service: `label-studio-ml init --script hosted.py:Skylight ...`, where hosted.py imports this class.
+    """The same service: `label-studio-ml create NAME --script hosted.py:Skylight`, where hosted.py imports this class.
 
     (Its usual name, model.py, would hide the package `model`.)
-
-    What label-studio-ml passes on is not enough, such as the project of a /predict: the request itself is read.
     """
 
-    def __init__(self, label_config: str | None = None, train_output: Any = None, **options: Any) -> None:
-        """Made anew at every /setup, and in a process of its own for every webhook."""
-        super().__init__(label_config, train_output, **options)
-        if has_request_context() and request.path.endswith("/setup"):
-            _name(set_up(service(), body_object(request)))
+    def __init__(self, project_id: str | None = None, label_config: str | None = None) -> None:
+        """`project_id` is Label Studio's number alone; when the project was created is read off the request."""
+        self.labels_xml = ""
+        super().__init__(project_id, label_config)
 
-    def predict(self, tasks: list[dict[str, Any]], **options: Any) -> list[dict[str, Any]]:
-        """One result per task, in order; see `backend.predict.results`."""
-        found = results(service(), body_object(request))
-        if found:
-            _name(found[0]["model_version"])
-        return found
+    def use_label_config(self, label_config: str) -> None:
+        """Keep the configuration, to be read by Skylight itself, also where the base class cannot read it."""
+        self.labels_xml = label_config
 
-    def process_event(self, event: str, data: dict[str, Any], job_id: Any, additional_params: Any) -> dict[str, Any]:
-        """Keep what a webhook says. Its secret header does not get here, so it cannot be asked for."""
-        found = list(events({"action": event, **data}))
-        accept(service(), project_key(data.get("project")), found)
-        return {}
+    def set_extra_params(self, extra_params: Any) -> None:
+        """Take none: Skylight is set up by its own settings, and the base class fails on other than a text."""
+
+    def setup(self) -> None:
+        """Have the base class name as `model_version` what the project is served now; at a /setup, also take note of
+        its configuration.
+        """
+        try:
+            self._admit()
+            self.project = self._named()
+            if _asked_for("/setup"):
+                version = set_up(service(), body_object(request))
+            else:
+                version = service().version_name(self.project)
+        except SkylightError as error:
+            _refuse(error)
+        if self.get("model_version") != version:
+            self.set("model_version", version)
+
+    def predict(self, tasks: list[dict[str, Any]], context: dict[str, Any] | None = None, **_: Any) -> ModelResponse:
+        """One prediction per task, in order; see `backend.predict.results`."""
+        body = {"project": self.project, "label_config": self.labels_xml, "tasks": tasks}
+        try:
+            found = results(service(), {**body, "params": {"context": context or None}})
+        except SkylightError as error:
+            _refuse(error)
+        version = found[0]["model_version"] if found else service().version_name(self.project)
+        return ModelResponse(predictions=found, model_version=version)
+
+    def fit(self, event: str, data: dict[str, Any], **_: Any) -> dict[str, Any]:
+        """Keep what a webhook says; gives how many events were kept."""
+        secret = request.headers.get(HEADER) if has_request_context() else None
+        try:
+            return {"kept": len(take(service(), {**data, "action": event}, secret, _logged_in()))}
+        except SkylightError as error:
+            _refuse(error)
+
+    def _named(self) -> str:
+        """The project as Skylight calls it, "<id>.<second of its creation>"."""
+        if has_request_context():
+            project = body_object(request).get("project")
+            return project_key(project) if isinstance(project, dict) else str(project or "")
+        known = [each for each in service().store.projects() if each.partition(".")[0] == str(self.project_id)]
+        return known[-1] if known else f"{self.project_id or UNKNOWN}.{UNKNOWN}"
+
+    def _admit(self) -> None:
+        """Refuse who brings neither Skylight's login, if one is set, nor, for a webhook, its secret."""
+        if not Login.of(service().settings) or _logged_in():
+            return
+        if not (_asked_for("/webhook") and service().secret.matches(request.headers.get(HEADER))):
+            answer = error_response(NO_LOGIN, 401)
+            answer.headers["WWW-Authenticate"] = CHALLENGE
+            _answer(answer)
 
 
-def _name(version: str) -> None:
-    """Have the answer name what is served: label-studio-ml's own name for it would make Label Studio ask twice."""
+def _logged_in() -> bool:
+    """Whether the request has brought Skylight's login, or the one without which label-studio-ml lets nobody in."""
+    if not has_request_context():
+        return True
+    server = sys.modules.get("label_studio_ml.api")  # by which the class is hosted, unless it is tried out without
+    if getattr(server, "BASIC_AUTH", None) is not None:
+        return True
+    given, login = request.authorization, Login.of(service().settings)
+    return given is not None and given.type == "basic" and login.matches(given.username, given.password)
 
-    @after_this_request
-    def rename(answer: Response) -> Response:
-        if answer.status_code == 200:
-            answer.set_data(orjson.dumps({**orjson.loads(answer.get_data()), "model_version": version}))
-        return answer
+
+def _asked_for(path: str) -> bool:
+    return has_request_context() and request.path.endswith(path)
+
+
+def _refuse(error: SkylightError) -> NoReturn:
+    """Answer with the error's sentence and status. Raises the error itself where no request is answered."""
+    if not has_request_context():
+        raise error
+    _answer(error_response(str(error), error.status))
+
+
+def _answer(answer: Response) -> NoReturn:
+    """End the request with this answer: label-studio-ml makes a 500 with a traceback of whatever is raised."""
+    after_this_request(lambda _: answer)
+    abort(answer)

@@ -16,7 +16,7 @@ from typing import Any
 
 import requests
 
-from backend.errors import ConfigError, LabelStudioError
+from backend.errors import ConfigError, LabelStudioError, NotThere
 
 ACCESS_SECONDS = 240.0
 """Age at which an access token is replaced; Label Studio lets it live 300 s."""
@@ -123,7 +123,9 @@ def _read(answer: requests.Response, method: str, path: str) -> Any:
     message = f"Label Studio answered {answer.status_code} to {method} {path}: {_detail(answer)}"
     if answer.status_code == 401:
         message = f"{message.rstrip('.')}. Check LABEL_STUDIO_API_KEY."
-    raise LabelStudioError(message)
+    error = (NotThere if answer.status_code == 404 and _is_json(answer) else LabelStudioError)(message)
+    error.answered = answer.status_code
+    raise error
 
 
 def _is_json(answer: requests.Response) -> bool:

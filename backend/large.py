@@ -5,6 +5,7 @@ written, three bytes each, or as many as its numbers have, so that it is unpacke
 """
 
 import threading
+import time
 from collections import OrderedDict
 from contextlib import suppress
 from pathlib import Path
@@ -16,7 +17,10 @@ from model.rasters import Raster, Stored, Windowed, by_windows, header, unpack
 
 KEPT_BYTES = 10 * 2**30  # of files; beyond, those opened least recently give way, and are fetched again when needed
 OPEN = 4  # files that are held open
-KINDS = ("tif", "raw.npy")  # of files; before normalisations there was npy, of 8 bits by each picture's own range
+# Of files. Before there were npy, of 8 bits by each picture's own range, and raw.npy, where what is transparent is
+# black; they give way in time.
+KINDS = ("tif", "pixels.npy")
+PART_SECONDS = 3600.0  # a file that is still being written after so long was left by a process that was killed
 
 
 class Large:
@@ -65,7 +69,7 @@ class Large:
         if not self._has(digest):
             path = self.folder / f"{digest}.{KINDS[not by_windows(data)]}"
             if by_windows(data):
-                files.write(path, data)
+                files.write(path, data, durable=False)
             else:
                 unpack(data, path, max_pixels)
             self._make_room(path)
@@ -76,6 +80,9 @@ class Large:
 
     def _make_room(self, newest: Path) -> None:
         with suppress(FileNotFoundError):  # another process was quicker
+            for path in self.folder.glob(".*"):
+                if time.time() - path.stat().st_mtime > PART_SECONDS:
+                    path.unlink()
             found = sorted(self.folder.glob("[!.]*"), key=lambda path: path.stat().st_mtime, reverse=True)
             held = 0
             for path in found:

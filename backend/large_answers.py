@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from backend.checks import check_regions
-from backend.clicks import drawn, in_turn
+from backend.clicks import answered, drawn, in_turn
 from backend.drawing import Part, draw
 from backend.labeling import Labeling
 from backend.pictures import Pictures
@@ -47,16 +47,14 @@ def click_large(
     window = tiles.nearest(raster.size, pictures.side, *_extent(asked.prompt))
     for left in range(WIDER, -1, -1):
         place = *here, window  # logits are of one window
-        earlier = service.turns.before(place, asked)
         embedding = pictures.tile(digest, raster, window)
         prompt = _moved(asked.prompt, window)
-        found = pictures.segmenter.segment(embedding, prompt, earlier, candidates=1)
-        service.turns.keep(place, asked, found.logits[0])
-        further = tiles.wider(raster.size, window, found.masks[0])
+        mask, expected = answered(service, pictures.segmenter, embedding, place, asked, prompt)
+        further = tiles.wider(raster.size, window, mask)
         if further is None or not left:
             break
         window = further
-    return drawn(service, labeling, task, asked, found, Part(window[0], window[1], raster.size))
+    return drawn(service, labeling, task, asked, mask, expected, Part(window[0], window[1], raster.size))
 
 
 def preannotation_large(

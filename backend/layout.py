@@ -92,14 +92,14 @@ def _add_checksums(home: Path) -> None:
     """From 0 to 1. A file that cannot be read is left, and set aside when it is asked for."""
     count = 0
     for path in _files(home):
-        data = path.read_bytes()
-        if is_sealed(data):
-            continue
         try:
+            data = path.read_bytes()
+            if is_sealed(data):
+                continue
             content = json.loads(data)
             if path.name == "card.json" and "sha256" not in content:
                 content["sha256"] = hashlib.sha256((path.parent / "decoder.safetensors").read_bytes()).hexdigest()
-        except (ValueError, TypeError, FileNotFoundError) as error:
+        except (ValueError, TypeError, OSError) as error:
             log.error("%s cannot be read: %s", path, error)
             continue
         write(path, seal(content, indent=1 if path.name == "card.json" else None))

@@ -13,13 +13,19 @@ MAX_TASKS = 100_000  # of one /predict; Label Studio sends all that were selecte
 MAX_CLICKED = 1  # tasks of a /predict with a prompt; each is a run of SAM's mask decoder
 MAX_PROMPTS = 256  # points and boxes of one prompt; each is a token that SAM's decoder attends to
 MAX_REGIONS = 10_000  # of one annotation; each is a mask of the image's size while it is read
+# Regions of one pre-annotation, the surest ones: the editor unpacks 4 bytes a pixel of each brush or bitmask, 4 MB at
+# 1024 px. A picture larger than a tile has more of them, and is to have polygons; the editor shows no more than these.
+MAX_ANSWERED = 1000
+MAX_ANSWERED_LARGE = 5000
 MAX_SIDE = 1_000_000  # pixels of an image's side, as a region says it; formats end at 65,535 or nearby
 MAX_CONFIG = 1_000_000  # characters of a labeling configuration; 254 labels take some 25,000
 MAX_XML_DEPTH = 100  # tags in each other; Label Studio's own templates have at most 8
 MAX_TAGS = 5_000  # of a labeling configuration; a long list of choices has some hundred
 MAX_NAMES = 2_000  # labels of all controls for masks, by all their names, which are compared with each other
 MAX_ID = 2**63 - 1  # Label Studio's ids are 64-bit; a longer number would not be a file's name
-PROJECT = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]{0,99}")  # how a project may be called: no path, and not endless
+PROJECT = re.compile(r"(0|[1-9][0-9]{0,18})\.(0|[1-9][0-9]{0,11})")  # how Label Studio calls one: see `project_name`
+FOLDER = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]{0,99}")  # how a project's folder may be called: earlier releases took
+# any such name from a /setup
 
 Container = (dict, list)
 
@@ -54,6 +60,21 @@ def check_config(label_config: str) -> None:
         raise BadRequest(
             f"the labeling configuration has {len(label_config)} characters, more than {MAX_CONFIG}; shorten it"
         )
+
+
+def project_name(value: Any) -> str:
+    """The name by which Label Studio calls a project when it calls an ML backend: "<id>.<second of its creation>".
+
+    To be asked of every name that comes from outside. Raises BadRequest for another one.
+    """
+    if not value:
+        raise BadRequest("'project' is missing")
+    if not isinstance(value, str) or not PROJECT.fullmatch(value):
+        raise BadRequest(
+            f"{str(value)[:80]!r} is no project of Label Studio's; they are called <id>.<second of their creation>, "
+            "as '1.1795340435'"
+        )
+    return value
 
 
 def checked_id(value: Any) -> int:

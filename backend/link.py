@@ -24,25 +24,30 @@ ACTIONS = (
     "PROJECT_UPDATED",
 )
 
-Who = Literal["here", "another", "foreign", "silent"]
+Who = Literal["here", "another", "hosted", "locked", "foreign", "silent"]
 Identify = Callable[[str], Who]
 
 
 def identify(url: str, instance: str) -> Who:
     """Who answers at an ML backend's address: this Skylight ("here", its `Secret.instance` is known), another Skylight,
-    a foreign program, or nobody that can be reached from here.
+    one hosted by label-studio-ml, which does not say which it is, a program that says nothing without a login
+    ("locked": label-studio-ml with one, or a proxy), a foreign one, or nobody that can be reached from here.
     """
     try:
         answer = requests.get(f"{url.rstrip('/')}/health", timeout=HEALTH_SECONDS, allow_redirects=False)
     except requests.RequestException:
         return "silent"
+    if answer.status_code == 401 and answer.headers.get("WWW-Authenticate", "").lower().startswith("basic"):
+        return "locked"
     try:
         said = answer.json()
     except requests.JSONDecodeError:
         said = None
     if not isinstance(said, dict) or said.get("model_class") != "Skylight":
         return "foreign"
-    return "here" if said.get("instance") == instance else "another"
+    if "instance" not in said:
+        return "hosted"
+    return "here" if said["instance"] == instance else "another"
 
 
 @dataclass(frozen=True)
@@ -83,7 +88,8 @@ def find(
     """The project's tie to Skylight; None if none of its ML backends looks like one.
 
     It is the one at `url` if there is one; else the one where this Skylight answers; else one with its title, or where
-    another Skylight answers; else, if the project is `known` to have called, one that cannot be reached from here.
+    another Skylight answers, or may; else, if the project is `known` to have called, one that cannot be reached from
+    here, or asks for a login.
     Asking for ML backends makes Label Studio call /health and /setup of each.
     """
     rows = client.ml_backends(int(project["id"]))
@@ -92,8 +98,8 @@ def find(
         lambda row, who: bool(url) and str(row["url"]).rstrip("/") == url,
         lambda row, who: who == "here",
         lambda row, who: row.get("title") == TITLE,
-        lambda row, who: who == "another",
-        lambda row, who: who == "silent" and known,
+        lambda row, who: who in ("another", "hosted"),
+        lambda row, who: who in ("silent", "locked") and known,
     ]
     for test in tests:
         for row, answers in found:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import hashlib
 import hmac
 from collections.abc import Mapping
@@ -46,6 +47,13 @@ class Login:
         if not self:
             return {}
         return {"auth_method": METHOD, "basic_auth_user": self.user, "basic_auth_pass": self.password}
+
+    @property
+    def headers(self) -> dict[str, str]:
+        """What a webhook must carry where its secret does not count; nothing if nothing is asked for."""
+        if not self:
+            return {}
+        return {"Authorization": "Basic " + base64.b64encode(f"{self.user}:{self.password}".encode()).decode()}
 
     def lacking(self, row: Mapping[str, Any]) -> str:
         """What is wrong with an ML backend's login as Label Studio lists it, "" if nothing is known to be.

@@ -4,21 +4,21 @@ import functools
 import hashlib
 import os
 import shutil
-import socket
+import time
 from collections.abc import Sequence
 from contextlib import suppress
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import redis
-from rq.worker_registration import WORKERS_BY_QUEUE_KEY
 
-from backend import figures
+from backend import figures, redis_commands
+from backend.failures import KEPT_SECONDS
 from backend.finding import Finding
 from backend.queue import KINDS, Kind
 from backend.service import Service
 from backend.settings import MEGABYTE, Settings, redact_url
+from backend.workers import running
 from model import checkpoints
 from model.checkpoints import CheckpointError
 from model.disk import stored
@@ -29,12 +29,14 @@ GIGABYTE = 1e9
 DISK_WARN, DISK_FAIL = 5 * GIGABYTE, 1 * GIGABYTE  # an embedding has 0.8 to 1.8 MB: 2700 to 6000 images
 INBOX_SECONDS = 600.0  # an event that has waited for longer is worth an alarm
 MAKE_ROOM = "Make room (`skylight cache --trim`, SKYLIGHT_DISK_MB), or move SKYLIGHT_HOME to a larger disk."
+NAMED = 5  # damaged files that are named
 WHOLE = ("worker", "inbox")  # of which `urgent` says all that `findings` says
 
 
 def findings(service: Service) -> list[Finding]:
     """How this machine stands."""
-    return [*_redis(service), _inbox(service), _checkpoint(service), _disk(service.settings)]
+    found = [*_redis(service), _inbox(service), _checkpoint(service), _disk(service.settings)]
+    return [*found, *_damaged(service)]
 
 
 def urgent(service: Service) -> list[Finding]:
@@ -52,12 +54,22 @@ def urgent(service: Service) -> list[Finding]:
 
 
 def _redis(service: Service) -> list[Finding]:
-    connection = service.queue.redis
+    connection, found = service.queue.redis, []
     try:
+        found.append(_commands(connection))
         info = connection.info()
-        return [_version(service, info), _persistence(connection, info), _workers(service)]
+        return [_version(service, info), *found, _persistence(connection, info), _workers(service)]
     except redis.RedisError as error:
-        return [_away(service, error)]
+        return [*found, _away(service, error)]
+
+
+def _commands(connection: redis.Redis) -> Finding:
+    what, refused = "Redis: commands", redis_commands.refused(connection)
+    if not refused:
+        return Finding(what, "ok", "all that are used are there")
+    reason = next(iter(refused.values()))
+    step = "Use Redis 6.0 or newer, or Valkey; let Skylight's user run them (rename-command, ACL)."
+    return Finding(what, "fail", f"{', '.join(refused)}: refused ({reason[:200]})", step)
 
 
 def _away(service: Service, error: redis.RedisError) -> Finding:
@@ -97,9 +109,9 @@ def _persistence(connection: redis.Redis, info: dict[str, Any]) -> Finding:
 
 def _workers(service: Service) -> Finding:
     waiting = sum(queue.count for queue in service.queue.queues.values())
-    if found := by_worker(service):
-        told = "; ".join(sorted(text + _only(kinds) for text, kinds in found.items()))
-        if idle := [kind for kind in KINDS if not any(kind in kinds for kinds in found.values())]:
+    if found := running(service.queue):
+        told = "; ".join(f"{each}{_only(each.kinds)}" for each in found)
+        if idle := [kind for kind in KINDS if not any(kind in each.kinds for each in found)]:
             step = f"Run a worker that takes them too: skylight worker --queues {','.join(idle)}"
             return Finding("worker", "fail", f"{told}; none takes {', '.join(idle)}", step)
         return Finding("worker", "ok", f"{told}; {waiting} jobs wait")
@@ -111,21 +123,6 @@ def _only(kinds: Sequence[Kind]) -> str:
     return "" if len(kinds) == len(KINDS) else f", for {', '.join(kinds)} only"
 
 
-def alive(service: Service) -> list[str]:
-    """Each worker that runs, in words. Raises redis.RedisError."""
-    return list(by_worker(service))
-
-
-def by_worker(service: Service) -> dict[str, list[Kind]]:
-    """Each worker that runs, in words, and the kinds of jobs that it takes. Raises redis.RedisError."""
-    kinds: dict[Any, list[Kind]] = {}
-    for kind, queue in service.queue.queues.items():
-        members: Any = service.queue.redis.smembers(WORKERS_BY_QUEUE_KEY % queue.name)
-        for each in members:
-            kinds.setdefault(each, []).append(kind)
-    return {text: found for each, found in kinds.items() if (text := _worker(service, each))}
-
-
 def _inbox(service: Service) -> Finding:
     """How long the oldest event waits, in Redis or on disk."""
     oldest = figures.spooled_age(service)
@@ -135,28 +132,6 @@ def _inbox(service: Service) -> Finding:
         step = "Is a worker busy with a long training, or ended? Its log says; more workers: SKYLIGHT_WORKERS."
         return Finding("inbox", "fail", f"the oldest event has waited for {oldest / 60:.0f} min", step)
     return Finding("inbox", "ok", f"the oldest event has waited for {oldest:.0f} s" if oldest else "empty")
-
-
-def _worker(service: Service, key: Any) -> str:
-    """One worker in words; "" if it has ended. Read from Redis itself: rq.Worker would change the connection."""
-    fields: Any = service.queue.redis.hgetall(key)
-    found = {name.decode(): value.decode(errors="replace") for name, value in fields.items()}
-    if not found.get("pid") or found.get("death"):
-        return ""
-    if found["hostname"] == socket.gethostname() and not _runs(int(found["pid"])):
-        return ""
-    seen = (datetime.now(UTC) - datetime.fromisoformat(found["last_heartbeat"])).total_seconds()
-    return f"process {found['pid']} on {found['hostname']}, {found.get('state', 'starting')}, heard of {seen:.0f} s ago"
-
-
-def _runs(process: int) -> bool:
-    try:
-        os.kill(process, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:  # somebody else's
-        return True
-    return True
 
 
 def _checkpoint(service: Service) -> Finding:
@@ -203,6 +178,17 @@ def _room(settings: Settings) -> list[Finding]:
     if (free := free_bytes(home)) < DISK_FAIL:
         return [Finding("disk", "fail", f"{free / GIGABYTE:.1f} GB free for {home}", MAKE_ROOM)]
     return []
+
+
+def _damaged(service: Service) -> list[Finding]:
+    """What was set aside of late, if anything was."""
+    damage = service.store.damage
+    if not (names := damage.since(time.time() - KEPT_SECONDS)):
+        return []
+    more = f" and {len(names) - NAMED} more" if len(names) > NAMED else ""
+    detail = f"{', '.join(names[:NAMED])}{more} could not be read and was set aside in {damage.folder}"
+    step = "Look at the disk. What was lost is made again from Label Studio. What you have looked at may be deleted."
+    return [Finding("damaged files", "warn", detail, step)]
 
 
 def _disk(settings: Settings) -> Finding:

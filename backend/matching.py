@@ -23,12 +23,18 @@ ADDRESS = re.compile(
     r"\s*(?:[a-z][a-z0-9+.-]+://|//|(?:/[^?#]*)?/(?:data/upload/|data/local-files/?\?|storage-data/|tasks/[0-9]+/))",
     re.IGNORECASE,
 )
+OTHER_JPEG = (".jfif", ".jpe")
 DROPPED = re.compile(r"[^-\w.]")  # characters that Label Studio, by Django, leaves out of such a name
 
 
 def spelled(name: str) -> str:
     """A file's name as Label Studio keeps an uploaded one."""
     return DROPPED.sub("", unicodedata.normalize("NFC", name).strip().replace(" ", "_"))
+
+
+def uploaded_name(name: str) -> str:
+    """What a picture's file, or a path to it, is called once it is uploaded: Label Studio refuses .jfif and .jpe."""
+    return f"{name.rpartition('.')[0]}.jpg" if PurePosixPath(name).suffix.lower() in OTHER_JPEG else name
 
 
 def path_of(address: str, host: bool = False) -> str:

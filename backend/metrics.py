@@ -16,7 +16,7 @@ from prometheus_client.core import SummaryMetricFamily as Summary
 from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
 from prometheus_client.registry import Collector
 
-from backend import figures, machine
+from backend import figures
 from backend.answers import service_of
 from backend.bounded import Bounded
 from backend.errors import DATA_ERRORS
@@ -24,6 +24,7 @@ from backend.figures import Figures
 from backend.overview import Records
 from backend.service import Service
 from backend.trace import Trace
+from backend.workers import running
 
 REDIS_SECONDS = 1.0  # for what Redis holds; without it the rest is told
 CLICK_BUCKETS = (0.01, 0.02, 0.03, 0.05, 0.075, 0.1, 0.15, 0.2, 0.3, 0.5, 1, 2, 5, 10, 30)  # s
@@ -131,7 +132,7 @@ def install(app: Flask) -> Metrics:
 
 
 def _shared(service: Service) -> tuple[Figures, int]:
-    return figures.gather(service), len(machine.alive(service))
+    return figures.gather(service), len(running(service.queue))
 
 
 def _queue(shared: Figures, workers: int) -> Iterator[Metric]:

@@ -49,7 +49,13 @@ def one_of(*values: Any) -> Schema:
 REGION = record({}, {"id": TEXT, "from_name": TEXT, "to_name": TEXT, "type": TEXT, "value": {"type": "object"}})
 RESULT = {"type": ["array", "null"], "items": REGION}
 TASK = record({}, {"id": ID, "data": {"type": "object"}, "drafts": {"type": "array"}, "annotations": {"type": "array"}})
-CONTEXT = {"type": ["object", "null"], "properties": {"result": {**RESULT, "maxItems": MAX_PROMPTS}}}
+CONTEXT = {
+    "type": ["object", "null"],
+    "properties": {
+        "result": {**RESULT, "maxItems": MAX_PROMPTS},
+        "event": {"description": "'prewarm': embed the pictures before the first click, answer with nothing"},
+    },
+}
 PROJECT_OBJECT = record({"id": ID, "created_at": {"type": "string", "format": "date-time"}}, {"label_config": CONFIG})
 ANNOTATION = record(
     {"id": ID, "updated_at": {"type": "string", "format": "date-time"}},

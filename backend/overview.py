@@ -24,10 +24,11 @@ from backend.history import (
     learning_curve,
     summary,
 )
-from backend.progress import JobState, job_states, workers
+from backend.progress import JobState, job_states
 from backend.readiness import Readiness
 from backend.service import Service
 from backend.store import SampleRecord
+from backend.workers import running
 from model.normalisation import OWN
 
 SETTLED_SECONDS = 2.0  # a folder changed less long ago may change again without a newer time stamp
@@ -75,6 +76,7 @@ class ProjectView:
     failures: Sequence[Failure] = ()  # what goes wrong now, the newest first
     asides: Sequence[Aside] = ()  # annotations that cannot be learned from as they are
     rasters: str = ""  # how they are seen, "" if each goes by its own
+    gone: str = ""  # how it is known that Label Studio has it no more, "" if it has
 
     @property
     def now(self) -> Version | None:
@@ -98,6 +100,7 @@ class QueueState:
     up_to_date: bool = False
     away: str = ""
     asides: Sequence[Aside] = ()
+    gone: str = ""
 
 
 class Records:
@@ -179,6 +182,7 @@ def project_view(records: Records, project: str, known: Readiness | None) -> Pro
         failures=service.failures.of(project) + service.failures.of(MACHINE),
         asides=queue.asides,
         rasters="" if how == OWN else str(how),
+        gone=queue.gone,
     )
 
 
@@ -201,10 +205,11 @@ def queue_state(service: Service, project: str) -> QueueState:
         return QueueState(
             inbox=inbox,
             jobs=job_states(queue, project),
-            workers=workers(queue),
+            workers=len(running(queue)),
             backlog=backlog(queue),
             up_to_date=not inbox and queue.trained(project) >= queue.dirty(project),
             asides=service.asides.of(project),
+            gone=queue.gone().get(project, ""),
         )
     except redis.RedisError as error:
         return QueueState(away=f"Redis does not answer ({type(error).__name__}); clicks work, training waits for it")

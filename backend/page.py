@@ -19,6 +19,8 @@ from backend.answers import service_of
 from backend.curves import counted
 from backend.errors import SkylightError
 from backend.finding import Finding
+from backend.key_file import kept_key
+from backend.limits import project_name
 from backend.overview import ProjectView, Records, project_view
 from backend.readiness import readiness
 from backend.refreshed import Refreshed
@@ -59,7 +61,7 @@ class Pages:
         self.findings = Refreshed(lambda _: findings(service))
         self.alerts = alerts.Alerts(service, self.findings.get)
         self._guard: csrf.Guard | None = None
-        self._spare = csrf.Guard(secrets.token_hex(csrf.KEY_BYTES))
+        self._spare = csrf.Guard(csrf.new_key())
 
     @property
     def guard(self) -> csrf.Guard:
@@ -68,15 +70,15 @@ class Pages:
         """
         if self._guard is None:
             try:
-                self._guard = csrf.Guard(csrf.kept_key(self.service.settings.home / KEY_FILE))
+                self._guard = csrf.Guard(kept_key(self.service.settings.home / KEY_FILE, csrf.new_key))
             except OSError as error:
                 log.error("%s cannot be kept: %s", KEY_FILE, error)
                 return self._spare
         return self._guard
 
     def view(self, project: str) -> ProjectView:
-        """A project; Label Studio is asked beside the request. Raises NotFound."""
-        if project not in self.service.store.projects():
+        """A project; Label Studio is asked beside the request. Raises NotFound, BadRequest for no project's name."""
+        if project_name(project) not in self.service.store.projects():
             raise NotFound(f"There is no project {project[:80]}.")
         known = self.readiness.get(project) if self.service.labelstudio else None
         return project_view(self.records, project, known)
@@ -139,7 +141,7 @@ def version(project: str, number: int) -> str:
 @blueprint.route("/projects/<project>/versions/<int:number>/tasks/<task>.webp", methods=["GET"])
 def picture(project: str, number: int, task: str) -> Response:
     """Truth, prediction and disagreement of one task."""
-    if number not in pages().service.versions.numbers(project):
+    if number not in pages().service.versions.numbers(project_name(project)):
         raise NotFound(f"Project {project} has no version {number}.")
     data = pages().gallery.draw(project, number, task, pages().records.samples(project))
     answer = Response(data, mimetype="image/webp")
@@ -181,9 +183,11 @@ def _found() -> Sequence[Finding]:
 
 
 def _acted(project: str) -> Service:
-    """The service, if this is a form of the page about a project that there is. Raises Forbidden or NotFound."""
+    """The service, if this is a form of the page about a project that there is. Raises Forbidden, NotFound, and
+    BadRequest for no project's name.
+    """
     pages().guard.check(request)
-    if project not in pages().service.store.projects():
+    if project_name(project) not in pages().service.store.projects():
         raise NotFound(f"There is no project {project[:80]}.")
     log.info("project %s: %s, asked for on the page", project, request.path.rpartition("/")[2])
     return pages().service

@@ -1,11 +1,12 @@
 """From a task's image URL to its embedding, fetched and encoded at most once."""
 
 import copy
+import functools
 import threading
 import time
 from collections import OrderedDict
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 from backend.errors import MediaError
 from backend.large import Large
@@ -14,10 +15,37 @@ from model.embeddings import EmbeddingCache
 from model.images import content_hash
 from model.normalisation import OWN, Normalisation
 from model.rasters import Raster, Window, in_memory
-from model.sam import Embedding, Segmenter
+from model.sam import Embedding, Segmenter, is_of, pack_known
 
 REMEMBERED_URLS = 20_000
 REMEMBERED_SECONDS = 600.0  # how long an address is trusted to show the same image without being fetched again
+
+
+@dataclass(frozen=True)
+class _View:
+    """A part of a picture as a SAM sees it; `small`: all of one that is not larger than a tile."""
+
+    segmenter: Segmenter
+    raster: Raster
+    window: Window
+    small: bool
+
+    def encode(self) -> Embedding:
+        """Its embedding. Raises ImageError."""
+        if not self.small:
+            return tiles.embed(self.segmenter, self.raster, self.window)
+        known = pack_known(self.raster.known(self.window))
+        made = self.segmenter.embed(self.raster.read(self.window))
+        return replace(made, quantiles=self.raster.quantiles, known=known)
+
+    def made(self, embedding: Embedding) -> bool:
+        """Whether an embedding is of the pixels that are read today. Raises ImageError."""
+        if self.small:
+            pixels, known = self.raster.read(self.window), pack_known(self.raster.known(self.window))
+        else:
+            pixels, known = tiles.pixels(self.segmenter, self.raster, self.window), None
+        same = embedding.size == self.window[2:] and (known is None) == (embedding.known is None)
+        return same and is_of(embedding, pixels)
 
 
 class Pictures:
@@ -66,7 +94,7 @@ class Pictures:
         data = self.fetch(url)
         digest = content_hash(data)
         self._remember(url, digest)
-        return digest, self._get(digest, lambda: self._embed(digest, data))
+        return digest, self._get(digest, lambda: self._view(digest, data))
 
     def known(self, digest: str, url: str) -> Embedding:
         """The embedding of an image by its sha256, fetched from `url` only if it was never encoded by this SAM.
@@ -74,17 +102,17 @@ class Pictures:
         Raises MediaError if another image is behind the URL now.
         """
 
-        def compute() -> Embedding:
+        def view() -> _View:
             if self.large is not None and (raster := self.large.open(digest, self.how)) is not None:
-                return self._from_afar(digest, raster)
+                return self._from_afar(raster)
             data = self.fetch(url)
             actual = content_hash(data)
             if actual != digest:
                 self._remember(url, actual)
                 raise MediaError("the image's address shows another image now than before; annotate that one")
-            return self._embed(digest, data)
+            return self._view(digest, data)
 
-        return self._get(digest, compute)
+        return self._get(digest, view)
 
     def look(self, url: str) -> tuple[str, Embedding | Raster]:
         """The sha256 of the image behind a URL, and its embedding; if it is larger than a tile, the image by windows.
@@ -108,7 +136,7 @@ class Pictures:
         raster = self.large.keep(digest, data, self.max_pixels, self.how)
         if raster is not None:
             return digest, raster
-        return digest, self._get(digest, lambda: self._embed(digest, data))
+        return digest, self._get(digest, lambda: self._view(digest, data))
 
     def tile_count(self, url: str) -> int:
         """How many tiles the image behind a URL is looked at in. Raises MediaError or ImageError."""
@@ -123,29 +151,38 @@ class Pictures:
     def tile(self, digest: str, raster: Raster, window: Window) -> Embedding:
         """The embedding of a part of a large image, made at most once. Raises ImageError."""
         part = f"-{'-'.join(map(str, window))}"
-        return self.cache.get(self.key(digest) + part, lambda: self._part(digest + part, raster, window))
+        return self._get(digest, lambda: _View(self.segmenter, raster, window, small=False), part)
 
-    def _get(self, digest: str, compute: Callable[[], Embedding]) -> Embedding:
-        return self.cache.get(self.key(digest), compute)
+    def _get(self, digest: str, view: Callable[[], _View], part: str = "") -> Embedding:
+        """The embedding of an image, or a part of it; `view` is asked for only where it has to be made, or checked.
 
-    def _embed(self, digest: str, data: bytes) -> Embedding:
-        """The embedding of an image, of a large one as it looks from afar."""
+        What is to be kept by this normalisation may be there by another, of an image that is the same by all.
+        """
+        view = functools.cache(view)
+
+        def compute() -> Embedding:
+            if view().raster.plain and self.how != OWN:
+                return self.cache.get(digest + part, view().encode, check)
+            return view().encode()
+
+        def check(embedding: Embedding) -> bool | None:
+            try:
+                return view().made(embedding)
+            except MediaError:  # the storage is away
+                return None
+
+        return self.cache.get(self.key(digest) + part, compute, check)
+
+    def _view(self, digest: str, data: bytes) -> _View:
+        """An image as it is looked at whole, a large one from afar. Raises ImageError."""
         raster = self.large.keep(digest, data, self.max_pixels, self.how) if self.large else None
         if raster is not None:
-            return self._from_afar(digest, raster)
+            return self._from_afar(raster)
         small = in_memory(data, self.max_pixels, self.how)
-        pixels = small.read((0, 0, *small.size))
-        return self._encoded(digest, small, lambda: replace(self.segmenter.embed(pixels), quantiles=small.quantiles))
+        return _View(self.segmenter, small, (0, 0, *small.size), small=True)
 
-    def _from_afar(self, digest: str, raster: Raster) -> Embedding:
-        return self._part(digest, raster, (0, 0, *raster.size))
-
-    def _part(self, key: str, raster: Raster, window: Window) -> Embedding:
-        return self._encoded(key, raster, lambda: tiles.embed(self.segmenter, raster, window))
-
-    def _encoded(self, key: str, raster: Raster, encode: Callable[[], Embedding]) -> Embedding:
-        """What is to be kept by this normalisation; it may be there by another, of an image that is the same by all."""
-        return self.cache.get(key, encode) if raster.plain and self.how != OWN else encode()
+    def _from_afar(self, raster: Raster) -> _View:
+        return _View(self.segmenter, raster, (0, 0, *raster.size), small=False)
 
     def _known(self, url: str) -> str | None:
         with self._lock:

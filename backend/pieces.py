@@ -3,6 +3,7 @@
 import hashlib
 import logging
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from itertools import islice
 
 import numpy as np
@@ -26,11 +27,11 @@ log = logging.getLogger(__name__)
 def pieces(pictures: Pictures, record: SampleRecord, sample: Sample) -> list[Sample]:
     """The samples that are learned from in the place of one: itself, unless its picture is larger than a tile.
 
-    Which tiles are chosen follows from the picture alone; pixels without data are ignored. If it cannot be read now,
+    Pixels without data are ignored. Which tiles are chosen follows from the picture alone. If it cannot be read now,
     none, with a line in the log.
     """
     if pictures.large is None or max(record.size) <= pictures.side:
-        return [sample]
+        return [_where_known(sample)]
     try:
         digest, raster = pictures.look(record.url)
         if digest != record.image or isinstance(raster, Embedding):
@@ -50,6 +51,14 @@ def pieces(pictures: Pictures, record: SampleRecord, sample: Sample) -> list[Sam
     except (SkylightError, ImageError) as error:
         log.error("annotation %s is left out: %s", record.annotation, error)
         return []
+
+
+def _where_known(sample: Sample) -> Sample:
+    """A sample that does not say anything of pixels without data."""
+    there = sample.embedding.where_known()
+    if there is None or there.shape != sample.label_map.shape:
+        return sample
+    return replace(sample, label_map=np.where(there, sample.label_map, np.uint8(IGNORE)))
 
 
 def chosen(

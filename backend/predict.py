@@ -11,12 +11,12 @@ from flask import Blueprint, Response, current_app, request
 from backend import ahead
 from backend.answers import body_object, json_response, service_of
 from backend.checks import check_regions
-from backend.clicks import drawn, in_turn
+from backend.clicks import answered, drawn, in_turn
 from backend.drawing import Part, draw
 from backend.errors import DATA_ERRORS, BadRequest, SkylightError
 from backend.labeling import Labeling, Output
 from backend.large_answers import click_large, preannotation_large
-from backend.limits import check_predict
+from backend.limits import MAX_ANSWERED, check_predict, project_name
 from backend.media import through_label_studio
 from backend.question import read_prompt
 from backend.queue import key
@@ -26,12 +26,13 @@ from backend.trace import fail, note
 from model.decoder import DomainDecoder
 from model.images import ImageError
 from model.normalisation import OWN, Normalisation
-from model.predict import confidence, instances, predict_pixels
+from model.predict import confidence, find_regions, predict_pixels
 from model.refine import refine
 from model.sam import Embedding
 
 BATCH_SECONDS = 80.0  # Label Studio gives up on a batch after 100 s and then throws all of it away
 MOST_TILES = 16  # of a picture that is pre-annotated in a request; the tiny SAM embeds one in 0.2 s or less
+PREWARM = "prewarm"  # the `event` of a context that announces clicks on a task
 LATE_SECONDS = 24 * 3600  # how long it is remembered which tasks of a batch were answered with nothing
 
 blueprint = Blueprint("predict", __name__)
@@ -49,7 +50,7 @@ def results(service: Service, body: dict[str, Any]) -> list[dict[str, Any]]:
 
     Raises BadRequest for a body that is not a /predict's.
     """
-    project, tasks = str(body.get("project") or ""), body.get("tasks")
+    project, tasks = project_name(body.get("project")), body.get("tasks")
     if not isinstance(tasks, list) or not all(isinstance(task, dict) for task in tasks):
         raise BadRequest("'tasks' must be a list of tasks")
     params = body.get("params") or {}
@@ -57,6 +58,8 @@ def results(service: Service, body: dict[str, Any]) -> list[dict[str, Any]]:
     if context is not None and not isinstance(context, dict):
         raise BadRequest("'context' must be an object with the prompts as its 'result'")
     check_predict(tasks, context)
+    if context and context.get("event") == PREWARM:
+        return _prewarm(service, project, str(body.get("label_config") or ""), tasks)
     what = "click" if context and context.get("result") else "predictions"
     note(what, project, tasks[0].get("id") if len(tasks) == 1 else None)
     if context is None:
@@ -78,6 +81,20 @@ def results(service: Service, body: dict[str, Any]) -> list[dict[str, Any]]:
     if context is None:
         _look_ahead(service, project, str(body.get("label_config") or ""), tasks)
     return answers
+
+
+def _prewarm(service: Service, project: str, label_config: str, tasks: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Have the pictures of tasks embedded beside the request, before the first click; an empty result for each."""
+    note(PREWARM, project, tasks[0].get("id") if len(tasks) == 1 else None)
+    version = service.version_name(project)
+    try:
+        labeling = service.labeling(label_config)
+        for task in reversed(tasks):  # what is asked for last is embedded first
+            service.opened.embed(project, image_urls(task, labeling))
+    except SkylightError as error:
+        log.warning("project %s: nothing is embedded before the first click: %s", project, error)
+        fail(error)
+    return [{"model_version": version, "score": 0.0, "result": []} for _ in tasks]
 
 
 def _follow_up(service: Service, project: str, version: str, tasks: list[Any]) -> None:
@@ -146,7 +163,7 @@ def click(
 ) -> tuple[list[dict[str, Any]], float]:
     """SAM's best mask for the prompt in a context, as regions, and SAM's own estimate of its IoU.
 
-    SAM's answer to the same points but the last is given back to it.
+    It goes on from the answer to the same points but the last, see `clicks.answered`.
     """
     pictures = service.pictures.seen(how)
     asked = read_prompt(context, labeling, lambda output, index: pictures.look(image_url(task, output, index))[1].size)
@@ -157,10 +174,8 @@ def click(
     if not isinstance(embedding, Embedding):
         return click_large(service, pictures, labeling, task, asked, digest, embedding)
     place, asked = in_turn(service, task, asked, digest, embedding.size)
-    earlier = service.turns.before(place, asked)
-    found = pictures.segmenter.segment(embedding, asked.prompt, earlier, candidates=1)
-    service.turns.keep(place, asked, found.logits[0])
-    return drawn(service, labeling, task, asked, found, Part(0, 0, embedding.size))
+    mask, expected = answered(service, pictures.segmenter, embedding, place, asked, asked.prompt)
+    return drawn(service, labeling, task, asked, mask, expected, Part(0, 0, embedding.size))
 
 
 def preannotation(
@@ -168,21 +183,31 @@ def preannotation(
 ) -> tuple[list[dict[str, Any]], float]:
     """The decoder's regions for an image, and its score: low means "look at me first".
 
-    With `SKYLIGHT_REFINE` SAM is asked about each region too, and the sharper mask is taken where both agree.
+    With `SKYLIGHT_REFINE` SAM is asked about each region too, and the sharper mask is taken where both agree. Of more
+    than `MAX_ANSWERED` regions the surest are taken, and the log says so.
     """
     digest, embedding = service.pictures.seen(decoder.config.normalisation).look(url)
     if not isinstance(embedding, Embedding):
         return preannotation_large(service, decoder, labeling, digest, embedding)
     prediction = predict_pixels(decoder, embedding)
-    found = instances(prediction, service.settings.min_area)
+    decided = prediction.probabilities
+    if (there := embedding.where_known()) is not None and there.any():
+        prediction.probabilities[:, ~there] = 0  # as in maps, what is not there is background, and not counted
+        prediction.probabilities[0, ~there] = 1
+        decided = prediction.probabilities[:, there]
+    every = find_regions(prediction, service.settings.min_area)
+    if len(every) > MAX_ANSWERED:
+        log.warning("%s: of %d regions the %d with the highest scores are sent", url, len(every), MAX_ANSWERED)
+    found = every.surest(MAX_ANSWERED)
     if service.settings.refine:
         found = refine(service.pictures.segmenter, embedding, prediction, found)
     regions = []
     for each in found:
         output = labeling.output(labeling.labels[each.label])
-        regions += draw(output, each.mask, output.spelled(labeling.labels[each.label]), each.score)
+        part = Part(each.top, each.left, embedding.size)
+        regions += draw(output, each.part, output.spelled(labeling.labels[each.label]), each.score, part_of=part)
     check_regions(regions, labeling, embedding.size)
-    return regions, round(confidence(prediction.probabilities), 4)
+    return regions, round(confidence(decided), 4)
 
 
 def image_url(task: dict[str, Any], source: Labeling | Output, index: int | None = None) -> str:

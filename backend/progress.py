@@ -6,9 +6,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 import redis
-from rq.serializers import JSONSerializer
 
-from backend.allowed import AllowedWorker
 from backend.queue import KINDS, Kind, Queue, job_id, key
 
 BELIEVED_SECONDS = 60  # what a job said of its progress counts no longer
@@ -53,11 +51,6 @@ def reporter(queue: Queue, project: str, kind: Kind) -> Report:
 def job_states(queue: Queue, project: str) -> list[JobState]:
     """Every kind of job, in the order in which they follow from each other. Raises redis.RedisError."""
     return [_state(queue, project, kind) for kind in KINDS]
-
-
-def workers(queue: Queue) -> int:
-    """How many workers there are; one that was killed counts until RQ notices, within minutes."""
-    return len(AllowedWorker.all(connection=queue.redis, serializer=JSONSerializer))
 
 
 def _state(queue: Queue, project: str, kind: Kind) -> JobState:

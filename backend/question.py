@@ -89,8 +89,15 @@ def _meant(item: Item, labeling: Labeling) -> tuple[Output, str]:
 def _prompt(clicked: Sequence[Item], boxes: Sequence[Item], size: Size) -> Prompt:
     limit = np.array(size[::-1], float)
     points = np.array([numbers(item, "x", "y") for item in clicked]).reshape(-1, 2) * limit / 100
-    positive = np.array([item.get("is_positive") is not False for item in clicked], bool)
+    positive = np.array([_is_positive(item) for item in clicked], bool)
     return Prompt(np.clip(points, 0, limit - 1).astype(np.float32), positive, _box(boxes[-1], size) if boxes else None)
+
+
+def _is_positive(item: Item) -> bool:
+    """Whether a point is on the object: Label Studio says it in `is_positive`, newer callers in the `value`."""
+    value = item.get("value")
+    said = (item.get("is_positive"), value.get("positive") if isinstance(value, dict) else None)
+    return all(each is None or bool(each) for each in said)
 
 
 def _box(item: Item, size: Size) -> NDArray[np.float32]:
@@ -102,4 +109,4 @@ def _box(item: Item, size: Size) -> NDArray[np.float32]:
 def _identity(item: Item) -> tuple[Hashable, ...]:
     """The editor gives every region a random id; one that was moved or resized is another prompt."""
     place = tuple(numbers(item, "x", "y", "width", "height") if item["type"] == BOX else numbers(item, "x", "y"))
-    return str(item.get("id")), place, item.get("is_positive") is not False
+    return str(item.get("id")), place, _is_positive(item)

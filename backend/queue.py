@@ -20,10 +20,10 @@ from redis.backoff import NoBackoff
 from redis.client import Pipeline
 from redis.exceptions import LockError
 from redis.retry import Retry
-from rq import Queue as RQQueue
 from rq.serializers import JSONSerializer
 
-from backend.allowed import AllowedJob
+from backend.allowed import AllowedQueue
+from backend.limits import PROJECT
 
 Kind = Literal["ingest", "train", "preannotate", "embed"]
 KINDS: tuple[Kind, ...] = ("ingest", "train", "preannotate", "embed")  # a worker takes them in this order
@@ -46,6 +46,7 @@ def job_id(project: str, kind: Kind, generation: Any = "") -> str:
 
 
 PROJECTS = "skylight:projects"  # set of the projects that ever wrote
+GONE = "skylight:gone"  # hash: projects that Label Studio has no more, and how it is known
 LAYOUT_KEY = "skylight:layout"  # see `backend.layout`
 
 RECONCILED = "skylight:reconciled"  # there, while it is too early to have all projects compared again
@@ -80,6 +81,18 @@ def connect(url: str) -> redis.Redis:
     )
 
 
+def take(connection: redis.Redis, name: str) -> bytes | None:
+    """The value of a key, which is deleted in the same transaction; None if there is none.
+
+    As GETDEL, which Redis has since 6.2.
+    """
+    with connection.pipeline() as pipe:
+        pipe.get(name)
+        pipe.delete(name)
+        found: bytes | None = pipe.execute()[0]
+    return found
+
+
 class Progress(NamedTuple):
     """How far the open tasks have been pre-annotated: by which version, how many of how many."""
 
@@ -96,8 +109,7 @@ class Queue:
         self._accept = connection.register_script(ACCEPT)
         self.taken: Sequence[Kind] = KINDS  # by this process's worker, in this order
         self.queues = {
-            kind: RQQueue(f"skylight-{kind}", connection=connection, job_class=AllowedJob, serializer=JSONSerializer)
-            for kind in KINDS
+            kind: AllowedQueue(f"skylight-{kind}", connection=connection, serializer=JSONSerializer) for kind in KINDS
         }
         self.in_hand: set[tuple[str, Kind, str]] = set()  # project, kind and token of this process's jobs
 
@@ -138,7 +150,8 @@ class Queue:
 
     def holds(self, kind: Kind, job: str) -> bool:
         """Whether a job waits in the queue of its kind."""
-        return self.redis.lpos(self.queues[kind].key, job) is not None
+        # Not by LPOS, which came with Redis 6.0.6: a queue holds one job per project at most.
+        return job.encode() in self.redis.lrange(self.queues[kind].key, 0, -1)
 
     def touch(self, project: str) -> None:
         """Raise `dirty` without an event: what was trained on is no longer what there is."""
@@ -182,7 +195,10 @@ class Queue:
         """The inbox's events, oldest first; each leaves it when the next one is asked for."""
         where = key(project, "inbox")
         while (raw := self.redis.lindex(where, 0)) is not None:
-            yield json.loads(raw)
+            try:
+                yield json.loads(raw)
+            except ValueError as error:
+                log.error("project %s: an event in Redis cannot be read and is left out: %s", project, error)
             # By value: were the lock lost, nobody else's event would be dropped.
             self.redis.lrem(where, 1, raw)  # type: ignore[arg-type]  # bytes are fine
 
@@ -207,10 +223,12 @@ class Queue:
         self.redis.set(key(project, "reconcile"), "glance" if glance else "all", nx=glance)
 
     def take_reconciliation(self, project: str) -> str:
-        """Which comparison is wanted, "all" or "glance", "" for none; the wish is taken."""
-        wish = self.redis.get(key(project, "reconcile"))
-        self.redis.delete(key(project, "reconcile"))
-        return wish.decode() if isinstance(wish, bytes) else ""
+        """Which comparison is wanted, "all" or "glance", "" for none; the request is taken."""
+        return (take(self.redis, key(project, "reconcile")) or b"").decode()
+
+    def wants_reconciliation(self, project: str) -> bool:
+        """Whether a whole comparison is wanted."""
+        return self.redis.get(key(project, "reconcile")) == b"all"
 
     def want_training(self, project: str) -> None:
         """Have the next train job train on whatever is new, however little."""
@@ -236,8 +254,29 @@ class Queue:
         return Progress(*json.loads(found)) if found else None
 
     def projects(self) -> list[str]:
-        """All known projects, sorted."""
+        """All known projects, sorted; without what earlier releases took for one, for which nothing can be done."""
+        return [name for name in self.members() if PROJECT.fullmatch(name)]
+
+    def members(self) -> list[str]:
+        """All that ever was taken for a project, sorted."""
         return sorted(name.decode() for name in self.redis.smembers(PROJECTS) if isinstance(name, bytes))
+
+    def gone(self) -> dict[str, str]:
+        """The projects that Label Studio has no more, each with how it is known."""
+        found: Any = self.redis.hgetall(GONE)
+        return {name.decode(): reason.decode() for name, reason in found.items()}
+
+    def is_gone(self, project: str) -> bool:
+        """Whether Label Studio has a project no more."""
+        return bool(self.redis.hexists(GONE, project))
+
+    def note_gone(self, project: str, reason: str) -> bool:
+        """Note that Label Studio has a project no more; gives whether that is new."""
+        return bool(self.redis.hset(GONE, project, reason))
+
+    def note_back(self, project: str) -> None:
+        """Note that Label Studio has a project."""
+        self.redis.hdel(GONE, project)
 
     @contextmanager
     def lock(self, project: str, kind: str) -> Iterator[bool]:

@@ -8,13 +8,10 @@ import errno
 import functools
 import hashlib
 import hmac
-import os
 import secrets
-import uuid
-from collections.abc import Callable
-from contextlib import suppress
 from pathlib import Path
 
+from backend.key_file import kept_key
 from backend.settings import Settings
 
 HEADER = "X-Skylight-Secret"
@@ -33,7 +30,7 @@ class Secret:
     @functools.cached_property
     def value(self) -> str:
         """The secret itself."""
-        return self._given or kept(self._home / "webhook-secret", secrets.token_urlsafe)
+        return self._given or kept_key(self._home / "webhook-secret", secrets.token_urlsafe)
 
     @property
     def instance(self) -> str:
@@ -71,21 +68,9 @@ class Secret:
         """Whether the project's events must carry it."""
         return self._mark(project).exists()
 
+    def forget(self, project: str) -> None:
+        """The project is forgotten."""
+        self._mark(project).unlink(missing_ok=True)
+
     def _mark(self, project: str) -> Path:
         return self._home / "signed" / project
-
-
-def kept(path: Path, make: Callable[[], str]) -> str:
-    """The text of a file that only its owner may read, made if there is none; of two processes the first one's."""
-    with suppress(FileNotFoundError):
-        return path.read_text()
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}")
-    part.touch(mode=0o600)
-    try:
-        part.write_text(make())
-        with suppress(FileExistsError):
-            os.link(part, path)
-    finally:
-        part.unlink()
-    return path.read_text()

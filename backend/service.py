@@ -1,6 +1,7 @@
 """What every part of the service works with: settings, queue, store, versions, Label Studio, and the loaded SAM."""
 
 import functools
+import hashlib
 import logging
 import threading
 from pathlib import Path
@@ -34,6 +35,19 @@ from model.train import TrainConfig
 
 REMADE = "What was lost is made again from Label Studio or by the next training; until then the rest is used."
 
+# Settings that decide whether an annotation's image can be fetched, read and embedded, and its regions be used.
+DECISIVE = (
+    "label_studio_url",
+    "label_studio_api_key",
+    "allowed_hosts",
+    "max_pixels",
+    "tile",
+    "sam",
+    "device",
+    "memory_mb",
+    "output",
+)
+
 log = logging.getLogger(__name__)
 
 
@@ -51,7 +65,7 @@ class Service:
         self.versions = Versions(self.store)
         self.normalisations = Normalisations(self.store, self.versions)
         self.failures = Failures(connection)
-        self.asides = Asides(connection)
+        self.asides = Asides(connection, configuration=self.configuration)
         self.store.damage.listener = self._damaged
         self._labelstudio = LabelStudio(settings.label_studio_url, settings.label_studio_api_key)
         self._lock = threading.Lock()
@@ -61,6 +75,12 @@ class Service:
         self.stopping = threading.Event()  # set when this process is to end
         self.opened = Opened(lambda project, url: self.pictures_of(project).embedding(url))
         self._decoder = functools.lru_cache(maxsize=16)(self._load_decoder)
+
+    def configuration(self, project: str) -> str:
+        """A digest of all that decides, beside an annotation itself, whether it can be learned from."""
+        found = [self.store.config(project), self.normalisations.of(project).bands]
+        found += [getattr(self.settings, name) for name in DECISIVE]
+        return hashlib.sha256(repr(found).encode()).hexdigest()[:16]
 
     def check_stop(self) -> None:
         """A safe point of a job: raises Stopping if the process is to end."""
@@ -163,11 +183,14 @@ class Service:
 
     def _damaged(self, project: str, reason: str) -> None:
         """A file of the store was set aside: Label Studio has what it held, or it is trained anew."""
-        self.failures.note(project, "damaged", f"{reason}; it was set aside", "Look at the disk. " + REMADE)
+        projects = self.store.projects() if project == MACHINE else [project]  # whose it was is not known
+        for each in projects:
+            self.failures.note(each, "damaged", f"{reason}; it was set aside", "Look at the disk. " + REMADE)
         try:
-            self.queue.want_reconciliation(project)
-            self.queue.touch(project)
-            self.queue.request(project, "ingest")
+            for each in projects:
+                self.queue.want_reconciliation(each)
+                self.queue.touch(each)
+                self.queue.request(each, "ingest")
         except redis.RedisError as error:
             log.error("project %s: what was damaged is made again once Redis is back: %s", project, error)
 

@@ -233,6 +233,13 @@ class Settings:
         "a start and before a training",
         _integer(0, 1440),
     )
+    keep_predictions: int = _variable(
+        "SKYLIGHT_KEEP_PREDICTIONS",
+        "24",
+        "how long the predictions of earlier versions are kept in Label Studio, hours, 1 to 8760: until then an editor "
+        "that was opened with one can submit",
+        _integer(1, 8760),
+    )
     accept: str = _variable(
         "SKYLIGHT_ACCEPT",
         "submitted",
@@ -321,6 +328,13 @@ class Settings:
         "*",
         "hosts beside Label Studio that pictures may come from, separated by commas: host or host:port, at whatever "
         "address; *.example.org, those below it, or *, any, at public addresses; none",
+        Hosts.parse,
+    )
+    trusted_hosts: Hosts = _variable(
+        "SKYLIGHT_TRUSTED_HOSTS",
+        "none",
+        "names by which the page may be called beside localhost, IP addresses and this machine's own, separated by "
+        "commas: host or host:port; *.example.org, those below it; *, any; none: with SKYLIGHT_USER set, any",
         Hosts.parse,
     )
 

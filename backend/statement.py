@@ -36,6 +36,9 @@ def lines(found: Mapping[str, Mapping[str, Any]]) -> Iterator[str]:
             continue
         if (how := Normalisation.of(state["normalisation"])) != OWN:
             yield f"  rasters: {how}"
+        if state.get("gone"):
+            yield f"  GONE  Label Studio does not have it any more: {state['gone']}"
+            yield f"        -> To delete what is kept of it, run: skylight forget --project {project}"
         waits = f"{state['inbox']} events wait, " if state["inbox"] else ""
         busy = [kind for kind, job in state["jobs"].items() if job["running"]]
         yield f"  {waits}{'everything is learned from' if state['up_to_date'] else 'a training is due'}{_busy(busy)}"

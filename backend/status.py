@@ -8,9 +8,9 @@ import redis
 from flask import Blueprint, Response, current_app, request
 
 from backend.answers import body_object, json_response, service_of
-from backend.errors import BadRequest, SkylightError
+from backend.errors import SkylightError
 from backend.failures import MACHINE
-from backend.limits import check_config
+from backend.limits import check_config, project_name
 from backend.progress import job_states
 from backend.service import Service
 from backend.trace import note
@@ -43,11 +43,9 @@ def set_up(service: Service, body: dict[str, Any]) -> str:
     """Take note of what a /setup says; gives the `model_version`. Called all the time, so it changes nothing twice.
 
     The token and host name that Label Studio sends along are not used: the token is dead where legacy tokens are off.
-    Raises BadRequest if it names no project.
+    Raises BadRequest if it names no project, or not as Label Studio does.
     """
-    project, label_config = str(body.get("project") or ""), str(body.get("schema") or "")
-    if not project:
-        raise BadRequest("'project' is missing")
+    project, label_config = project_name(body.get("project")), str(body.get("schema") or "")
     check_config(label_config)
     note(project=project)
     if label_config:
@@ -89,7 +87,7 @@ def status() -> Response:
 def project_status(service: Service, project: str) -> dict[str, Any]:
     """Where one project stands."""
     queue, samples = service.queue, service.store.samples(project)
-    cards = service.versions.cards(project)
+    cards, gone = service.versions.cards(project), queue.gone().get(project)
     return {
         "model_version": service.version_name(project),
         "normalisation": service.normalisations.of(project).stored,
@@ -107,4 +105,5 @@ def project_status(service: Service, project: str) -> dict[str, Any]:
         ],
         "failures": [asdict(each) for each in [*service.failures.of(project), *service.failures.of(MACHINE)]],
         "set_aside": [{name: getattr(each, name) for name in ASIDE_FIELDS} for each in service.asides.of(project)],
+        **({"gone": gone} if gone else {}),  # how it is known that Label Studio has it no more
     }

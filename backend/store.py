@@ -4,20 +4,25 @@
     projects/<project>/samples/<annotation>.json  one accepted annotation: a SampleRecord
     projects/<project>/samples/<annotation>-<digest>.png   its label map, 8-bit gray
     projects/<project>/samples/<annotation>-<digest>-objects.png   its single objects, 16-bit gray
+    projects/<project>.forgotten                  of one that was deleted: its newest version's number
     spool/                                        events that came while Redis was away
 
 Every file is written beside its place and renamed into it; a sample exists when its JSON does. JSON is sealed, a
-picture's name holds its digest: what is damaged is set aside as it is read, and is as if it had never come.
+picture's name holds its digest: what is damaged, or cannot be read, is set aside as it is read, and is as if it had
+never come.
 """
 
+import errno
 import fcntl
 import hashlib
 import io
 import json
 import logging
+import os
 import time
 import uuid
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -26,11 +31,12 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from backend.damage import Damage
+from backend.damage import Damage, is_unreadable
 from backend.errors import BadRequest
-from backend.limits import PROJECT
-from model.files import write
-from model.seals import seal, unseal
+from backend.failures import MACHINE
+from backend.limits import FOLDER, PROJECT
+from model.files import remove_tree, write
+from model.seals import is_sealed, seal, unseal
 
 log = logging.getLogger(__name__)
 DIGITS = 16  # of a picture's sha256, in its name
@@ -73,16 +79,50 @@ class Store:
     def __init__(self, home: Path) -> None:
         self.home = home
         self.damage = Damage(home)
+        self._stuck: set[str] = set()  # names in the spool that can neither be read nor moved
 
     def folder(self, project: str) -> Path:
         """Where everything of one project lives. Raises BadRequest for a name that could lead elsewhere."""
-        if not PROJECT.fullmatch(project):
+        if not FOLDER.fullmatch(project):
             raise BadRequest(f"{project[:80]!r} cannot be a project; Label Studio's look like '1.1795340435'")
         return self.home / "projects" / project
 
     def projects(self) -> list[str]:
-        """All projects that have a folder, sorted."""
-        return sorted(path.name for path in (self.home / "projects").glob("*") if path.is_dir())
+        """All projects that have a folder, sorted; without `misnamed`."""
+        return [name for name in self._folders() if PROJECT.fullmatch(name)]
+
+    def misnamed(self) -> list[str]:
+        """Folders of what earlier releases took for projects, and which is none of Label Studio's."""
+        return [name for name in self._folders() if not PROJECT.fullmatch(name)]
+
+    def _folders(self) -> list[str]:
+        paths = (self.home / "projects").glob("*")
+        return sorted(path.name for path in paths if FOLDER.fullmatch(path.name) and path.is_dir())
+
+    def forget(self, project: str, newest: int) -> None:
+        """Delete all that belongs to a project but its images' embeddings, which other projects may share.
+
+        `newest`: its newest version's number; should it come back, its versions are counted on from there, as other
+        processes may still hold the earlier ones.
+        """
+        if newest:
+            write(self._forgotten(project), seal({"newest": newest}))
+        remove_tree(self.folder(project))
+        for path in (self.home / "spool").glob("*.json"):
+            with suppress(FileNotFoundError, ValueError, LookupError):
+                if json.loads(path.read_bytes())["project"] == project:
+                    path.unlink(missing_ok=True)
+        self.damage.forget(project)
+
+    def newest_forgotten(self, project: str) -> int:
+        """The number of the newest version of a project when it was forgotten, 0 if it never was."""
+        try:
+            return int(unseal(self._forgotten(project).read_bytes())["newest"])
+        except (OSError, LookupError, TypeError, ValueError):
+            return 0
+
+    def _forgotten(self, project: str) -> Path:
+        return self.home / "projects" / f"{self.folder(project).name}.forgotten"
 
     def save_config(self, project: str, label_config: str) -> bool:
         """Keep a project's labeling configuration; gives whether it is another than before."""
@@ -162,6 +202,11 @@ class Store:
             if self.get(project, record.annotation) != record:
                 raise
             raise self.damage.set_aside(project, known, f"its picture {name} is gone") from None
+        except OSError as error:
+            if not is_unreadable(error):
+                raise
+            self.damage.set_aside(project, path, error.strerror)
+            raise self.damage.set_aside(project, known, f"its picture {name} cannot be read") from error
         if _digest(data) not in name:
             self.damage.set_aside(project, known, f"so is its picture {name}")
             raise self.damage.set_aside(project, path, "its sha256 is not the one in its name")
@@ -175,7 +220,11 @@ class Store:
             return None
         except (LookupError, TypeError, ValueError) as error:
             self.damage.set_aside(project, path, error)
-            return None
+        except OSError as error:
+            if not is_unreadable(error):
+                raise
+            self.damage.set_aside(project, path, error.strerror)
+        return None
 
     def remove(self, project: str, annotation: int) -> bool:
         """Forget an annotation's sample; gives whether there was one."""
@@ -192,19 +241,20 @@ class Store:
         gone = [record for record in self.samples(project) if record.task in tasks]
         return sum(self.remove(project, record.annotation) for record in gone)
 
-    def spool(self, project: str, event: dict[str, Any]) -> None:
-        """Keep an event on disk until Redis is back."""
-        body = json.dumps({"project": project, "event": event}).encode()
+    def spool(self, project: str, *events: dict[str, Any]) -> None:
+        """Keep the events of one webhook on disk until Redis is back: in one file, since the disk is waited for."""
+        body = seal({"project": project, "events": events})
         write(self.home / "spool" / f"{time.time_ns():020d}-{uuid.uuid4().hex[:8]}.json", body)
 
     def has_spooled(self) -> bool:
         """Whether events wait on disk."""
-        return any((self.home / "spool").glob("*.json"))
+        return bool(self._spooled_paths())
 
     def spooled(self) -> Iterator[tuple[str, dict[str, Any]]]:
         """The spooled events, oldest first; each is removed when the next one is asked for.
 
-        Nothing while somebody else is at it, so that no event overtakes an earlier one.
+        Nothing while somebody else is at it, so that no event overtakes an earlier one. A file that cannot be read is
+        set aside and holds up no other. Raises OSError if the folder cannot be used.
         """
         folder = self.home / "spool"
         if not self.has_spooled():
@@ -214,14 +264,56 @@ class Store:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
                 return
-            while paths := sorted(folder.glob("*.json")):
+            while paths := self._spooled_paths():
                 for path in paths:
-                    found = json.loads(path.read_bytes())
-                    yield str(found["project"]), found["event"]
-                    path.unlink()
+                    if found := self._read_spooled(path):
+                        yield from _taken(path, *found)
+
+    def _spooled_paths(self) -> list[Path]:
+        """The files of spooled events, oldest first, without those that could not even be set aside."""
+        return sorted(path for path in (self.home / "spool").glob("*.json") if path.name not in self._stuck)
+
+    def _read_spooled(self, path: Path) -> tuple[str, list[dict[str, Any]]] | None:
+        """The project and the events in a file of the spool; None of one that cannot be read, which is set aside."""
+        project = ""
+        try:
+            data = path.read_bytes()
+            # The release before this one had one event in a file, and sealed none.
+            content = unseal(data) if is_sealed(data) else json.loads(data)
+            project, events = str(content["project"]), content["events"] if "events" in content else [content["event"]]
+            self.folder(project)
+            if isinstance(events, list) and all(isinstance(event, dict) for event in events):
+                return project, events
+            reason: object = "it holds no events"
+        except FileNotFoundError:
+            return None
+        except (LookupError, TypeError, ValueError, RecursionError, BadRequest) as error:
+            reason = error
+        except OSError as error:
+            if not is_unreadable(error) and error.errno not in (errno.EACCES, errno.EPERM):
+                raise
+            reason = error.strerror
+        self.damage.set_aside(project if project in self.projects() else MACHINE, path, reason)
+        if os.path.lexists(path):
+            self._stuck.add(path.name)
+        return None
 
     def _record_path(self, project: str, annotation: int) -> Path:
         return self.folder(project) / "samples" / f"{int(annotation)}.json"
+
+
+def _taken(path: Path, project: str, events: list[dict[str, Any]]) -> Iterator[tuple[str, dict[str, Any]]]:
+    """The events of a file of the spool; those that are taken are no longer in it when whoever takes them ends."""
+    left = list(events)
+    try:
+        for event in events:
+            yield project, event
+            left.pop(0)
+    finally:
+        if not left:
+            path.unlink(missing_ok=True)
+        elif len(left) < len(events):
+            write(path, seal({"project": project, "events": left}))
 
 
 def _write_png(folder: Path, start: str, end: str, array: NDArray[Any]) -> str:

@@ -20,7 +20,13 @@ from backend.trace import CURRENT, Outcome, Trace
 
 HEADER = "X-Request-ID"
 SANE = re.compile(r"[\w.-]{1,64}", re.ASCII)  # a request's id that is taken over
-RENAMED = {"receive": "webhook", "answer": "predict"}
+# What an endpoint is counted as, where that is not the name of its function.
+RENAMED = {
+    "webhook.receive": "webhook",
+    "predict.answer": "predict",
+    "openapi.answer": "openapi",
+    "page.train": "train-now",  # the job is called "train"
+}
 
 Job = Callable[[str], None]
 
@@ -31,9 +37,8 @@ def watch(app: Flask, metrics: Metrics) -> None:
     @app.before_request
     def begin() -> None:
         given = request.headers.get(HEADER, "")
-        endpoint = (request.endpoint or "unknown").rpartition(".")[2]
-        endpoint = RENAMED.get(endpoint, endpoint)
-        trace = Trace(given if SANE.fullmatch(given) else secrets.token_hex(8), endpoint, method=request.method)
+        what = counted_as(request.endpoint or "unknown")
+        trace = Trace(given if SANE.fullmatch(given) else secrets.token_hex(8), what, method=request.method)
         trace.project = (request.view_args or {}).get("project")
         CURRENT.set(trace)
 
@@ -45,6 +50,11 @@ def watch(app: Flask, metrics: Metrics) -> None:
         outcome = _outcome(trace, answer.status_code)
         metrics.observe(trace, trace.end(outcome, answer.status_code), outcome)
         return answer
+
+
+def counted_as(endpoint: str) -> str:
+    """What the requests of an endpoint are counted as, and called in the log."""
+    return RENAMED.get(endpoint, endpoint.rpartition(".")[2])
 
 
 def _outcome(trace: Trace, status: int) -> Outcome:

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from backend.errors import BadRequest, Unavailable
+from backend.limits import project_name
 from backend.service import Service
 from backend.store import Store
 from model.decoder import DomainDecoder
@@ -27,7 +28,7 @@ class Version:
 def named(store: Store, given: str) -> str:
     """The project in the store that is called `given`: its whole name, or Label Studio's number alone.
 
-    Raises BadRequest if there is none, or more than one.
+    Raises BadRequest if there is none, or more than one, or if none can be called so.
     """
     known = store.projects()
     found = [each for each in known if given in (each, each.partition(".")[0])]
@@ -37,6 +38,7 @@ def named(store: Store, given: str) -> str:
         return found[0]
     if found:
         raise BadRequest(f"project {given} may be {' or '.join(found)}: give the whole name")
+    project_name(given if "." in given or not given.isdecimal() else f"{given}.0")
     there = ", ".join(known) or "none"
     raise BadRequest(f"project {given} is not in {store.home}, there: {there}. Is SKYLIGHT_HOME the server's?")
 

@@ -1,6 +1,7 @@
 """What becomes of a job that fails: a sentence for people, and when it is taken up again."""
 
 import errno
+import functools
 import logging
 import os
 import shutil
@@ -12,17 +13,20 @@ from pathlib import Path
 from typing import Any, cast
 
 import redis
+from redis.client import Pipeline
 from rq.timeouts import JobTimeoutException
 
 from backend.errors import SkylightError, Stopping
 from backend.queue import JOB_SECONDS, KINDS, Kind, key
 from backend.service import Service
+from backend.trace import fail
 from model.train import Diverged
 
 ROOM_BYTES = 20 * 2**20  # free for a job to begin: a decoder, or some embeddings
 AGAIN_SECONDS = 30.0  # until a job that the disk or an unforeseen error ended is taken up again, at first
 LATEST_SECONDS = 3600.0  # at last, as the pause doubles; not where the disk is at fault
 RETRY_SECONDS = 60  # between two tries of what was set aside: Label Studio may not answer just now
+AGAIN = key("*", "again")  # sorted set: "<kind> <project>" of jobs that failed, by when they are taken up again
 FULL = (errno.ENOSPC, errno.EDQUOT)
 UNWRITABLE = (errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOTDIR, errno.EIO)
 MEMORY = ("not enough memory", "can't allocate memory", "out of memory", "bad_alloc")  # what torch says
@@ -86,32 +90,52 @@ def watching(service: Service, project: str, kind: Kind, writes: bool = True) ->
         service.failures.clear(project, kind)
 
 
-def again(service: Service, project: str, kind: Kind, error: BaseException) -> None:
-    """Have a job that failed taken up again after a while; a training not, unless it was for the disk."""
+def refused(service: Service, project: str, kind: Kind, what: str, error: SkylightError) -> None:
+    """Label Studio refused what a job asked of it, or did not answer: noted as `what`, until that is cleared, and the
+    job is taken up again after a while.
+    """
+    fail(error)
+    step = "It is tried again by itself; `skylight doctor` says how Label Studio stands"
+    service.failures.note(project, what, str(error), step)
+    again(service, project, kind, error, what)
+
+
+def again(service: Service, project: str, kind: Kind, error: BaseException, what: str = "") -> None:
+    """Have a job that failed taken up again after a while; a training not, unless it was for the disk.
+
+    The pause grows with the number of failures noted as `what`, or as the kind of job.
+    """
     disk = isinstance(error, OSError)
     if kind == "train" and not disk:
         return
-    count = next((each.count for each in service.failures.of(project) if each.what == kind), 1)
+    count = next((each.count for each in service.failures.of(project) if each.what == (what or kind)), 1)
     pause = AGAIN_SECONDS if disk else min(AGAIN_SECONDS * 2 ** min(count - 1, 20), LATEST_SECONDS)
     with suppress(redis.RedisError):
-        service.queue.redis.zadd(key("*", "again"), {f"{kind} {project}": time.time() + pause})
+        service.queue.redis.zadd(AGAIN, {f"{kind} {project}": time.time() + pause})
 
 
 def take_up(service: Service, now: float | None = None) -> list[str]:
     """Request what is due: jobs that failed a while ago, annotations set aside a while ago. Raises redis.RedisError."""
-    now, where, connection = time.time() if now is None else now, key("*", "again"), service.queue.redis
+    now, where, connection = time.time() if now is None else now, AGAIN, service.queue.redis
     found = cast(list[bytes], connection.zrangebyscore(where, 0, now))
     taken = []
     for member in found:
         kind, _, project = member.decode().partition(" ")
-        if connection.zrem(where, member) and kind in KINDS:
-            service.queue.request(project, kind)
+        if kind in KINDS:  # both or neither: no failed job is forgotten where Redis goes away in between
+            service.queue.request(project, kind, functools.partial(_take_off, member=member))
             taken.append(member.decode())
-    for project in sorted({*service.queue.projects(), *service.store.projects()}):
+        else:
+            connection.zrem(where, member)
+    for project in sorted({*service.queue.projects(), *service.store.projects()} - service.queue.gone().keys()):
         if service.asides.due(project) and connection.set(key(project, "retried"), 1, ex=RETRY_SECONDS, nx=True):
             service.queue.request(project, "ingest")
             taken.append(f"aside {project}")
     return taken
+
+
+def _take_off(pipe: Pipeline, member: bytes) -> None:
+    """Note that a failed job is queued again."""
+    pipe.zrem(key("*", "again"), member)
 
 
 def summary(service: Service, project: str) -> list[dict[str, Any]]:

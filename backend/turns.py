@@ -16,11 +16,47 @@ from numpy.typing import NDArray
 
 from backend.question import Asked
 
-KEPT = 256  # answers; one is 128 kB at 256 x 256 cells, as float16
+KEPT = 256  # answers; one is 128 kB at 256 x 256 cells, as float16, and its mask at most an eighth of a byte a pixel
 SECONDS = 300.0  # how long; whoever looks at a mask for longer begins anew
 
 Logits = NDArray[np.float32]
+Mask = NDArray[np.bool_]
 Place = Hashable  # the task, the image and the label that a conversation is about
+
+
+@dataclass(frozen=True)
+class Turn:
+    """An answer: logits (4h, 4w) float32, to be given back to SAM, and the mask (H, W) bool, which is on the screen."""
+
+    logits: Logits
+    mask: Mask
+
+
+@dataclass(frozen=True)
+class _Kept:
+    """An answer as it is kept: float16 logits, and the bits of the mask's bounding box."""
+
+    logits: NDArray[np.float16]
+    size: tuple[int, int]  # H, W px of the mask
+    rows: slice
+    columns: slice
+    bits: NDArray[np.uint8]
+    since: float  # s
+
+    @classmethod
+    def of(cls, logits: Logits, mask: Mask, since: float) -> "_Kept":
+        """Packed."""
+        rows, columns = (np.flatnonzero(mask.any(axis)) for axis in (1, 0))
+        down, across = (slice(int(each[0]), int(each[-1]) + 1) if len(each) else slice(0) for each in (rows, columns))
+        size = mask.shape[0], mask.shape[1]
+        return cls(logits.astype(np.float16), size, down, across, np.packbits(mask[down, across]), since)
+
+    def unpacked(self) -> Turn:
+        """As it came."""
+        mask = np.zeros(self.size, bool)
+        part = mask[self.rows, self.columns]
+        part[:] = np.unpackbits(self.bits, count=part.size).reshape(part.shape)
+        return Turn(self.logits.astype(np.float32), mask)
 
 
 @dataclass(frozen=True)
@@ -40,23 +76,26 @@ class Turns:
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self.clock = clock
         self._lock = threading.Lock()
-        self._answers: OrderedDict[Hashable, tuple[NDArray[np.float16], float]] = OrderedDict()
+        self._answers: OrderedDict[Hashable, _Kept] = OrderedDict()
         self._boxes: OrderedDict[Place, _Box] = OrderedDict()
 
-    def before(self, place: Place, asked: Asked) -> Logits | None:
-        """The logits of the answer to the same box and as many of the first points as possible, but not to all."""
+    def before(self, place: Place, asked: Asked) -> Turn | None:
+        """The answer to the same box and as many of the first points as possible, but not to all."""
         with self._lock:
             for count in range(len(asked.points) - 1, -1, -1):
-                logits, since = self._answers.get((place, asked.box, asked.points[:count]), (None, 0.0))
-                if logits is not None and self._is_fresh(since):
-                    return logits.astype(np.float32)
-        return None
+                found = self._answers.get((place, asked.box, asked.points[:count]))
+                if found is not None and self._is_fresh(found.since):
+                    break
+            else:
+                return None
+        return found.unpacked()
 
-    def keep(self, place: Place, asked: Asked, logits: Logits) -> None:
-        """Keep the logits (4h, 4w) float32 of an answer."""
+    def keep(self, place: Place, asked: Asked, logits: Logits, mask: Mask) -> None:
+        """Keep an answer: logits (4h, 4w) float32 and mask (H, W) bool."""
+        kept = _Kept.of(logits, mask, self.clock())
         with self._lock:
             key = place, asked.box, asked.points
-            self._answers[key] = logits.astype(np.float16), self.clock()
+            self._answers[key] = kept
             _shorten(self._answers, key)
 
     def with_box(self, place: Place, asked: Asked, drafts: object) -> Asked:

@@ -11,7 +11,6 @@ one before it that had been promoted is served in its place.
 
 import hashlib
 import logging
-import os
 import shutil
 import uuid
 from collections.abc import Callable
@@ -19,10 +18,11 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from backend.damage import is_unreadable
 from backend.errors import SetAside
 from backend.store import Store
 from model import shared
-from model.files import write
+from model.files import move_folder, write
 from model.seals import seal, unseal
 
 NONE = {"version": 0, "before": 0, "newest": 0}
@@ -44,9 +44,9 @@ class Versions:
         try:
             save(part / "decoder.safetensors")
             card = {**card, "sha256": hashlib.sha256((part / "decoder.safetensors").read_bytes()).hexdigest()}
-            number = max([0, *self.numbers(project), *self.store.damage.numbers(project)]) + 1
+            number = self.newest(project) + 1
             (part / "card.json").write_bytes(seal({"version": number, **card}, indent=1))
-            os.rename(part, folder / str(number))
+            move_folder(part, folder / str(number))
             shared.publish(folder / str(number), last="card.json")
         finally:
             shutil.rmtree(part, ignore_errors=True)
@@ -60,12 +60,21 @@ class Versions:
         """All versions' numbers, rising."""
         return sorted(int(path.name) for path in self.folder(project).glob("*") if path.name.isdecimal())
 
+    def newest(self, project: str) -> int:
+        """The highest number that a version of the project ever had, 0 if it had none."""
+        taken = [self.store.newest_forgotten(project), *self.numbers(project), *self.store.damage.numbers(project)]
+        return max(taken)
+
     def card(self, project: str, number: int) -> dict[str, Any]:
         """What is known of a version. Raises FileNotFoundError if there is none, SetAside if it was damaged."""
         try:
             return unseal((self.folder(project) / str(number) / "card.json").read_bytes())
         except ValueError as error:
             raise self.set_aside(project, number, f"card.json: {error}") from error
+        except OSError as error:
+            if not is_unreadable(error):
+                raise
+            raise self.set_aside(project, number, f"card.json: {error.strerror}") from error
 
     def cards(self, project: str) -> list[dict[str, Any]]:
         """The cards of all versions, by rising number."""

@@ -35,6 +35,7 @@ class Server(BaseApplication):  # type: ignore[misc]
 
     def __init__(self, settings: Settings, host: str, port: int) -> None:
         self.settings = settings
+        self.host = host
         self.options = {
             "bind": address(host, port),
             "workers": 1,
@@ -74,7 +75,7 @@ class Server(BaseApplication):  # type: ignore[misc]
             sys.exit(APP_LOAD_ERROR)  # gunicorn ends with it, and does not try again
         Upkeep(service, sweep=False).__enter__()  # ends with the process
         log.info("SAM %s is loaded", service.pictures.segmenter.encoder_id)
-        return create_app(self.settings, service)
+        return create_app(self.settings, service, self.host)
 
 
 def run(settings: Settings, host: str, port: int) -> None:

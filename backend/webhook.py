@@ -15,7 +15,7 @@ from backend.answers import body_object, json_response, service_of
 from backend.errors import BadRequest, Forbidden
 from backend.history import shown_prediction
 from backend.labelstudio import reviewed
-from backend.limits import check_config, checked_id
+from backend.limits import check_config, checked_id, project_name
 from backend.secret import HEADER
 from backend.service import Service
 from backend.trace import fail, note
@@ -32,11 +32,20 @@ REPLAY_SECONDS = 0.2  # of the second that Label Studio waits; the rest of what 
 @blueprint.route("/webhook", methods=["POST"])
 def receive() -> Response:
     """Keep the event and answer: Label Studio waits one second and never tries again."""
-    service, body = service_of(current_app), body_object(request)
+    found = take(service_of(current_app), body_object(request), request.headers.get(HEADER), logged_in())
+    return json_response({"status": "queued" if found else "ignored"}, 202 if found else 200)
+
+
+def take(service: Service, body: dict[str, Any], secret: str | None, known: bool) -> list[Event]:
+    """Keep what a webhook's body says; gives the events kept.
+
+    `secret` is what came in its header, `known`: whoever sent it has logged in. Raises BadRequest, and Forbidden where
+    the project's webhook is known to carry the secret and neither holds.
+    """
     project = project_key(body.get("project"))
     note(f"webhook {body.get('action')}", project)
-    signed = service.secret.matches(request.headers.get(HEADER))
-    if not signed and not logged_in() and service.secret.expected(project):
+    signed = service.secret.matches(secret)
+    if not signed and not known and service.secret.expected(project):
         body = unsigned(project, body)
     found = list(events(body))
     note(task=found[0].get("task") if found else None)
@@ -44,7 +53,7 @@ def receive() -> Response:
     if signed:
         service.secret.expect(project)
     log.info("project %s: %.80s, %d kept", project, body.get("action"), len(found))
-    return json_response({"status": "queued" if found else "ignored"}, 202 if found else 200)
+    return found
 
 
 def unsigned(project: str, body: dict[str, Any]) -> dict[str, Any]:
@@ -64,21 +73,30 @@ def unsigned(project: str, body: dict[str, Any]) -> dict[str, Any]:
 def accept(service: Service, project: str, found: Sequence[Event]) -> None:
     """Put events into the inbox, all or none; on disk while Redis is away, or while others wait there still."""
     try:
-        if replay(service, REPLAY_SECONDS):
+        if _replayed(service):
             by_webhook = any(event["what"] != "train" for event in found)  # which comes as a call of the backend
             service.queue.accept_all(project, found, dirtying(found), int(time.time()) if by_webhook else 0)
             return
     except redis.RedisError as error:
         log.error("Redis is away (%s): %d events of project %s wait on disk", error, len(found), project)
         fail(error)
-    for event in found:
-        service.store.spool(project, event)
+    if found:
+        service.store.spool(project, *found)
+
+
+def _replayed(service: Service) -> bool:
+    """Whether events may go straight into the inbox: none waits on disk, or none can be read from there now."""
+    try:
+        return replay(service, REPLAY_SECONDS)
+    except OSError as error:
+        log.error("what waits on disk cannot be read now, and newer events go before it: %s", error)
+        return True
 
 
 def replay(service: Service, seconds: float = math.inf) -> bool:
     """Take spooled events into the inbox, for so long; gives whether none is left that this process could take.
 
-    Raises redis.RedisError while Redis is away.
+    Raises redis.RedisError while Redis is away, OSError if the folder cannot be used.
     """
     until = time.monotonic() + seconds
     for project, event in service.store.spooled():
@@ -90,14 +108,14 @@ def replay(service: Service, seconds: float = math.inf) -> bool:
 
 def dirtying(found: Sequence[Event]) -> int:
     """How many of the events may change what there is to train on."""
-    return sum(event["what"] in DIRTYING for event in found)
+    return sum(event.get("what") in DIRTYING for event in found)
 
 
 def project_key(project: Any) -> str:
     """A webhook's project by the name that /setup and /predict use, "<id>.<second of its creation>"."""
     try:
         created = datetime.fromisoformat(project["created_at"])
-        return f"{checked_id(project['id'])}.{int(created.timestamp())}"
+        return project_name(f"{checked_id(project['id'])}.{int(created.timestamp())}")
     except (KeyError, TypeError, ValueError, OverflowError) as error:
         raise BadRequest(f"'project' must be an object with id and created_at: {error!r}") from error
 

@@ -7,19 +7,23 @@ import time
 from collections.abc import Sequence
 from contextlib import suppress
 from types import FrameType
+from typing import Any
 
 import redis
+from redis.client import Pipeline
 from rq.exceptions import StopRequested
 from rq.serializers import JSONSerializer
+from rq.worker_registration import register
 
 from backend import custody, layout
 from backend.allowed import AllowedWorker
 from backend.jobs import CURRENT_SERVICE
-from backend.queue import KINDS, Kind
+from backend.queue import KINDS, Kind, renewed
 from backend.service import Service
 from backend.settings import Settings
 from backend.upkeep import Upkeep
 from backend.webhook import replay
+from backend.workers import ALIVE_SECONDS
 
 GRACE_SECONDS = 5.5  # from SIGTERM; `skylight serve` kills after STOP_SECONDS
 LAST_SECONDS = 1.0  # for Redis to take the job back
@@ -32,6 +36,30 @@ class Worker(AllowedWorker):
     """RQ's worker without processes of its own; there is no work horse that could be killed apart from it."""
 
     service: Service
+
+    def work(self, *args: Any, **kwargs: Any) -> bool:
+        """Take jobs, with a heartbeat every few seconds meanwhile, also during a job of an hour."""
+        with renewed(self.beat, "the heartbeat"):
+            return super().work(*args, **kwargs)
+
+    def beat(self) -> None:
+        """Say that it lives, and all about itself: Redis may have been away, or have lost it. Raises RedisError."""
+        if self.birth_date is None:  # `work` has just begun
+            return
+        with self.connection.pipeline() as pipe:
+            pipe.hset(self.key, mapping={**self.serialize(), "state": self.get_state()})
+            register(self, pipe)
+            self.heartbeat(pipeline=pipe)
+            pipe.execute()
+
+    def register_birth(self) -> None:
+        """As RQ's, which would have it believed for several minutes."""
+        super().register_birth()  # type: ignore[no-untyped-call]
+        self.heartbeat()
+
+    def heartbeat(self, timeout: int | None = None, pipeline: Pipeline | None = None) -> None:
+        """As RQ's, but it counts as dead soon after the last one, and not after the hour that a job may take."""
+        super().heartbeat(ALIVE_SECONDS, pipeline)  # type: ignore[no-untyped-call]
 
     def request_stop(self, signum: int, frame: FrameType | None) -> None:
         """At SIGTERM or SIGINT: tell the job in hand to give up, and end in any case before long."""
@@ -95,6 +123,9 @@ def start(service: Service, kinds: Sequence[Kind] = KINDS) -> Worker:
     worker = Worker(queues, connection=service.queue.redis, serializer=JSONSerializer)
     worker.max_connection_wait_time = RETRY_SECONDS
     worker.service = service
-    replay(service)
+    try:
+        replay(service)
+    except OSError as error:
+        log.error("what waits on disk cannot be read now; it is tried again beside the work: %s", error)
     custody.recover(service.queue, service.store.projects())
     return worker

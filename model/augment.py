@@ -3,7 +3,7 @@
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
-from typing import TypeVar
+from typing import NamedTuple, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,15 +22,49 @@ CUT_SHARE = 0.45  # of the made pictures, where there are drawings to cut out
 PARTS_SHARE = 0.4  # how often a picture with parts asks for these instead of the things they belong to
 FIRST_EXTENT, LAST_EXTENT = 0.04, 0.8  # of the window's side that the object it was laid around fills
 SMALLEST_OBJECT = 40  # px in the window
-KEPT = 6_000_000_000  # bytes of pictures that stay in memory once read or made; any further are read again each time
+KEPT = 2_500_000_000  # bytes of pictures that stay in memory once read or made; any further are read again each time
 
 Pixel = TypeVar("Pixel", bound=np.generic)
-Picture = tuple[NDArray[np.uint8], NDArray[np.uint16]]
 Source = tuple[NDArray[np.uint8], tuple[NDArray[np.uint16], ...]]
 
 
+# Packs of one kind of object; any other pack is a kind of its own.
+KINDS = {
+    "animals": ("dogs", "dogs_cats", "feral_cats", "pigs", "wild_animals"),
+    "cars": ("car_damage", "car_defects", "car_panels"),
+    "cells": ("counting_chamber", "crawling_cells", "hela_cells", "monocytes", "organoids"),
+    "craters": ("mars_craters_themis", "web_craters"),
+    "food": ("indian_food", "indonesian_food"),
+    "fruit": ("strawberries", "tomatoes"),
+    "X-rays": ("lungs_xray", "teeth_xray", "windpipes_xray"),
+}
+
+
+class Picture(NamedTuple):
+    """A square picture, (s, s, 3) uint8 RGB, and the ids of the objects that are asked for, (s, s) uint16.
+
+    `alternatives`, of the same shape, holds the parts of these objects, or the objects that they are parts of: a click
+    may mean either.
+    """
+
+    image: NDArray[np.uint8]
+    instances: NDArray[np.uint16]
+    alternatives: NDArray[np.uint16] | None = None
+
+
+def pack_weights(sizes: dict[str, int]) -> NDArray[np.float64]:
+    """The share of each pack, by its number of images: each kind alike, a kind's packs by the square root of theirs."""
+    kinds = {pack: kind for kind, members in KINDS.items() for pack in members}
+    roots: dict[str, float] = {}
+    for pack, size in sizes.items():
+        kind = kinds.get(pack, pack)
+        roots[kind] = roots.get(kind, 0.0) + size**0.5
+    shares = np.array([size**0.5 / roots[kinds.get(pack, pack)] for pack, size in sizes.items()])
+    return shares / max(len(roots), 1)
+
+
 class Pictures:
-    """Draws augmented square pictures; packs weigh by the square root of their size."""
+    """Draws augmented square pictures; the packs weigh as `pack_weights` says."""
 
     def __init__(
         self, pool: Sequence[packs.PackImage], rng: np.random.Generator, made: float, drawings: Path | None = None
@@ -41,8 +75,7 @@ class Pictures:
         self.pool: dict[str, list[Callable[[], Source]]] = {}
         for item in pool:
             self.pool.setdefault(item.pack, []).append(partial(_pack_source, item))
-        sizes = np.sqrt([len(pictures) for pictures in self.pool.values()])
-        self.weights = sizes / max(sizes.sum(), 1)
+        self.weights = pack_weights({pack: len(pictures) for pack, pictures in self.pool.items()})
         self.scenes = [partial(_scene_source, FIRST_SEED + i) for i in range(SCENES)]
         self.varied = [partial(_varied_source, FIRST_SEED + i) for i in range(VARIED)]
         self.cut: list[Callable[[], Source]] = []
@@ -64,15 +97,16 @@ class Pictures:
         return found
 
     def draw(self, side: int) -> Picture:
-        """A picture with at least one usable object: (side, side, 3) uint8 and its instances (side, side) uint16."""
+        """A picture of `side` x `side` px with at least one usable object."""
         rng = self.rng
         while True:
             sources = self._sources(rng.random() < self.made)
             image, maps = self.source(sources[int(rng.integers(len(sources)))])
-            instances = maps[1] if len(maps) > 1 and rng.random() < PARTS_SHARE else maps[0]
-            image, instances = self._crop(image, instances, side)
-            if len(usable_objects(instances)):
-                return self._distort(image), instances
+            if len(maps) > 1 and rng.random() < PARTS_SHARE:
+                maps = maps[::-1]
+            picture = self._crop(image, maps, side)
+            if len(usable_objects(picture.instances)):
+                return picture._replace(image=self._distort(picture.image))
 
     def _sources(self, made: bool) -> Sequence[Callable[[], Source]]:
         rng = self.rng
@@ -82,8 +116,9 @@ class Pictures:
             return self.cut
         return self.scenes if rng.random() < SCENE_SHARE / (1 - CUT_SHARE if self.cut else 1) else self.varied
 
-    def _crop(self, image: NDArray[np.uint8], instances: NDArray[np.uint16], side: int) -> Picture:
+    def _crop(self, image: NDArray[np.uint8], maps: Sequence[NDArray[np.uint16]], side: int) -> Picture:
         """A square window around some object, which then fills 4-80 % of its side; or, one time in five, all."""
+        instances = maps[0]
         rng, (h, w) = self.rng, instances.shape
         ids = np.unique(instances)[1:]
         window = (0, 0, max(h, w))
@@ -96,16 +131,22 @@ class Pictures:
             x = _window_start(int(columns.min()), int(columns.max()), reach, w, rng)
             window = (y, x, reach)
         y, x, reach = window
-        part, labels = image[y : y + reach, x : x + reach], instances[y : y + reach, x : x + reach]
+        part = image[y : y + reach, x : x + reach]
         scale = side / max(part.shape[:2])
         size = (max(round(part.shape[1] * scale), 1), max(round(part.shape[0] * scale), 1))
         small = np.full((side, side, 3), PADDING, np.uint8)
-        ids_small = np.zeros((side, side), np.uint16)
         small[: size[1], : size[0]] = np.asarray(Image.fromarray(part).resize(size, Image.Resampling.BILINEAR))
-        ids_small[: size[1], : size[0]] = np.asarray(Image.fromarray(labels).resize(size, Image.Resampling.NEAREST))
         square = size[0] == size[1]
         turns, flip = int(rng.integers(4)) if square else 0, square and rng.random() < 0.5
-        return turned(small, turns, flip), turned(ids_small, turns, flip)
+
+        def resized(ids: NDArray[np.uint16]) -> NDArray[np.uint16]:
+            window = Image.fromarray(ids[y : y + reach, x : x + reach])
+            whole = np.zeros((side, side), np.uint16)
+            whole[: size[1], : size[0]] = np.asarray(window.resize(size, Image.Resampling.NEAREST))
+            return turned(whole, turns, flip)
+
+        alternatives = resized(maps[1]) if len(maps) > 1 else None
+        return Picture(turned(small, turns, flip), resized(instances), alternatives)
 
     def _distort(self, image: NDArray[np.uint8]) -> NDArray[np.uint8]:
         """Contrast, brightness, gamma, inversion, gray, blur, noise, and a smooth shading."""

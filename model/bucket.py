@@ -127,7 +127,10 @@ class Bucket:
         (self.folder / name).unlink(missing_ok=True)
 
     def listing(self, folder: str, fresh: float = FRESH_SECONDS) -> Listing:
-        """What a folder holds, as it was at most `fresh` seconds ago; what the copy holds where nobody answers."""
+        """What a folder holds, "" being the store's root, as it was at most `fresh` seconds ago.
+
+        Where nobody answers, what the copy holds.
+        """
         kept = self._listed.get(folder)
         if kept and self.clock() - kept.at < fresh:
             return kept
@@ -138,19 +141,22 @@ class Bucket:
         return self._listed_anew(folder)
 
     def _listed_anew(self, folder: str) -> Listing:
+        above = _above(folder)
         try:
             with self._asked(folder):
-                found = obstore.list_with_delimiter(self._store, f"{folder}/")
+                found = obstore.list_with_delimiter(self._store, above or None)
         except OSError:
             return self._local(folder)
-        start = len(folder) + 1
-        files = {str(each["path"])[start:]: str(each["e_tag"]) for each in found["objects"]}
-        made = Listing(files, {str(each).rstrip("/")[start:] for each in found["common_prefixes"]}, self.clock())
+        # A console of S3's makes a folder as an empty object of the folder's own name: it is in no folder.
+        objects = {str(each["path"]): str(each["e_tag"]) for each in found["objects"]}
+        files = {path.removeprefix(above): tag for path, tag in objects.items() if path != folder}
+        folders = {str(each).rstrip("/").removeprefix(above) for each in found["common_prefixes"]}
+        made = Listing(files, folders, self.clock())
         with self._lock:
             self._listed[folder] = made
             for name, tag in files.items():  # so that reading a folder after listing it asks for what is new only
-                if self._known.get(f"{folder}/{name}", ("", 0.0))[0] == tag:
-                    self._known[f"{folder}/{name}"] = tag, self.clock() + 10 * FRESH_SECONDS
+                if self._known.get(above + name, ("", 0.0))[0] == tag:
+                    self._known[above + name] = tag, self.clock() + 10 * FRESH_SECONDS
         return made
 
     @property
@@ -177,7 +183,8 @@ class Bucket:
     def _local(self, folder: str) -> Listing:
         place = self.folder / folder
         found = [each for each in place.iterdir() if not each.name.startswith(".")] if place.is_dir() else []
-        files = {each.name: self._known.get(f"{folder}/{each.name}", ("", 0.0))[0] for each in found if each.is_file()}
+        above = _above(folder)
+        files = {each.name: self._known.get(above + each.name, ("", 0.0))[0] for each in found if each.is_file()}
         return Listing(files, {each.name for each in found if each.is_dir()}, self.clock())
 
     def _copy(self, name: str, data: bytes, tag: str) -> None:
@@ -197,8 +204,13 @@ class Bucket:
             self._known[name] = tag, self.clock()
 
     def _forget(self, name: str) -> None:
-        """Forget the listings of the folders above."""
+        """Forget the listings of the folders above, the root's too."""
         with self._lock:
-            while "/" in name:
+            while name:
                 name = name.rpartition("/")[0]
                 self._listed.pop(name, None)
+
+
+def _above(folder: str) -> str:
+    """What the names of all objects in a folder begin with; "" of the root."""
+    return f"{folder}/" if folder else ""

@@ -17,6 +17,7 @@ from PIL import Image
 from torch import Tensor
 
 from model.choice import Asked, Choice
+from model.clicked import clicked_parts
 from model.enlarge import enlarge
 from model.likeness import Likeness
 from model.tiny import GRID, INPUT_SIZE, TinySam
@@ -160,5 +161,6 @@ def answer_in(
     chosen, expected, _ = likeness.chosen(low[0].cpu().numpy(), scores[0].cpu().numpy(), asked, judge, candidates)
     masks = np.zeros((len(chosen), *size), bool)
     for mask, whole in zip(masks, chosen, strict=True):
-        mask[row : row + height, column : column + width] = enlarge(whole[: seen.rows, : seen.columns], (height, width))
+        enlarged = enlarge(whole[: seen.rows, : seen.columns], (height, width))
+        mask[row : row + height, column : column + width] = clicked_parts(enlarged, points[positive] - corner)
     return masks, expected

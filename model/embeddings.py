@@ -25,6 +25,9 @@ from model.sam import Embedding
 
 LAYOUT = "5"  # of a file; 1 had a smaller thumbnail, 2 no detail and no picture, 3 two bytes a number, 4 no checksum
 UNSEALED = "4"  # is read once more, and sealed then
+# A tensor's name, in a file whose pixels were read as they are now; counted up when a picture is read otherwise. One
+# without it is of a release that showed some pictures otherwise to SAM than browsers show them.
+READER = "reader.2"
 # Kept with one byte a number (see `quantise`), 0.9 MB of the tiny SAM's instead of 1.4 for a scene of 512 px. On images
 # that it was not trained on (nuclei, lesions, THEMIS, cats, procedural pits) against two bytes: IoU of 275 clicks
 # +0.0006 ± 0.0004, of their boxes 0.0000; of decoders trained on two bytes, asked about one, 0.0000 ± 0.0001 (12
@@ -32,7 +35,7 @@ UNSEALED = "4"  # is read once more, and sealed then
 # when two bytes were changed by their last bit it was +0.009 ± 0.004 (16 pairs). The official SAMs were not measured.
 QUANTISED = ("features", "context", "detail")
 SCALE = ".scale"  # after a quantised tensor's name: that of its channels' ranges
-WHOLE = ("thumbnail", "picture", "quantiles")
+WHOLE = ("thumbnail", "picture", "quantiles", "known")
 
 # What a damaged file may raise: a wrong checksum, or, in one of before there were any, whatever is missing or odd.
 DAMAGES = (seals.Damaged, SafetensorError, LookupError, ValueError, TypeError)
@@ -73,11 +76,14 @@ class EmbeddingCache:
         """The file of an image's embedding; folders by the first two digits keep each one small."""
         return self.folder / key[:2] / f"{key}.safetensors"
 
-    def get(self, key: str, compute: Callable[[], Embedding]) -> Embedding:
+    def get(
+        self, key: str, compute: Callable[[], Embedding], check: Callable[[Embedding], bool | None] | None = None
+    ) -> Embedding:
         """The embedding of the image with sha256 `key`, by `compute()` only where neither memory nor disk has it.
 
-        It is the same, as `read` gives it, wherever it comes from. Whatever `compute` raises reaches every thread that
-        waited for it, and is not remembered.
+        It is the same, as `read` gives it, wherever it comes from. `check` is asked about one on disk that an earlier
+        release made, once: whether it is of the pixels that are read today, None if that cannot be told now. Whatever
+        `compute` or `check` raises reaches every thread that waited for it, and is not remembered.
         """
         with self._lock:
             if key in self._memory:
@@ -92,11 +98,12 @@ class EmbeddingCache:
             self._count("miss")  # it waits for the same
             return future.result()
         try:
-            embedding = self._read(key)
+            embedding, sure = self._read(key, check)
             self._count("miss" if embedding is None else "disk")
             if embedding is None:
                 embedding = self._keep(key, compute())
-            self._remember(key, embedding)
+            if sure:
+                self._remember(key, embedding)
             future.set_result(embedding)
         except BaseException as error:
             future.set_exception(error)
@@ -110,43 +117,53 @@ class EmbeddingCache:
         with self._lock:
             self.lookups[where] += 1
 
-    def _read(self, key: str) -> Embedding | None:
+    def _read(self, key: str, check: Callable[[Embedding], bool | None] | None) -> tuple[Embedding | None, bool]:
+        """An embedding on disk, None if there is none, and whether it is known to be of the pixels read today."""
         path = self.path(key)
         try:
             data = path.read_bytes()
             embedding = parse(data)
         except FileNotFoundError:
-            return None
+            return None, True
         except OSError as error:  # a bad sector, say
             log.warning("an embedding cannot be read, and is computed again: %s", error)
-            return None
+            return None, True
         except OtherLayout:
             self._drop(path)
-            return None
+            return None, True
         except DAMAGES as error:
             log.warning("the embedding %s is damaged and computed again: %s", path, error)
             self._drop(path)
             self.on_damage(path)
-            return None
+            return None, True
         disk.stamp(path)
-        self._seal(path, data)
-        return embedding
+        sure = has_reader(data)
+        if not sure and check is not None:
+            same = check(embedding)
+            if same is False:
+                self._drop(path)
+                return None, True
+            sure = bool(same)
+        self._renew(path, data, sure)
+        return embedding, sure
 
     def _drop(self, path: Path) -> None:
         with suppress(OSError):  # on a disk that has become read-only
             path.unlink(missing_ok=True)
 
-    def _seal(self, path: Path, data: bytes) -> None:
-        """Give a file of before there were checksums its own."""
+    def _renew(self, path: Path, data: bytes, sure: bool) -> None:
+        """Give a file of before there were checksums its own, and one that is `sure` the mark of its reader."""
         metadata = seals.metadata_of(data)
-        if metadata["layout"] == UNSEALED:
+        if metadata["layout"] == UNSEALED or sure != has_reader(data):
+            tensors = {**load(data), **({READER: np.ones(1, np.uint8)} if sure else {})}
+            metadata = {name: value for name, value in metadata.items() if name != seals.MARK}
             with suppress(OSError):
-                files.write(path, seals.save_tensors(load(data), {**metadata, "layout": LAYOUT}))
+                files.write(path, seals.save_tensors(tensors, {**metadata, "layout": LAYOUT}), durable=False)
 
     def _keep(self, key: str, computed: Embedding) -> Embedding:
         path, (data, embedding) = self.path(key), pack(computed)
         try:
-            files.write(path, data)
+            files.write(path, data, durable=False)  # a click waits for it
         except OSError as error:  # a full disk: a click need not fail for that
             log.warning("an embedding is not kept, and will be computed again: %s", error)
         else:
@@ -166,13 +183,13 @@ class EmbeddingCache:
 
 def nbytes(embedding: Embedding) -> int:
     """Bytes an embedding takes in memory."""
-    parts = embedding.features, embedding.thumbnail, embedding.context, embedding.detail, embedding.picture
+    parts = (getattr(embedding, name) for name in (*QUANTISED, *WHOLE))
     return sum(each.nbytes for each in parts if each is not None)
 
 
 def pack(embedding: Embedding) -> tuple[bytes, Embedding]:
     """The content of an embedding's file, as safetensors, and the embedding as `read` gives it."""
-    tensors: dict[str, NDArray[Any]] = {}
+    tensors: dict[str, NDArray[Any]] = {READER: np.ones(1, np.uint8)}
     for name in QUANTISED:
         if (values := getattr(embedding, name)) is not None:
             tensors[name], tensors[name + SCALE] = quantise(values)
@@ -191,6 +208,11 @@ def _unpack(tensors: Mapping[str, NDArray[Any]], size: tuple[int, int]) -> Embed
     if not {"features", "thumbnail"} <= parts.keys():
         raise ValueError("it has no features or no thumbnail")
     return Embedding(size=size, **parts)
+
+
+def has_reader(data: bytes) -> bool:
+    """Whether a file's content has the mark of today's reader of pictures."""
+    return f'"{READER}"'.encode() in data[8 : 8 + int.from_bytes(data[:8], "little")]
 
 
 def write(path: Path, embedding: Embedding) -> None:

@@ -1,6 +1,7 @@
 """The pictures that `skylight map` is given: files, folders, and objects in a bucket."""
 
 import hashlib
+import uuid
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -9,7 +10,7 @@ from pathlib import Path, PurePath, PurePosixPath
 
 from model import remote
 from model.images import ImageError
-from model.rasters import SUFFIXES
+from model.picture_files import files_below, is_picture
 from model.remote import Remote
 
 LONGEST = 180  # bytes of a name; that of a file has 255 at most, and its ending is still to come
@@ -49,7 +50,8 @@ class Input:
         if not isinstance(self.place, Remote):
             yield self.place
             return
-        path = folder / f"{self.name}{PurePosixPath(self.address).suffix}"
+        # Its own: another process may copy the same.
+        path = folder / f"{uuid.uuid4().hex[:8]}{PurePosixPath(self.address).suffix}"
         folder.mkdir(parents=True, exist_ok=True)
         try:
             if path.suffix.lower() == ".vrt":
@@ -65,6 +67,8 @@ class Input:
 def inputs(given: Sequence[Path | str]) -> list[Input]:
     """The pictures among files, folders and addresses in buckets, those of a folder with all its folders.
 
+    What is hidden in a folder is passed over, see `model.picture_files`.
+
     Each has a name of its own. Raises as `remote.listed`.
     """
     found: dict[Path | Remote, PurePath] = {}
@@ -72,10 +76,10 @@ def inputs(given: Sequence[Path | str]) -> list[Input]:
         if isinstance(each, str):
             below, objects = remote.listed(each)
             paths = {one: PurePosixPath(one.address.removeprefix(below)) for one in objects}
-            found |= {one: path for one, path in paths.items() if path.suffix.lower() in SUFFIXES}
+            found |= {one: path for one, path in paths.items() if is_picture(path)}
         elif each.is_dir():
-            files = sorted(path for path in each.rglob("*") if path.suffix.lower() in SUFFIXES and path.is_file())
-            found |= {path: path.relative_to(each) for path in files}
+            paths_below = {path: path.relative_to(each) for path in files_below(each)}
+            found |= {path: below for path, below in paths_below.items() if is_picture(below)}
         else:
             found[each] = PurePath(each.name)
     flat = {place: _short("_".join(path.with_suffix("").parts)) for place, path in found.items()}

@@ -12,6 +12,8 @@ from numpy.typing import NDArray
 from PIL import Image
 from scipy import ndimage
 
+from model.masks import by_size
+
 EIGHT = np.ones((3, 3), bool)
 WHOLE = 0.9  # share of a region in its largest connected part, from which on it is one object, not a class of things
 FINEST = 8  # samples per cell: more cannot be seen in a cell's mean, and 16 would take 4 times as long
@@ -91,14 +93,14 @@ def separate(
     distance: NDArray[np.float32],
     min_area: int,
     contrast: float = CONTRAST,
-) -> list[NDArray[np.bool_]]:
+) -> NDArray[np.int32]:
     """The single objects of a foreground (H, W) bool, told apart by predicted distances to their rims (H, W) float32.
 
     The hills of the distance are flooded (watershed); two are one object's where the valley between them is not below
     `contrast` (in (0, 1]) of the lower one. The contrast is a share, as a small or doubtful object's distances are low
     throughout. A connected part with one hill or none stays whole; a basin under `min_area` px joins its neighbour.
-    Disjoint masks (H, W) bool of `min_area` px or more, biggest first. Raises ValueError if the shapes differ or the
-    contrast is not in (0, 1].
+    Numbered objects (H, W) int32 of `min_area` px or more, 1 the biggest, 0 where there is none. Raises ValueError if
+    the shapes differ or the contrast is not in (0, 1].
     """
     if foreground.shape != distance.shape:
         raise ValueError(f"foreground {foreground.shape} and distance {distance.shape} differ: scale one of them")
@@ -111,12 +113,7 @@ def separate(
     basins: NDArray[np.int32] = watershed(-height, tops, connectivity=2, mask=foreground)  # type: ignore[no-untyped-call]
     peaks = np.zeros(int(tops.max()) + 1)
     peaks[tops[tops > 0]] = height[tops > 0]
-    objects = _merged(peaks, basins, height, max(min_area, 1), contrast)[basins]
-    areas = np.bincount(objects.ravel())
-    areas[0] = 0
-    windows = ndimage.find_objects(objects)
-    order = [int(k) for k in np.argsort(-areas, kind="stable") if areas[k] >= max(min_area, 1)]
-    return [_placed(objects, k, windows[k - 1]) for k in order]
+    return by_size(_merged(peaks, basins, height, max(min_area, 1), contrast)[basins], min_area)
 
 
 def _merged(
@@ -167,10 +164,3 @@ def _saddles(basins: NDArray[np.int32], height: NDArray[np.float32]) -> list[tup
     chosen = order[np.sort(first)]
     low, high = np.divmod(key[chosen], int(basins.max()) + 1)
     return list(zip(saddle[chosen].tolist(), low.tolist(), high.tolist(), strict=True))
-
-
-def _placed(objects: NDArray[np.int32], number: int, window: tuple[slice, slice]) -> NDArray[np.bool_]:
-    """One object's pixels, (H, W) bool, looked for in its window only."""
-    out = np.zeros(objects.shape, bool)
-    out[window] = objects[window] == number
-    return out

@@ -11,9 +11,9 @@ Size = tuple[int, int]  # height, width
 
 
 def scaled_size(size: Size, side: int) -> Size:
-    """An image's height and width when its longest side is `side` px."""
+    """An image's height and width, at least 1 px each, when its longest side is `side` px."""
     scale = side * 1.0 / max(size)
-    return int(size[0] * scale + 0.5), int(size[1] * scale + 0.5)
+    return max(int(size[0] * scale + 0.5), 1), max(int(size[1] * scale + 0.5), 1)  # theirs has 0 px of a narrow one
 
 
 def scale_image(image: NDArray[np.uint8], side: int) -> NDArray[np.uint8]:

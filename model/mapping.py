@@ -12,8 +12,10 @@ import hashlib
 import io
 import json
 import shutil
+import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -34,6 +36,7 @@ from model.writers import Row
 
 FORMATS = ("png", "geojson", "gpkg", "coco", "geotiff")
 COPIES = ".copies"
+LEFT_SECONDS = 86_400.0  # age at which a copy was left by a process that was killed
 NEED_GEO = ("geojson", "gpkg", "geotiff")
 COLUMNS = (
     "input", "object", "label", "version", "confidence", "area_px", "diameter_px", "x_px", "y_px",
@@ -125,6 +128,15 @@ def _map(
     return kept
 
 
+def _remove_copies(folder: Path) -> None:
+    """Remove the folder of copies, unless another process has some there; those of one that was killed are removed."""
+    with suppress(OSError):  # it is not empty, or not there
+        for path in folder.iterdir():
+            if time.time() - path.stat().st_mtime > LEFT_SECONDS:
+                path.unlink(missing_ok=True)
+        folder.rmdir()
+
+
 def finish(options: Options, labels: Sequence[str], pictures: Sequence[dict[str, Any]]) -> list[str]:
     """Write the files of all pictures together; gives their names."""
     out = options.out
@@ -135,7 +147,7 @@ def finish(options: Options, labels: Sequence[str], pictures: Sequence[dict[str,
     if "coco" in options.formats:
         writers.write_coco(out / "coco.json", labels, pictures)
         names.append("coco.json")
-    shutil.rmtree(out / COPIES, ignore_errors=True)
+    _remove_copies(out / COPIES)
     return names
 
 

@@ -17,6 +17,7 @@ __all__ = [
     "OPAQUE",
     "EmptyMask",
     "MaskError",
+    "by_size",
     "components",
     "decode_png",
     "decode_rle",
@@ -82,13 +83,25 @@ def polygon_mask(points_percent: ArrayLike, height: int, width: int) -> NDArray[
     return mask
 
 
-def components(mask: NDArray[np.bool_], min_area: int) -> list[NDArray[np.bool_]]:
-    """The 8-connected parts of a (H, W) bool mask that have `min_area` pixels or more, biggest first."""
-    _, numbered, stats, _ = cv2.connectedComponentsWithStats(mask.view(np.uint8), connectivity=8)
-    areas = stats[:, cv2.CC_STAT_AREA]
+def components(mask: NDArray[np.bool_], min_area: int) -> NDArray[np.int32]:
+    """The 8-connected parts of a (H, W) bool mask that have `min_area` pixels or more, numbered from 1 on.
+
+    (H, W) int32, the biggest is 1; 0 is what belongs to none. One array for all parts, however many there are.
+    """
+    _, numbered = cv2.connectedComponents(mask.view(np.uint8), connectivity=8)
+    return by_size(np.asarray(numbered, np.int32), min_area)
+
+
+def by_size(numbered: NDArray[np.int32], min_area: int) -> NDArray[np.int32]:
+    """Numbered objects (H, W) int32 renumbered by falling size from 1 on, those below `min_area` px being 0."""
+    areas = np.bincount(numbered.ravel())
     areas[0] = 0
     order = np.argsort(-areas, kind="stable")
-    return [numbered == number for number in order if areas[number] >= max(min_area, 1)]
+    order = order[areas[order] >= max(min_area, 1)]
+    renumbered = np.zeros(len(areas), np.int32)
+    renumbered[order] = np.arange(1, len(order) + 1)
+    found: NDArray[np.int32] = renumbered[numbered]
+    return found
 
 
 def _check_points(points_percent: ArrayLike) -> NDArray[np.float64]:

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -104,5 +105,17 @@ def stretch(numbers: NDArray[Any], low: float, high: float) -> NDArray[np.uint8]
 
 
 def _thinned(numbers: NDArray[Any], most: int) -> NDArray[Any]:
-    values = numbers.reshape(-1)[:: 1 + numbers.size // most]
+    """Some `most` of the known numbers of an array of any shape, (N,), evenly from all of its rows, columns and bands.
+
+    A masked array's masked numbers are not known.
+    """
+    values = numbers.reshape(-1)[:: _stride(numbers.shape, 1 + numbers.size // most)]
+    values = values.compressed() if isinstance(values, np.ma.MaskedArray) else values
     return values[known(values)]
+
+
+def _stride(shape: tuple[int, ...], least: int) -> int:
+    """The smallest stride from `least` on that shares no divisor with a side: with 3, say, 3 bands would be one."""
+    while any(math.gcd(least, side) > 1 for side in shape):
+        least += 1
+    return least

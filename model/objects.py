@@ -172,11 +172,11 @@ class Map:
             _, numbered = cv2.connectedComponents(mask.view(np.uint8), connectivity=8)
             mask = numbered == numbered[seed[0] - window[0], seed[1] - window[1]]
         certainty = self._certainty.read(window)
-        masks = [mask]
+        numbered = mask.astype(np.int32)
         if apart and self._distance is not None:
-            masks = separate(mask, self._distance.read(window).astype(np.float32), min_area)
-        for each in masks:
-            yield _cut(label, window, each, certainty)
+            numbered = separate(mask, self._distance.read(window).astype(np.float32), min_area)
+        for k, part in enumerate(find_objects(numbered), 1):
+            yield _cut(label, window, numbered[part] == k, part, certainty[part])
 
     def close(self) -> None:
         """Delete its files."""
@@ -184,8 +184,9 @@ class Map:
             plane.close()
 
 
-def _cut(label: int, window: Window, mask: NDArray[np.bool_], certainty: NDArray[np.uint8]) -> Found:
-    """An object in its bounding box."""
-    rows, columns = find_objects(mask.view(np.uint8))[0]
+def _cut(
+    label: int, window: Window, mask: NDArray[np.bool_], part: tuple[slice, slice], certainty: NDArray[np.uint8]
+) -> Found:
+    """An object in its bounding box, a `part` of the window."""
     score = float(certainty[mask].mean()) / SURE
-    return Found(label, window[0] + rows.start, window[1] + columns.start, mask[rows, columns].copy(), score)
+    return Found(label, window[0] + part[0].start, window[1] + part[1].start, mask, score)

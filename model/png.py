@@ -21,6 +21,7 @@ SIGNATURE = b"\x89PNG\r\n\x1a\n"
 RGBA, PALETTE = 6, 3  # colour types
 CLEAR_AND_BLACK = ((b"PLTE", bytes(6)), (b"tRNS", b"\x00\xff"))
 PIECE = 2**20  # bytes deflated at once
+RGBA_PIXELS = 2048 * 2048  # of a picture; of a larger one a part is written with a palette
 MODULUS = 65521  # of Adler-32
 
 
@@ -37,13 +38,13 @@ def encode_png(mask: NDArray[np.bool_]) -> str:
 def encode_png_in(mask: NDArray[np.bool_], top: int, left: int, size: tuple[int, int]) -> str:
     """As `encode_png`, of a picture of `size` (H, W) with `mask` (h, w) from row `top`, column `left` on, else clear.
 
-    With a palette, a byte a pixel: whoever reads it needs a quarter of the memory. Raises MaskError also if the mask
-    does not lie in the picture.
+    Of more than `RGBA_PIXELS` with a palette, a byte a pixel: whoever reads it needs a quarter of the memory. Raises
+    MaskError also if the mask does not lie in the picture.
     """
     check_mask(mask)
     if not (0 <= top <= size[0] - mask.shape[0] and 0 <= left <= size[1] - mask.shape[1]):
         raise MaskError(f"a mask {mask.shape} at {top}, {left} does not fit into a picture of {size[1]} x {size[0]} px")
-    return _written(mask, top, left, size, PALETTE)
+    return _written(mask, top, left, size, RGBA if size[0] * size[1] <= RGBA_PIXELS else PALETTE)
 
 
 def _written(mask: NDArray[np.bool_], top: int, left: int, size: tuple[int, int], kind: int) -> str:

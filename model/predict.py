@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
 from PIL import Image
+from scipy.ndimage import find_objects
 from torch import Tensor
 
 from model import guided
@@ -21,11 +22,27 @@ from model.sam import Embedding
 
 @dataclass(frozen=True)
 class Instance:
-    """One found region: label k (0 is the project's first), mask (H, W) bool, and its mean probability in [0, 1]."""
+    """One found region: label k (0 is the project's first), and its mean probability `score` in [0, 1].
+
+    `part` (h, w) bool is its mask from row `top`, column `left` on of an image of `size` (H, W); all of it by itself.
+    """
 
     label: int
-    mask: NDArray[np.bool_]
+    part: NDArray[np.bool_]
     score: float
+    top: int = 0
+    left: int = 0
+    size: tuple[int, int] | None = None
+
+    @property
+    def mask(self) -> NDArray[np.bool_]:
+        """The mask at the image's size, (H, W) bool; made anew each time, as many of them would fill the memory."""
+        height, width = self.part.shape
+        if self.size is None or self.size == self.part.shape:
+            return self.part
+        out = np.zeros(self.size, bool)
+        out[self.top : self.top + height, self.left : self.left + width] = self.part
+        return out
 
 
 def as_tensors(embedding: Embedding) -> tuple[Tensor, Tensor, Tensor | None]:
@@ -84,17 +101,61 @@ def predict(decoder: DomainDecoder, embedding: Embedding) -> NDArray[np.float32]
     return predict_pixels(decoder, embedding).probabilities
 
 
+@dataclass(frozen=True)
+class Regions:
+    """All regions of a prediction, numbered from 1 on, label by label, the biggest first; 0 is background.
+
+    `numbers` (H, W) int32; of each number its label (N + 1,) int64, its `areas` (N + 1,) int64 px, and its mean
+    probability `scores` (N + 1,) float64.
+    """
+
+    numbers: NDArray[np.int32]
+    labels: NDArray[np.int64]
+    areas: NDArray[np.int64]
+    scores: NDArray[np.float64]
+
+    def __len__(self) -> int:
+        return len(self.labels) - 1
+
+    def surest(self, most: int | None = None) -> Iterator[Instance]:
+        """One after the other, by number; of more than `most` those of the highest scores, of equal ones the bigger."""
+        kept = np.arange(1, len(self.labels))
+        if most is not None and len(kept) > most:
+            kept = np.sort(kept[np.lexsort((-self.areas[kept], -self.scores[kept]))[:most]])
+        windows, size = find_objects(self.numbers), (self.numbers.shape[0], self.numbers.shape[1])
+        for k in kept.tolist():
+            rows, columns = windows[k - 1]
+            part = self.numbers[rows, columns] == k
+            yield Instance(int(self.labels[k]), part, float(self.scores[k]), rows.start, columns.start, size)
+
+
 def instances(prediction: Prediction, min_area: int) -> Iterator[Instance]:
+    """The regions of each label with `min_area` px or more, see `find_regions`."""
+    return find_regions(prediction, min_area).surest()
+
+
+def find_regions(prediction: Prediction, min_area: int) -> Regions:
     """The regions of each label with `min_area` px or more: single objects where those were learned, else parts."""
-    winner = prediction.probabilities.argmax(0)
-    for label, probability in enumerate(prediction.probabilities[1:]):
-        found = winner == label + 1
+    winner = prediction.probabilities.argmax(0).astype(np.uint8)
+    numbers = np.zeros(winner.shape, np.int32)
+    labels = [np.full(1, -1)]
+    count = 0
+    for label, window in enumerate(find_objects(winner)):
+        if window is None:
+            continue
         if label in prediction.separate:
-            masks = separate(found, prediction.distance, min_area)
+            window = np.s_[:, :]  # its distances are smoothed and must not end at the window's rim
+            found = separate(winner == label + 1, prediction.distance, min_area)
         else:
-            masks = components(found, min_area)
-        for mask in masks:
-            yield Instance(label, mask, float(probability[mask].mean()))
+            found = components(winner[window] == label + 1, min_area)
+        there = found > 0
+        numbers[window][there] = found[there] + count
+        total = int(found.max())
+        labels.append(np.full(total, label))
+        count += total
+    areas = np.bincount(numbers.ravel(), minlength=count + 1)
+    sums = np.bincount(numbers.ravel(), prediction.probabilities.max(0).ravel(), count + 1)
+    return Regions(numbers, np.concatenate(labels), areas, sums / np.maximum(areas, 1))
 
 
 def confidence(probabilities: NDArray[np.float32]) -> float:

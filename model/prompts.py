@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from model import packs, sam, synthetic
+from model.clicked import corrected
 from model.evaluate import any_point, correction_click, interior_point, iou, loose_box
 
 SMALLEST = 60  # px; smaller objects are not prompted
@@ -66,12 +67,16 @@ def prompt_scores(segmenter: sam.Segmenter, embedding: sam.Embedding, mask: Mask
     clicks = [(*interior_point(mask, rng, central=True), True)]
     reached: list[float] = []
     best, logits = 0.0, None
+    shown: Mask | None = None
     while len(reached) < MOST_CLICKS:
-        answer = segmenter.segment(embedding, sam.Prompt.of(clicks), logits)
+        prompt = sam.Prompt.of(clicks)
+        answer = segmenter.segment(embedding, prompt, logits)
         best = best or max(iou(each, mask) for each in answer.masks)
-        reached.append(iou(answer.masks[0], mask))
+        found = answer.masks[0]
+        shown = found if shown is None else corrected(shown, found, prompt.points, prompt.positive)
+        reached.append(iou(shown, mask))
         logits = answer.logits[0]
-        wrong = correction_click(answer.masks[0], mask, rng)
+        wrong = correction_click(shown, mask, rng)
         if wrong is None or (reached[-1] >= ENOUGH and len(reached) >= 4):
             break
         clicks.append(wrong)

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from model.rasters import SUFFIXES
+from model.picture_files import SUFFIXES
 
 if TYPE_CHECKING:
     from obstore import GetOptions, ObjectMeta

@@ -21,6 +21,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 
 from model.choice import Asked, fitted
+from model.clicked import clicked_parts
 from model.closer import answer_in, keep, unpack, window_for
 from model.enlarge import enlarge
 from model.likeness import Likeness
@@ -35,6 +36,7 @@ NAMES = ("tiny", "mobile_sam", "vit_b", "vit_l", "vit_h")
 FEATURES = 256  # channels of every SAM's embedding
 PER_CELL = 8  # px of a thumbnail along a side of an embedding's cell: half of the resolution that SAM sees
 BATCH = 4  # images in one forward on a GPU: ViT-H's attention over the whole image takes 0.5 GB of each
+SAME_LEVELS = 8  # by which thumbnails of the same pixels may differ, of a JPEG that another library has decoded
 WARM = 8  # images of which the parts of every click are kept
 TINY_WEIGHTS = Path(__file__).parent / "weights" / "tiny.safetensors"
 # What a file that is cut short, empty, a saved error page, another pickle or other weights raises on loading.
@@ -90,6 +92,7 @@ class Embedding:
     pit from a crater's dark floor. `detail` (D, 2h, 2w) float16 is of a layer before that, at twice the resolution.
     `picture` (N,) uint8 is a JPEG of the image for a second look, see `closer`. Only the tiny SAM gives these three.
     `quantiles` (101,) float64, of an image of more than 8 bits that was stretched by its own range, are its numbers'.
+    `known` (N,) uint8, of an image that is not there everywhere, tells where it is, as `pack_known` makes it.
     """
 
     features: NDArray[np.float16]
@@ -99,6 +102,13 @@ class Embedding:
     detail: NDArray[np.float16] | None = None
     picture: NDArray[np.uint8] | None = None
     quantiles: NDArray[np.float64] | None = None
+    known: NDArray[np.uint8] | None = None
+
+    def where_known(self) -> NDArray[np.bool_] | None:
+        """Where the image is there, (H, W) bool; None: everywhere."""
+        if self.known is None:
+            return None
+        return np.unpackbits(self.known, count=self.size[0] * self.size[1]).reshape(self.size).astype(bool)
 
     @property
     def learned_from(self) -> NDArray[np.float16]:
@@ -107,8 +117,30 @@ class Embedding:
 
     def extent(self, cells: int) -> tuple[int, int]:
         """Rows and columns that the image fills of a `cells` x `cells` grid laid over the padded square."""
-        height, width = self.size
-        return max(round(cells * height / max(self.size)), 1), max(round(cells * width / max(self.size)), 1)
+        return _extent(self.size, cells)
+
+
+def is_of(embedding: Embedding, image: NDArray[np.uint8]) -> bool:
+    """Whether an embedding was made of these pixels, (H, W, 3) uint8 RGB, by its thumbnail."""
+    side = len(embedding.thumbnail)
+    rows, columns = _extent((image.shape[0], image.shape[1]), side)
+    thumbnail = np.zeros(embedding.thumbnail.shape, np.int16)
+    thumbnail[:rows, :columns] = _reduced(image, (rows, columns))
+    return int(np.abs(thumbnail - embedding.thumbnail).max()) <= SAME_LEVELS
+
+
+def _extent(size: tuple[int, int], cells: int) -> tuple[int, int]:
+    """As `Embedding.extent`, of an image of `size` (H, W)."""
+    return max(round(cells * size[0] / max(size)), 1), max(round(cells * size[1] / max(size)), 1)
+
+
+def _reduced(image: NDArray[np.uint8], shape: tuple[int, int]) -> NDArray[np.uint8]:
+    return np.asarray(Image.fromarray(image).resize(shape[::-1], Image.Resampling.BOX))
+
+
+def pack_known(there: NDArray[np.bool_] | None) -> NDArray[np.uint8] | None:
+    """`Embedding.known` of (H, W) bool, a bit for a pixel, row by row; None of None."""
+    return None if there is None else np.packbits(there)
 
 
 @dataclass(frozen=True)
@@ -184,8 +216,7 @@ class Segmenter:
         picture = keep(image) if isinstance(self.network, TinySam) else None
         embedding = Embedding(features, (height, width), thumbnail, context, detail, picture)
         rows, columns = embedding.extent(side)
-        small = Image.fromarray(image).resize((columns, rows), Image.Resampling.BOX)
-        thumbnail[:rows, :columns] = np.asarray(small)
+        thumbnail[:rows, :columns] = _reduced(image, (rows, columns))
         return embedding
 
     def encode(self, pixels: Sequence[torch.Tensor]) -> list[list[NDArray[np.float16]]]:
@@ -214,8 +245,9 @@ class Segmenter:
         prompt, a single point, with three masks and any other with one, as segment-anything advises; the tiny SAM
         was trained to offer three always, and looks again, closer, at what is small: its masks and scores are then
         those of the second look. Its masks are put right and chosen by the picture, see `likeness` and `choice`; its
-        logits are those of the first look as they came.
+        logits are those of the first look as they came. Of a mask those parts are kept that hold a positive point.
         """
+        clicked = prompt.points[prompt.positive]
         with torch.inference_mode():
             warm = self._warm(embedding)
             low, scores = self._answer(warm, embedding.size, prompt, logits)
@@ -226,16 +258,16 @@ class Segmenter:
             # second look goes there, 0.580 if it goes where SAM's trust is. Of further clicks SAM makes more itself.
             lone = prompt.box is None and len(prompt.points) == 1
             if not lone and warm.picture is not None:
-                first = self._mask(found[0], size)
+                first = clicked_parts(self._mask(found[0], size), clicked)
                 if closer := self._closer(warm, size, prompt, first, candidates):
                     return Segmentation(*closer, found[:candidates])
             if warm.likeness is not None:
                 asked = _asked(prompt, size, len(embedding.thumbnail))
                 right, expected, numbers = warm.likeness.chosen(found, trust, asked, self.judge, candidates)
-            first = self._mask(right[0], size)
+            first = clicked_parts(self._mask(right[0], size), clicked)
             if lone and (closer := self._closer(warm, size, prompt, first, candidates)):
                 return Segmentation(*closer, found[numbers[:candidates]])
-            others = [self._mask(each, size) for each in right[1:candidates]]
+            others = [clicked_parts(self._mask(each, size), clicked) for each in right[1:candidates]]
             masks = np.stack([first, *others]) if others else first[None]  # a copy takes as long as all the rest
             return Segmentation(masks, expected[:candidates], found[numbers[:candidates]])
 

@@ -85,7 +85,7 @@ class SharedPath(PosixPath):
 
     def is_file(self) -> bool:
         """Whether it is a file."""
-        return self.name in self._siblings().files
+        return bool(self._name) and self.name in self._siblings().files
 
     def is_dir(self) -> bool:
         """Whether anything is below it."""

@@ -68,10 +68,14 @@ def ramps(length: int, side: int) -> NDArray[np.float32]:
 
 def embed(segmenter: Segmenter, raster: Raster, window: Window) -> Embedding:
     """The embedding of a part of a picture, its `size` that of the part."""
-    height, width = window[2:]
+    picture = pixels(segmenter, raster, window)
+    return replace(segmenter.embed(picture), size=(window[2], window[3]), quantiles=raster.quantiles)
+
+
+def pixels(segmenter: Segmenter, raster: Raster, window: Window) -> NDArray[np.uint8]:
+    """What `embed` shows to a SAM of a part of a picture, (h, w, 3) uint8 RGB: scaled down, if that is very large."""
     most = 2 * default_side(segmenter)
-    picture = raster.read(window) if max(height, width) <= most else raster.small(most, window)
-    return replace(segmenter.embed(picture), size=(height, width), quantiles=raster.quantiles)
+    return raster.read(window) if max(window[2:]) <= most else raster.small(most, window)
 
 
 def nearest(size: tuple[int, int], side: int, low: NDArray[np.float32], high: NDArray[np.float32]) -> Window:

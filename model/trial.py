@@ -60,8 +60,9 @@ class Trial:
         regions = list(instances(prediction, SMALLEST))
         self._compare("", regions, subject)
         sure = prediction.probabilities[1]
-        parts = [Instance(0, mask, float(sure[mask].mean())) for mask in components(found > 0, SMALLEST)]
-        self._compare("parts_", parts, subject)
+        parts = components(found > 0, SMALLEST)
+        masks = [parts == number for number in range(1, int(parts.max()) + 1)]
+        self._compare("parts_", [Instance(0, mask, float(sure[mask].mean())) for mask in masks], subject)
         if self._refiner is not None:
             self._compare("refined_", list(refine(self._refiner, subject.embedding, prediction, regions)), subject)
         if clicked is not None:

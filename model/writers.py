@@ -2,7 +2,6 @@
 
 import json
 import logging
-import os
 import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -38,9 +37,8 @@ def write_png(path: Path, classes: Plane) -> None:
     height, width = classes.size
     picture = Image.fromarray(classes.read((0, 0, height, width)), "L")
     picture.putpalette([0, 0, 0, *(level for k in range(254) for level in colour(k))])
-    part = path.with_name(f".{path.name}")
-    picture.save(part, "PNG", compress_level=4)
-    os.replace(part, path)
+    with files.replacing(path) as part:
+        picture.save(part, "PNG", compress_level=4)
 
 
 def write_geotiff(path: Path, classes: Plane, place: Place | None, labels: Sequence[str]) -> None:
@@ -52,8 +50,8 @@ def write_geotiff(path: Path, classes: Plane, place: Place | None, labels: Seque
     height, width = classes.size
     where: dict[str, Any] = {"crs": place.crs, "transform": rasterio.Affine(*place.transform)} if place else {}
     how = {"compress": "deflate", "tiled": True, "blockxsize": ROWS, "blockysize": ROWS, "bigtiff": "if_safer"}
-    part = path.with_name(f".{path.name}")
     with (
+        files.replacing(path) as part,
         warnings.catch_warnings(action="ignore", category=rasterio.errors.NotGeoreferencedWarning),
         rasterio.open(part, "w", "GTiff", width, height, 1, dtype="uint8", **where, **how) as file,
     ):
@@ -62,7 +60,6 @@ def write_geotiff(path: Path, classes: Plane, place: Place | None, labels: Seque
         for top in range(0, height, ROWS):
             rows = classes.read((top, 0, min(ROWS, height - top), width))
             file.write(rows, 1, window=rasterio.windows.Window(0, top, width, len(rows)))
-    os.replace(part, path)
 
 
 def write_geojson(path: Path, shapes: Sequence[Any], rows: Sequence[Row], place: Place | None) -> None:
@@ -91,11 +88,9 @@ def write_gpkg(path: Path, shapes: Sequence[Any], rows: Sequence[Row], place: Pl
 
     placed = [shapely.transform(shape, Geo(place).xy) for shape in shapes] if place else list(shapes)
     multi = [shapely.MultiPolygon(shapely.get_parts(shape).tolist()) for shape in placed]
-    part = path.with_name(f".{path.name}")
-    part.unlink(missing_ok=True)
     # It logs every file, and warns of one without a coordinate reference system.
     logging.getLogger("pyogrio").setLevel(logging.WARNING)
-    with warnings.catch_warnings(action="ignore"):
+    with files.replacing(path) as part, warnings.catch_warnings(action="ignore"):
         write(
             part,
             geometry=np.array(shapely.to_wkb(np.array(multi, object)) if multi else [], object),
@@ -106,7 +101,6 @@ def write_gpkg(path: Path, shapes: Sequence[Any], rows: Sequence[Row], place: Pl
             geometry_type="MultiPolygon",
             crs=place.crs if place else None,
         )
-    os.replace(part, path)
 
 
 def _column(name: str, rows: Sequence[Row]) -> NDArray[Any]:

@@ -2,6 +2,8 @@
 
 import base64
 import json
+import re
+import socket
 from dataclasses import replace
 
 import pytest
@@ -10,11 +12,13 @@ from flask.testing import FlaskClient
 
 from backend import access
 from backend.app import create_app
+from backend.csrf import COOKIE
+from backend.hosts import Hosts
 from backend.queue import key
 from backend.secret import HEADER
 from backend.service import Service
 
-from .studio import Studio, capture, serving
+from .studio import CONFIG, Studio, capture, serving
 
 USER, PASSWORD = "label-studio", "correct horse"
 P = "1.1795340435"
@@ -158,3 +162,106 @@ def test_the_password_is_in_no_log_and_no_answer(guest, closed, caplog):
     assert "without the login" in caplog.text and "\nx" not in caplog.messages[-1]
     for text in (*said, caplog.text, repr(closed.settings)):
         assert PASSWORD not in text and "wrong password" not in text
+
+
+PAGES = ("/", f"/projects/{P}", "/status", "/openapi.json", "/page-files/page.css", "/queues/")
+CALLS = (("GET", "/health", "01"), ("POST", "/setup", "02"), ("POST", "/predict", "06"), ("POST", "/webhook", "21"))
+REBOUND = {"Host": "evil.example:9090", "Origin": "http://evil.example:9090"}
+
+
+def named(service: Service, text: str, host: str = "") -> FlaskClient:
+    """A client of the service with SKYLIGHT_TRUSTED_HOSTS set so."""
+    service.settings = replace(service.settings, trusted_hosts=Hosts.parse(text))
+    return create_app(service.settings, service, host).test_client()
+
+
+@pytest.mark.parametrize(
+    "host", ["evil.example", "evil.example:9090", "localhost.evil.example", "127.0.0.1.evil.example"]
+)
+def test_by_a_name_that_is_not_ours_no_page_is_shown_and_nothing_is_done(client, planted, host):
+    planted.store.save_config(P, CONFIG)
+    for path in PAGES:
+        answer = client.get(path, headers={"Host": host})
+        assert answer.status_code == 403, path
+        assert f"SKYLIGHT_TRUSTED_HOSTS={host.partition(':')[0]}" in answer.text
+    page = client.get("/").text
+    cookie, token = client.get_cookie(COOKIE).value, re.search(r'name="token" value="([^"]+)"', page)[1]
+    headers = {"Host": host, "Origin": f"http://{host}", "Cookie": f"{COOKIE}={cookie}"}
+    for more in ({}, {"Sec-Fetch-Site": "same-origin"}):
+        answer = client.post(f"/projects/{P}/train", data={"token": token}, headers=headers | more)
+        assert answer.status_code == 403 and "SKYLIGHT_TRUSTED_HOSTS" in answer.text
+    assert not planted.queue.redis.exists(key(P, "train-queued"))
+    own = {"Host": "localhost:9090", "Origin": "http://localhost:9090", "Cookie": f"{COOKIE}={cookie}"}
+    assert client.post(f"/projects/{P}/train", data={"token": token}, headers=own).status_code == 303
+
+
+@pytest.mark.parametrize(
+    "host", ["skylight:9090", "web", "host.docker.internal:9090", "a.b.example", "x_y", "127.0.0.1"]
+)
+def test_label_studio_and_what_watches_may_call_by_any_name(client, planted, host):
+    for method, path, number in CALLS:
+        answer = client.open(path, method=method, json=capture(number), headers={"Host": host})
+        assert answer.status_code in (200, 202), path
+    for path in ("/ready", "/metrics", "/versions"):
+        assert client.get(path, headers={"Host": host}).status_code in (200, 503), path
+
+
+def test_a_page_by_such_a_name_may_not_call_as_label_studio_does(client, planted):
+    for method, path, number in CALLS:
+        answer = client.open(path, method=method, json=capture(number), headers=REBOUND)
+        assert answer.status_code == 403, path
+    assert client.get("/metrics", headers={"Host": "evil.example", "Sec-Fetch-Site": "same-origin"}).status_code == 403
+    assert client.get("/metrics", headers={"Host": "evil.example", "Sec-Fetch-Site": "none"}).status_code == 200
+    assert not planted.queue.members()
+
+
+@pytest.mark.parametrize(
+    ("host", "setting", "listens"),
+    [
+        *((host, "none", "") for host in ("localhost", "LOCALHOST:9090", "localhost.", "127.0.0.1:9090", "127.8.8.8")),
+        *((host, "none", "") for host in ("[::1]:9090", "[::1]", "10.1.2.3:80", "8.8.8.8", "[2001:db8::1]:9090")),
+        (socket.gethostname(), "none", ""),
+        ("skylight.lan:9090", "none", "skylight.lan"),
+        ("skylight.example.org", "skylight.example.org", ""),
+        ("Skylight.Example.org:443", "skylight.example.org", ""),
+        ("skylight.example.org:9090", "skylight.example.org:9090", ""),
+        ("a.b.example.org", "other, *.example.org", ""),
+        ("whatever", "*", ""),
+    ],
+)
+def test_the_page_is_shown_by_our_own_names(service, host, setting, listens):
+    assert named(service, setting, listens).get("/", headers={"Host": host}).status_code == 200
+
+
+@pytest.mark.parametrize(
+    ("host", "setting"),
+    [
+        ("example.org", "*.example.org"),
+        ("evilexample.org", "*.example.org"),
+        ("skylight.example.org:1", "skylight.example.org:9090"),
+        ("skylight.example.org.evil.example", "skylight.example.org"),
+        ("evil.example@localhost", "none"),
+        ("localhost/evil.example", "none"),
+        ("[::1].evil.example", "none"),
+        ("1.2.3.4.5", "none"),
+        ("0x7f.1", "none"),
+    ],
+)
+def test_a_name_that_only_looks_like_ours_is_none(service, host, setting):
+    assert named(service, setting).get("/", headers={"Host": host}).status_code in (400, 403)
+
+
+def test_with_a_login_any_name_will_do_unless_some_are_set(closed):
+    """A browser keeps a login for each name, so a page by another name has none."""
+    elsewhere = basic() | {"Host": "skylight.example.org"}
+    assert named(closed, "none").get("/", headers=elsewhere).status_code == 200
+    assert named(closed, "none").get("/", headers={"Host": "evil.example"}).status_code == 401
+    assert named(closed, "other.example.org").get("/", headers=elsewhere).status_code == 403
+    assert named(closed, "skylight.example.org").get("/", headers=elsewhere).status_code == 200
+    assert named(closed, "other").post("/setup", json=capture("02"), headers=elsewhere).status_code == 200
+
+
+def test_what_a_proxy_says_of_another_name_is_not_believed(client):
+    headers = {"Host": "evil.example", "X-Forwarded-Host": "localhost", "Forwarded": "host=localhost"}
+    assert client.get("/", headers=headers).status_code == 403
+    assert client.get("/", headers={"Host": "localhost", "X-Forwarded-Host": "evil.example"}).status_code == 200

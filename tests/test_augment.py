@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from model import augment
-from model.augment import PADDING, Picture, Pictures, turned, usable_objects
+from model.augment import PADDING, Picture, Pictures, pack_weights, turned, usable_objects
 from model.packs import images
 
 
@@ -41,7 +41,7 @@ def source_of(folder: Path, instances: NDArray[np.uint16], seed: int = 0) -> Pic
 def test_pictures_have_the_side_that_is_asked_for_and_an_object(side: int) -> None:
     source = Pictures([], np.random.default_rng(0), made=0.0)  # without packs, procedural all the same
     for _ in range(4):
-        image, instances = source.draw(side)
+        image, instances, _ = source.draw(side)
         assert image.shape == (side, side, 3) and image.dtype == np.uint8
         assert instances.shape == (side, side) and instances.dtype == np.uint16
         assert len(usable_objects(instances))
@@ -57,18 +57,29 @@ def test_the_same_generator_state_gives_the_same_pictures() -> None:
     assert not np.array_equal(one[0][0], other[0][0])
 
 
-def test_packs_weigh_by_the_square_root_of_their_size(tmp_path: Path) -> None:
-    add_pack(tmp_path, "many", rectangles((2, 2, 12, 12), shape=(20, 20)), count=9)
-    add_pack(tmp_path, "one", rectangles((2, 2, 12, 12), shape=(20, 20)))
-    source = Pictures(list(images(tmp_path)), np.random.default_rng(0), 0.0)
-    assert dict(zip(source.pool, source.weights, strict=True)) == pytest.approx({"many": 0.75, "one": 0.25})
+def test_each_kind_weighs_alike_and_its_packs_by_the_square_root_of_their_size() -> None:
+    weights = pack_weights({"dogs": 9, "pigs": 1, "teeth": 400, "roads": 1})
+    assert weights.tolist() == pytest.approx([0.75 / 3, 0.25 / 3, 1 / 3, 1 / 3])
+    assert not len(pack_weights({}))
+
+
+def test_parts_come_with_what_they_are_parts_of_and_the_other_way_round() -> None:
+    source = Pictures([], np.random.default_rng(3), 1.0)
+    whole, part = rectangles((4, 4, 60, 60), shape=(64, 64)), rectangles((20, 20, 50, 50), shape=(64, 64))
+    source.scenes = source.varied = [lambda: (np.zeros((64, 64, 3), np.uint8), (whole, part))]
+    asked_parts = 0
+    for _ in range(20):
+        _, instances, alternatives = source.draw(64)
+        assert alternatives is not None and (instances > 0).sum() != (alternatives > 0).sum()
+        asked_parts += int((instances > 0).sum() < (alternatives > 0).sum())
+    assert 2 < asked_parts < 18
 
 
 def test_windows_hold_the_object_whole_at_many_sizes(tmp_path: Path) -> None:
     source = source_of(tmp_path, rectangles((300, 480, 380, 560), shape=(800, 800)))
     shares = []
     for _ in range(60):
-        _, instances = source.draw(256)
+        _, instances, _ = source.draw(256)
         rows, columns = np.nonzero(instances)
         assert abs(np.ptp(rows) - np.ptp(columns)) <= 2  # a square, cut nowhere
         shares.append((np.ptp(rows) + 1) / 256)
@@ -80,7 +91,7 @@ def test_what_a_picture_does_not_fill_is_padded_with_the_mean_colour(tmp_path: P
     source = source_of(tmp_path, rectangles((30, 40, 70, 100), shape=(100, 150)))
     padded = zoomed = 0
     for _ in range(40):
-        image, instances = source.draw(256)
+        image, instances, _ = source.draw(256)
         if (image[-50:] == PADDING).all():
             assert not instances[-50:].any()
             assert not (image[:150] == PADDING).all(2).all(1).any()
@@ -93,7 +104,7 @@ def test_an_object_and_its_pixels_stay_together(tmp_path: Path) -> None:
     source = source_of(tmp_path, 50 * rectangles((20, 130, 60, 230), (200, 40, 260, 80), shape=(300, 300)))
     seen = set()
     for _ in range(40):
-        image, instances = source.draw(256)
+        image, instances, _ = source.draw(256)
         assert set(np.unique(instances)) <= {0, 50, 100}  # no id is mixed from its neighbours
         gray, inside = image.mean(2), instances > 0
         middle = (gray[inside].mean() + gray[~inside].mean()) / 2

@@ -336,6 +336,15 @@ def test_a_store_of_before_there_were_layouts_is_brought_up_to_date(planted, stu
     layout.check(planted)
 
 
+def test_a_file_of_an_old_store_that_cannot_be_read_keeps_no_process_from_starting(planted):
+    folder = planted.store.folder("1.1795340435")
+    (folder / "samples" / "7.json").mkdir(parents=True)
+    (folder / "project.json").write_text(json.dumps({"label_config": CONFIG}))
+    layout.check(planted)
+    assert layout.stored(planted.settings.home) == layout.LAYOUT
+    assert planted.store.config("1.1795340435") == CONFIG and planted.store.samples("1.1795340435") == []
+
+
 def test_a_newer_layout_is_refused_with_both_numbers(planted, settings):
     layout.check(planted)
     planted.queue.redis.set(LAYOUT_KEY, layout.LAYOUT + 1)

@@ -51,7 +51,7 @@ def skylight(tmp_path: Path, segmenter: sam.Segmenter, monkeypatch: pytest.Monke
 def test_help_lists_the_commands_and_every_setting(skylight):
     text = skylight("--help").output
     commands = ("serve", "web", "worker", "segment", "demo", "checkpoints", "cache", "doctor", "connect", "precompute")
-    for name in (*commands, "import-annotations"):
+    for name in (*commands, "import-annotations", "forget"):
         assert f"\n  {name} " in text
     for variable in Settings.table():
         assert variable.env in text

@@ -3,7 +3,7 @@
 import pytest
 from flask import Flask, Response, request
 
-from backend.csrf import COOKIE, FIELD, Guard, give_cookie, kept_key
+from backend.csrf import COOKIE, FIELD, Guard, give_cookie
 from backend.errors import Forbidden
 
 GUARD = Guard("key")
@@ -70,15 +70,6 @@ def test_a_token_grows_old(monkeypatch):
     monkeypatch.setattr("backend.csrf.TOKEN_SECONDS", -1)
     with pytest.raises(Forbidden, match="old"):
         sent(token=token)
-
-
-def test_the_key_is_made_once_and_nobody_else_may_read_it(tmp_path):
-    path = tmp_path / "home" / "page.key"
-    key = kept_key(path)
-    assert len(key) == 64 and kept_key(path) == key
-    assert path.stat().st_mode & 0o077 == 0
-    assert [each.name for each in path.parent.iterdir()] == ["page.key"]
-    assert kept_key(tmp_path / "another.key") != key
 
 
 def test_the_cookie_stays_in_this_site_and_out_of_scripts():

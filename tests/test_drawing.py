@@ -22,6 +22,7 @@ from model.masks import components, decode_png
 from model.polygons import FAITHFUL, HOLE_SHARE, SMALLEST_HOLE
 
 from .editor import CONFIG, LABELS, RNG, SIZE
+from .pieces import apart
 
 Mask = NDArray[np.bool_]
 EVERY = CONFIG.replace("</View>", "") + "".join(
@@ -54,7 +55,7 @@ def blob(seed: int, height: int, width: int) -> Mask:
 
 def pinholes(mask: Mask) -> bool:
     """Whether it has holes too small to be cut."""
-    holes = components(ndimage.binary_fill_holes(mask) & ~mask, 1)
+    holes = apart(components(ndimage.binary_fill_holes(mask) & ~mask, 1))
     return any(hole.sum() < max(SMALLEST_HOLE, HOLE_SHARE * mask.sum()) for hole in holes)
 
 
@@ -157,7 +158,7 @@ def test_what_is_drawn_passes_the_checks_and_is_read_back(
     assert set(np.unique(read.array)) <= {0, 2}
     if kind in ("brush", "bitmask"):
         np.testing.assert_array_equal(back, mask)
-    elif not noise and len(components(mask, 1)) == 1 and not pinholes(mask):
+    elif not noise and len(apart(components(mask, 1))) == 1 and not pinholes(mask):
         if kind == "rectangle":
             rows, columns = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
             expected = np.zeros_like(mask)

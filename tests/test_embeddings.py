@@ -210,7 +210,7 @@ def test_being_read_counts_as_use(tmp_path: Path) -> None:
 
 
 def test_a_full_disk_costs_no_answer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog) -> None:
-    def full(path: Path, data: bytes) -> None:
+    def full(path: Path, data: bytes, durable: bool) -> None:
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(files, "write", full)

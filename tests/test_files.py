@@ -1,6 +1,9 @@
 """Files are there whole or not at all."""
 
+import errno
+import os
 import threading
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -57,4 +60,83 @@ def test_readers_never_see_half_of_a_file_that_several_threads_replace(tmp_path:
     for writer in writers:
         writer.join()
     assert seen & {b"b", b"c"}
+    assert names(tmp_path) == ["file.bin"]
+
+
+class Calls:
+    """What was synced and renamed, in order, by the names of the files."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.seen: list[tuple[str, str]] = []
+        fsync = os.fsync
+
+        def synced(handle: int) -> None:
+            self.seen.append(("fsync", Path(os.readlink(f"/proc/self/fd/{handle}")).name))
+            fsync(handle)
+
+        monkeypatch.setattr(os, "fsync", synced)
+        for name in ("replace", "rename"):
+            monkeypatch.setattr(os, name, self._renaming(getattr(os, name)))
+
+    def _renaming(self, original: Callable[[Path, Path], None]) -> Callable[[Path, Path], None]:
+        def renamed(part: Path, path: Path) -> None:
+            self.seen.append(("rename", Path(path).name))
+            original(part, path)
+
+        return renamed
+
+
+def test_a_file_is_on_the_disk_before_it_has_its_name_and_so_is_its_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "folder").mkdir()
+    calls = Calls(monkeypatch)
+    files.write(tmp_path / "folder" / "file.bin", b"data")
+    (_, part), *rest = calls.seen
+    assert part.startswith(".file.bin.")
+    assert rest == [("rename", "file.bin"), ("fsync", "folder")]
+    calls.seen.clear()
+    files.write(tmp_path / "new" / "below" / "file.bin", b"data")
+    assert calls.seen[:2] == [("fsync", tmp_path.name), ("fsync", "new")]  # where the new folders' names are
+    calls.seen.clear()
+    files.write(tmp_path / "folder" / "file.bin", b"again", durable=False)
+    assert calls.seen == [("rename", "file.bin")]
+
+
+def test_a_folder_is_on_the_disk_whole_before_it_has_its_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    part = tmp_path / ".part"
+    part.mkdir()
+    for name in ("one", "two"):
+        (part / name).write_bytes(b"data")
+    calls = Calls(monkeypatch)
+    files.move_folder(part, tmp_path / "whole")
+    assert set(calls.seen[:2]) == {("fsync", "one"), ("fsync", "two")}
+    assert calls.seen[2:] == [("fsync", ".part"), ("rename", "whole"), ("fsync", tmp_path.name)]
+
+
+@pytest.mark.parametrize("number", [errno.EINVAL, errno.ENOTSUP])
+def test_a_file_system_that_syncs_no_folders_is_written_all_the_same(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    fsync = os.fsync
+
+    def refuse(handle: int) -> None:
+        if os.path.isdir(f"/proc/self/fd/{handle}"):
+            raise OSError(number, os.strerror(number))
+        fsync(handle)
+
+    monkeypatch.setattr(os, "fsync", refuse)
+    files.write(tmp_path / "new" / "file.bin", b"data")
+    assert (tmp_path / "new" / "file.bin").read_bytes() == b"data"
+
+
+def test_a_disk_that_fails_as_it_is_synced_is_not_passed_over(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(handle: int) -> None:
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    files.write(tmp_path / "file.bin", b"old")
+    monkeypatch.setattr(os, "fsync", fail)
+    with pytest.raises(OSError, match="Input/output"):
+        files.write(tmp_path / "file.bin", b"new")
+    assert (tmp_path / "file.bin").read_bytes() == b"old"
     assert names(tmp_path) == ["file.bin"]

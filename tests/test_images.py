@@ -12,7 +12,9 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image, ImageOps, PngImagePlugin
 
-from model.images import ImageError, content_hash, decode
+from model.images import ImageError, content_hash, decode, numbers
+
+from .picture_kinds import raster
 
 RNG = np.random.default_rng(20230513)
 ORIENTATION = 0x0112
@@ -63,7 +65,7 @@ def test_a_jpeg_gives_nearly_its_pixels() -> None:
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))
-@pytest.mark.parametrize("format", ["JPEG", "PNG", "TIFF", "WEBP"])
+@pytest.mark.parametrize("format", ["JPEG", "PNG", "TIFF"])
 def test_exif_orientation_is_applied(orientation: int, format: str) -> None:
     picture = Image.fromarray(np.repeat(np.repeat(colours(3, 5), 16, axis=0), 16, axis=1))
     exif = Image.Exif()
@@ -197,12 +199,68 @@ def test_of_several_frames_the_first_is_taken(format: str) -> None:
 
 
 @pytest.mark.filterwarnings("ignore:.*:UserWarning")  # Pillow's remarks on damaged metadata
-@pytest.mark.parametrize("format", ["JPEG", "PNG", "WEBP", "TIFF", "GIF", "BMP"])
+@pytest.mark.parametrize("format", ["PNG", "WEBP", "TIFF", "GIF", "BMP"])
 def test_truncated_files_are_refused(format: str) -> None:
     data = file_of(Image.fromarray(colours(64, 64)), format)
     for length in {0, 1, 10, len(data) // 4, len(data) // 2, len(data) * 9 // 10}:
         with pytest.raises(ImageError):
             decode(data[:length])
+
+
+@pytest.mark.parametrize("progressive", [False, True])
+@pytest.mark.parametrize("mode", ["RGB", "L", "CMYK"])
+def test_of_a_jpeg_that_was_cut_short_what_is_there_is_read_and_the_rest_is_black(mode: str, progressive: bool) -> None:
+    pixels = np.repeat(np.repeat(colours(32, 32), 4, axis=0), 4, axis=1)
+    data = file_of(Image.fromarray(pixels).convert(mode), "JPEG", quality=90, progressive=progressive)
+    whole, rows = decode(data).astype(int), []
+    cuts = [2, 20, len(data) // 4, len(data) // 2]
+    if progressive:  # in the segment before a scan, too
+        cuts += [len(data) - data.rindex(b"\xff\xc4") - 5, len(data) - data.rindex(b"\xff\xda") - 3]
+    for cut in sorted(cuts):
+        part = decode(data[:-cut])
+        there = part.any((1, 2))
+        rows.append(np.count_nonzero(there))
+        assert part.shape == whole.shape and there[: rows[-1]].all()
+        if not progressive:
+            assert (part[: rows[-1]] == whole[: rows[-1]]).all()
+    assert rows[0] >= 128 - 18 and rows == sorted(rows, reverse=True)
+    assert rows[-1] == 128 if progressive else 0 < rows[-1] < 100
+    if progressive:
+        assert np.abs(decode(data[:-2]) - whole).max() <= 4
+    head = data.index(b"\xff\xda")
+    for length in (0, 1, 10, head):
+        with pytest.raises(ImageError):
+            decode(data[:length])
+
+
+def test_a_jpeg_that_is_damaged_and_not_short_is_refused() -> None:
+    data = file_of(Image.fromarray(colours(64, 64)), "JPEG", quality=90)
+    at = data.index(b"\xff\xda") + 14
+    with pytest.raises(ImageError, match="not a whole"):
+        decode(data[: at - 40] + data[at:])
+
+
+@pytest.mark.parametrize("kind", ["int8", "uint32"])
+def test_numbers_of_a_tiff_that_pillow_takes_for_others_are_read_without_gdal(kind: str) -> None:
+    band = (
+        np.array([[-100, 0, 27, 127]], np.int8)
+        if kind == "int8"
+        else np.array([[0, 2**30, 2**31, 2**32 - 1]], np.uint32)
+    )
+    data = raster(band[None])
+    assert (numbers(data) == band).all()
+
+
+def test_a_tiff_is_turned_by_its_tag_alone_and_once() -> None:
+    pixels = colours()
+    xmp = b'<x:xmpmeta xmlns:x="adobe:ns:meta/"><a tiff:Orientation="6"/></x:xmpmeta>'
+    odd = Image.Exif()
+    odd[ORIENTATION], odd[0x10F] = 6, "Maker"
+    data = file_of(Image.fromarray(pixels), "TIFF", exif=odd)
+    entry = data.index(struct.pack("<HH", 0x10F, 2))
+    data = data[: entry + 2] + struct.pack("<H", 3) + data[entry + 4 :]  # of numbers, for which Pillow has no text
+    assert (decode(data) == np.rot90(pixels, -1)).all()
+    assert (decode(file_of(Image.fromarray(pixels), "TIFF", tiffinfo={700: xmp})) == pixels).all()
 
 
 @pytest.mark.parametrize("data", [b"", b"<html>please log in</html>", b"%!PS-Adobe-3.0 EPSF-3.0\n", bytes(1000)])

@@ -21,6 +21,28 @@ def test_names_are_made_of_folders_and_are_each_one_picture_s(tmp_path):
     assert names == [each.name for each in inputs([tmp_path, tmp_path / "a/b.png", tmp_path / "readme.txt"])]
 
 
+def test_what_is_hidden_or_a_macs_note_is_passed_over_at_any_depth_and_every_picture_is_taken(tmp_path, monkeypatch):
+    there = ("a.jfif", "b.JPE", "c/d.avif", "c/e.AVIF", "c/__macosx.png", "f.Jpeg")
+    hidden = (
+        "._a.png",
+        ".b.png",
+        "c/._d.tif",
+        "__MACOSX/a.png",
+        "c/__MACOSX/._d.png",
+        ".ipynb_checkpoints/a.png",
+        "n.txt",
+    )
+    for name in (*there, *hidden):
+        (tmp_path / ".in" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / ".in" / name).write_bytes(b"")
+    assert {each.place for each in inputs([tmp_path / ".in"])} == {tmp_path / ".in" / name for name in there}
+    named = tmp_path / ".in/._a.png"
+    assert [each.place for each in inputs([named])] == [named]  # what is named is taken
+    objects = [Remote(f"s3://maps/.in/{name}", 1, "tag") for name in (*there, *hidden)]
+    monkeypatch.setattr(remote, "listed", lambda address: ("s3://maps/.in/", objects))
+    assert [each.place for each in inputs(["s3://maps/.in"])] == objects[: len(there)]
+
+
 def test_a_long_name_still_fits_into_a_file_s(tmp_path):
     folder = tmp_path / ("ä" * 100) / ("ö" * 100)
     folder.mkdir(parents=True)
@@ -48,7 +70,10 @@ def test_a_copy_is_gone_afterwards_and_errors_name_the_object(tmp_path, monkeypa
     each = Input(Remote("s3://maps/one/a.tif", 7, "tag"), "one_a")
     assert each.state() == (7, "tag") and each.address == "s3://maps/one/a.tif" and each.is_remote
     with each.local(tmp_path) as path:
-        assert path == tmp_path / "one_a.tif" and path.read_bytes() == b"content"
+        assert path.parent == tmp_path and path.suffix == ".tif" and path.read_bytes() == b"content"
+        with each.local(tmp_path) as other:  # as another process may
+            assert other != path
+        assert path.exists()
     assert not path.exists()
     with pytest.raises(ImageError, match="^s3://maps/one/a.tif is damaged$"), each.local(tmp_path) as path:
         raise ImageError(f"{path} is damaged")

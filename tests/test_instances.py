@@ -11,6 +11,8 @@ from model.instances import distance_targets, instance_map, separate, touching
 from model.masks import components
 from model.metrics import InstanceScores
 
+from .pieces import apart
+
 
 def disc(y: float, x: float, radius: float, size: tuple[int, int] = (96, 96)) -> NDArray[np.bool_]:
     """The pixels within `radius` of y, x."""
@@ -96,8 +98,8 @@ def test_distances_of_hundreds_of_nuclei_are_quick() -> None:
 
 def test_two_touching_discs_come_apart_where_components_see_one() -> None:
     foreground = TOUCHING > 0
-    found = separate(foreground, distance_targets(TOUCHING, 96, 96), 20)
-    assert len(components(foreground, 20)) == 1
+    found = apart(separate(foreground, distance_targets(TOUCHING, 96, 96), 20))
+    assert len(apart(components(foreground, 20))) == 1
     scores = InstanceScores()
     scores.add(found, [1.0] * len(found), TOUCHING)
     assert len(found) == 2 and scores.panoptic_quality > 0.97
@@ -121,7 +123,10 @@ def test_coarse_noisy_distances_separate_most_grains(noise: float) -> None:
     truth = grains((256, 256), 26)
     foreground, distance = noisy_answer(truth, 4, noise)
     quality = {}
-    for name, found in {"separate": separate(foreground, distance, 20), "parts": components(foreground, 20)}.items():
+    for name, found in {
+        "separate": apart(separate(foreground, distance, 20)),
+        "parts": apart(components(foreground, 20)),
+    }.items():
         scores = InstanceScores()
         scores.add(found, [1.0] * len(found), truth)
         quality[name] = scores.panoptic_quality
@@ -135,53 +140,53 @@ def test_one_object_with_two_bumps_stays_whole() -> None:
     shallow, deep = bumps.copy(), bumps.copy()
     shallow[:, 29:32] *= 0.85
     deep[:, 28:33] *= 0.2
-    assert len(separate(foreground, shallow, 20)) == 1
-    assert len(separate(foreground, deep, 20)) == 2
+    assert len(apart(separate(foreground, shallow, 20))) == 1
+    assert len(apart(separate(foreground, deep, 20))) == 2
 
 
 def test_equally_high_tops_of_one_hill_are_no_two_objects() -> None:
     distance = np.full((20, 40), 0.5, np.float32)
     distance[8:12, 8:12] = distance[8:12, 28:32] = 0.55
-    assert len(separate(np.ones((20, 40), bool), distance, 1)) == 1
+    assert len(apart(separate(np.ones((20, 40), bool), distance, 1))) == 1
 
 
 def test_the_contrast_is_a_share_of_the_hill_so_low_hills_part_too() -> None:
     distance = distance_targets(TOUCHING, 96, 96)
     for doubt in (1.0, 0.5, 0.3):
-        assert len(separate(TOUCHING > 0, distance * np.float32(doubt), 20)) == 2
-    assert len(separate(TOUCHING > 0, distance, 20, contrast=0.05)) == 1
+        assert len(apart(separate(TOUCHING > 0, distance * np.float32(doubt), 20))) == 2
+    assert len(apart(separate(TOUCHING > 0, distance, 20, contrast=0.05))) == 1
 
 
 def test_a_part_without_a_hill_stays_a_whole_component() -> None:
     foreground = disc(30, 30, 8) | disc(70, 70, 12)
-    found = separate(foreground, np.zeros((96, 96), np.float32), 20)
-    np.testing.assert_array_equal(found, components(foreground, 20))
+    found = apart(separate(foreground, np.zeros((96, 96), np.float32), 20))
+    np.testing.assert_array_equal(found, apart(components(foreground, 20)))
 
 
 def test_hills_outside_the_foreground_count_for_nothing() -> None:
     distance = distance_targets(TOUCHING, 96, 96)
     only = TOUCHING == 1
-    (found,) = separate(only, distance, 20)
+    (found,) = apart(separate(only, distance, 20))
     np.testing.assert_array_equal(found, only)
-    assert separate(np.zeros((96, 96), bool), distance, 20) == []
+    assert apart(separate(np.zeros((96, 96), bool), distance, 20)) == []
 
 
 def test_objects_come_biggest_first_disjoint_and_none_under_min_area() -> None:
     instances = instance_map([disc(20, 20, 12), disc(20, 40, 9), disc(70, 30, 15), disc(70, 70, 3)])
     distance = distance_targets(instances, 96, 96)
-    found = separate(instances > 0, distance, 40)
+    found = apart(separate(instances > 0, distance, 40))
     areas = [int(mask.sum()) for mask in found]
     assert len(found) == 3 and areas == sorted(areas, reverse=True)
     assert np.sum(found, axis=0).max() == 1
     assert all(mask.shape == (96, 96) and mask.dtype == bool for mask in found)
-    assert len(separate(instances > 0, distance, 0)) == 4
+    assert len(apart(separate(instances > 0, distance, 0))) == 4
 
 
 def test_a_hill_too_small_for_an_object_joins_its_neighbour() -> None:
     instances = instance_map([disc(40, 40, 20), disc(40, 63, 5)])
     foreground, distance = instances > 0, distance_targets(instances, 96, 96)
-    assert len(separate(foreground, distance, 20)) == 2
-    (only,) = separate(foreground, distance, 200)
+    assert len(apart(separate(foreground, distance, 20))) == 2
+    (only,) = apart(separate(foreground, distance, 200))
     np.testing.assert_array_equal(only, foreground)
 
 
@@ -190,7 +195,7 @@ def test_400_objects_in_a_megapixel_are_quick() -> None:
     assert truth.max() >= 400
     foreground, distance = noisy_answer(truth, 8, 0.0)
     started = time.process_time()
-    found = separate(foreground, distance, 64)
+    found = apart(separate(foreground, distance, 64))
     assert time.process_time() - started < 3  # 0.4 s here
     assert 350 < len(found) < 450
 
@@ -198,9 +203,9 @@ def test_400_objects_in_a_megapixel_are_quick() -> None:
 @pytest.mark.parametrize("contrast", [0.0, 1.5, float("nan")])
 def test_what_cannot_be_separated_is_refused(contrast: float) -> None:
     with pytest.raises(ValueError, match=str(contrast)):
-        separate(TOUCHING > 0, np.zeros((96, 96), np.float32), 20, contrast)
+        apart(separate(TOUCHING > 0, np.zeros((96, 96), np.float32), 20, contrast))
     with pytest.raises(ValueError, match=r"\(96, 96\) and distance \(48, 48\)"):
-        separate(TOUCHING > 0, np.zeros((48, 48), np.float32), 20)
+        apart(separate(TOUCHING > 0, np.zeros((48, 48), np.float32), 20))
 
 
 def test_objects_touch_within_reach_of_each_other() -> None:

@@ -1,10 +1,11 @@
 """Who answers at an ML backend's address, and whether Label Studio would call it."""
 
 import pytest
+from flask import Flask
 
 from backend.link import identify, is_private, missing_actions
 
-from .studio import Studio
+from .studio import Studio, serve_app
 
 
 def test_this_skylight_is_told_from_another_one_and_from_other_programs(service, studio: Studio, served):
@@ -15,6 +16,24 @@ def test_this_skylight_is_told_from_another_one_and_from_other_programs(service,
     assert identify("http://127.0.0.1:1", mine) == "silent"
     assert identify("http://skylight.invalid", mine) == "silent"
     assert identify("not an address", mine) == "silent"
+
+
+@pytest.mark.parametrize(
+    ("status", "body", "who"),
+    [
+        (200, '{"status": "UP", "model_class": "Skylight"}', "hosted"),  # by label-studio-ml
+        (200, '{"status": "UP", "model_class": "Other"}', "foreign"),
+        (200, "[]", "foreign"),
+        (401, "Unauthorized", "locked"),
+        (403, "Unauthorized", "foreign"),
+        (404, "{}", "foreign"),
+    ],
+)
+def test_what_does_not_say_which_skylight_it_is(status, body, who):
+    app, headers = Flask("t"), {"Content-Type": "application/json", "WWW-Authenticate": 'Basic realm="x"'}
+    app.add_url_rule("/health", view_func=lambda: (body, status, headers))
+    with serve_app(app) as url:
+        assert identify(url, "0" * 16) == who
 
 
 @pytest.mark.parametrize(

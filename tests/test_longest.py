@@ -5,6 +5,7 @@ import pytest
 from segment_anything.utils.transforms import ResizeLongestSide
 
 from model.longest import scale_image, scale_points, scaled_size
+from model.sam import Prompt, Segmenter
 
 
 @pytest.mark.parametrize("size", [(40, 60), (61, 33), (512, 512), (700, 1300), (1, 9)])
@@ -20,3 +21,14 @@ def test_it_is_what_segment_anything_does_to_the_last_bit(size: tuple[int, int])
         scale_points(box.reshape(2, 2), size, side).reshape(1, 4), theirs.apply_boxes(box, size)
     )
     assert scaled_size(size, side) == theirs.get_preprocess_shape(*size, side)
+
+
+@pytest.mark.parametrize("size", [(1, 1100), (5000, 2), (2, 5000), (1, 100_000)])
+def test_a_narrow_picture_keeps_a_pixel(size: tuple[int, int], segmenter: Segmenter) -> None:
+    assert min(scaled_size(size, 512)) == 1 and max(scaled_size(size, 512)) == 512
+    image = np.random.default_rng(0).integers(0, 256, (*size, 3)).astype(np.uint8)
+    embedding = segmenter.embed(image)
+    at = (size[1] / 2, size[0] / 2)
+    for prompt in (Prompt.of([(*at, True)]), Prompt.of([], (0, 0, *size[::-1]))):
+        found = segmenter.segment(embedding, prompt)
+        assert found.masks.shape[1:] == size

@@ -11,6 +11,8 @@ from scipy import ndimage
 
 from model.masks import MaskError, components, decode_png, encode_png, polygon_mask
 
+from .pieces import apart
+
 CAPTURES = Path(__file__).parent / "captures"
 RNG = np.random.default_rng(20230513)
 
@@ -167,7 +169,7 @@ def drawing(*boxes: tuple[int, int, int, int]) -> NDArray[np.bool_]:
 
 def test_components_come_apart_biggest_first() -> None:
     boxes = [(0, 0, 2, 2), (10, 10, 29, 29), (40, 5, 49, 9)]
-    parts = components(drawing(*boxes), min_area=1)
+    parts = apart(components(drawing(*boxes), min_area=1))
     assert [int(part.sum()) for part in parts] == [400, 50, 9]
     np.testing.assert_array_equal(parts[0], drawing(boxes[1]))
     np.testing.assert_array_equal(np.sum(parts, axis=0), drawing(*boxes))
@@ -176,9 +178,9 @@ def test_components_come_apart_biggest_first() -> None:
 
 def test_components_below_the_least_area_are_left_out() -> None:
     mask = drawing((0, 0, 2, 2), (40, 5, 49, 9))
-    assert [len(components(mask, area)) for area in (9, 10, 50, 51)] == [2, 1, 1, 0]
-    assert components(np.zeros((5, 5), bool), 0) == []
+    assert [len(apart(components(mask, area))) for area in (9, 10, 50, 51)] == [2, 1, 1, 0]
+    assert apart(components(np.zeros((5, 5), bool), 0)) == []
 
 
 def test_pixels_that_touch_by_a_corner_are_one_component() -> None:
-    assert len(components(np.eye(6, dtype=bool), 1)) == 1
+    assert len(apart(components(np.eye(6, dtype=bool), 1))) == 1

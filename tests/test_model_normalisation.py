@@ -50,3 +50,22 @@ def test_the_common_range_is_that_of_all_pictures_together():
     low, high = common_range([quantiles(each) for each in pictures])
     exact = np.percentile(np.concatenate(pictures), (1, 99))
     assert (low, high) == pytest.approx(exact, abs=15)
+
+
+@pytest.mark.parametrize("first", [False, True])
+@pytest.mark.parametrize("pixels", [2_700_000, 3_000_000, 3_999_990])
+def test_percentiles_are_those_of_all_bands(pixels, first):
+    """Their stride is a multiple of 3 there, from which one band would be seen alone."""
+    shape = (pixels // 1000, 1000)
+    bands = [np.full(shape, level, np.uint16) for level in (100, 2000, 60_000)]
+    numbers = np.stack(bands, 0 if first else 2)
+    assert own_range(numbers) == (100, 60_000)
+    assert set(quantiles(numbers)) == {100, 2000, 60_000}
+    masked = np.ma.masked_array(numbers, numbers == 60_000)
+    assert own_range(masked) == (100, 2000)
+
+
+def test_percentiles_are_those_of_all_columns_and_rows():
+    numbers = np.repeat(np.arange(60, dtype=np.uint16)[None], 200_000, 0)  # 12 million: every fourth
+    assert own_range(numbers) == pytest.approx((0, 59), abs=1)
+    assert own_range(numbers.T) == pytest.approx((0, 59), abs=1)

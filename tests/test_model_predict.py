@@ -1,5 +1,6 @@
 """From a decoder to probabilities, instances and a confidence."""
 
+import tracemalloc
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
@@ -12,7 +13,7 @@ from torch import Tensor
 from model.closer import keep
 from model.decoder import DecoderConfig, DomainDecoder
 from model.guided import RATHER
-from model.predict import Prediction, as_tensors, confidence, instances, predict, predict_pixels
+from model.predict import Prediction, as_tensors, confidence, find_regions, instances, predict, predict_pixels
 from model.sam import Embedding
 
 
@@ -210,3 +211,27 @@ def test_confidence_falls_when_a_second_object_is_doubtful() -> None:
 @pytest.mark.parametrize("rest", [0.0, 1e-12, 1e-9, 1e-6, 1e-4])
 def test_confidence_is_high_where_there_is_surely_nothing(rest: float) -> None:
     assert 0.98 < confidence(np.stack([np.full((64, 64), 1 - rest), np.full((64, 64), rest)]).astype(np.float32)) <= 1
+
+
+def test_thousands_of_regions_take_little_memory_and_the_surest_are_given_first_of_all() -> None:
+    """A region's mask is as large as itself: 4096 of the picture's size would take 1 GB."""
+    side, pitch = 512, 8
+    block = np.zeros((pitch, pitch), bool)
+    block[1:6, 1:7] = True
+    pits = np.tile(block, (side // pitch, side // pitch))
+    sure = 0.6 + 0.3 * (np.arange(side)[:, None] // pitch * (side // pitch) + np.arange(side) // pitch) / 4096
+    said = np.stack([1 - pits * sure, pits * sure]).astype(np.float32)
+    for separate in (frozenset(), frozenset({0})):
+        prediction = Prediction(said, pits.astype(np.float32), separate)
+        tracemalloc.start()
+        areas = [each.part.size for each in instances(prediction, 1)]
+        most = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+        assert areas == [30] * 4096 and most < 130 * side**2  # bytes; watershed's own are the most of it
+        every = find_regions(prediction, 1)
+        chosen = list(every.surest(100))
+        assert len(every) == 4096 and len(chosen) == 100
+        assert min(each.score for each in chosen) >= np.sort(every.scores[1:])[-100]
+        rows = [each.top // pitch for each in chosen]
+        assert rows == sorted(rows) and min(rows) >= 62
+        assert (np.sum([each.mask for each in chosen], 0) <= pits).all() and chosen[0].mask.shape == (side, side)

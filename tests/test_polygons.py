@@ -18,6 +18,8 @@ from model.outlines import outlines, pieces
 from model.polygons import FAITHFUL, PIECE_SHARE, TOLERANCE, bounding_box, polygons
 from model.shortcuts import simplify
 
+from .pieces import apart
+
 Mask = NDArray[np.bool_]
 Ring = NDArray[np.float64]
 Y, X = np.mgrid[:120, :160] + 0.5
@@ -70,7 +72,7 @@ def test_a_polygon_has_fewer_points_than_douglas_and_peucker_would_leave() -> No
 
 def test_an_outline_encloses_just_the_mask() -> None:
     mask = np.random.default_rng(0).random((30, 40)) < 0.6
-    for piece in components(mask, 1):
+    for piece in apart(components(mask, 1)):
         found = sum(polygon_mask(ring * (100 / 40, 100 / 30), 30, 40).astype(int) for ring in outlines(piece)[1:])
         outer = polygon_mask(outlines(piece)[0] * (100 / 40, 100 / 30), 30, 40)
         np.testing.assert_array_equal(outer & (found == 0), piece)
@@ -181,7 +183,7 @@ def test_any_mask_is_drawn_again_by_its_polygons(seed: int, height: int, width: 
 @given(st.integers(0, 2**32 - 1), st.integers(1, 30), st.integers(1, 30), st.floats(0.05, 0.95))
 def test_a_piece_has_as_many_pixels_as_its_outlines_enclose(seed: int, height: int, width: int, density: float) -> None:
     mask = np.random.default_rng(seed).random((height, width)) < density
-    found, expected = pieces(mask), components(mask, 1)
+    found, expected = pieces(mask), apart(components(mask, 1))
     assert [piece.area for piece in found] == [int(each.sum()) for each in expected]
     for piece in found:
         drawn_again = sum(

@@ -32,8 +32,8 @@ from model.evaluate import iou
 from model.masks import decode_png, decode_rle
 from model.polygons import bounding_box
 
-from .planted import brush, key_point, png
-from .studio import CONFIG, Studio, capture
+from .planted import Planted, brush, key_point, png
+from .studio import CONFIG, Studio, capture, wait_until
 from .weights import forget_layout
 
 P = "1.1795340435"
@@ -135,6 +135,40 @@ def test_without_a_prompt_and_without_a_version_there_is_nothing_to_say(client, 
     body = capture("06")
     body["params"]["context"] = context
     assert ask(client, body) == [{"model_version": "sam-tiny", "score": 0.0, "result": []}]
+
+
+@pytest.mark.parametrize("more", [{}, {"frame": 0, "window": 10}, {"result": []}, {"result": "as of the click"}])
+def test_a_prewarm_has_the_picture_embedded_and_is_answered_with_nothing_at_once(
+    client, planted, studio, pictures, monkeypatch, more
+):
+    serve_decoder(planted, P, ("Dog",))  # whose regions are no answer to it
+    body = capture("05")
+    if more.get("result"):
+        more = {"result": body["params"]["context"]["result"]}
+    body["params"]["context"] = {"event": "prewarm", **more}
+    url = body["tasks"][0]["data"]["image"]
+    answered, waited = threading.Event(), []
+    embed = Planted.embed
+
+    def slow(self: Planted, image: NDArray[np.uint8]) -> Any:
+        waited.append(answered.wait(20))
+        return embed(self, image)
+
+    monkeypatch.setattr(Planted, "embed", slow)
+    (result,) = ask(client, body)
+    answered.set()
+    assert (result["result"], result["score"]) == ([], 0.0)
+    wait_until(lambda: not planted.opened.busy)
+    assert waited == [True] and studio.fetched == [url]
+    click = capture("05")
+    assert ask(client, click)[0]["result"]
+    assert studio.fetched == [url] and len(waited) == 1  # the click found it embedded
+
+
+def test_a_prewarm_of_what_cannot_be_served_is_answered_too(client, planted, caplog):
+    body = {**capture("05"), "label_config": "<View/>", "params": {"context": {"event": "prewarm"}}}
+    assert ask(client, {**body, "tasks": [{"id": 1}, {"id": 2}]})[1]["result"] == []
+    assert "nothing is embedded" in caplog.text
 
 
 def test_an_open_task_gets_the_decoders_regions(client, planted, pictures):

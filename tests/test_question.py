@@ -67,6 +67,29 @@ def test_a_click_without_a_sign_is_positive(labeling: Labeling) -> None:
     assert found.prompt.positive.tolist() == [True, True, False, True]
 
 
+@pytest.mark.parametrize(
+    ("inside", "outside", "positive"),
+    [
+        ({"positive": False}, {}, False),
+        ({"positive": True}, {}, True),
+        ({"positive": 0}, {}, False),
+        ({"positive": None}, {}, True),
+        ({"positive": False}, {"is_positive": None}, False),
+        ({"positive": False}, {"is_positive": True}, False),
+        ({"positive": True}, {"is_positive": False}, False),
+    ],
+)
+def test_the_sign_of_a_click_may_be_in_its_value(
+    inside: dict[str, object], outside: dict[str, object], positive: bool, labeling: Labeling
+) -> None:
+    click = point(5, 5, **outside)
+    click["value"].update(inside)
+    found = read_prompt([point(1, 1), click], labeling)
+    assert found is not None and found.prompt.positive.tolist() == [True, positive]
+    opposite = read_prompt([point(5, 5, is_positive=not positive)], labeling)
+    assert opposite is not None and opposite.points != found.points[1:]  # another prompt than that
+
+
 def test_points_and_the_last_rectangle_are_one_prompt_under_the_last_label(labeling: Labeling) -> None:
     found = read_prompt([box(0, 0, 10, 10), point(50, 50), box(25, 50, 50, 25, label="Object")], labeling)
     assert found is not None

@@ -12,6 +12,8 @@ from backend import queue as module
 from backend.custody import recover
 from backend.queue import Progress, Queue, connect, key
 
+from .studio import wait_until
+
 P = "1.1795340435"
 
 
@@ -123,6 +125,25 @@ def test_the_wish_to_reconcile_is_taken_once(queue):
     queue.want_reconciliation(P)
     assert queue.take_reconciliation(P)
     assert not queue.take_reconciliation(P)
+
+
+def test_a_request_for_a_comparison_made_while_one_is_taken_is_never_lost(queue, broker_url):
+    other, taken, done = Queue(connect(broker_url)), [], threading.Event()
+
+    def take() -> None:
+        while not done.is_set():
+            taken.extend(filter(None, [other.take_reconciliation(P)]))
+
+    taker = threading.Thread(target=take)
+    taker.start()
+    try:
+        for number in range(1, 101):
+            queue.want_reconciliation(P)
+            wait_until(lambda count=number: len(taken) == count, 10)
+    finally:
+        done.set()
+        taker.join()
+        other.redis.close()
 
 
 def test_after_a_crash_every_project_gets_a_job_again(queue):

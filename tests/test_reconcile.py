@@ -89,7 +89,7 @@ def test_a_project_that_is_gone_changes_nothing(planted, studio, project, caplog
     studio.projects.clear()
     assert reconcile(planted, project) == 0
     assert len(ids(planted, project)) == 1
-    assert "not reconciled" in caplog.text and "404" in caplog.text
+    assert "not in Label Studio any more" in caplog.text and "no project 1" in caplog.text
 
 
 def test_while_label_studio_is_down_nothing_changes_and_the_log_says_so(planted, studio, project, caplog):

@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from backend.secret import HEADER, Secret, kept
+from backend.key_file import kept_key
+from backend.secret import HEADER, Secret
 from backend.settings import Settings
 
 
@@ -34,7 +35,7 @@ def test_of_processes_that_make_it_at_once_all_get_the_same(tmp_path):
 
     def make(i: int) -> None:
         start.wait()
-        found.append(kept(tmp_path / "home" / "it", lambda: f"made by {i}"))
+        found.append(kept_key(tmp_path / "home" / "it", lambda: f"made by {i}"))
 
     threads = [threading.Thread(target=make, args=(i,)) for i in range(8)]
     for thread in threads:

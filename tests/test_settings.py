@@ -41,6 +41,7 @@ def test_every_variable_of_the_table_reaches_its_field():
         "SKYLIGHT_MIN_ANNOTATIONS": "7",
         "SKYLIGHT_RETRAIN_EVERY": "4",
         "SKYLIGHT_RECONCILE_MINUTES": "9",
+        "SKYLIGHT_KEEP_PREDICTIONS": "48",
         "SKYLIGHT_ACCEPT": "Ground_truth",
         "SKYLIGHT_CONSENSUS": "majority",
         "SKYLIGHT_MEMORY_MB": "64",
@@ -58,6 +59,7 @@ def test_every_variable_of_the_table_reaches_its_field():
         "SKYLIGHT_USER": "label-studio",
         "SKYLIGHT_PASSWORD": "correct horse",
         "SKYLIGHT_ALLOWED_HOSTS": "Minio.example.org:9000, *.example.com",
+        "SKYLIGHT_TRUSTED_HOSTS": "Skylight.example.org",
     }
     assert {row.env for row in Settings.table()} == set(given)
     expected = Settings(
@@ -74,6 +76,7 @@ def test_every_variable_of_the_table_reaches_its_field():
         min_annotations=7,
         retrain_every=4,
         reconcile_minutes=9,
+        keep_predictions=48,
         accept="ground_truth",
         consensus="majority",
         memory_mb=64,
@@ -91,6 +94,7 @@ def test_every_variable_of_the_table_reaches_its_field():
         user="label-studio",
         password="correct horse",
         allowed_hosts=Hosts(("minio.example.org:9000", "*.example.com")),
+        trusted_hosts=Hosts(("skylight.example.org",)),
     )
     assert Settings.from_env(given) == expected
 

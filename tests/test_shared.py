@@ -1,14 +1,20 @@
 """A store in a bucket, over real HTTP: two machines that share nothing else."""
 
+import dataclasses
+import hashlib
 import os
 import time
+import uuid
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
+import requests
 
+from backend import layout
 from backend.addresses import Addresses
+from backend.errors import Unavailable
 from backend.settings import Settings
 from backend.store import SampleRecord, Store
 from backend.versions import Versions
@@ -29,6 +35,14 @@ def machine(between: Between, tmp_path: Path) -> Callable[[str], Path]:
     """A machine's home in a bucket of this test."""
     url = f"s3://maps/{tmp_path.name}"
     return lambda name: shared.at(url, tmp_path / name)
+
+
+@pytest.fixture
+def own_bucket(between: Between, s3_port: int) -> str:
+    """The address of an empty bucket of this test."""
+    name = f"own-{uuid.uuid4().hex}"
+    requests.put(f"http://127.0.0.1:{s3_port}/{name}", timeout=30).raise_for_status()
+    return f"s3://{name}"
 
 
 def embedding(seed: int) -> Embedding:
@@ -53,6 +67,74 @@ def test_what_one_machine_writes_the_other_reads(machine):
     one.remove(P, 5)
     time.sleep(module.FRESH_SECONDS)
     assert two.samples(P) == [] and two.get(P, 5) is None
+
+
+def test_what_one_machine_forgets_the_other_has_no_more(machine):
+    one, two = Store(machine("one")), Store(machine("two"))
+    for project in (P, "2.5"):
+        one.save_config(project, "<View/>")
+        one.put(project, record(7), np.ones((4, 4), np.uint8), np.ones((4, 4), np.uint16))
+        Versions(one).publish(project, lambda path: path.write_bytes(b"x") and None, {})
+    (kept,) = two.samples(P)
+    assert two.label_map(P, kept).all() and two.projects() == [P, "2.5"]
+    one.forget(P, 1)
+    assert one.projects() == ["2.5"] and one.samples(P) == [] and one.config(P) == ""
+    three = Store(machine("three"))
+    assert three.projects() == ["2.5"] and three.samples(P) == [] and three.newest_forgotten(P) == 1
+    assert not list(Path(one.folder(P)).parent.rglob(f"{P}/*"))
+
+
+@pytest.mark.parametrize("prefix", ["", "/", "/team", "/team/mars/"])
+def test_a_root_is_listed_by_whole_names(own_bucket, tmp_path, prefix):
+    home, other = (shared.at(own_bucket + prefix, tmp_path / name) for name in ("one", "two"))
+    assert list(home.iterdir()) == [] and not (home / "layout.json").exists()
+    files.write(home / "layout.json", b"{}")
+    files.write(home / "projects" / P / "samples" / "1.json", b"{}")
+    for each in (home, other):
+        assert [path.name for path in each.iterdir()] == ["layout.json", "projects"]
+        assert (each / "layout.json").is_file() and (each / "projects").is_dir() and not each.is_file()
+        assert [path.name for path in each.glob("projects/*")] == [P] == Store(each).projects()
+        assert [path.read_bytes() for path in each.glob("projects/*/samples/*.json")] == [b"{}"]
+    assert home.stat().st_mtime_ns == other.stat().st_mtime_ns
+
+
+def test_an_object_of_a_folder_s_own_name_is_not_in_it(machine, s3_port, tmp_path):
+    """S3's console makes one where somebody makes a folder."""
+    home = machine("one")
+    for name in ("", "projects/", f"projects/{P}/"):
+        requests.put(f"http://127.0.0.1:{s3_port}/maps/{tmp_path.name}/{name}", timeout=30).raise_for_status()
+    files.write(home / "projects" / P / "project.json", b"{}")
+    assert [path.name for path in home.iterdir()] == ["projects"] and Store(home).projects() == [P]
+    assert [path.name for path in home.glob("projects/*/*")] == ["project.json"]
+
+
+@pytest.mark.parametrize("prefix", ["", "/team"])
+def test_a_store_of_before_checksums_is_brought_up_to_date_in_a_bucket(own_bucket, service, tmp_path, prefix):
+    home = shared.at(own_bucket + prefix, tmp_path / "copy")
+    files.write(home / "projects" / P / "project.json", b'{"label_config": "<View/>"}')
+    files.write(home / "projects" / P / "versions" / "1" / "decoder.safetensors", b"weights")
+    files.write(home / "projects" / P / "versions" / "1" / "card.json", b'{"labels": ["Pit"]}')
+    service.settings = dataclasses.replace(service.settings, home=home)
+    layout.check(service)
+    machine = shared.at(own_bucket + prefix, tmp_path / "other")
+    assert layout.stored(machine) == layout.LAYOUT and Store(machine).config(P) == "<View/>"
+    assert Versions(Store(machine)).card(P, 1)["sha256"] == hashlib.sha256(b"weights").hexdigest()
+
+
+def test_a_store_in_a_bucket_that_cannot_be_brought_up_to_date_is_not_misread(own_bucket, service, tmp_path):
+    def refuse(self, name, data, new=False):
+        raise OSError("access is refused")
+
+    home = shared.at(own_bucket, tmp_path / "copy")
+    service.settings = dataclasses.replace(service.settings, home=home)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Bucket, "write", refuse)
+        layout.check(service)  # nothing is there to be misread
+    files.write(home / "projects" / P / "project.json", b'{"label_config": "<View/>"}')
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Bucket, "write", refuse)
+        with pytest.raises(Unavailable, match="access is refused"):
+            layout.check(service)
 
 
 def test_a_folder_has_another_time_once_anything_in_it_has_changed(machine):

@@ -1,5 +1,6 @@
 """The store: whole files or none, and events on disk in their order."""
 
+import json
 import threading
 import time
 from dataclasses import replace
@@ -9,7 +10,7 @@ import numpy as np
 import pytest
 
 from backend import store as module
-from backend.errors import BadRequest
+from backend.errors import BadRequest, SetAside
 from backend.store import SampleRecord, Store
 from model.files import write
 from model.seals import seal, unseal
@@ -177,3 +178,43 @@ def test_two_who_replay_at_once_hand_every_event_on_once_and_in_order(store):
     for thread in threads:
         thread.join()
     assert seen == list(range(40))
+
+
+def test_what_another_release_spooled_is_read(store):
+    (store.home / "spool").mkdir(parents=True)
+    (store.home / "spool" / "00000000000000000001-old.json").write_text(
+        json.dumps({"project": P, "event": {"what": "train"}})
+    )
+    store.spool(P, {"id": 1}, {"id": 2})
+    assert list(store.spooled()) == [(P, {"what": "train"}), (P, {"id": 1}), (P, {"id": 2})]
+
+
+def test_of_several_events_in_a_spooled_file_those_that_were_handed_on_do_not_come_again(store):
+    store.spool(P, {"id": 1}, {"id": 2}, {"id": 3})
+    replay = store.spooled()
+    assert [next(replay), next(replay)] == [(P, {"id": 1}), (P, {"id": 2})]
+    replay.close()  # as when Redis goes away at the second
+    assert list(store.spooled()) == [(P, {"id": 2}), (P, {"id": 3})]
+
+
+def test_a_sample_whose_file_cannot_be_read_is_set_aside_and_the_others_are_there(store):
+    for number in (1, 2):
+        store.put(P, replace(RECORD, annotation=number), MAP)
+    broken = store.folder(P) / "samples" / "1.json"
+    broken.unlink()
+    broken.mkdir()
+    assert [each.annotation for each in store.samples(P)] == [2]
+    assert not broken.exists() and len(list((store.home / "damaged").iterdir())) == 1
+    picture = store.folder(P) / "samples" / store.get(P, 2).label_map
+    picture.unlink()
+    picture.mkdir()
+    with pytest.raises(SetAside, match="cannot be read"):
+        store.label_map(P, store.get(P, 2))
+    assert store.samples(P) == []
+
+
+def test_folders_that_are_no_projects_are_none(store):
+    store.save_config(P, "<View/>")
+    for name in ("lost+found", ".Trash-1000", "copy of 1.2", "@eaDir"):
+        (store.home / "projects" / name).mkdir()
+    assert store.projects() == [P]

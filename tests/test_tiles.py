@@ -12,6 +12,7 @@ from model.rasters import Whole
 from model.synthetic import scene
 from model.tiles import Strip, ramps, starts, strips, windows
 
+from .pieces import apart
 from .trained import train_pits
 
 
@@ -144,7 +145,7 @@ def test_touching_objects_are_told_apart_across_strips(empty):
         classes[r < 15] = 1
         distance = np.maximum(distance, np.clip(1 - r / 15, 0, 1)).astype(np.float16)
     found = list(in_strips(empty, classes, 16, distance, frozenset({0})).objects(10))
-    expected = separate(classes == 1, distance.astype(np.float32), 10)
+    expected = apart(separate(classes == 1, distance.astype(np.float32), 10))
     assert len(found) == len(expected) == 2
     assert sorted(one.area for one in found) == sorted(int(mask.sum()) for mask in expected)
     assert len(list(in_strips(empty, classes, 16, distance).objects(10))) == 1

@@ -1,14 +1,16 @@
 """Traces of requests and jobs."""
 
 import logging
+from collections import Counter
 from contextvars import ContextVar
 
 import pytest
 
 from backend import figures, trace
 from backend.errors import MediaError
+from backend.queue import KINDS
 from backend.trace import CURRENT
-from backend.tracing import traced
+from backend.tracing import counted_as, traced
 
 
 def lines(caplog):
@@ -37,6 +39,16 @@ def test_every_request_leaves_a_line_that_says_how_it_ended(client, caplog):
         ("unknown", None, "refused", 404),
     ]
     assert "never-logged" not in caplog.text and "thing" not in caplog.text
+
+
+def test_no_two_endpoints_are_counted_as_one_nor_as_a_job(client, caplog):
+    caplog.set_level(logging.INFO, trace.__name__)
+    assert client.get("/openapi.json").status_code == 200
+    assert [line["what"] for line in lines(caplog)] == ["openapi"]
+    endpoints = {rule.endpoint for rule in client.application.url_map.iter_rules()}
+    names = Counter(counted_as(each) for each in endpoints if not each.endswith("static"))
+    assert [name for name, count in names.items() if count > 1] == []
+    assert not set(names) & set(KINDS)
 
 
 def test_a_job_leaves_a_line_and_is_counted(service, caplog):

@@ -13,6 +13,7 @@ from .editor import CONFIG, box, point
 
 PLACE = ("1", "image", "Dog")
 LOGITS = np.ones((4, 4), np.float32)
+MASK = np.eye(4, dtype=bool)
 
 
 class Clock:
@@ -110,23 +111,28 @@ def test_a_rectangle_drawn_anew_counts(turns: Turns) -> None:
 def test_an_answer_goes_on_from_rectangle_to_clicks(turns: Turns) -> None:
     first = turns.with_box(PLACE, asked(RECTANGLE), [])
     assert turns.before(PLACE, first) is None
-    turns.keep(PLACE, first, LOGITS)
-    second = turns.with_box(PLACE, asked(INSIDE), [])
-    np.testing.assert_array_equal(turns.before(PLACE, second), LOGITS)
+    mask = np.zeros((9, 7), bool)
+    mask[2:5, 3] = mask[6, 1] = True
+    for shown in (mask, np.zeros((9, 7), bool), np.ones((9, 7), bool)):
+        turns.keep(PLACE, first, LOGITS, shown)
+        before = turns.before(PLACE, turns.with_box(PLACE, asked(INSIDE), []))
+        assert before is not None
+        np.testing.assert_array_equal(before.logits, LOGITS)
+        np.testing.assert_array_equal(before.mask, shown)
     assert turns.before(PLACE, asked(INSIDE)) is None
 
 
 def test_the_answer_to_the_most_clicks_is_given(turns: Turns) -> None:
     for count, points in enumerate(([INSIDE], [INSIDE, ALSO]), 1):
-        turns.keep(PLACE, asked(*points), count * LOGITS)
-    assert turns.before(PLACE, asked(INSIDE, ALSO, OUTSIDE)).max() == 2  # type: ignore[union-attr]
-    assert turns.before(PLACE, asked(INSIDE, ALSO)).max() == 1  # type: ignore[union-attr]
+        turns.keep(PLACE, asked(*points), count * LOGITS, MASK)
+    assert turns.before(PLACE, asked(INSIDE, ALSO, OUTSIDE)).logits.max() == 2  # type: ignore[union-attr]
+    assert turns.before(PLACE, asked(INSIDE, ALSO)).logits.max() == 1  # type: ignore[union-attr]
     assert turns.before(PLACE, asked(ALSO, INSIDE)) is None
 
 
 def test_no_more_than_so_many_answers_are_kept(turns: Turns) -> None:
     for number in range(KEPT + 1):
-        turns.keep((number,), asked(INSIDE), LOGITS)
+        turns.keep((number,), asked(INSIDE), LOGITS, MASK)
         turns.with_box((number,), asked(RECTANGLE), [])
     after = asked(INSIDE, ALSO)
     assert turns.before((0,), after) is None and turns.before((1,), after) is not None

@@ -1,6 +1,7 @@
 """Versions: published whole or not at all, and which one is served."""
 
 import hashlib
+import shutil
 from pathlib import Path
 
 import pytest
@@ -108,3 +109,20 @@ def test_a_choice_made_by_an_earlier_release_stands(versions):
     (versions.store.folder(P) / "current.json").write_bytes(seal({"version": 0, "before": 0}))
     versions.settle(P)
     assert versions.current(P) == 0
+
+
+@pytest.mark.parametrize("broken", ["card.json", ""])
+def test_a_version_whose_files_cannot_be_read_is_set_aside(versions, broken):
+    for _ in range(2):
+        publish(versions)
+    versions.promote(P, 1)
+    versions.promote(P, 2)
+    path = versions.folder(P) / "2" / broken
+    shutil.rmtree(path) if path.is_dir() else path.unlink()
+    if broken:
+        path.mkdir()
+    else:
+        path.write_bytes(b"a file where a folder should be")
+    assert [card["version"] for card in versions.cards(P)] == [1]
+    assert versions.current(P) == 1
+    assert len(list((versions.store.home / "damaged").iterdir())) == 1

@@ -11,13 +11,16 @@ from typing import Any
 import pytest
 from flask.testing import FlaskClient
 
+from backend import machine, worker
 from backend.app import create_app
 from backend.queue import key
+from backend.regions import parse_config
 from backend.secret import HEADER
 from backend.service import Service
 from backend.webhook import project_key
 
-from .studio import capture
+from .planted import brush, png, square
+from .studio import CONFIG, capture
 
 P = "1.1795340435"
 
@@ -234,6 +237,83 @@ def test_behind_many_that_wait_on_disk_an_event_waits_too(service, client, monke
     submit(client, 7)
     assert not inbox(service)
     assert [event.get("id") for _, event in service.store.spooled()] == [None, 7]
+
+
+def damaged_files(home: Path) -> list[str]:
+    return sorted(path.name.partition("-")[2] for path in (home / "damaged").iterdir())
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"",
+        b'{"project": "1.17953',
+        b"\x00" * 200,
+        b"null",
+        b'["1.1795340435", {}]',
+        b'{"event": {"what": "train"}}',
+        b'{"project": "../../etc", "event": {"what": "train"}}',
+        b'{"project": "1.1795340435", "event": null}',
+        b'{"project": "1.1795340435", "events": [7]}',
+        b'{"sum":"0123456789abcdef","project": "1.1795340435", "events": []}',
+        None,
+    ],
+)
+def test_a_spooled_file_that_cannot_be_read_is_set_aside_and_holds_up_nothing(service, client, content, caplog):
+    service.store.save_config(P, CONFIG)
+    spool = service.settings.home / "spool"
+    spool.mkdir(parents=True)
+    if content is None:
+        (spool / "00000000000000000001-bad.json").mkdir()
+    else:
+        (spool / "00000000000000000001-bad.json").write_bytes(content)
+    service.store.spool(P, {"what": "train"})
+    submit(client, 7)
+    assert [event.get("id") for event in inbox(service)] == [None, 7]
+    assert not service.store.has_spooled()
+    assert damaged_files(service.settings.home) == ["spool-00000000000000000001-bad.json"]
+    assert "00000000000000000001-bad.json is damaged" in caplog.text
+    assert service.queue.take_reconciliation(P) == "all"  # Label Studio knows what it held
+    found = {each.what: each for each in machine.findings(service)}["damaged files"]
+    assert found.state == "warn" and "00000000000000000001-bad.json" in found.detail
+    assert "bad.json" in service.failures.of(P)[0].reason
+
+
+def test_one_that_cannot_even_be_moved_holds_up_nothing(service, client, monkeypatch):
+    spool = service.settings.home / "spool"
+    spool.mkdir(parents=True)
+    (spool / "00000000000000000001-bad.json").write_bytes(b"")
+    (service.settings.home / "damaged").write_bytes(b"where the folder should be")
+    for number in (7, 8):
+        submit(client, number)
+    assert [event.get("id") for event in inbox(service)] == [7, 8]
+    worker.start(service)
+
+
+def test_a_worker_starts_and_events_are_taken_where_the_spool_cannot_be_used(service, client):
+    service.settings.home.mkdir(parents=True, exist_ok=True)
+    spool = service.settings.home / "spool"
+    spool.mkdir()
+    (spool / "lock").mkdir()
+    (spool / "00000000000000000001-good.json").write_text(json.dumps({"project": P, "event": {"what": "train"}}))
+    submit(client, 7)
+    assert [event.get("id") for event in inbox(service)] == [7]
+    worker.start(service)
+    (spool / "lock").rmdir()
+    submit(client, 8)
+    assert [event.get("id") for event in inbox(service)] == [7, None, 8]
+
+
+def test_an_event_in_redis_that_cannot_be_read_holds_up_no_other(planted, studio, client, work):
+    project = studio.add_project()
+    for odd in (b"{", b"[]", b"{}", b'{"what": "tasks_deleted"}', b'{"what": "annotations_deleted", "ids": 7}'):
+        planted.queue.redis.rpush(key(project, "inbox"), odd)
+    image, mask = square(0)
+    annotation = studio.annotate(studio.add_task(project, png(image)), [brush(parse_config(CONFIG), mask)])
+    client.post("/webhook", json=studio.webhook("ANNOTATION_CREATED", project, annotation))
+    work()
+    assert [each.annotation for each in planted.store.samples(project)] == [annotation["id"]]
+    assert planted.queue.inbox_length(project) == 0
 
 
 def test_a_redis_that_hangs_does_not_keep_label_studio_waiting(service, tmp_path):

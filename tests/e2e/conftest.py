@@ -29,7 +29,6 @@ FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "-
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--label-studio", default=".venv-label-studio/bin/label-studio", help="Label Studio's program")
-    parser.addoption("--label-studio-ml", default=".venv-label-studio-ml", help="environment with label-studio-ml")
 
 
 @dataclass

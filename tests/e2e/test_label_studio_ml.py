@@ -1,4 +1,4 @@
-"""Skylight hosted by label-studio-ml 1.0.9, with its old Flask, connected to a real Label Studio."""
+"""Skylight hosted as by label-studio-ml 2.x, with its basic auth, connected to a real Label Studio."""
 
 import contextlib
 import os
@@ -8,7 +8,6 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import IO
 
 import numpy as np
@@ -17,10 +16,14 @@ import redis
 import requests
 from PIL import Image
 
+from backend.connect import connect
 from backend.demo import label_config, png
 from backend.drawing import draw
 from backend.labeling import parse_config
 from backend.labelstudio_server import free_port
+from backend.login import Login
+from backend.secret import HEADER, Secret
+from backend.settings import Settings
 from model import synthetic
 from model.evaluate import interior_point, iou
 
@@ -29,6 +32,8 @@ from .conftest import BUILD, Rows, Stack
 
 SEED = 60_700
 CONFIG = label_config(["Pit"])
+HOME = "e2e-label-studio-ml"
+LOGIN = Login("label-studio", "correct horse")
 READY_SECONDS, TRAINING_SECONDS = 120, 600
 
 
@@ -51,33 +56,27 @@ def wait(done: Callable[[], bool], seconds: float) -> None:
 
 
 @pytest.fixture(scope="module")
-def host(request: pytest.FixtureRequest, stack: Stack) -> Iterator[str]:
-    """A folder made by `label-studio-ml init`, served by `label-studio-ml start`, and a worker; gives the address."""
-    programs = Path(request.config.getoption("--label-studio-ml")).absolute() / "bin"
-    if not (programs / "label-studio-ml").is_file():
-        pytest.fail(f"there is no {programs}/label-studio-ml; `make e2e` installs it")
-    home = BUILD / "e2e-label-studio-ml"
+def host(stack: Stack) -> Iterator[str]:
+    """The stand-in of label-studio-ml's server, and a worker; gives the address."""
+    home = BUILD / HOME
     shutil.rmtree(home, ignore_errors=True)
     home.mkdir(parents=True)
     socket = home / "s"
     environ = {name: value for name, value in os.environ.items() if not name.startswith("SKYLIGHT_")} | {
-        "PATH": f"{programs}:{os.environ['PATH']}",
         "LABEL_STUDIO_URL": stack.client.url,
         "LABEL_STUDIO_API_KEY": stack.key,
         "SKYLIGHT_HOME": str(home / "skylight"),
         "REDIS_URL": f"unix://{socket}",
+        "BASIC_AUTH_USER": LOGIN.user,
+        "BASIC_AUTH_PASS": LOGIN.password,
     }
-    (home / "hosted.py").write_text("from backend.label_studio_ml import Skylight\n")
-    init = ["label-studio-ml", "init", "host", "--script", "hosted.py:Skylight"]
-    subprocess.run(init, cwd=home, env=environ, check=True, stdout=subprocess.DEVNULL)
     port = free_port(9690)
     with contextlib.ExitStack() as everything, (home / "log").open("wb") as log:
         broker = [sys.executable, "-m", "backend.broker", str(home / "broker"), str(socket)]
         everything.enter_context(running(broker, environ, log))
         wait(lambda: answers(redis.Redis(unix_socket_path=str(socket))), READY_SECONDS)
-        everything.enter_context(running([str(programs / "skylight"), "worker"], environ, log))
-        start = ["label-studio-ml", "start", str(home / "host"), "--host", "127.0.0.1", "--port", str(port)]
-        everything.enter_context(running([str(programs / start[0]), *start[1:]], environ, log))
+        everything.enter_context(running([sys.executable, "-m", "backend.cli", "worker"], environ, log))
+        everything.enter_context(running([sys.executable, "-m", "tests.hosting", str(port)], environ, log))
         url = f"http://127.0.0.1:{port}"
         wait(lambda: alive(url), READY_SECONDS)
         yield url
@@ -92,7 +91,7 @@ def answers(connection: redis.Redis) -> bool:
 
 def alive(url: str) -> bool:
     try:
-        return requests.get(f"{url}/health", timeout=2).ok
+        return requests.get(f"{url}/health", timeout=2, auth=(LOGIN.user, LOGIN.password)).ok
     except requests.ConnectionError:
         return False
 
@@ -100,14 +99,13 @@ def alive(url: str) -> bool:
 def test_it_is_set_up_answers_clicks_hears_of_annotations_and_serves_a_version(
     stack: Stack, host: str, rows: Rows
 ) -> None:
-    assert (
-        "model_dir" in requests.get(f"{host}/health", timeout=5).json()
-    )  # label-studio-ml's own answer, not Skylight's
+    assert requests.get(f"{host}/health", timeout=5).status_code == 401
     client = stack.client
     scenes = [synthetic.scene(SEED + i) for i in range(5)]
     pits = [[each.mask for each in scene.objects if each.kind == "pit"] for scene in scenes]
     project = int(client.create_project("Hosted by label-studio-ml", CONFIG)["id"])
-    backend = int(client.connect_ml_backend(project, host, "hosted")["id"])
+    connect(client, Secret(Settings(home=BUILD / HOME / "skylight")), project, host, LOGIN)
+    backend = int(client.ml_backends(project)[0]["id"])
     client.import_files(project, {f"{i}.png": png(Image.fromarray(scene.image)) for i, scene in enumerate(scenes)})
     tasks = {str(task.data["image"])[-5]: task.id for task in client.tasks(project)}
     truth = max(pits[0], key=lambda mask: int(mask.sum()))
@@ -128,8 +126,7 @@ def test_it_is_set_up_answers_clicks_hears_of_annotations_and_serves_a_version(
     # Both open tasks': one that Label Studio asks about while the worker is at it would get two.
     wait(lambda: client.model_versions(project).get("skylight-1") == 2, TRAINING_SECONDS)
     rows.add("label-studio-ml: submits to predictions", time.monotonic() - began, "s")
-    set_up = {"project": "0.0", "schema": CONFIG}
-    assert requests.post(f"{host}/setup", json=set_up, timeout=10).json()["model_version"] == "sam-tiny"
+    assert client.webhooks(project)[0]["headers"].keys() == {HEADER, "Authorization"}
     client.retrieve_predictions(project, list(tasks.values()))
     for i in (3, 4):
         wait(lambda: client.predictions(tasks[str(i)]) != [], 60)  # noqa: B023 (called at once)
