@@ -2,14 +2,14 @@
 
 Label Studio (after 1.23) switches a webhook off once 50 deliveries in a row have failed, as while Skylight is away for
 long, and nothing switches it on again. Who has done it shows in its `updated_at`, which a person's change moves and
-Label Studio's own does not. What a person has switched off stays off.
+Label Studio's own does not. What a person has switched off stays off; where that is not known, as a webhook was never
+seen on, it is switched on once.
 """
 
 import json
 import logging
 import time
 from collections.abc import Mapping, Sequence
-from datetime import datetime
 from typing import Any
 
 from backend.errors import LabelStudioError
@@ -20,7 +20,6 @@ from backend.service import Service
 from backend.trace import fail
 
 SAID_SECONDS = 24 * 3600  # for how long the doctor and the page tell of it
-SKEW_SECONDS = 60.0  # by which Label Studio's clock may differ from this machine's
 FAILURE = "webhook"  # by which it is noted that it could not be switched on
 STEP = "Run: skylight doctor --fix; it says what stands in the way"
 
@@ -38,10 +37,9 @@ def reactivate(service: Service, project: str) -> bool:
     client = service.labelstudio
     if client is None:
         return False
-    number = int(project.partition(".")[0])
+    number, off = int(project.partition(".")[0]), None
     try:
-        webhooks = client.webhooks(number)
-        off = _switched_off(service, project, webhooks)
+        off = _switched_off(service, project, client.webhooks(number))
         if off is None:
             return False
         client.update_webhook(int(off["id"]), str(off["url"]), is_active=True, actions=off["actions"])
@@ -49,10 +47,11 @@ def reactivate(service: Service, project: str) -> bool:
     except LabelStudioError as error:
         log.warning("project %s: its webhook cannot be looked after: %s", project, error)
         fail(error)
-        service.failures.note(project, FAILURE, f"it is off and cannot be switched on: {error}", STEP)
+        if off is not None:
+            service.failures.note(project, FAILURE, f"it is off and cannot be switched on: {error}", STEP)
         return False
     log.warning(
-        "project %s: Label Studio had switched its webhook %s off, as after 50 failed deliveries; it is on again",
+        "project %s: its webhook %s was off, as Label Studio switches it after 50 failed deliveries; it is on again",
         project,
         off["url"],
     )
@@ -66,27 +65,18 @@ def reactivated(service: Service, project: str) -> float:
 
 
 def _switched_off(service: Service, project: str, webhooks: Sequence[Webhook]) -> Webhook | None:
-    """The webhook that Label Studio has switched off, if none of Skylight's is on; else it is noted which are."""
-    if any(each["is_active"] for each in webhooks if _is_signed(service, each)):
-        _remember(service, project, webhooks)
-        return None
-    own = [each for each in webhooks if _is_signed(service, each) or _leads_here(service, each)]
+    """The webhook to be switched on again, None if one of Skylight's is on, or a person has switched it off."""
+    own = [each for each in webhooks if _is_signed(service, each)]
+    if not any(each["is_active"] for each in own):
+        others = [each for each in webhooks if each not in own and _leads_here(service, each)]
+        own = others if not own or any(each["is_active"] for each in others) else own
     if any(each["is_active"] for each in own):
         _remember(service, project, webhooks)
         return None
     seen = _seen(service, project)
-    heard = float(service.queue.redis.get(key(project, "heard")) or 0)
-    found = [each for each in own if _by_label_studio(each, seen, heard)]
-    return max(found, key=lambda each: (_is_signed(service, each), int(each["id"])), default=None)
-
-
-def _by_label_studio(webhook: Webhook, seen: Mapping[str, str], heard: float) -> bool:
-    """Whether nobody has changed a webhook since it was on: it was seen on in this state, or brought an event since."""
-    changed = str(webhook.get("updated_at") or "")
-    if not changed:
-        return False
-    same = seen.get(str(webhook["id"])) == changed
-    return same or heard > datetime.fromisoformat(changed).timestamp() + SKEW_SECONDS
+    if any(seen.get(str(each["id"]), _state(each)) != _state(each) for each in own):
+        return None
+    return max(own, key=lambda each: int(each["id"]), default=None)
 
 
 def _is_signed(service: Service, webhook: Webhook) -> bool:
@@ -98,13 +88,18 @@ def _leads_here(service: Service, webhook: Webhook) -> bool:
     return end == "webhook" and identify(base, service.secret.instance) == "here"
 
 
+def _state(webhook: Webhook) -> str:
+    return str(webhook.get("updated_at") or "")
+
+
 def _remember(service: Service, project: str, webhooks: Sequence[Webhook]) -> None:
     """Keep the state in which webhooks are seen on."""
-    states = {str(each["id"]): str(each.get("updated_at") or "") for each in webhooks if each["is_active"]}
-    service.queue.redis.set(key(project, "webhooks"), json.dumps(states))
+    states = {str(each["id"]): _state(each) for each in webhooks if each["is_active"]}
+    service.queue.redis.set(key(project, "webhooks"), json.dumps({**_seen(service, project), **states}))
     service.failures.clear(project, FAILURE)
 
 
 def _seen(service: Service, project: str) -> dict[str, str]:
+    """The states in which webhooks were last seen on, by id."""
     found: Any = service.queue.redis.get(key(project, "webhooks"))
     return dict(json.loads(found)) if found else {}

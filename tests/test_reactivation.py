@@ -1,7 +1,5 @@
 """A webhook that Label Studio switched off itself is switched on again; one that a person switched off is not."""
 
-import time
-
 import pytest
 
 from backend.checkup import findings
@@ -88,15 +86,13 @@ def test_one_that_was_changed_and_on_since_is_switched_on_too(service, studio, l
     assert studio.webhooks[1]["is_active"] and studio.webhooks[1]["actions"] == ["ANNOTATION_CREATED"]
 
 
-@pytest.mark.parametrize("heard", [False, True])
-def test_where_nothing_is_known_an_event_since_its_last_change_tells(service, studio, project, heard):
+def test_where_nothing_is_known_it_is_switched_on_once(service, studio, ls, project):
     """As after an upgrade, or once Redis's data are lost."""
     service.queue.redis.flushall()
-    if heard:
-        service.queue.redis.set(key(project, "heard"), int(time.time()))
-    fail_too_often(studio)
-    assert reactivate(service, project) is heard
-    assert studio.webhooks[1]["is_active"] is heard
+    switch_off(ls, studio)
+    assert reactivate(service, project) and studio.webhooks[1]["is_active"]
+    switch_off(ls, studio)
+    assert not reactivate(service, project) and not studio.webhooks[1]["is_active"]
 
 
 def test_only_its_own_is_switched_on_and_one_of_several(service, studio, ls, project, served):
@@ -112,6 +108,11 @@ def test_only_its_own_is_switched_on_and_one_of_several(service, studio, ls, pro
     studio.webhooks[1]["is_active"], studio.webhooks[3]["is_active"] = False, True
     assert not reactivate(service, project)  # that one brings them
     assert not studio.webhooks[1]["is_active"]
+    switch_off(ls, studio, 3)
+    assert reactivate(service, project) and studio.webhooks[1]["is_active"]  # Label Studio's doing
+    for number in (1, 3):
+        switch_off(ls, studio, number)
+    assert not reactivate(service, project)
 
 
 def test_one_that_was_connected_by_hand_is_known_by_its_address(service, studio, project):
