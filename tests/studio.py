@@ -437,7 +437,7 @@ def _backends(app: Flask, studio: Studio) -> None:
     def webhook(number: int) -> tuple[Response, int]:
         if "webhook" in studio.guards:
             return jsonify(detail=REFUSAL), 403
-        studio.webhooks[number].update(request.json)
+        studio.webhooks[number].update(request.json, updated_at=studio.now())
         return jsonify(studio.webhooks[number]), 200
 
 
@@ -463,6 +463,7 @@ def _hook(studio: Studio, project: int, url: str, answer: Any, fields: Any = ())
         return jsonify(detail=REFUSAL), 403
     plain = {"is_active": True, "send_payload": True, "send_for_all_actions": True, "actions": [], "headers": {}}
     made = {**plain, **dict(fields), "id": len(studio.webhooks) + 1, "project": project, "url": url}
+    made["updated_at"] = studio.now()
     studio.webhooks[made["id"]] = made
     return jsonify(answer or made), 201
 
