@@ -56,11 +56,12 @@ Window = tuple[int, int, int, int]  # row, column, height, width in px
 
 @dataclass(frozen=True)
 class Place:
-    """Where a raster lies: its coordinate reference system as WKT, and x, y there of column, row: a, b, c, d, e, f as
-    in x = a column + b row + c, y = d column + e row + f, with column 0, row 0 at the outer corner of the first pixel.
+    """Where a raster lies: its coordinate reference system as WKT, None if the file names none (a world file does not),
+    and x, y there of column, row: a, b, c, d, e, f as in x = a column + b row + c, y = d column + e row + f, with
+    column 0, row 0 at the outer corner of the first pixel.
     """
 
-    crs: str
+    crs: str | None
     transform: tuple[float, float, float, float, float, float]
 
 
@@ -159,7 +160,8 @@ class Windowed:
             raise ImageError(f"{self.path} holds {', '.join(kinds)} numbers; save their magnitude instead")
         self.size = int(self._file.height), int(self._file.width)
         crs, transform = self._file.crs, tuple(float(each) for each in self._file.transform)[:6]
-        self.place = Place(crs.to_wkt(), transform) if crs else None  # type: ignore[arg-type]
+        lies = crs or not self._file.transform.is_identity
+        self.place = Place(crs.to_wkt() if crs else None, transform) if lies else None  # type: ignore[arg-type]
         self._floats = any(kind.startswith("float") for kind in kinds)
         self.plain = kinds == {"uint8"} and self.bands == usual
         self.quantiles: NDArray[np.float64] | None = None
