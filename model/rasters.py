@@ -59,11 +59,12 @@ Window = tuple[int, int, int, int]  # row, column, height, width in px
 
 @dataclass(frozen=True)
 class Place:
-    """Where a raster lies: its coordinate reference system as WKT, and x, y there of column, row: a, b, c, d, e, f as
-    in x = a column + b row + c, y = d column + e row + f, with column 0, row 0 at the outer corner of the first pixel.
+    """Where a raster lies: its coordinate reference system as WKT, None if the file names none (a world file does not),
+    and x, y there of column, row: a, b, c, d, e, f as in x = a column + b row + c, y = d column + e row + f, with
+    column 0, row 0 at the outer corner of the first pixel.
     """
 
-    crs: str
+    crs: str | None
     transform: tuple[float, float, float, float, float, float]
 
 
@@ -182,7 +183,8 @@ class Windowed:
         self.size = shown_size(self._stored, self._turn)
         crs, transform = self._file.crs, tuple(float(each) for each in self._file.transform)[:6]
         transform = turned_transform(transform, self._stored, self._turn)  # type: ignore[arg-type]
-        self.place = Place(crs.to_wkt(), transform) if crs else None  # type: ignore[arg-type]
+        lies = crs or not self._file.transform.is_identity
+        self.place = Place(crs.to_wkt() if crs else None, transform) if lies else None  # type: ignore[arg-type]
         self._floats = any(kind.startswith("float") for kind in kinds)
         self._complete = not masked or (not self._floats and self._unmasked())
         self._table = _levels(self._file, self.bands) if kinds <= {"uint8", "uint16"} else None

@@ -205,7 +205,7 @@ def test_of_brushes_and_bitmasks_no_more_are_sent_than_fit_into_an_answer(
     digest, raster = tiled.pictures.look(A)
     every, score = preannotation_large(tiled, decoder, labeling, digest, raster)
     one = len(json.dumps(every[0]["value"]))
-    monkeypatch.setattr(large_answers, "MOST_CHARACTERS", one)
+    monkeypatch.setattr(large_answers, "MAX_CHARACTERS", one)
     some, same = preannotation_large(tiled, decoder, labeling, digest, raster)
     assert score == same and len(every) > 5
     if kind == "PolygonLabels":
