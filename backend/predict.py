@@ -174,10 +174,10 @@ def preannotation(
         return preannotation_large(service, decoder, labeling, digest, embedding)
     prediction = predict_pixels(decoder, embedding)
     decided = prediction.probabilities
-    if (there := embedding.where_known()) is not None and there.any():
+    if (there := embedding.where_known()) is not None:
         prediction.probabilities[:, ~there] = 0  # as in maps, what is not there is background, and not counted
         prediction.probabilities[0, ~there] = 1
-        decided = prediction.probabilities[:, there]
+        decided = prediction.probabilities[:, there] if there.any() else decided
     found = instances(prediction, service.settings.min_area)
     if service.settings.refine:
         found = refine(service.pictures.segmenter, embedding, prediction, found)

@@ -58,3 +58,17 @@ def test_readers_never_see_half_of_a_file_that_several_threads_replace(tmp_path:
         writer.join()
     assert seen & {b"b", b"c"}
     assert names(tmp_path) == ["file.bin"]
+
+
+def test_two_writers_of_a_file_have_names_of_their_own(tmp_path: Path) -> None:
+    path = tmp_path / "file.bin"
+    with files.replacing(path) as one:
+        one.write_bytes(b"one")
+        with files.replacing(path) as other:
+            other.write_bytes(b"other")
+        assert path.read_bytes() == b"other"
+    assert path.read_bytes() == b"one" and names(tmp_path) == ["file.bin"]
+    with pytest.raises(ZeroDivisionError), files.replacing(path) as part:
+        part.write_bytes(b"half")
+        raise ZeroDivisionError
+    assert path.read_bytes() == b"one" and names(tmp_path) == ["file.bin"]
