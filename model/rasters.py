@@ -180,9 +180,9 @@ class Windowed:
         self._turn = tiff_orientation(path if data is None else data) if self._file.driver in ("GTiff", "COG") else 1
         self._stored = int(self._file.height), int(self._file.width)
         self.size = shown_size(self._stored, self._turn)
-        crs, transform = self._file.crs, tuple(float(each) for each in self._file.transform)[:6]
-        transform = turned_transform(transform, self._stored, self._turn)
-        self.place = Place(crs.to_wkt(), transform) if crs else None  # type: ignore[arg-type]
+        crs, (a, b, c, d, e, f) = self._file.crs, (float(each) for each in tuple(self._file.transform)[:6])
+        transform = turned_transform((a, b, c, d, e, f), self._stored, self._turn)
+        self.place = Place(crs.to_wkt(), transform) if crs else None
         self._floats = any(kind.startswith("float") for kind in kinds)
         self._complete = not masked or (not self._floats and self._unmasked())
         self._table = _levels(self._file, self.bands) if kinds <= {"uint8", "uint16"} else None
@@ -204,13 +204,14 @@ class Windowed:
         if self._complete:
             return None
         if self._floats:  # of what is no number the mask need not know
-            there = ~_masked(self._values(window)).all(0)
+            masks = ~_masked(self._values(window))
         else:
             try:
                 with self._lock:
-                    there = self._file.read_masks(list(self.bands), window=self._part(window)).any(0)
+                    masks = self._file.read_masks(list(self.bands), window=self._part(window))
             except RasterioError as error:
                 raise ImageError(f"{self.path} is damaged: {error}") from error
+        there: NDArray[np.bool_] = np.any(masks, 0)
         return None if there.all() else TURNS[self._turn](there)
 
     def small(self, side: int, window: Window | None = None) -> NDArray[np.uint8]:

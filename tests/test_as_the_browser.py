@@ -158,6 +158,20 @@ def test_a_picture_of_8_bits_is_the_same_by_every_normalisation(name: str, tmp_p
     assert len(watched.shown) == 1  # the same embedding is kept for both
 
 
+LOSSLESS = (
+    "png plain", "png rgba", "png rgb with transparency", "bmp plain", "webp plain", "webp rgba", "webp exif 3",
+    "tif plain", "tif tiled", "tif big", "jp2 rgb", "jp2 rgb with ycc", "jp2 by Pillow", "j2k codestream",
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("name", LOSSLESS)
+def test_a_lossless_file_has_the_pixels_that_were_saved_also_where_they_are_transparent(
+    name: str, tmp_path: Path
+) -> None:
+    (kind,) = (kind for kind in KINDS if kind.name == name)
+    assert (clicked(tmp_path, kind) == SCENE).all()
+
+
 @pytest.fixture(scope="module")
 def page() -> Any:
     api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed: nothing is drawn")
