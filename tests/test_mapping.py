@@ -3,9 +3,11 @@
 import copy
 import csv
 import json
+import os
 import re
 import sqlite3
 import sys
+import time
 from dataclasses import replace
 
 import numpy as np
@@ -366,3 +368,17 @@ def test_a_pixel_of_degrees_has_the_area_it_has_on_the_sphere():
     assert geo.lonlat(np.array([[0.0, 0.0]])).tolist() == [[10, 60]]
     feet = Geo(Place(rasterio.crs.CRS.from_epsg(2225).to_wkt(), (3.0, 0, 0, 0, -3.0, 0)))
     assert feet.square_metres(0, 0) == pytest.approx((3 * 1200 / 3937) ** 2)
+
+
+def test_copies_of_another_process_stay_and_what_was_left_goes(tmp_path):
+    folder = tmp_path / ".copies"
+    folder.mkdir()
+    for name, age in (("its.tif", 60), ("left.tif", 90_000)):
+        (folder / name).touch()
+        os.utime(folder / name, (time.time() - age,) * 2)
+    options = mapping.Options(tmp_path, ("png",), "skylight-1", 256, 20)
+    mapping.finish(options, ["Pit"], [])
+    assert [path.name for path in folder.iterdir()] == ["its.tif"]
+    (folder / "its.tif").unlink()
+    mapping.finish(options, ["Pit"], [])
+    assert not folder.exists()
