@@ -19,8 +19,10 @@ from backend.labelstudio import LabelStudio, StoredPrediction, TaskReferences
 from backend.queue import key
 from backend.service import Service
 from backend.webhook import project_key
+from model.checkpoints import CHECKPOINTS
 
-PREFIXES = ("skylight-", "sam-")  # of the model versions that are Skylight's
+DECODER = "skylight-"  # and its number: a model version
+SAM_ALONE = frozenset(f"sam-{name}" for name in ("tiny", *CHECKPOINTS))  # model versions before the first decoder
 MOST_EARLIER = 5  # of a task: each is sent along when the task is opened; the next one is written over the oldest
 VERSIONS_AT_ONCE = 20  # named in one listing, whose address must stay short
 HOUR = 3600.0  # s
@@ -30,13 +32,13 @@ log = logging.getLogger(__name__)
 
 def is_ours(version: str) -> bool:
     """Whether a model version is one of Skylight's."""
-    return version.startswith(PREFIXES)
+    return version.startswith(DECODER) or version in SAM_ALONE
 
 
 def number_of(version: str) -> int:
     """The number of a model version that is a decoder's of Skylight; 0 of any other, as of SAM alone."""
-    number = version.removeprefix(PREFIXES[0])
-    return int(number) if version.startswith(PREFIXES[0]) and number.isdecimal() else 0
+    number = version.removeprefix(DECODER)
+    return int(number) if version.startswith(DECODER) and number.isdecimal() else 0
 
 
 def replaceable(references: TaskReferences, keep: Iterable[str]) -> StoredPrediction | None:
