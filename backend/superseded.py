@@ -64,10 +64,10 @@ def note(
     """
     redis, where, now = service.queue.redis, key(project, "superseded"), time.time() if now is None else now
     earlier = {version for version in stored if is_ours(version)} - {shown, service.version_name(project)}
-    known = {name.decode(): float(since) for name, since in redis.hgetall(where).items()}
+    known = {version: float(since) for version, since in _read(service, where).items()}
     if over := known.keys() - earlier:
         redis.hdel(where, *over)
-        redis.hdel(key(project, "superseded-left"), *over)
+        redis.hdel(_left(project), *over)
     for version in earlier - known.keys():
         redis.hset(where, version, str(now))
     return {version: known.get(version, now) for version in earlier}
@@ -94,8 +94,8 @@ def clear(service: Service, project: str, seconds: float, now: float | None = No
     stored = client.model_versions(number)
     since = note(service, project, str(found.get("model_version") or ""), stored, now)
     before = now - HOUR * service.settings.keep_predictions
-    left = {name.decode(): int(count) for name, count in service.queue.redis.hgetall(_left(project)).items()}
-    over = {version for version in since if since[version] <= before and stored[version] > left.get(version, 0)}
+    left = _read(service, _left(project))
+    over = {version for version in since if since[version] <= before and stored[version] > int(left.get(version, 0))}
     return bool(over) and _Clearing(service, client, project, before, time.monotonic() + seconds).run(over)
 
 
@@ -167,6 +167,12 @@ class _Clearing:
 
 def _left(project: str) -> str:
     return key(project, "superseded-left")
+
+
+def _read(service: Service, where: str) -> dict[str, str]:
+    """A hash of Redis."""
+    found: Any = service.queue.redis.hgetall(where)
+    return {name.decode(): value.decode() for name, value in found.items()}
 
 
 def _seconds(when: str) -> float:
