@@ -51,15 +51,19 @@ PAINTED = """colour => { const image = document.querySelector('img[alt=image]'),
   return btoa(text) }"""
 SMART = ".lsf-toolbar__group > button.lsf-tool_smart"
 SUBMIT = "[data-testid=bottombar-submit-button], [data-testid=bottombar-update-button]"
+STREAM_WIDTH = 1300
 SETTLE_MS = 400  # the editor draws an answer in the frames after it came
 
 
 class Editor:
     """One annotator's browser window."""
 
-    def __init__(self, browser: Any, url: str) -> None:
+    def __init__(self, browser: Any, url: str, width: int = 1500) -> None:
+        """`width`: of the window, px; in the label stream a square image fills it, and the labels below are to be seen
+        with it up to `STREAM_WIDTH`.
+        """
         self.url = url
-        self.page = browser.new_context(viewport={"width": 1500, "height": 1300}).new_page()
+        self.page = browser.new_context(viewport={"width": width, "height": 1300}).new_page()
         self.page.set_default_timeout(60_000)
         self.errors: list[str] = []  # what went wrong in the page, but for answers that the server refused
         self.refused: list[str] = []  # annotations and drafts that Label Studio did not take
@@ -115,6 +119,7 @@ class Editor:
     def press(self, label: str, x: float, y: float, positive: bool = True) -> None:
         """The same, without waiting for the answer."""
         self._pick(label)
+        self._withdraw()
         if not positive:
             self.page.keyboard.down("Alt")
         self._mouse(x, y)
@@ -137,6 +142,12 @@ class Editor:
         self.page.keyboard.press("Backspace")
         self.page.wait_for_timeout(SETTLE_MS)
         assert len(self.regions()) == before - 1
+
+    def _withdraw(self) -> None:
+        """Take the mouse away from the toolbar: the tools that fold out there lie over the image."""
+        left, top, _, high, *_ = self.page.evaluate(FRAME)
+        self.page.mouse.move(left - 3, top + high / 2)
+        self.page.wait_for_timeout(SETTLE_MS)
 
     def _mouse(self, x: float, y: float) -> None:
         """Click at the middle of a pixel of the image."""

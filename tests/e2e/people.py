@@ -60,7 +60,7 @@ class Person:
         editor, seconds = self.editor, look_seconds(self.rng)
         self.work.seconds.append(seconds)
         look(editor, seconds / 2)
-        foreseen = editor.prediction is not None
+        foreseen = editor.prediction is not None and bool(editor.regions())
         corrected = correct(editor, self.truths[editor.task], self.rng)
         if pause:
             pause()

@@ -18,7 +18,7 @@ from backend.store import Store
 
 from ..planted import brush
 from .annotator import Mask
-from .browsing import Editor, is_draft, sign_up
+from .browsing import STREAM_WIDTH, Editor, is_draft, sign_up
 from .conftest import Rows, Stack, chromium
 from .people import Person, Regions, Work, correct, differing, inside
 from .scenes import Project, make_project, masks_of, union, wait
@@ -136,7 +136,7 @@ def work(seen: Watched, email: str, number: int) -> Work:
     """One annotator's day, in a browser of his own."""
     truths = dict(zip(seen.project.tasks, seen.project.pits, strict=True))
     with chromium() as browser:
-        editor = Editor(browser, seen.stack.client.url)
+        editor = Editor(browser, seen.stack.client.url, STREAM_WIDTH)
         editor.log_in(email, PASSWORD)
         person = Person(editor, seen.project.number, truths, random.Random(number))
         return person.annotate(EACH, {PAUSE_AT[number]: partial(sit_out, editor, seen, 1)})
@@ -153,8 +153,13 @@ def leave_open(seen: Watched, browser: Any, email: str, working: list[Future[Wor
 
     Gives what came of it, and how many promotions that were.
     """
-    wait(lambda: seen.promotions() and seen.shown().startswith("skylight-"))
-    editor = Editor(browser, seen.stack.client.url)
+
+    def begun() -> bool:
+        check(working)
+        return seen.promotions() > 0 and seen.shown().startswith("skylight-")
+
+    wait(begun)
+    editor = Editor(browser, seen.stack.client.url, STREAM_WIDTH)
     editor.log_in(email, PASSWORD)
     editor.open_stream(seen.project.number)
     before, shown = seen.promotions(), seen.shown()
@@ -323,7 +328,7 @@ def tabs(seen: Watched, browser: Any, accounts: list[str]) -> Iterator[tuple[Tab
     """Six tabs, of the two accounts by turns."""
     opened = []
     for i in range(6):
-        editor = Editor(browser, seen.stack.client.url)
+        editor = Editor(browser, seen.stack.client.url, STREAM_WIDTH)
         editor.log_in(accounts[i % 2], PASSWORD)
         opened.append(Tab(editor, random.Random(i)))
     try:
