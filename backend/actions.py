@@ -5,8 +5,8 @@ from dataclasses import replace
 import redis
 
 from backend import ahead
+from backend.delivery import forget
 from backend.errors import BadRequest
-from backend.queue import key
 from backend.service import Service
 from backend.trained import named
 
@@ -26,10 +26,12 @@ def promote(service: Service, project: str, number: int) -> None:
 
 
 def roll_back(service: Service, project: str) -> int:
-    """Serve the version before the current one again, and give its number (0: none, SAM alone)."""
+    """Serve the version before the current one again, and give its number (0: none, SAM alone).
+
+    What later versions predicted is taken out of sight in the background.
+    """
     number = service.versions.roll_back(project)
-    if number:
-        _bring(service, project)
+    _bring(service, project)
     return number
 
 
@@ -95,6 +97,6 @@ def unfit(service: Service, project: str, number: int) -> str:
 
 
 def _bring(service: Service, project: str) -> None:
-    """Have the open tasks pre-annotated anew: the predictions of a version served before are gone from Label Studio."""
-    service.queue.redis.delete(key(project, f"preannotated-{service.version_name(project)}"))
+    """Have the open tasks pre-annotated anew: those of a version served before may be gone from Label Studio."""
+    forget(service, project, service.version_name(project))
     service.queue.request(project, "preannotate")

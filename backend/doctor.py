@@ -7,6 +7,7 @@ from typing import Any
 from backend import checkup, machine
 from backend.connect import Change, repair
 from backend.errors import SkylightError
+from backend.failures import MACHINE
 from backend.finding import Finding, State
 from backend.labelstudio import LabelStudio
 from backend.link import Identify, find, identify
@@ -20,8 +21,19 @@ TESTED = "1.23"
 
 
 def findings(service: Service) -> list[Finding]:
-    """How everything stands. Takes a second or more; while Label Studio asks Skylight back, it must be answered."""
-    return [*_labelstudio(service), *machine.findings(service)]
+    """How everything stands, and what went wrong lately. Takes a second or more; while Label Studio asks Skylight back,
+    it must be answered.
+    """
+    return [*_labelstudio(service), *machine.findings(service), *_failing(service)]
+
+
+def _failing(service: Service) -> Iterator[Finding]:
+    """What went wrong, in a job or at Label Studio, and did not go well since."""
+    for project in (*service.store.projects(), MACHINE):
+        for failure in service.failures.of(project):
+            of = "this machine" if project == MACHINE else f"project {project.partition('.')[0]}"
+            often = f"; {failure.count} times" if failure.count > 1 else ""
+            yield Finding(f"{of}: {failure.what}", "warn", f"{failure.reason}{often}", f"{failure.step}.")
 
 
 def fix(service: Service) -> list[Change]:

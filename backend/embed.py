@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from backend import ahead
 from backend.errors import DATA_ERRORS, LabelStudioError, MediaError, SkylightError, Unavailable
-from backend.fair import Turn
+from backend.fair import SLICE_SECONDS, Turn
 from backend.labeling import Labeling
 from backend.labelstudio import LIGHT_PAGE, LabelStudio, TaskSummary
 from backend.machine import DISK_FAIL, GIGABYTE, free_bytes
@@ -23,12 +23,13 @@ from backend.progress import reporter
 from backend.readiness import readiness_test
 from backend.service import Service
 from backend.trace import fail
+from backend.trouble import refused
 from backend.webhook import project_key
 from model.images import ImageError
 from model.normalisation import Normalisation
 
+REFUSED = "embedding"  # what a failure by Label Studio is called
 NEXT = 5  # open tasks after the one just opened that are embedded first
-SLICE_SECONDS = 600.0  # of one job; the next goes on from there, long before `JOB_SECONDS` would end this one
 
 log = logging.getLogger(__name__)
 
@@ -172,8 +173,8 @@ def embed_project(service: Service, project: str) -> bool:
     """Embed what is wanted of a project, what follows the tasks opened last before all else.
 
     Stops when something more urgent is queued, or after a while; gives whether anything is left. What is embedded is
-    known by its file, so it goes on from there. If Label Studio does not answer, the log says so, and the next event
-    of the project brings the rest.
+    known by its file, so it goes on from there. If Label Studio does not answer, the log, the page and the doctor say
+    so, and it is tried again after a while.
     """
     client = service.labelstudio
     if client is None:
@@ -183,12 +184,17 @@ def embed_project(service: Service, project: str) -> bool:
         found = client.project(number)
         if project_key(found) != project:
             raise LabelStudioError(f"Label Studio's project {number} is another one now")
-        return _Round(service, client, project, service.labeling(str(found["label_config"]))).run()
+        left = _Round(service, client, project, service.labeling(str(found["label_config"]))).run()
+        service.failures.clear(project, REFUSED)
+        return left
+    except LabelStudioError as error:
+        log.warning("project %s: its images are not embedded: %s", project, error)
+        refused(service, project, "embed", REFUSED, error)
     except SkylightError as error:
         log.warning("project %s: its images are not embedded: %s", project, error)
         fail(error)
-        ahead.forget(service.queue, project)  # by the time of the next event other tasks are open
-        return False
+    ahead.forget(service.queue, project)  # by the time of the next try other tasks are open
+    return False
 
 
 class _Round:
@@ -199,8 +205,7 @@ class _Round:
         self.client = client
         self.project = project
         self.labeling = labeling
-        self.until = time.monotonic() + SLICE_SECONDS
-        self.turn = Turn(service.queue, "embed")
+        self.turn = Turn(service.queue, "embed", longest=SLICE_SECONDS)
 
     @property
     def number(self) -> int:
@@ -240,8 +245,7 @@ class _Round:
 
     def _must_end(self) -> bool:
         self.service.check_stop()
-        late = time.monotonic() > self.until or self.turn.is_over
-        return late or self.service.queue.waiting("ingest", "train", "preannotate")
+        return self.turn.is_over or self.service.queue.waiting("ingest", "train", "preannotate")
 
     def _follow(self) -> bool:
         """Embed what comes after the tasks opened last; gives whether something more urgent came between."""

@@ -61,6 +61,7 @@ class LabelStudioError(SkylightError):
     """Label Studio did not answer, or answered with an error."""
 
     status = 502
+    answered: int = 0  # the HTTP status of its answer, 0 if none came
 
 
 class Unavailable(SkylightError):

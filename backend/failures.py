@@ -24,7 +24,7 @@ log = logging.getLogger(__name__)
 class Failure:
     """One thing that fails: since when, how often, why, and what to do."""
 
-    what: str  # a kind of job, "samples", "damaged", "version", "embeddings"
+    what: str  # a kind of job, "samples", "damaged", "version", "embeddings"; what Label Studio refused
     reason: str
     step: str
     count: int

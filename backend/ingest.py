@@ -22,7 +22,7 @@ def drain(service: Service, project: str) -> int:
     """Work through the inbox; an event leaves it when it is done. Gives how many there were.
 
     An annotation that cannot be used (its image is gone, say) is set aside, see `backend.aside`, and holds up nothing.
-    Where other projects' events wait, some may be left for another turn.
+    Where other projects' events wait, or after a slice (see `backend.fair`), some may be left for another turn.
     """
     count = 0
     with service.queue.lock(project, "ingest") as held:
@@ -48,13 +48,16 @@ def bury(service: Service, project: str) -> None:
 
 
 def retry(service: Service, project: str) -> bool:
-    """Try the annotations that were set aside and are due; gives whether a sample changed.
+    """Try the annotations that were set aside and are due, for a slice at most; gives whether a sample changed.
 
     Those that Label Studio can be asked for are left to a reconciliation.
     """
     changed = False
     with service.queue.lock(project, "ingest") as held:
+        turn = Turn(service.queue, "ingest")
         for each in service.asides.due(project) if held else ():
+            if turn.is_over:
+                break  # and due still
             if each.event is not None:
                 changed |= handle(service, project, each.event)
             else:

@@ -62,7 +62,7 @@ def ingest(project: str) -> None:
         queue.request(project, "ingest")
     if queue.dirty(project) > queue.trained(project):
         queue.request(project, "train")
-    elif service.versions.current(project) and (news or not _all_predicted(service, project)):
+    elif _has_predicted(service, project) and (news or not _all_predicted(service, project)):
         queue.request(project, "preannotate")
 
 
@@ -73,6 +73,11 @@ def _reconciled(service: Service, project: str, wish: str) -> int:
     except (Stopping, redis.RedisError):
         service.queue.want_reconciliation(project)
         raise
+
+
+def _has_predicted(service: Service, project: str) -> bool:
+    """Whether a version is served, or was: its predictions may be in Label Studio still."""
+    return bool(service.versions.current(project)) or service.queue.progress(project) is not None
 
 
 def _all_predicted(service: Service, project: str) -> bool:
@@ -93,8 +98,9 @@ def train(project: str) -> None:
         if reconcile(service, project):
             service.queue.touch(project)
         dirty = service.queue.dirty(project)
-        while service.queue.inbox_length(project):  # what `dirty` counts must be ingested before it counts as trained
-            drain(service, project)
+        drain(service, project)
+        if _has_more(service, project):  # what `dirty` counts must be ingested before it counts as trained
+            return
         wanted = service.queue.wanted(project)
         service.versions.settle(project)
         promoted = train_version(service, project, asked=wanted > 0)
@@ -106,6 +112,17 @@ def train(project: str) -> None:
         _show(service, project)
     if service.versions.current(project):  # also an old one: there may be new tasks
         service.queue.request(project, "preannotate")
+
+
+def _has_more(service: Service, project: str) -> bool:
+    """Whether annotations are left that a turn was too short for; an ingest job takes them, and then it is trained."""
+    queue = service.queue
+    if not queue.inbox_length(project) and not queue.wants_reconciliation(project):
+        return False
+    queue.request(project, "ingest")
+    if queue.wanted(project):  # else it comes by what is dirty
+        queue.request(project, "train")
+    return True
 
 
 def _show(service: Service, project: str) -> None:

@@ -63,6 +63,11 @@ _TASK_FIELDS = (
     "id,data,is_labeled,updated_at,total_annotations,cancelled_annotations,total_predictions,predictions_model_versions"
 )
 
+_REFERENCES = {
+    "fields": "all",
+    "review": "true",
+    "include": "id,annotations,parent_prediction,predictions",
+}
 _MARKS = "updated_at,was_cancelled,ground_truth,last_action"
 
 
@@ -92,6 +97,34 @@ class AnnotationSummary:
     was_cancelled: bool
     ground_truth: bool
     reviewed: bool
+
+
+@dataclass(frozen=True)
+class StoredPrediction:
+    """A prediction without its result; `updated_at` as Label Studio writes it: when it was made or written over."""
+
+    id: int
+    model_version: str
+    updated_at: str
+
+
+@dataclass(frozen=True)
+class TaskReferences:
+    """A task's predictions, and what refers to them."""
+
+    task: int
+    predictions: tuple[StoredPrediction, ...]
+    parents: frozenset[int]
+    """Ids of the predictions that an annotation was made from: an editor that updates it sends the id along."""
+
+
+def _references(task: Mapping[str, Any]) -> TaskReferences:
+    predictions = [
+        StoredPrediction(one["id"], str(one.get("model_version") or ""), one["updated_at"])
+        for one in task["predictions"]
+    ]
+    parents = {one["parent_prediction"] for one in task["annotations"]} - {None}
+    return TaskReferences(task["id"], tuple(predictions), frozenset(parents))
 
 
 def reviewed(annotation: Mapping[str, Any]) -> bool:
@@ -228,7 +261,7 @@ class LabelStudio(Connection):
         return _list(self.request("GET", "/api/predictions/", params={"task": task_id}))
 
     def create_prediction(self, project_id: int, task_id: int, prediction: Mapping[str, Any]) -> bool:
-        """Store a prediction, {result, score, model_version, cluster}, unless its task is gone; gives whether it was.
+        """Store a prediction, {result, score, model_version, cluster}; gives False if its task is gone.
 
         One request for each, because `/import/predictions`, which takes many, forgets `cluster` (Label Studio 1.23.2).
         It costs ten times as much: on a busy machine 0.54 s, where an import of 12 took 0.045 s for each.
@@ -242,24 +275,62 @@ class LabelStudio(Connection):
             return False
         return True
 
-    def delete_empty_predictions(self, task_id: int, model_version: str) -> None:
-        """Delete a task's predictions of a model version that hold no region."""
-        for prediction in self.predictions(task_id):
-            if prediction.get("model_version") == model_version and not prediction.get("result"):
-                self.request("DELETE", f"/api/predictions/{prediction['id']}/")
+    def replace_prediction(
+        self, project_id: int, task_id: int, prediction_id: int, prediction: Mapping[str, Any]
+    ) -> bool:
+        """Write over a prediction's {result, score, model_version, cluster}, under its id; gives False if it is gone.
+
+        An editor that was opened with it can go on: Label Studio refuses a submit only where the id is gone.
+        """
+        body = {"project": project_id, "task": task_id, **prediction}
+        return self._of_prediction("PATCH", prediction_id, json=body)
+
+    def delete_prediction(self, prediction_id: int) -> bool:
+        """Delete a prediction; gives False if it was gone before.
+
+        What was begun with it and is still open in an editor cannot be submitted any more (Label Studio 1.23.2: 400,
+        `parent_prediction`), nor can an annotation that was made from it be updated there.
+        """
+        return self._of_prediction("DELETE", prediction_id)
+
+    def _of_prediction(self, method: str, prediction_id: int, **options: Any) -> bool:
+        try:
+            self.request(method, f"/api/predictions/{prediction_id}/", timeout=SLOW_SECONDS, **options)
+        except LabelStudioError as error:
+            if error.answered != 404:
+                raise
+            return False
+        return True
+
+    def references(self, project_id: int, versions: Sequence[str], after: int = -1) -> Iterator[TaskReferences]:
+        """Yield what refers to the predictions of the tasks that have one of these model versions, by rising task id.
+
+        Above the task id `after`. Other tasks may come too: Label Studio looks for a part of the version's name.
+        """
+        wanted = {
+            "filter": "filter:tasks:predictions_model_versions",
+            "operator": "contains",
+            "type": "List",
+            "value": list(versions),
+        }
+        for task in self._pages(project_id, FULL_PAGE, None, [wanted], _REFERENCES, after):
+            yield _references(task)
+
+    def references_of(self, project_id: int, task_id: int) -> TaskReferences | None:
+        """Return what refers to the predictions of one task; None if it is gone."""
+        found = self._pages(project_id, FULL_PAGE, [task_id], [], _REFERENCES)
+        return next((_references(task) for task in found), None)
+
+    def drafts(self, task_id: int) -> list[dict[str, Any]]:
+        """Return the drafts of a task, everybody's: id, user, updated_at, result and so on."""
+        return _list(self.request("GET", f"/api/tasks/{task_id}/drafts"))
 
     def model_versions(self, project_id: int) -> dict[str, int]:
         """Return how many predictions of each model version the project holds."""
         return _mapping(self.request("GET", f"/api/projects/{project_id}/model-versions/"))
 
-    def delete_predictions(self, project_id: int, model_version: str) -> int:
-        """Delete all predictions of one model version in one go and return how many there were."""
-        path = f"/api/projects/{project_id}/model-versions/"
-        answer = self.request("DELETE", path, json={"model_version": model_version}, timeout=SLOW_SECONDS)
-        return int(member(answer, "deleted_predictions"))
-
     def set_model_version(self, project_id: int, version: str) -> None:
-        """Choose whose predictions the project shows and sorts by.
+        """Choose whose predictions the project shows and sorts by; "": nobody's.
 
         Label Studio refuses a version of which no prediction is stored, unless it is a connected backend's
         title.

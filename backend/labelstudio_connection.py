@@ -123,7 +123,9 @@ def _read(answer: requests.Response, method: str, path: str) -> Any:
     message = f"Label Studio answered {answer.status_code} to {method} {path}: {_detail(answer)}"
     if answer.status_code == 401:
         message = f"{message.rstrip('.')}. Check LABEL_STUDIO_API_KEY."
-    raise LabelStudioError(message)
+    error = LabelStudioError(message)
+    error.answered = answer.status_code
+    raise error
 
 
 def _is_json(answer: requests.Response) -> bool:

@@ -37,7 +37,7 @@ POLICY = (
 )
 DONE = {
     "promoted": "That version is served now; the open tasks get its predictions in the background.",
-    "rolled-back": "The version before is served again.",
+    "rolled-back": "The version before is served again. What the later one predicted is taken away in the background.",
     "trying": "The annotations that were set aside are tried once more.",
     "training": "Training is queued. If nothing has changed since the newest version, it makes no other one.",
 }

@@ -5,25 +5,30 @@ import time
 from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from backend.clustering import cluster_of, find_clusters
+from backend.delivery import EMPTY, MARK_SECONDS, Delivery
 from backend.errors import BadRequest, LabelStudioError, SkylightError
 from backend.fair import TURN_SECONDS, Turn
 from backend.labeling import Labeling
 from backend.labelstudio import LabelStudio, TaskSummary
 from backend.predict import image_url, preannotation
-from backend.queue import Progress, key
+from backend.queue import Progress
 from backend.service import Service
+from backend.superseded import note, number_of
 from backend.trace import fail
+from backend.trouble import refused
+from backend.webhook import project_key
 from model.decoder import DomainDecoder
 from model.images import ImageError
 
 REFUSALS = 3  # in a row, after which Label Studio is taken to be down
 CHUNK = 20  # tasks after which Label Studio is asked which are still open: it asks for predictions itself meanwhile
-MARK_SECONDS = 30 * 24 * 3600  # how long it is remembered which tasks have a version's prediction
+REFUSED = "pre-annotation"  # what a failure by Label Studio's refusals is called
 
 NO_CLUSTERS = np.zeros((0, 1), np.float32)
 
@@ -31,116 +36,169 @@ log = logging.getLogger(__name__)
 
 
 def preannotate(service: Service, project: str, undisturbed: float = 0.0) -> bool:
-    """Give every open task a prediction of the current version and remove those of earlier ones.
+    """Give every open task a prediction of the current version, and have Label Studio show that.
+
+    Those of earlier versions stay for a while, see `backend.superseded`: somebody may have the task open with one.
+    Those of versions that were rolled back are written over, where SAM alone is served again with nothing.
 
     Stops when something more urgent is queued, but not in the first `undisturbed` seconds, when its turn is over (see
     `backend.fair`), or when another version has become current; gives whether tasks are left. Which tasks are done is
-    remembered, so that it goes on from there. If Label Studio refuses or does not answer, the log says so, and the next
-    event of the project brings the rest.
+    remembered, so that it goes on from there. If Label Studio refuses or does not answer, the log, the page and the
+    doctor say so, and it is tried again after a while.
     """
     client = service.labelstudio
-    if client is None or not service.versions.current(project):
+    if client is None:
         return False
     try:
-        version = service.version_name(project)  # before the decoder: should the next one come between, it is noticed
-        labeling = service.labeling(service.store.config(project))
-        decoder = service.decoder(project, labeling)
-        if decoder is None:
-            log.info("project %s: no pre-annotation before a version for its labels is trained", project)
-            return False
-        turn = Turn(service.queue, "preannotate", max(TURN_SECONDS, undisturbed))
-        return _Round(service, client, project, version, labeling, decoder, time.monotonic() + undisturbed, turn).run()
+        found = _begin(service, client, project, undisturbed)
+        return found is not None and found.run()
+    except LabelStudioError as error:
+        log.warning("project %s is not pre-annotated: %s", project, error)
+        refused(service, project, "preannotate", REFUSED, error)
     except SkylightError as error:
         log.warning("project %s is not pre-annotated: %s", project, error)
         fail(error)
-        return False
+    return False
+
+
+def _begin(service: Service, client: LabelStudio, project: str, undisturbed: float) -> "_Round | None":
+    """A round, None if there is nothing to send, or if Label Studio's project is another one by now."""
+    version = service.version_name(project)  # before the decoder: should the next one come between, it is noticed
+    labeling = service.labeling(service.store.config(project))
+    decoder = service.decoder(project, labeling)
+    if decoder is None and service.versions.current(project):
+        log.info("project %s: no pre-annotation before a version for its labels is trained", project)
+        return None
+    number = int(project.partition(".")[0])
+    found = client.project(number)
+    if project_key(found) != project:
+        reason = f"Label Studio's project {number} is another one now, made at {found.get('created_at')}"
+        log.warning("project %s is not pre-annotated: %s", project, reason)
+        service.failures.note(project, REFUSED, reason, "Nothing is sent to it; what was learned here stays")
+        return None
+    if decoder is None and not any(map(number_of, client.model_versions(number))):
+        service.queue.set_progress(project, Progress(version, 0, 0))
+        return None
+    delivery = Delivery(service, client, project, version, str(found.get("model_version") or ""))
+    turn = Turn(service.queue, "preannotate", max(TURN_SECONDS, undisturbed))
+    return _Round(delivery, labeling, decoder, time.monotonic() + undisturbed, turn)
 
 
 @dataclass(frozen=True)
 class _Round:
-    """One project's open tasks and one version."""
+    """One project's open tasks and one version, or SAM alone."""
 
-    service: Service
-    client: LabelStudio
-    project: str
-    version: str
+    delivery: Delivery
     labeling: Labeling
-    decoder: DomainDecoder
+    decoder: DomainDecoder | None
     until: float  # by the monotonic clock, it goes on whatever is queued
     turn: Turn
 
     @property
-    def number(self) -> int:
-        """The project's id in Label Studio."""
-        return int(self.project.partition(".")[0])
+    def service(self) -> Service:
+        """Of the round's process."""
+        return self.delivery.service
 
     @property
-    def _late(self) -> str:
-        """Key of the set of tasks that a /predict had no time for: Label Studio has an empty prediction of them."""
-        return key(self.project, f"late-{self.version}")
+    def project(self) -> str:
+        """The project's key."""
+        return self.delivery.project
+
+    @property
+    def number(self) -> int:
+        """The project's id in Label Studio."""
+        return self.delivery.number
+
+    @property
+    def version(self) -> str:
+        """The version, as Label Studio names it."""
+        return self.delivery.version
+
+    @property
+    def _done(self) -> str:
+        """Key of the set of tasks that nothing is left to be done for."""
+        return self.delivery.done
 
     def run(self) -> bool:
         """As `preannotate`."""
-        redis, done_key = self.service.queue.redis, key(self.project, f"preannotated-{self.version}")
-        done = {int(task) for task in redis.smembers(done_key)}
-        tasks = [task for task in self.client.tasks(self.number) if _is_open(task)]
+        redis, client = self.service.queue.redis, self.delivery.client
+        self.delivery.hide()
+        done = {int(task) for task in redis.smembers(self._done)}
+        listed = list(client.tasks(self.number))
+        self.delivery.look_for_deleted(listed)
+        tasks = [task for task in listed if _is_open(task)]
         todo = self._wanting(tasks, done)
         self._note(len(tasks) - len(todo), len(tasks))
         centres = self._clusters(tasks) if todo else NO_CLUSTERS
         if centres is None:
             return True
-        refused = settled = 0
+        settled, in_a_row, latest = 0, 0, None
         self.turn.work()
         for place, task in enumerate(todo):
             if place % CHUNK == 0:
                 ids = [each.id for each in todo[place : place + CHUNK]]
-                wanting = {each.id for each in self._wanting(self.client.tasks(self.number, only=ids), done)}
+                wanting = {each.id for each in self._wanting(client.tasks(self.number, only=ids), done)}
             if self._interrupted():
                 return True
             try:
-                if task.id not in wanting:
-                    settled += 1
-                elif self._settle(task, centres):
-                    settled += 1
-                    redis.sadd(done_key, task.id)
-                    redis.expire(done_key, MARK_SECONDS)
-                refused = 0
+                settled += task.id not in wanting or self._settle(task, centres)
+                in_a_row = 0
             except LabelStudioError as error:
-                refused += 1
-                if refused == REFUSALS:
+                in_a_row, latest = in_a_row + 1, error
+                if in_a_row == REFUSALS:
                     raise
                 log.warning("project %s task %s: its pre-annotation was refused: %s", self.project, task.id, error)
                 fail(error)
             self._note(len(tasks) - len(todo) + settled, len(tasks))
         self._show()
+        self._end(settled, len(todo), latest)
+        return False
+
+    def _end(self, settled: int, todo: int, latest: LabelStudioError | None) -> None:
+        """Say what was done, and what Label Studio refused."""
         if todo:
             log.info(
                 "project %s: %d of %d open tasks have been pre-annotated by %s",
                 self.project,
                 settled,
-                len(todo),
+                todo,
                 self.version,
             )
-        return False
+        if latest:
+            refused(self.service, self.project, "preannotate", REFUSED, latest)
+        else:
+            self.service.failures.clear(self.project, REFUSED)
 
     def _wanting(self, tasks: Iterable[TaskSummary], done: set[int]) -> list[TaskSummary]:
-        """Those that are open and lack this version's prediction, or have but the empty one of a late answer."""
-        late = {int(task) for task in self.service.queue.redis.smembers(self._late)}
-        return [
-            task
-            for task in tasks
-            if _is_open(task) and (task.id in late or (task.id not in done and self.version not in task.model_versions))
-        ]
+        """Those that are open and lack this version's prediction, have but the empty one of a late answer, or have one
+        of a version that was rolled back.
+        """
+        late = {int(task) for task in self.service.queue.redis.smembers(self.delivery.late)}
+
+        def wanting(task: TaskSummary) -> bool:
+            lacking = task.id in late or (task.id not in done and self.version not in task.model_versions)
+            return (lacking and self.decoder is not None) or (task.id not in done and self.delivery.is_withdrawn(task))
+
+        return [task for task in tasks if _is_open(task) and wanting(task)]
 
     def _settle(self, task: TaskSummary, centres: NDArray[np.float32]) -> bool:
-        """As `_send`, in the place of the empty prediction of a late answer, if there is one."""
+        """Predict a task and send it; gives whether it is settled: sent, gone, or its picture unreadable."""
         redis = self.service.queue.redis
-        if redis.sismember(self._late, str(task.id)):
-            self.client.delete_empty_predictions(task.id, self.version)
-        settled = self._send(task, centres)
-        if settled:
-            redis.srem(self._late, task.id)
-        return settled
+        try:
+            self.delivery.store(task, self._predict(task, self.decoder, centres) if self.decoder else EMPTY)
+        except ImageError as error:
+            log.warning("project %s task %s gets no pre-annotation: %s", self.project, task.id, error)
+            fail(error)
+        except LabelStudioError:
+            raise
+        except SkylightError as error:  # it cannot be fetched now
+            log.warning("project %s task %s gets no pre-annotation yet: %s", self.project, task.id, error)
+            fail(error)
+            return False
+        redis.srem(self.delivery.late, task.id)
+        redis.sadd(self._done, task.id)
+        redis.expire(self._done, MARK_SECONDS)
+        return True
 
     def _interrupted(self) -> bool:
         """Whether something more urgent is queued, or this version is not the current one any more."""
@@ -152,6 +210,8 @@ class _Round:
         self.service.queue.set_progress(self.project, Progress(self.version, done, total))
 
     def _clusters(self, tasks: list[TaskSummary]) -> NDArray[np.float32] | None:
+        if self.decoder is None:
+            return NO_CLUSTERS
         urls = {}
         for task in tasks:
             with suppress(BadRequest):
@@ -162,36 +222,24 @@ class _Round:
     def _url(self, task: TaskSummary) -> str:
         return image_url({"id": task.id, "data": task.data}, self.labeling)
 
-    def _send(self, task: TaskSummary, centres: NDArray[np.float32]) -> bool:
-        """Predict a task and send it; gives whether it is settled: sent, gone, or its picture unreadable."""
-        try:
-            url = self._url(task)
-            regions, score = preannotation(self.service, self.decoder, self.labeling, url)
-            cluster = cluster_of(self.service, centres, url, self.decoder.config.normalisation)
-        except ImageError as error:
-            log.warning("project %s task %s gets no pre-annotation: %s", self.project, task.id, error)
-            fail(error)
-            return True
-        except SkylightError as error:  # it cannot be fetched now
-            log.warning("project %s task %s gets no pre-annotation yet: %s", self.project, task.id, error)
-            fail(error)
-            return False
-        made = {"result": regions, "score": score, "model_version": self.version, "cluster": cluster}
-        self.client.create_prediction(self.number, task.id, made)
-        return True
+    def _predict(self, task: TaskSummary, decoder: DomainDecoder, centres: NDArray[np.float32]) -> dict[str, Any]:
+        """A task's prediction. Raises ImageError and SkylightError."""
+        url = self._url(task)
+        regions, score = preannotation(self.service, decoder, self.labeling, url)
+        cluster = cluster_of(self.service, centres, url, decoder.config.normalisation)
+        return {"result": regions, "score": score, "cluster": cluster}
 
     def _show(self) -> None:
-        """Have Label Studio show and sort by this version, and forget those before."""
-        stored = self.client.model_versions(self.number)
-        if self.version not in stored:
-            return
-        if self.client.project(self.number).get("model_version") != self.version:
-            self.client.set_model_version(self.number, self.version)
-        for other in stored:
-            if other != self.version and other.startswith(("skylight-", "sam-")):
-                self.client.delete_predictions(self.number, other)
+        """Have Label Studio show and sort by this version."""
+        client = self.delivery.client
+        stored = client.model_versions(self.number)
+        shown = str(client.project(self.number).get("model_version") or "")
+        if stored.get(self.version) and shown != self.version:
+            client.set_model_version(self.number, self.version)
+            shown = self.version
+        note(self.service, self.project, shown, stored)
 
 
 def _is_open(task: TaskSummary) -> bool:
-    """Whether nobody has annotated or skipped it."""
-    return not task.annotations and not task.skipped
+    """Whether somebody is to annotate it still, and nobody has skipped it."""
+    return not task.skipped and not (task.annotations and task.is_labeled)

@@ -212,6 +212,10 @@ class Queue:
         self.redis.delete(key(project, "reconcile"))
         return wish.decode() if isinstance(wish, bytes) else ""
 
+    def wants_reconciliation(self, project: str) -> bool:
+        """Whether a whole comparison is wanted."""
+        return self.redis.get(key(project, "reconcile")) == b"all"
+
     def want_training(self, project: str) -> None:
         """Have the next train job train on whatever is new, however little."""
         self.redis.incr(key(project, "wanted"))

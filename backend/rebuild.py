@@ -51,7 +51,7 @@ def _project(service: Service, project: str, known: bool) -> str:
     store, queue = service.store, service.queue
     queue.redis.sadd(PROJECTS, project)
     try:
-        changed = reconcile(service, project)
+        changed = reconcile(service, project, whole=True)
         compared = f"{changed} samples changed by Label Studio" if service.labelstudio else "not compared"
     except SkylightError as error:
         changed, compared = 0, str(error)

@@ -4,9 +4,11 @@ On two busy cores a project of 10,000 annotations takes 15 s, a glance at it 0.3
 """
 
 import logging
+from typing import NamedTuple
 
 from backend.aside import State
 from backend.errors import LabelStudioError
+from backend.fair import Turn
 from backend.ingest import bury, handle, parked, save_config
 from backend.labelstudio import AnnotationSummary
 from backend.queue import key
@@ -21,15 +23,18 @@ COUNTERS = ("task_number", "total_annotations_number", "skipped_annotations_numb
 BELIEVED_SECONDS = 3600  # how long nothing is compared at a glance that finds nothing new
 LEFT_SECONDS = 900  # the same where an annotation could not be made a sample, perhaps for its image
 
+REFUSED = "reconciliation"  # what a failure by Label Studio is called
+
 log = logging.getLogger(__name__)
 
 
-def reconcile(service: Service, project: str, glance: bool = False) -> int:
+def reconcile(service: Service, project: str, glance: bool = False, whole: bool = False) -> int:
     """Ingest the annotations that never came, remove those that are gone; gives how many samples changed.
 
     `glance`: only if anything has changed in Label Studio or in the store since the last time, which three requests
-    tell. Without Label Studio's address and key, or while it does not answer, nothing changes and the log says so.
-    Raises Stopping at a safe point if the process is to end.
+    tell. `whole`: until it is done; else what is left when the turn is over (see `backend.fair`) is wanted of another
+    ingest job. Without Label Studio's address and key, or while it does not answer, nothing changes, and the log, the
+    page and the doctor say so. Raises Stopping at a safe point if the process is to end.
     """
     if service.labelstudio is None:
         log.warning("project %s is not reconciled: set LABEL_STUDIO_URL and LABEL_STUDIO_API_KEY", project)
@@ -38,14 +43,17 @@ def reconcile(service: Service, project: str, glance: bool = False) -> int:
         with service.queue.lock(project, "ingest") as held:
             if held:
                 bury(service, project)
-            return _reconcile(service, project, glance) if held else 0
+            changed = _reconcile(service, project, glance, whole) if held else 0
+        service.failures.clear(project, REFUSED)
+        return changed
     except LabelStudioError as error:
         log.warning("project %s is not reconciled: %s", project, error)
         fail(error)
+        service.failures.note(project, REFUSED, str(error), "It is tried again before the next training, and by itself")
         return 0
 
 
-def _reconcile(service: Service, project: str, glance: bool) -> int:
+def _reconcile(service: Service, project: str, glance: bool, whole: bool) -> int:
     assert service.labelstudio is not None
     number = int(project.partition(".")[0])
     found = service.labelstudio.project(number)
@@ -57,24 +65,33 @@ def _reconcile(service: Service, project: str, glance: bool) -> int:
     seen = key(project, "reconciled")
     if glance and service.queue.redis.get(seen) == f"{state}/{service.store.count(project)}".encode():
         return 0
-    changed, left = _compare(service, project, number)
+    turn = Turn(service.queue, "ingest")
+    changed, missing = _compare(service, project, number)
+    turn.work()
+    taken = _ingest(service, project, number, missing, None if whole else turn)
+    changed += taken.added
     if changed:
         log.info("project %s: %d samples reconciled with Label Studio", project, changed)
+    if taken.ended:
+        service.queue.want_reconciliation(project)
+        service.queue.request(project, "ingest")
+        return changed
+    service.failures.clear(project, "damaged")
     # What changed in Label Studio since `state` was asked for makes the next glance look closer.
-    believed = LEFT_SECONDS if left else BELIEVED_SECONDS
+    believed = LEFT_SECONDS if taken.added < len(missing) else BELIEVED_SECONDS
     service.queue.redis.set(seen, f"{state}/{service.store.count(project)}", ex=believed)
     return changed
 
 
-def _compare(service: Service, project: str, number: int) -> tuple[int, bool]:
-    """How many samples changed, and whether annotations are left that could not be made one."""
+def _compare(service: Service, project: str, number: int) -> tuple[int, dict[int, AnnotationSummary]]:
+    """How many samples were removed, and the annotations by id that are to be made one."""
     assert service.labelstudio is not None
     stored = {record.annotation: record for record in service.store.samples(project)}
     held = {one.id: one for one in service.labelstudio.annotation_summaries(number)}
-    changed = 0
+    removed = 0
     for number_stored in stored:
         if number_stored not in held or held[number_stored].was_cancelled:
-            changed += service.store.remove(project, number_stored)
+            removed += service.store.remove(project, number_stored)
     news = {
         one.id: one
         for one in held.values()
@@ -87,16 +104,34 @@ def _compare(service: Service, project: str, number: int) -> tuple[int, bool]:
         for number, one in news.items()
         if number not in aside or not service.asides.waits(project, number, _state(one))
     }
-    tasks = sorted({one.task for one in missing.values()})
-    added = 0
-    if tasks:
-        for annotation in service.labelstudio.annotations(number, only=tasks):
-            service.check_stop()
-            if annotation["id"] in missing:
-                event = annotation_event(annotation, {"id": annotation["task"], "data": annotation["data"]}, "")
-                added += handle(service, project, event)
-    service.failures.clear(project, "damaged")
-    return changed + added, added < len(missing)
+    return removed, missing
+
+
+class _Taken(NamedTuple):
+    """How many annotations were made samples, and whether the turn ended before all were tried."""
+
+    added: int
+    ended: bool
+
+
+def _ingest(
+    service: Service, project: str, number: int, missing: dict[int, AnnotationSummary], turn: Turn | None
+) -> _Taken:
+    """Make annotations samples; one at least, however short the turn."""
+    assert service.labelstudio is not None
+    added = tried = 0
+    if not missing:
+        return _Taken(0, False)
+    for annotation in service.labelstudio.annotations(number, only=sorted({one.task for one in missing.values()})):
+        service.check_stop()
+        if annotation["id"] not in missing:
+            continue
+        if tried and turn and turn.is_over:
+            return _Taken(added, True)
+        event = annotation_event(annotation, {"id": annotation["task"], "data": annotation["data"]}, "")
+        added += handle(service, project, event)
+        tried += 1
+    return _Taken(added, False)
 
 
 def _state(one: AnnotationSummary) -> State:

@@ -211,6 +211,13 @@ class Settings:
         "a start and before a training",
         _integer(0, 1440),
     )
+    keep_predictions: int = _variable(
+        "SKYLIGHT_KEEP_PREDICTIONS",
+        "24",
+        "how long the predictions of earlier versions are kept in Label Studio, hours, 1 to 8760: until then an editor "
+        "that was opened with one can submit",
+        _integer(1, 8760),
+    )
     accept: str = _variable(
         "SKYLIGHT_ACCEPT",
         "submitted",

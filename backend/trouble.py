@@ -17,6 +17,7 @@ from rq.timeouts import JobTimeoutException
 from backend.errors import SkylightError, Stopping
 from backend.queue import JOB_SECONDS, KINDS, Kind, key
 from backend.service import Service
+from backend.trace import fail
 from model.train import Diverged
 
 ROOM_BYTES = 20 * 2**20  # free for a job to begin: a decoder, or some embeddings
@@ -86,12 +87,25 @@ def watching(service: Service, project: str, kind: Kind, writes: bool = True) ->
         service.failures.clear(project, kind)
 
 
-def again(service: Service, project: str, kind: Kind, error: BaseException) -> None:
-    """Have a job that failed taken up again after a while; a training not, unless it was for the disk."""
+def refused(service: Service, project: str, kind: Kind, what: str, error: SkylightError) -> None:
+    """Label Studio refused what a job asked of it, or did not answer: noted as `what`, until that is cleared, and the
+    job is taken up again after a while.
+    """
+    fail(error)
+    step = "It is tried again by itself; `skylight doctor` says how Label Studio stands"
+    service.failures.note(project, what, str(error), step)
+    again(service, project, kind, error, what)
+
+
+def again(service: Service, project: str, kind: Kind, error: BaseException, what: str = "") -> None:
+    """Have a job that failed taken up again after a while; a training not, unless it was for the disk.
+
+    The pause grows with the number of failures noted as `what`, or as the kind of job.
+    """
     disk = isinstance(error, OSError)
     if kind == "train" and not disk:
         return
-    count = next((each.count for each in service.failures.of(project) if each.what == kind), 1)
+    count = next((each.count for each in service.failures.of(project) if each.what == (what or kind)), 1)
     pause = AGAIN_SECONDS if disk else min(AGAIN_SECONDS * 2 ** min(count - 1, 20), LATEST_SECONDS)
     with suppress(redis.RedisError):
         service.queue.redis.zadd(key("*", "again"), {f"{kind} {project}": time.time() + pause})

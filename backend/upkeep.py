@@ -1,4 +1,6 @@
-"""What every process does beside its work: events that wait on disk, dropped and failed jobs, lost events, litter."""
+"""What every process does beside its work: events that wait on disk, dropped and failed jobs, lost events, litter,
+predictions of versions that are not served any more.
+"""
 
 import logging
 import re
@@ -12,13 +14,19 @@ from typing import Self
 import redis
 
 from backend.custody import Sweep
-from backend.queue import RECONCILED
+from backend.delivery import DELETED
+from backend.errors import LabelStudioError
+from backend.queue import RECONCILED, key
 from backend.service import Service
+from backend.superseded import HOUR, clear
 from backend.trouble import take_up
 from backend.webhook import replay
 
 EVERY_SECONDS = 5.0
+CLEAR_SECONDS = 3.0  # of deleting old predictions at a time; Label Studio has other things to do as well
+CLEARED_SECONDS = 600  # between two looks for such predictions where none is left
 LITTER_SECONDS = 3600.0  # age at which a part of a file that was never finished is litter
+CLEARING = "old predictions"  # what a failure by Label Studio's refusal to delete them is called
 PART = re.compile(r"\..+\.[0-9a-f]{8}|\.[0-9a-f]{32}")  # names as `model.files.write` and `Versions.publish` make them
 
 log = logging.getLogger(__name__)
@@ -62,6 +70,7 @@ class Upkeep:
             self._sweep.run()
             take_up(self.service)
             self._reconcile()
+            self._clear()
 
     def _reconcile(self) -> None:
         """Every few minutes, and in one worker only, have all projects compared with Label Studio.
@@ -77,6 +86,33 @@ class Upkeep:
         for project in sorted(known | stored):
             queue.want_reconciliation(project, glance=True)
             queue.request(project, "ingest")
+
+    def _clear(self) -> None:
+        """In one worker at a time, delete a few of the predictions in Label Studio that are old enough."""
+        service, connection = self.service, self.service.queue.redis
+        if service.labelstudio is None:
+            return
+        for project in sorted({*service.queue.projects(), *service.store.projects()}):
+            mark = key(project, "superseded-looked")
+            if not connection.set(mark, 1, nx=True, ex=CLEARED_SECONDS):
+                continue
+            try:
+                if clear(service, project, CLEAR_SECONDS):
+                    connection.delete(mark)
+                service.failures.clear(project, CLEARING)
+            except LabelStudioError as error:
+                log.warning("project %s: predictions of earlier versions are not deleted: %s", project, error)
+                service.failures.note(project, CLEARING, str(error), "It is tried again within ten minutes")
+                if not error.answered:
+                    return  # nor would it answer about the next
+            self._forget(project)
+
+    def _forget(self, project: str) -> None:
+        """Say no more that predictions were deleted by somebody: no editor is open that long."""
+        kept = HOUR * self.service.settings.keep_predictions
+        for failure in self.service.failures.of(project):
+            if failure.what == DELETED and time.time() - failure.at > kept:
+                self.service.failures.clear(project, DELETED)
 
 
 def clean(home: Path, now: float | None = None) -> int:

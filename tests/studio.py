@@ -9,6 +9,7 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -52,6 +53,7 @@ class Studio:
         self.projects: dict[int, dict[str, Any]] = {}
         self.tasks: dict[int, dict[str, Any]] = {}
         self.predictions: dict[int, dict[str, Any]] = {}
+        self.drafts: list[dict[str, Any]] = []  # task, updated_at
         self.backends: dict[int, dict[str, Any]] = {}
         self.webhooks: dict[int, dict[str, Any]] = {}
         self.guards: set[str] = set()  # "ml", "webhook": what refuses addresses such as 127.0.0.1
@@ -110,7 +112,9 @@ class Studio:
         }
         return f"{number}.{1795340400 + number}"
 
-    def add_task(self, project: str | int, picture: bytes, number: int = 0, name: str = "scene.png") -> int:
+    def add_task(
+        self, project: str | int, picture: bytes, number: int = 0, name: str = "scene.png", overlap: int = 1
+    ) -> int:
         """Make a task of an uploaded picture; gives its id."""
         number, home = number or max(self.tasks, default=0) + 1, int(float(project))
         path = f"/data/upload/{home}/{number:08x}-{name}"
@@ -121,8 +125,16 @@ class Studio:
             "data": {"image": path},
             "updated_at": self.now(),
             "annotations": [],
+            "overlap": overlap,
         }
         return number
+
+    def add_prediction(self, task: int, version: str, age: float = 0.0, result: Iterable[dict[str, Any]] = ()) -> int:
+        """Store a prediction, made `age` seconds ago; gives its id."""
+        self.changes += 1
+        made = {"task": task, "result": list(result), "score": 0.5, "model_version": version}
+        self.predictions[self.changes] = made | {"updated_at": stamp(age)}
+        return self.changes
 
     def annotate(
         self, task: int, result: Iterable[dict[str, Any]], skip: bool = False, number: int = 0
@@ -169,6 +181,17 @@ class Studio:
             return body | {"annotations": [{"id": annotation["id"]}]}
         task = {k: v for k, v in self.tasks[annotation["task"]].items() if k != "annotations"}
         return body | {"annotation": json.loads(json.dumps(annotation)), "task": task}
+
+    def submit(self, task: int, parent: int | None, annotation: int = 0) -> int:
+        """What an editor sends, which was opened with the prediction `parent`; the HTTP status of the answer.
+
+        `annotation`: the one that is updated, 0 for a new one.
+        """
+        path = f"annotations/{annotation}/" if annotation else f"tasks/{task}/annotations/"
+        body = {"result": [], "was_cancelled": False, "ground_truth": False, "parent_prediction": parent}
+        headers = {"Authorization": f"Token {KEY}"}
+        method = "PATCH" if annotation else "POST"
+        return requests.request(method, f"{self.url}/api/{path}", json=body, headers=headers, timeout=5).status_code
 
     def predicted(self, version: str) -> list[int]:
         """The tasks that have a prediction of a version, one entry for each."""
@@ -255,9 +278,24 @@ def _app(studio: Studio) -> Flask:
     def annotate(number: int) -> tuple[Response, int]:
         if number not in studio.tasks:
             return jsonify(detail="No Task matches the given query."), 404
+        if refusal := _stale(studio):
+            return refusal
         made = studio.annotate(number, request.json["result"], request.json["was_cancelled"])
         made["ground_truth"] = request.json["ground_truth"]
+        made["parent_prediction"] = request.json.get("parent_prediction")
         return jsonify(made), 201
+
+    @app.patch("/api/annotations/<int:number>/")
+    def update(number: int) -> tuple[Response, int]:
+        if refusal := _stale(studio):
+            return refusal
+        (found,) = [one for task in studio.tasks.values() for one in task["annotations"] if one["id"] == number]
+        studio.update(found, request.json["result"])
+        return jsonify(found), 200
+
+    @app.get("/api/tasks/<int:number>/drafts")
+    def drafts(number: int) -> Response:
+        return jsonify([one for one in studio.drafts if one["task"] == number])
 
     @app.get("/api/tasks/")
     def tasks() -> Response:
@@ -269,8 +307,8 @@ def _app(studio: Studio) -> Flask:
         found = [task for task in found if task["project"] == int(request.args["project"])]
         if not query["selectedItems"]["all"]:
             found = [task for task in found if task["id"] in query["selectedItems"]["included"]]
-        if others:
-            found = [task for task in found if task["annotations"]]
+        for other in others:
+            found = [task for task in found if _passes(studio, task, other)]
         page = found[: int(request.args["page_size"])]
         return jsonify(tasks=[_listed(studio, task) for task in page], total=len(found))
 
@@ -286,29 +324,60 @@ def _predictions(app: Flask, studio: Studio) -> None:
         if request.json["task"] not in studio.tasks:
             return jsonify(detail="Validation error", validation_errors={"task": ["Invalid pk"]}), 400
         studio.changes += 1
-        studio.predictions[studio.changes] = request.json
-        return jsonify(request.json), 201
+        studio.predictions[studio.changes] = request.json | {"updated_at": stamp()}
+        return jsonify(id=studio.changes, **request.json), 201
 
     @app.get("/api/predictions/")
     def of_task() -> Response:
         task = int(request.args["task"])
         return jsonify([{"id": key, **one} for key, one in studio.predictions.items() if one["task"] == task])
 
-    @app.delete("/api/predictions/<int:number>/")
-    def forget(number: int) -> tuple[str, int]:
-        del studio.predictions[number]
-        return "", 204
+    @app.patch("/api/predictions/<int:number>/")
+    def write_over(number: int) -> tuple[Response, int]:
+        studio.on_predictions()
+        if number not in studio.predictions:
+            return jsonify(detail="No Prediction matches the given query."), 404
+        studio.predictions[number].update(request.json, updated_at=stamp())
+        return jsonify(studio.predictions[number]), 200
 
-    @app.route("/api/projects/<int:number>/model-versions/", methods=["GET", "DELETE"])
+    @app.delete("/api/predictions/<int:number>/")
+    def forget(number: int) -> tuple[Response, int]:
+        if studio.predictions.pop(number, None) is None:
+            return jsonify(detail="No Prediction matches the given query."), 404
+        for task in studio.tasks.values():
+            for one in task["annotations"]:
+                if one.get("parent_prediction") == number:
+                    one["parent_prediction"] = None
+        return Response(""), 204
+
+    @app.get("/api/projects/<int:number>/model-versions/")
     def model_versions(number: int) -> Response:
-        mine = {k: v for k, v in studio.predictions.items() if studio.tasks[v["task"]]["project"] == number}
-        if request.method == "DELETE":
-            gone = [k for k, v in mine.items() if v["model_version"] == request.json["model_version"]]
-            for k in gone:
-                del studio.predictions[k]
-            return jsonify(deleted_predictions=len(gone))
-        names = [one["model_version"] for one in mine.values()]
-        return jsonify({name: names.count(name) for name in names})
+        mine = [one for one in studio.predictions.values() if studio.tasks[one["task"]]["project"] == number]
+        names = [one["model_version"] for one in mine]
+        shown = studio.projects[number]["model_version"]
+        return jsonify({name: names.count(name) for name in [*names, *([shown] if shown else [])]})
+
+
+def stamp(age: float = 0.0) -> str:
+    """The time `age` seconds ago, as Label Studio writes it."""
+    return datetime.fromtimestamp(time.time() - age, UTC).isoformat().replace("+00:00", "Z")
+
+
+def _stale(studio: Studio) -> tuple[Response, int] | None:
+    """The refusal of an annotation whose prediction is gone; None if there is no reason for one."""
+    parent = request.json.get("parent_prediction")
+    if parent is None or parent in studio.predictions:
+        return None
+    errors = {"parent_prediction": [f'Invalid pk "{parent}" - object does not exist.']}
+    return jsonify(detail="Validation error", validation_errors=errors), 400
+
+
+def _passes(studio: Studio, task: dict[str, Any], wanted: dict[str, Any]) -> bool:
+    """Whether a task passes a filter of the Data Manager: it has annotations, or a version with such a name."""
+    if wanted["filter"] == "filter:tasks:annotations_ids":
+        return bool(task["annotations"])
+    held = [one["model_version"] for one in studio.predictions.values() if one["task"] == task["id"]]
+    return any(part in version for part in wanted["value"] for version in held)
 
 
 def _counters(studio: Studio, project: int) -> dict[str, int]:
@@ -411,14 +480,16 @@ def _listed(studio: Studio, task: dict[str, Any]) -> dict[str, Any]:
     """A task as the Data Manager lists it; `include` names fields of tasks and annotations alike."""
     shown = [{k: v for k, v in one.items() if k != "prediction"} for one in task["annotations"]]  # webhooks only
     submitted = [one for one in task["annotations"] if not one["was_cancelled"]]
-    versions = {one["model_version"] for one in studio.predictions.values() if one["task"] == task["id"]}
+    held = [{"id": key, **one} for key, one in studio.predictions.items() if one["task"] == task["id"]]
+    versions = {one["model_version"] for one in held}
     whole = {
         **task,
-        "annotations": shown,
-        "is_labeled": bool(submitted),
+        "annotations": [{"parent_prediction": None, **one} for one in shown],
+        "predictions": [{"updated_at": stamp(), **one} for one in held],
+        "is_labeled": len(submitted) >= task.get("overlap", 1),
         "total_annotations": len(submitted),
         "cancelled_annotations": len(task["annotations"]) - len(submitted),
-        "total_predictions": len(versions),
+        "total_predictions": len(held),
         "predictions_model_versions": ",".join(sorted(versions)),
     }
     if "include" not in request.args:

@@ -42,21 +42,68 @@ def test_a_version_served_again_is_brought_to_the_open_tasks_again(planted, stud
         publish(planted, project)
         actions.promote(planted, project, number)
         work()
-    assert (studio.predicted("skylight-1"), studio.predicted("skylight-2")) == ([], [task])
+    assert (studio.predicted("skylight-1"), studio.predicted("skylight-2")) == ([task], [task])
     assert actions.roll_back(planted, project) == 1
     work()
-    assert (studio.predicted("skylight-1"), studio.predicted("skylight-2")) == ([task], [])
+    assert (studio.predicted("skylight-1"), studio.predicted("skylight-2")) == ([task, task], [])
     assert studio.projects[1]["model_version"] == "skylight-1"
+    actions.promote(planted, project, 2)
+    work()
+    assert studio.projects[1]["model_version"] == "skylight-2" and task in studio.predicted("skylight-2")
+    assert planted.failures.of(project) == []  # what Skylight wrote over itself nobody deleted
 
 
-def test_before_the_first_version_there_is_sam_alone(planted, project):
-    publish(planted, project)
-    actions.promote(planted, project, 1)
-    planted.queue.begin(project, "preannotate")
-    planted.queue.queues["preannotate"].empty()
+def test_rolled_back_to_sam_alone_nothing_of_the_decoder_is_shown_any_more(planted, studio, project, work):
+    tasks = [studio.add_task(project, png(square(seed)[0])) for seed in range(3)]
+    studio.tasks[3]["overlap"] = 2
+    for number in (1, 2):
+        publish(planted, project)
+        actions.promote(planted, project, number)
+        work()
+    opened = {number: one["task"] for number, one in studio.predictions.items()}
+    parent = next(number for number, task in opened.items() if task == 3)
+    assert studio.submit(3, parent) == 201
+    planted.versions._serve(project, 2, 0)  # before it there was none
     assert actions.roll_back(planted, project) == 0
     assert planted.version_name(project) == "sam-tiny"
-    assert not waits(planted, "preannotate")
+    work()
+    assert studio.projects[1]["model_version"] == "sam-tiny"
+    assert set(studio.predicted("sam-tiny")) == set(tasks)
+    assert all(not one["result"] for one in studio.predictions.values() if one["model_version"] == "sam-tiny")
+    left = [number for number, one in studio.predictions.items() if one["model_version"].startswith("skylight-")]
+    assert left == [parent]  # what an annotation was made from
+    assert [studio.submit(task, number) for number, task in opened.items()] == [201] * 6
+    requested = dict(studio.predictions)
+    planted.queue.request(project, "preannotate")
+    work()
+    assert studio.predictions == requested
+
+
+def test_what_was_rolled_back_is_hidden_at_once_though_its_predictions_are_many(planted, studio, project, work):
+    for seed in range(3):
+        studio.add_task(project, png(square(seed)[0]))
+    publish(planted, project)
+    actions.promote(planted, project, 1)
+    work()
+    seen = []
+    studio.on_predictions = lambda: seen.append(studio.projects[1]["model_version"])
+    actions.roll_back(planted, project)
+    work()
+    assert seen == [""] * 3
+    assert studio.projects[1]["model_version"] == "sam-tiny"
+
+
+def test_a_version_that_was_damaged_is_hidden_as_one_that_was_rolled_back(planted, studio, project, work):
+    task = studio.add_task(project, png(square(0)[0]))
+    for number in (1, 2):
+        publish(planted, project)
+        actions.promote(planted, project, number)
+        work()
+    planted.versions.set_aside(project, 2, "no decoder")
+    work()
+    assert planted.version_name(project) == "skylight-1"
+    assert studio.projects[1]["model_version"] == "skylight-1"
+    assert set(studio.predicted("skylight-1")) == {task} and not studio.predicted("skylight-2")
 
 
 @pytest.mark.parametrize(

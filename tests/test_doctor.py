@@ -13,11 +13,15 @@ from backend.errors import Unavailable
 from backend.finding import Finding
 from backend.labelstudio import LabelStudio
 from backend.link import ACTIONS
+from backend.preannotate import preannotate
 from backend.queue import key
 from backend.secret import HEADER
 from backend.service import Service
+from backend.upkeep import Upkeep
 
-from .studio import KEY, OWNER, PERSONAL, Studio
+from .planted import png, square
+from .studio import CONFIG, KEY, OWNER, PERSONAL, Studio
+from .test_preannotate import promote
 
 P = "1.1795340401"
 
@@ -239,3 +243,45 @@ def test_only_the_newest_projects_are_looked_at_and_those_that_are_known(connect
     assert not of_project(connected)
     connected.store.save_config(P, "<View/>")
     assert len(of_project(connected)) == 4
+
+
+def test_what_label_studio_refused_is_named_until_it_goes_well(planted, studio):
+    project = studio.add_project()
+    planted.store.save_config(project, CONFIG)
+    studio.add_task(project, png(square(1)[0]))
+    promote(planted, project)
+    studio.on_predictions = lambda: 1 / 0
+    for _ in range(2):
+        preannotate(planted, project)
+    seen = found(planted)["project 1: pre-annotation"]
+    assert (seen.state, seen.detail[:60]) == ("warn", "Label Studio answered 500 to POST /api/predictions/: a page ")
+    assert seen.detail.endswith("; 2 times") and "tried again by itself" in seen.next_step
+    studio.on_predictions = lambda: None
+    preannotate(planted, project)
+    assert "project 1: pre-annotation" not in found(planted)
+
+
+def test_predictions_that_somebody_deleted_are_named_with_the_tasks(planted, studio, client):
+    project = studio.add_project()
+    planted.store.save_config(project, CONFIG)
+    for seed in range(4):
+        studio.add_task(project, png(square(seed)[0]))
+    promote(planted, project)
+    preannotate(planted, project)
+    for number, one in list(studio.predictions.items()):
+        if one["task"] in (2, 3):
+            del studio.predictions[number]
+    del studio.tasks[4]  # with its predictions, as is right
+    studio.predictions = {number: one for number, one in studio.predictions.items() if one["task"] != 4}
+    preannotate(planted, project)
+    seen = found(planted)["project 1: submit"]
+    assert "predictions of 2 tasks (2, 3) were deleted in Label Studio, and not by Skylight" in seen.detail
+    assert "Reload the task" in seen.next_step
+    assert b"predictions of 2 tasks (2, 3) were deleted" in client.get(f"/projects/{project}").data
+    preannotate(planted, project)
+    assert "times" not in found(planted)["project 1: submit"].detail
+    planted.failures.clock = lambda: time.time() - 25 * 3600
+    planted.failures.note(project, "submit", "an old one")
+    planted.failures.clock = time.time
+    Upkeep(planted, sweep=True).once()
+    assert "project 1: submit" not in found(planted)

@@ -1,6 +1,7 @@
 """Embedding projects ahead of clicks: by jobs, and here and now."""
 
 import threading
+import time
 from dataclasses import replace
 
 import pytest
@@ -14,6 +15,7 @@ from backend.progress import job_states
 from backend.queue import key
 from backend.regions import parse_config
 from backend.trace import CURRENT, Trace
+from backend.trouble import AGAIN_SECONDS, take_up
 
 from .planted import brush, key_point, png, square
 from .studio import CONFIG, wait_until
@@ -419,3 +421,17 @@ def test_opening_a_task_of_an_unknown_project_queues_nothing(client, planted, st
     client.post("/predict", json=opening(studio, 5) | {"project": "9.9"})
     assert planted.queue.queues["embed"].count == 0
     assert "9.9" not in planted.queue.projects()
+
+
+def test_an_error_of_label_studio_ends_no_round_for_good(planted, studio, project, encoded, work):
+    ahead.want(planted, project)
+    studio.stop()
+    work()
+    reasons = {failure.what: failure.reason for failure in planted.failures.of(project)}
+    assert "did not answer" in reasons["embedding"] and "did not answer" in reasons["reconciliation"]
+    assert not encoded and planted.queue.queues["embed"].count == 0
+    studio.start()
+    assert take_up(planted, time.time() + AGAIN_SECONDS + 1) == [f"embed {project}"]
+    work()
+    assert len(encoded) == TASKS
+    assert "embedding" not in {failure.what for failure in planted.failures.of(project)}

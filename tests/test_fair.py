@@ -1,16 +1,23 @@
 """Whose turn it is: projects that wait for the same kind of work take turns."""
 
+from dataclasses import replace
+
 import pytest
 from click.testing import CliRunner
 
-from backend import ahead, cli, machine, worker
-from backend.fair import Turn
+from backend import ahead, cli, jobs, machine, worker
+from backend.fair import SLICE_SECONDS, Turn
 from backend.figures import backlog
-from backend.queue import Queue, connect
+from backend.ingest import drain
+from backend.jobs import CURRENT_SERVICE
+from backend.preannotate import preannotate
+from backend.queue import JOB_SECONDS, Queue, connect, key
 from backend.regions import parse_config
+from backend.webhook import accept, events
 
 from .planted import brush, png, square
 from .studio import CONFIG
+from .test_preannotate import promote
 
 BIG, SMALL = "1.1795340435", "2.1795340436"
 LABELING = parse_config(CONFIG)
@@ -43,6 +50,18 @@ def short_turns(monkeypatch: pytest.MonkeyPatch) -> None:
     def is_over(turn: Turn) -> bool:
         asked[id(turn)] = asked.get(id(turn), 0) + (turn._until < float("inf"))
         return asked[id(turn)] > 1 and turn.queue.waiting(turn.kind)
+
+    monkeypatch.setattr(Turn, "is_over", property(is_over))
+
+
+@pytest.fixture
+def short_slices(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every turn is over after one thing or two, whoever waits."""
+    asked: dict[int, int] = {}
+
+    def is_over(turn: Turn) -> bool:
+        asked[id(turn)] = asked.get(id(turn), 0) + (turn._until < float("inf"))
+        return asked[id(turn)] > 1
 
     monkeypatch.setattr(Turn, "is_over", property(is_over))
 
@@ -171,3 +190,88 @@ def test_the_command_line_says_which_queues_and_in_which_order(given, kinds, mon
 def test_a_queue_that_is_none_is_refused_by_name():
     found = CliRunner().invoke(cli.cli, ["worker", "--queues", "embed,trian"])
     assert found.exit_code == 2 and "no queue 'trian', only ingest, train, preannotate, embed" in found.output
+
+
+def test_a_turn_ends_after_a_slice_whoever_waits(queue, clock):
+    turn = Turn(queue, "ingest", 15, clock)
+    turn.work()
+    clock.now = SLICE_SECONDS
+    assert not turn.is_over
+    clock.now += 1
+    assert turn.is_over
+    assert 3 * SLICE_SECONDS < JOB_SECONDS  # of an ingest job: the inbox, what was set aside, the comparison
+
+
+def test_where_to_find_out_takes_a_slice_some_work_is_done_all_the_same(queue, clock):
+    turn = Turn(queue, "preannotate", 15, clock)
+    clock.now = SLICE_SECONDS + 10
+    turn.work()
+    clock.now += SLICE_SECONDS
+    assert not turn.is_over
+    clock.now += 11
+    assert turn.is_over
+
+
+def annotated(studio, project: str, count: int) -> None:
+    """Make tasks of a project, each with an annotation that no webhook told of."""
+    for seed in range(count):
+        image, truth = square(seed)
+        studio.annotate(studio.add_task(project, png(image)), [brush(LABELING, truth)])
+
+
+def test_a_big_import_is_ingested_in_slices_and_no_annotation_is_blamed(planted, studio, short_slices):
+    project = studio.add_project()
+    planted.store.save_config(project, CONFIG)
+    annotated(studio, project, 5)
+    CURRENT_SERVICE.set(planted)
+    planted.queue.want_reconciliation(project)
+    counts = []
+    for _ in range(3):
+        planted.queue.begin(project, "ingest")
+        planted.queue.queues["ingest"].empty()
+        jobs.ingest(project)
+        counts.append(planted.store.count(project))
+    assert counts == [2, 4, 5]
+    assert not planted.queue.waiting("ingest")
+    assert planted.asides.of(project) == [] and planted.failures.of(project) == []
+
+
+def test_many_events_are_ingested_in_slices(planted, studio, short_slices, work):
+    project = studio.add_project()
+    planted.store.save_config(project, CONFIG)
+    for seed in range(4):
+        image, truth = square(seed)
+        annotation = studio.annotate(studio.add_task(project, png(image)), [brush(LABELING, truth)])
+        accept(planted, project, list(events(studio.webhook("ANNOTATION_CREATED", project, annotation))))
+    assert drain(planted, project) == 2
+    assert planted.queue.inbox_length(project) == 3  # the second, to be found done
+    planted.settings = replace(planted.settings, min_annotations=4)
+    work()
+    assert planted.queue.inbox_length(project) == 0 and planted.store.count(project) == 4
+    assert planted.versions.numbers(project)  # with what there is, when all of it is there
+    assert len(planted.versions.card(project, 1)["annotations"]) == 4
+
+
+def test_a_training_waits_for_what_a_slice_was_too_short_for(planted, studio, short_slices, work):
+    project = studio.add_project()
+    planted.store.save_config(project, CONFIG)
+    annotated(studio, project, 4)
+    planted.queue.want_training(project)
+    planted.queue.request(project, "train")
+    work()
+    assert len(planted.versions.card(project, 1)["annotations"]) == 4
+    assert not planted.queue.wanted(project)
+
+
+def test_open_tasks_are_pre_annotated_in_slices(planted, studio, short_slices):
+    project = studio.add_project()
+    planted.store.save_config(project, CONFIG)
+    for seed in range(3):
+        studio.add_task(project, png(square(seed)[0]))
+    promote(planted, project)
+    planted.queue.redis.set(key(project, "clusters"), '["skylight-1", []]')
+    sent = []
+    while preannotate(planted, project):
+        sent.append(studio.predicted("skylight-1"))
+    assert sent == [[1], [1, 2]]
+    assert studio.predicted("skylight-1") == [1, 2, 3]

@@ -1,5 +1,6 @@
 """Predictions for the tasks still open."""
 
+import time
 from dataclasses import replace
 
 import numpy as np
@@ -10,6 +11,8 @@ from backend.preannotate import preannotate
 from backend.queue import Progress
 from backend.regions import parse_config
 from backend.service import Service
+from backend.superseded import MOST_EARLIER
+from backend.trouble import AGAIN_SECONDS, take_up
 from model import decoder as decoders
 from model.decoder import DecoderConfig, DomainDecoder
 from model.masks import decode_rle
@@ -79,7 +82,7 @@ def test_what_a_batch_had_no_time_for_follows_in_the_place_of_its_empty_predicti
     studio.predictions[990] = {"task": task, **answer}  # as Label Studio keeps it
     preannotate(planted, project)
     (kept,) = [one for one in studio.predictions.values() if one["task"] == task]
-    assert len(kept["result"]) == 1
+    assert len(kept["result"]) == 1 and studio.submit(task, 990) == 201
     requested = len(studio.predictions)
     preannotate(planted, project)
     assert len(studio.predictions) == requested
@@ -108,14 +111,49 @@ def test_annotated_and_skipped_tasks_get_none(planted, studio, project):
     assert studio.predicted("skylight-1") == [1, 3, 5]
 
 
-def test_a_new_version_takes_the_place_of_those_before_it_and_of_no_other_model(planted, studio, project):
-    for number, version in enumerate(("sam-tiny", "someone-elses", "skylight-1"), 900):
-        studio.predictions[number] = {"task": 1, "result": [], "score": 0.0, "model_version": version}
+def test_a_new_version_is_shown_and_what_an_editor_was_opened_with_stays(planted, studio, project):
+    opened = [studio.add_prediction(1, version) for version in ("sam-tiny", "someone-elses")]
+    for _ in range(4):  # a tab left open over three promotions
+        preannotate(planted, project)
+        opened += [number for number, one in studio.predictions.items() if one["task"] == 1 and number not in opened]
+        promote(planted, project)
+    preannotate(planted, project)
+    assert studio.predicted("skylight-5") == [1, 2, 3, 4, 5]
+    assert studio.projects[1]["model_version"] == "skylight-5"
+    assert len(opened) == 6
+    assert [studio.submit(1, parent) for parent in opened] == [201] * 6
+
+
+def test_of_many_versions_the_newest_is_written_over_the_oldest(planted, studio, project):
+    """All of a task's predictions are sent along when it is opened: there must not be one of each of many versions."""
+    parent = studio.add_prediction(3, "sam-tiny", age=100.0)
+    studio.tasks[3]["overlap"] = 2
+    assert studio.submit(3, parent) == 201
+    shown = set()
+    for _ in range(9):
+        preannotate(planted, project)
+        shown |= set(studio.predictions)
+        promote(planted, project)
+    assert set(studio.predictions) == shown  # under their ids
+    for task in range(1, 6):
+        held = [one["model_version"] for one in studio.predictions.values() if one["task"] == task]
+        assert len(held) == MOST_EARLIER + 1
+        assert {"skylight-9", "skylight-8"} < set(held)
+    assert studio.predictions[parent]["model_version"] == "sam-tiny"  # what an annotation was made from
+
+
+def test_the_second_annotator_of_a_task_is_shown_the_newest_version_too(planted, studio, project):
+    studio.tasks[2]["overlap"] = 2
+    preannotate(planted, project)
+    (opened,) = [number for number, one in studio.predictions.items() if one["task"] == 2]
+    studio.annotate(2, [brush(LABELING, square(1)[1])])
     promote(planted, project)
     preannotate(planted, project)
     assert studio.predicted("skylight-2") == [1, 2, 3, 4, 5]
-    assert {one["model_version"] for one in studio.predictions.values()} == {"skylight-2", "someone-elses"}
-    assert studio.projects[1]["model_version"] == "skylight-2"
+    assert studio.submit(2, opened) == 201
+    promote(planted, project)
+    preannotate(planted, project)
+    assert studio.predicted("skylight-3") == [1, 3, 4, 5]
 
 
 def test_something_urgent_interrupts_it_and_it_goes_on_afterwards(planted, studio, project):
@@ -147,7 +185,6 @@ def test_a_version_promoted_meanwhile_stops_it(planted, studio, project):
     studio.on_predictions = lambda: None
     assert not preannotate(planted, project)
     assert studio.predicted("skylight-2") == [1, 2, 3, 4, 5]
-    assert studio.predicted("skylight-1") == []
 
 
 def test_a_picture_that_cannot_be_fetched_is_tried_again_and_one_that_cannot_be_read_is_not(planted, studio, project):
@@ -310,3 +347,34 @@ def test_clustering_gives_way_to_something_urgent(planted, studio, project):
     planted.queue.request(project, "train")
     assert preannotate(planted, project)
     assert studio.fetched == [] and studio.predictions == {}
+
+
+def test_another_project_under_the_same_id_is_left_alone(planted, studio, project, caplog):
+    preannotate(planted, project)
+    before = {number: dict(one) for number, one in studio.predictions.items()}
+    foreign = studio.add_prediction(1, "sam-tiny")
+    studio.projects[1].update(created_at="2026-11-23T09:40:01.831122Z", model_version="their-own")
+    promote(planted, project)
+    assert not preannotate(planted, project)
+    assert {number for number in studio.predictions} == {*before, foreign}
+    assert studio.projects[1]["model_version"] == "their-own"
+    assert "Label Studio's project 1 is another one now" in caplog.text
+    (failure,) = planted.failures.of(project)
+    assert "another one now" in failure.reason
+
+
+def test_what_label_studio_refuses_is_tried_again_by_itself(planted, studio, project):
+    studio.on_predictions = lambda: 1 / 0
+    assert not preannotate(planted, project)
+    assert planted.failures.of(project)[0].what == "pre-annotation"
+    studio.on_predictions = lambda: None
+    assert take_up(planted, time.time() + AGAIN_SECONDS + 1) == [f"preannotate {project}"]
+
+
+def test_a_model_version_that_label_studio_refuses_is_noted(planted, studio, project, monkeypatch):
+    monkeypatch.setattr(planted.labelstudio, "model_versions", lambda _: {"skylight-1": 5})
+    for number in range(1, 6):
+        del studio.pictures[studio.tasks[number]["data"]["image"]]
+    assert not preannotate(planted, project)
+    (failure,) = planted.failures.of(project)
+    assert "400 to PATCH /api/projects/1/: Model version doesn't exist" in failure.reason
