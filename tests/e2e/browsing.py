@@ -2,6 +2,8 @@
 
 import base64
 import json
+import re
+import threading
 from typing import Any
 
 import numpy as np
@@ -52,6 +54,10 @@ PAINTED = """colour => { const image = document.querySelector('img[alt=image]'),
 SMART = ".lsf-toolbar__group > button.lsf-tool_smart"
 SUBMIT = "[data-testid=bottombar-submit-button], [data-testid=bottombar-update-button]"
 STREAM_WIDTH = 1300
+# Label Studio gives one task to two people who ask for their next at the same moment, and refuses the second's submit
+# (409): so that what is refused is never that, the windows of this process ask one after the other.
+NEXT_TASK = re.compile("[?&]id=next_task")
+ASKING = threading.Lock()
 SETTLE_MS = 400  # the editor draws an answer in the frames after it came
 
 
@@ -70,6 +76,7 @@ class Editor:
         self.alarms: list[str] = []  # what the page said of errors
         self.page.on("pageerror", lambda error: self.errors.append(str(error)))
         self.page.on("response", self._note_answer)
+        self.page.route(NEXT_TASK, _ask_alone)
         self.page.expose_function("noteAlarm", lambda text: self.alarms.append(text))
         self.page.add_init_script(f"({ALARMS})()")
 
@@ -129,7 +136,7 @@ class Editor:
     def remove(self, x: float, y: float) -> None:
         """Select the region at x, y px, and delete it."""
         before = len(self.regions())
-        for _ in range(10):  # a mask can be hit once its picture is drawn, some time after the image
+        for _ in range(60):  # a mask can be hit once its picture is drawn, some time after the image
             self.page.keyboard.press("Escape")
             if self.page.evaluate(TOOL) != ["MoveTool", False]:  # the button puts it away, too
                 self.page.locator("[aria-label=move-tool]").first.click()
@@ -228,6 +235,11 @@ def is_click(answer: Any) -> bool:
 
 def _is_annotation(answer: Any) -> bool:
     return "/annotations" in answer.url and answer.request.method in ("POST", "PATCH") and "draft" not in answer.url
+
+
+def _ask_alone(route: Any) -> None:
+    with ASKING:
+        route.fulfill(response=route.fetch(timeout=60_000))
 
 
 def is_draft(answer: Any) -> bool:
