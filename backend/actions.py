@@ -5,8 +5,8 @@ from dataclasses import replace
 import redis
 
 from backend import ahead
+from backend.delivery import forget
 from backend.errors import BadRequest
-from backend.queue import key
 from backend.service import Service
 from backend.trained import named
 
@@ -98,5 +98,5 @@ def unfit(service: Service, project: str, number: int) -> str:
 
 def _bring(service: Service, project: str) -> None:
     """Have the open tasks pre-annotated anew: those of a version served before may be gone from Label Studio."""
-    service.queue.redis.delete(key(project, f"preannotated-{service.version_name(project)}"))
+    forget(service, project, service.version_name(project))
     service.queue.request(project, "preannotate")

@@ -6,7 +6,7 @@ import redis
 from flask import Flask, Response, current_app
 from werkzeug.exceptions import HTTPException
 
-from backend import access, alerts, dashboard, metrics, openapi, page, predict, status, tracing, webhook
+from backend import access, admission, alerts, dashboard, metrics, openapi, page, predict, status, tracing, webhook
 from backend.answers import error_response, service_of
 from backend.errors import SkylightError
 from backend.service import Service
@@ -29,6 +29,7 @@ def create_app(settings: Settings, service: Service | None = None, host: str = "
     app.extensions["skylight"] = service or Service(settings)
     tracing.watch(app, metrics.install(app))  # first, so that refused requests have their line too
     access.protect(app, host)
+    admission.watch(app, service_of(app).admission)  # after the login was asked for
     for module in (status, alerts, metrics, predict, webhook, openapi, page):
         app.register_blueprint(module.blueprint)
     dashboard.mount(app, settings.redis_url)

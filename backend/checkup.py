@@ -12,6 +12,7 @@ from backend.labelstudio import LabelStudio
 from backend.link import Link, is_private, missing_actions
 from backend.login import Login
 from backend.queue import key
+from backend.reactivation import reactivated
 from backend.secret import HEADER
 from backend.service import Service
 from backend.webhook import project_key
@@ -58,7 +59,7 @@ def _webhooks(service: Service, link: Link) -> Iterator[Finding]:
     if not active:
         detail = "connected but no webhook: clicks work, but Skylight never hears of a submitted annotation"
         if link.webhooks:
-            detail = f"{link.webhook_url} is switched off"
+            detail = f"{link.webhook_url} is switched off, by a person as far as is known, so Skylight leaves it so"
         elif is_private(link.url):
             yield Finding(what, "fail", detail, f"Start Label Studio with {WEBHOOK_GATE} too. Then {FIX.lower()}")
             return
@@ -83,8 +84,20 @@ def _webhooks(service: Service, link: Link) -> Iterator[Finding]:
         yield Finding(what, "warn", f"{link.webhook_url} carries no secret: anyone could send events", FIX)
     else:
         yield Finding(what, "ok", f"{link.webhook_url}, all events, with the secret header")
+    if since := _reactivated(service, link):
+        ago = _age(since)
+        detail = f"Label Studio had switched it off, as after 50 failed deliveries; switched on again {ago} ago"
+        step = "Was Skylight away, or not reached by Label Studio? What was missed has been fetched."
+        yield Finding(what, "warn", detail, step)
     for stray in [*active[1:], *link.strays]:
         yield Finding(what, "warn", f"{stray['url']} brings the same events a second time", FIX)
+
+
+def _reactivated(service: Service, link: Link) -> float:
+    try:
+        return reactivated(service, project_key(link.project))
+    except redis.RedisError:  # which is said elsewhere
+        return 0.0
 
 
 def _heard(service: Service, client: LabelStudio, link: Link) -> Iterator[Finding]:

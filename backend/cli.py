@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
+import redis
 
 from backend.errors import SkylightError, Unavailable
 from backend.import_commands import import_annotations
@@ -73,7 +74,15 @@ class Box(click.ParamType[Any]):
 
 
 class Skylight(click.Group):
-    """The command group, with the settings' table under its help."""
+    """The command group, with the settings' table under its help; without Redis a command says so, whichever it is."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Run the command. Raises Unavailable where it needs Redis, which does not answer or refuses."""
+        try:
+            return super().invoke(ctx)
+        except redis.RedisError as error:
+            step = "start `skylight serve`, or set REDIS_URL to where Redis is, and run this again"
+            raise Unavailable(f"Redis does not answer ({error}); {step}") from error
 
     def format_epilog(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """List every environment variable."""
@@ -478,15 +487,10 @@ def rebuild() -> None:
 
     Beside `skylight serve`, or with REDIS_URL. It may be run at any time: what is there is left as it is.
     """
-    from redis import RedisError
-
     from backend.rebuild import rebuild as lines
 
-    try:
-        for line in lines(_beside_serve()):
-            click.echo(line)
-    except RedisError as error:
-        raise Unavailable(f"Redis does not answer ({error}); start `skylight serve` or set REDIS_URL") from error
+    for line in lines(_beside_serve()):
+        click.echo(line)
 
 
 @cli.command()

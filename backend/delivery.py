@@ -10,9 +10,23 @@ from backend.service import Service
 from backend.superseded import MOST_EARLIER, is_ours, number_of, replaceable
 
 MARK_SECONDS = 30 * 24 * 3600  # how long it is remembered which tasks have a version's prediction
+CUT_CHARS = 400  # of model versions; Label Studio shows 500 with what stands between them
 NAMED = 10  # tasks in a message
 EMPTY = {"result": [], "score": 0.0, "cluster": None}
 DELETED = "submit"  # what a failure by predictions that somebody deleted is called
+
+
+def _done(project: str, version: str) -> str:
+    return key(project, f"preannotated-{version}")
+
+
+def _sent(project: str, version: str) -> str:
+    return key(project, f"sent-{version}")
+
+
+def forget(service: Service, project: str, version: str) -> None:
+    """Forget which tasks have a version's prediction: by now some may have been written over, or deleted."""
+    service.queue.redis.delete(_done(project, version), _sent(project, version))
 
 
 @dataclass(frozen=True)
@@ -38,19 +52,19 @@ class Delivery:
     @property
     def sent(self) -> str:
         """Key of the set of tasks whose prediction Label Studio has taken."""
-        return key(self.project, f"sent-{self.version}")
+        return _sent(self.project, self.version)
 
     @property
     def done(self) -> str:
         """Key of the set of tasks that nothing is left to be done for."""
-        return key(self.project, f"preannotated-{self.version}")
+        return _done(self.project, self.version)
 
     def hide(self) -> None:
         """Have predictions of a version that was rolled back shown no more: rather none than those."""
         if number_of(self.shown) > number_of(self.version):
             stored = self.client.model_versions(self.number)
             self.client.set_model_version(self.number, self.version if stored.get(self.version) else "")
-            self.service.queue.redis.delete(self.done)
+            forget(self.service, self.project, self.version)
 
     def is_withdrawn(self, task: TaskSummary) -> bool:
         """Whether a task has a prediction of a version that was rolled back."""
@@ -94,7 +108,8 @@ class Delivery:
 
     def look_for_deleted(self, tasks: Iterable[TaskSummary]) -> None:
         """Say so where predictions are gone that Skylight has sent and not deleted; `tasks` are all of the project."""
-        redis, lacking = self.service.queue.redis, {task.id: self.version not in task.model_versions for task in tasks}
+        redis = self.service.queue.redis
+        lacking = {task.id: self.version not in task.model_versions and not _is_cut(task) for task in tasks}
         sent = {int(task) for task in redis.smembers(self.sent)}
         gone = sorted(task for task in sent if lacking.get(task))
         if over := [task for task in sent if lacking.get(task, True)]:
@@ -108,3 +123,8 @@ class Delivery:
         )
         step = "Reload the task's page: it goes on from its draft. Delete no predictions by hand while tasks are open"
         self.service.failures.note(self.project, DELETED, reason, step)
+
+
+def _is_cut(task: TaskSummary) -> bool:
+    """Whether the list of a task's model versions may have been cut."""
+    return sum(map(len, task.model_versions)) > CUT_CHARS

@@ -17,6 +17,7 @@ Region = dict[str, Any]
 Mask = NDArray[np.bool_]
 
 DECIMALS = 5  # of percentages: 0.001 px on an image of 10,000 px
+NUMBER = 4  # characters of one of a brush's numbers as JSON, with its comma
 VIEWS = (0, 90, 180, 270)  # degrees by which the editor can show an image turned
 
 
@@ -71,6 +72,11 @@ def draw(
     else:
         values = _VALUES[output.type](mask, part) if mask.any() else []
     return [{"id": _new_id(), **common, "value": {**value, output.type: [label]}} for value in values]
+
+
+def characters_of(value: Mapping[str, Any]) -> int:
+    """How many a brush's or a bitmask's value takes as JSON, 0 for any other shape."""
+    return NUMBER * len(value.get("rle", ())) + len(value.get("imageDataURL", ""))
 
 
 def make_region(

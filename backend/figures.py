@@ -77,8 +77,8 @@ def gather(service: Service) -> Figures:
     waiting = backlog(queue)
     with queue.redis.pipeline(transaction=False) as pipe:
         pipe.smembers(PROJECTS)
-        for counts in (JOBS, FAILURES, LOOKUPS):
-            pipe.hgetall(counts)
+        for counted in (JOBS, FAILURES, LOOKUPS):
+            pipe.hgetall(counted)
         for kind in KINDS:
             pipe.zcard(queue.queues[kind].failed_job_registry.key)
         known, jobs, failures, lookups, *counts = pipe.execute()

@@ -5,10 +5,10 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from backend.drawing import Part, Region, draw
+from backend.drawing import Part, Region, characters_of, draw
 from backend.errors import BadRequest
 from backend.labeling import Control, Labeling, find
-from backend.limits import MAX_REGIONS
+from backend.limits import MAX_CHARACTERS, MAX_REGIONS
 from model.coco import Drawn
 from model.objects import Found
 
@@ -84,14 +84,18 @@ class Project:
     def made(self, objects: Iterable[tuple[str, Found]], size: Size) -> Made:
         """An annotation of some objects, each with its name of elsewhere. Raises BadRequest if they are too many."""
         result: list[Region] = []
-        lost = 0
+        lost = characters = 0
         for name, found in objects:
             if label := self.label(name):
                 drawn = self.regions(label, found, size)
                 result += drawn
                 lost += not drawn
+                characters += sum(characters_of(region["value"]) for region in drawn)
             if len(result) > MAX_REGIONS:
                 raise BadRequest(f"it has more than {MAX_REGIONS} regions; split the picture")
+            if characters > MAX_CHARACTERS:
+                much = f"its first {len(result)} regions take more than {MAX_CHARACTERS // 10**6} MB as they are drawn"
+                raise BadRequest(f"{much}; use PolygonLabels, or split the picture")
         return Made(result, lost=lost)
 
     def regions(self, label: str, found: Found, size: Size) -> list[Region]:

@@ -9,8 +9,9 @@ from numpy.typing import NDArray
 
 from backend.checks import check_regions
 from backend.clicks import answered, drawn, in_turn
-from backend.drawing import Part, draw
+from backend.drawing import Part, characters_of, draw
 from backend.labeling import Labeling
+from backend.limits import MAX_ANSWERED_LARGE, MAX_CHARACTERS
 from backend.pictures import Pictures
 from backend.question import Asked
 from backend.service import Service
@@ -21,11 +22,6 @@ from model.rasters import Raster, Window
 from model.sam import Prompt
 
 WIDER = 3  # times that a click looks again at a window of twice the side, if its object goes on beyond
-MOST_OBJECTS = 5000  # regions of one pre-annotation, the biggest of each label first: the editor shows no more of them
-# Characters of brushes and bitmasks, which are each of the whole picture, in one pre-annotation. A brush in 20,000 x
-# 20,000 px has 82,503 numbers: 0.66 MB as a list, 0.30 MB as JSON.
-MOST_CHARACTERS = 64_000_000
-NUMBER = 4  # characters of one of a brush's, with its comma
 
 log = logging.getLogger(__name__)
 
@@ -72,11 +68,12 @@ def preannotation_large(
         )
         for _ in found.fill(strips):
             pass
-        for each in found.objects(service.settings.min_area):
-            if len(regions) >= MOST_OBJECTS:
-                log.warning("a picture has more than %d objects; the others are not sent", MOST_OBJECTS)
+        for each in found.objects(service.settings.min_area, surest_first=True):
+            if len(regions) >= MAX_ANSWERED_LARGE:
+                what = "a picture has more than %d objects; those with the lowest scores are not sent"
+                log.warning(what, MAX_ANSWERED_LARGE)
                 break
-            if characters >= MOST_CHARACTERS:
+            if characters >= MAX_CHARACTERS:
                 what = "%d regions of a picture take %d MB; the others are not sent: use PolygonLabels"
                 log.warning(what, len(regions), characters // 10**6)
                 break
@@ -84,17 +81,12 @@ def preannotation_large(
             part = Part(each.top, each.left, raster.size)
             label = output.spelled(labeling.labels[each.label])
             new = draw(output, each.mask, label, each.score, part_of=part)
-            characters += sum(_characters(region["value"]) for region in new)
+            characters += sum(characters_of(region["value"]) for region in new)
             regions += new
         check_regions(regions, labeling, raster.size)
         return regions, round(found.confidence, 4)
     finally:
         found.close()
-
-
-def _characters(value: dict[str, Any]) -> int:
-    """How much a brush or a bitmask takes, 0 for any other shape."""
-    return NUMBER * len(value.get("rle", ())) + len(value.get("imageDataURL", ""))
 
 
 def _extent(prompt: Prompt) -> tuple[NDArray[np.float32], NDArray[np.float32]]:

@@ -17,7 +17,7 @@ from werkzeug.wrappers import Response as AnyResponse
 from backend import actions, alerts, csrf, dashboard, doctor, gallery
 from backend.answers import service_of
 from backend.curves import counted
-from backend.errors import SkylightError
+from backend.errors import BadRequest, SkylightError
 from backend.finding import Finding
 from backend.key_file import kept_key
 from backend.limits import project_name
@@ -39,7 +39,7 @@ POLICY = (
 )
 DONE = {
     "promoted": "That version is served now; the open tasks get its predictions in the background.",
-    "rolled-back": "The version before is served again.",
+    "rolled-back": "The version before is served again. What the later one predicted is taken away in the background.",
     "trying": "The annotations that were set aside are tried once more.",
     "training": "Training is queued. If nothing has changed since the newest version, it makes no other one.",
 }
@@ -77,9 +77,8 @@ class Pages:
         return self._guard
 
     def view(self, project: str) -> ProjectView:
-        """A project; Label Studio is asked beside the request. Raises NotFound, BadRequest for no project's name."""
-        if project_name(project) not in self.service.store.projects():
-            raise NotFound(f"There is no project {project[:80]}.")
+        """A project; Label Studio is asked beside the request. Raises NotFound."""
+        _check_known(self.service, project)
         known = self.readiness.get(project) if self.service.labelstudio else None
         return project_view(self.records, project, known)
 
@@ -141,7 +140,8 @@ def version(project: str, number: int) -> str:
 @blueprint.route("/projects/<project>/versions/<int:number>/tasks/<task>.webp", methods=["GET"])
 def picture(project: str, number: int, task: str) -> Response:
     """Truth, prediction and disagreement of one task."""
-    if number not in pages().service.versions.numbers(project_name(project)):
+    _check_known(pages().service, project)
+    if number not in pages().service.versions.numbers(project):
         raise NotFound(f"Project {project} has no version {number}.")
     data = pages().gallery.draw(project, number, task, pages().records.samples(project))
     answer = Response(data, mimetype="image/webp")
@@ -182,13 +182,20 @@ def _found() -> Sequence[Finding]:
     return sorted(pages().alerts.findings(), key=lambda each: STATES.index(each.state))
 
 
-def _acted(project: str) -> Service:
-    """The service, if this is a form of the page about a project that there is. Raises Forbidden, NotFound, and
-    BadRequest for no project's name.
-    """
-    pages().guard.check(request)
-    if project_name(project) not in pages().service.store.projects():
+def _check_known(service: Service, project: str) -> None:
+    """Raise NotFound unless there is such a project, and it is called as projects are."""
+    try:
+        project_name(project)
+    except BadRequest as error:
+        raise NotFound(f"{error}.") from error
+    if project not in service.store.projects():
         raise NotFound(f"There is no project {project[:80]}.")
+
+
+def _acted(project: str) -> Service:
+    """The service, if this is a form of the page about a project that there is. Raises Forbidden or NotFound."""
+    pages().guard.check(request)
+    _check_known(pages().service, project)
     log.info("project %s: %s, asked for on the page", project, request.path.rpartition("/")[2])
     return pages().service
 

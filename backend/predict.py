@@ -191,10 +191,10 @@ def preannotation(
         return preannotation_large(service, decoder, labeling, digest, embedding)
     prediction = predict_pixels(decoder, embedding)
     decided = prediction.probabilities
-    if (there := embedding.where_known()) is not None and there.any():
+    if (there := embedding.where_known()) is not None:
         prediction.probabilities[:, ~there] = 0  # as in maps, what is not there is background, and not counted
         prediction.probabilities[0, ~there] = 1
-        decided = prediction.probabilities[:, there]
+        decided = prediction.probabilities[:, there] if there.any() else decided
     every = find_regions(prediction, service.settings.min_area)
     if len(every) > MAX_ANSWERED:
         log.warning("%s: of %d regions the %d with the highest scores are sent", url, len(every), MAX_ANSWERED)

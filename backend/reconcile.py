@@ -12,6 +12,7 @@ from backend.fair import Turn
 from backend.ingest import bury, handle, parked, save_config
 from backend.labelstudio import AnnotationSummary
 from backend.queue import key
+from backend.reactivation import reactivate
 from backend.service import Service
 from backend.store import SampleRecord
 from backend.trace import fail
@@ -59,6 +60,7 @@ def _reconcile(service: Service, project: str, glance: bool, whole: bool) -> int
     found = _found(service, project, number)
     if found is None:
         return 0
+    reactivate(service, project)
     save_config(service, project, str(found["label_config"]))
     state = "/".join(str(found.get(name)) for name in COUNTERS) + f"/{service.labelstudio.newest_change(number)}"
     seen = key(project, "reconciled")

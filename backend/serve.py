@@ -24,7 +24,13 @@ from model.files import write
 SOCKET = "broker.sock"
 BROKER_SECONDS = 20.0  # to start; a large append-only file is read first
 STOP_SECONDS = 8.0  # from SIGTERM to SIGKILL; with the broker after the others all is over within 10 s
-RESTART_SECONDS = 1.0  # pause before an ended child is started again
+RESTART_SECONDS = 1.0  # between two looks at the children; a pause before a start is a multiple of it
+SETTLED_SECONDS = 60.0  # a child that ends sooner after its start could not be started; PyTorch alone takes some
+BROKER_SETTLED_SECONDS = 10.0
+MOST_STARTS = 6  # in a row that failed, half a minute with the pauses between them; then Skylight ends
+# By these a child is ended from outside, the last by a system without memory, too: that says nothing against it.
+KILLS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGKILL)
+MOST_PAUSES = 2  # doublings of the pause after those
 PROGRAM = [sys.executable, "-m", "backend.cli"]  # what runs as web server and worker
 # Read by PyTorch and NumPy when they are imported.
 THREADS = {
@@ -59,7 +65,11 @@ class Child:
     name: str
     command: list[str]
     environ: Mapping[str, str]
+    settled: float = SETTLED_SECONDS  # s after its start from which it counts as started
     process: "subprocess.Popen[bytes] | None" = field(default=None, repr=False)
+    started: float = field(default=0.0, repr=False)  # as `time.monotonic()` counts
+    failed: int = 0  # starts in a row
+    due: float | None = field(default=None, repr=False)  # when it is started again; None while it runs
 
     def start(self) -> None:
         """Start it, or start it again; whatever is left of its group is killed first."""
@@ -67,10 +77,37 @@ class Child:
             with suppress(ProcessLookupError):
                 os.killpg(self.process.pid, signal.SIGKILL)
         self.process = subprocess.Popen(self.command, env=dict(self.environ), process_group=0)
+        self.started, self.due = time.monotonic(), None
 
     def ended(self) -> int | None:
         """Its exit status, None while it runs."""
         return self.process.poll() if self.process else 0
+
+    def look_after(self) -> None:
+        """Start it again if it has ended: at once, or after a pause that doubles while it ends soon after its start.
+
+        Raises Unavailable if it cannot be started.
+        """
+        if (status := self.ended()) is None:
+            return
+        if self.due is None:
+            pause = self._pause(status)
+            self.due = time.monotonic() + pause
+            log.error("%s ended with status %s and is started again in %.0f s", self.name, status, pause)
+        if time.monotonic() >= self.due:
+            self.start()
+
+    def _pause(self, status: int) -> float:
+        """How long to wait before the next start, s. Raises Unavailable after `MOST_STARTS` that failed."""
+        self.failed = self.failed + 1 if time.monotonic() - self.started < self.settled else 1
+        if -status in KILLS:
+            self.failed = min(self.failed, 1 + MOST_PAUSES)
+        elif self.failed >= MOST_STARTS:
+            raise Unavailable(
+                f"{self.name} cannot be started: it ended {self.failed} times in a row within {self.settled:.0f} s, at "
+                f"last with status {status}; its last message above says why"
+            )
+        return RESTART_SECONDS * (2 ** (self.failed - 1) - 1)
 
     def stop(self) -> None:
         """SIGTERM, and after a while SIGKILL to its whole group."""
@@ -99,7 +136,7 @@ class Supervisor:
             self._temporary = socket_folder(SOCKET)
             socket = Path(self._temporary.name) / SOCKET
             command = [sys.executable, "-m", "backend.broker", str(settings.home / "broker"), str(socket)]
-            self.broker = Child("broker", command, self.environ)
+            self.broker = Child("broker", command, self.environ, BROKER_SETTLED_SECONDS)
             self.environ["REDIS_URL"] = socket_url(socket)
         follow = ["--follow", str(os.getpid())]
         options = ["--host", host, "--port", str(port), *(["--insecure"] if insecure else [])]
@@ -140,20 +177,14 @@ class Supervisor:
         raise Unavailable(f"the embedded broker did not answer within {BROKER_SECONDS:.0f} s")
 
     def watch(self, stop: threading.Event) -> None:
-        """Until `stop` is set, start again whatever ends.
+        """Until `stop` is set, start again whatever ends. Raises Unavailable if one cannot be started any more.
 
         A broker that ends is started with what its file holds, and the others connect to it anew. Until it answers,
-        clicks work and events wait on disk.
+        clicks work and events wait on disk. Its own log is in broker/valkey.log.
         """
         while not stop.wait(RESTART_SECONDS):
-            if self.broker and self.broker.ended() is not None:
-                log.error("the embedded broker has ended and is started again; its log is in broker/valkey.log")
-                self.broker.start()
-            for child in self.children:
-                status = child.ended()
-                if status is not None:
-                    log.error("%s ended with status %s and is started again", child.name, status)
-                    child.start()
+            for child in [*([self.broker] if self.broker else []), *self.children]:
+                child.look_after()
 
     def stop(self) -> None:
         """End all children, the broker last."""

@@ -11,6 +11,7 @@ from safetensors import SafetensorError
 
 from backend import media
 from backend.addresses import Addresses
+from backend.admission import Admission
 from backend.aside import Asides
 from backend.errors import SetAside, Stopping, Unavailable
 from backend.failures import MACHINE, Failures
@@ -68,6 +69,7 @@ class Service:
         self.asides = Asides(connection, configuration=self.configuration)
         self.store.damage.listener = self._damaged
         self._labelstudio = LabelStudio(settings.label_studio_url, settings.label_studio_api_key)
+        self.admission = Admission(settings.threads)
         self._lock = threading.Lock()
         self._pictures: Pictures | None = None
         self.labeling = functools.lru_cache(maxsize=256)(functools.partial(parse_config, output=settings.output))
@@ -123,13 +125,15 @@ class Service:
         self.verify(segmenter.encoder_id)
         memory, disk = settings.memory_mb * MEGABYTE, settings.disk_mb * MEGABYTE
         folder = settings.home / "embeddings"
-        cache = EmbeddingCache(folder, segmenter.encoder_id, memory, disk, self._embedding_damaged)
+        waiting = self.admission.outside
+        cache = EmbeddingCache(folder, segmenter.encoder_id, memory, disk, self._embedding_damaged, waiting)
         large = Large(settings.home / "pictures", settings.tile or default_side(segmenter))
         return Pictures(segmenter, cache, self._fetch, settings.max_pixels, large=large)
 
     def _fetch(self, url: str) -> bytes:
         """An image's file; which image it is goes to `addresses`."""
-        data = media.fetch(url, settings=self.settings, client=self._labelstudio)
+        with self.admission.outside():
+            data = media.fetch(url, settings=self.settings, client=self._labelstudio)
         self.addresses.note(url, content_hash(data))
         return data
 

@@ -192,7 +192,7 @@ class Settings:
     redis_url: str = _variable(
         "REDIS_URL",
         "",
-        "Redis 6 or newer, or Valkey; unset: one is started inside",
+        "Redis 6.0 or newer, or Valkey; unset: one is started inside",
         _redis,
     )
     home: Path = _variable(
@@ -212,7 +212,9 @@ class Settings:
     checkpoint_url: str = _variable(
         "SKYLIGHT_CHECKPOINT_URL", "", "base URL of a mirror for checkpoints", _url("http", "https", "file")
     )
-    threads: int = _variable("SKYLIGHT_THREADS", "8", "requests answered at the same time, 1 to 256", _integer(1, 256))
+    threads: int = _variable(
+        "SKYLIGHT_THREADS", "8", "clicks and batches worked on at the same time, 1 to 256", _integer(1, 256)
+    )
     workers: int = _variable("SKYLIGHT_WORKERS", "1", "processes that train and pre-annotate, 0 to 64", _integer(0, 64))
     min_annotations: int = _variable(
         "SKYLIGHT_MIN_ANNOTATIONS",

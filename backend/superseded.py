@@ -19,8 +19,10 @@ from backend.labelstudio import LabelStudio, StoredPrediction, TaskReferences
 from backend.queue import key
 from backend.service import Service
 from backend.webhook import project_key
+from model.checkpoints import CHECKPOINTS
 
-PREFIXES = ("skylight-", "sam-")  # of the model versions that are Skylight's
+DECODER = "skylight-"  # and its number: a model version
+SAM_ALONE = frozenset(f"sam-{name}" for name in ("tiny", *CHECKPOINTS))  # model versions before the first decoder
 MOST_EARLIER = 5  # of a task: each is sent along when the task is opened; the next one is written over the oldest
 VERSIONS_AT_ONCE = 20  # named in one listing, whose address must stay short
 HOUR = 3600.0  # s
@@ -30,13 +32,13 @@ log = logging.getLogger(__name__)
 
 def is_ours(version: str) -> bool:
     """Whether a model version is one of Skylight's."""
-    return version.startswith(PREFIXES)
+    return version.startswith(DECODER) or version in SAM_ALONE
 
 
 def number_of(version: str) -> int:
     """The number of a model version that is a decoder's of Skylight; 0 of any other, as of SAM alone."""
-    number = version.removeprefix(PREFIXES[0])
-    return int(number) if version.startswith(PREFIXES[0]) and number.isdecimal() else 0
+    number = version.removeprefix(DECODER)
+    return int(number) if version.startswith(DECODER) and number.isdecimal() else 0
 
 
 def replaceable(references: TaskReferences, keep: Iterable[str]) -> StoredPrediction | None:
@@ -62,10 +64,10 @@ def note(
     """
     redis, where, now = service.queue.redis, key(project, "superseded"), time.time() if now is None else now
     earlier = {version for version in stored if is_ours(version)} - {shown, service.version_name(project)}
-    known = {name.decode(): float(since) for name, since in redis.hgetall(where).items()}
+    known = {version: float(since) for version, since in _read(service, where).items()}
     if over := known.keys() - earlier:
         redis.hdel(where, *over)
-        redis.hdel(key(project, "superseded-left"), *over)
+        redis.hdel(_left(project), *over)
     for version in earlier - known.keys():
         redis.hset(where, version, str(now))
     return {version: known.get(version, now) for version in earlier}
@@ -92,8 +94,8 @@ def clear(service: Service, project: str, seconds: float, now: float | None = No
     stored = client.model_versions(number)
     since = note(service, project, str(found.get("model_version") or ""), stored, now)
     before = now - HOUR * service.settings.keep_predictions
-    left = {name.decode(): int(count) for name, count in service.queue.redis.hgetall(_left(project)).items()}
-    over = {version for version in since if since[version] <= before and stored[version] > left.get(version, 0)}
+    left = _read(service, _left(project))
+    over = {version for version in since if since[version] <= before and stored[version] > int(left.get(version, 0))}
     return bool(over) and _Clearing(service, client, project, before, time.monotonic() + seconds).run(over)
 
 
@@ -165,6 +167,12 @@ class _Clearing:
 
 def _left(project: str) -> str:
     return key(project, "superseded-left")
+
+
+def _read(service: Service, where: str) -> dict[str, str]:
+    """A hash of Redis."""
+    found: Any = service.queue.redis.hgetall(where)
+    return {name.decode(): value.decode() for name, value in found.items()}
 
 
 def _seconds(when: str) -> float:

@@ -7,6 +7,7 @@ from typing import Any
 from gunicorn.app.base import BaseApplication
 from gunicorn.glogging import Logger
 
+from backend.admission import SPARE, WAITING
 from backend.errors import SkylightError
 from backend.listen import address
 from backend.settings import Settings
@@ -40,7 +41,7 @@ class Server(BaseApplication):  # type: ignore[misc]
             "bind": address(host, port),
             "workers": 1,
             "worker_class": "gthread",
-            "threads": settings.threads,
+            "threads": settings.threads + WAITING + SPARE,  # made as they are needed
             "timeout": REQUEST_SECONDS,
             "graceful_timeout": GRACE_SECONDS,
             "keepalive": KEEP_ALIVE_SECONDS,

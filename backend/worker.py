@@ -85,7 +85,7 @@ def run(settings: Settings, kinds: Sequence[Kind] = KINDS) -> None:
     service = Service(settings)
     layout.check(service)
     service.check_weights()
-    worker: Worker | None = start(service, kinds)
+    worker = _started(service, kinds)
     with Upkeep(service, sweep=True):
         while worker:
             try:
@@ -94,23 +94,25 @@ def run(settings: Settings, kinds: Sequence[Kind] = KINDS) -> None:
                 log.warning("Redis is away: %s", error)
             if worker.pubsub_thread:  # which would go on for ever where Redis was away at the end
                 worker.pubsub_thread.stop()
-            worker = None if service.stopping.is_set() else _begun_again(service, kinds)
+            worker = None if service.stopping.wait(RETRY_SECONDS) else _started(service, kinds)
     if service.stopping.is_set():
         logging.shutdown()
         os._exit(0)  # taking down PyTorch in order took 3 s of a busy machine
 
 
-def _begun_again(service: Service, kinds: Sequence[Kind]) -> Worker | None:
-    """Another worker in the same process once Redis is back, with the SAM still loaded; None if it is to end first.
+def _started(service: Service, kinds: Sequence[Kind]) -> Worker | None:
+    """A worker as soon as Redis answers; None if the process is to end first.
 
-    RQ's own gives up where it loses Redis during a job, and not while it waits for one.
+    Another one in the same process, with the SAM still loaded, where RQ's own has given up: it does where it loses
+    Redis during a job, and not while it waits for one.
     """
     with suppress(StopRequested, redis.RedisError):  # RQ's answers to a signal
-        while not service.stopping.wait(RETRY_SECONDS):
+        while not service.stopping.is_set():
             try:
                 return start(service, kinds)
             except redis.RedisError as error:
                 log.warning("Redis is away: %s; tried again in %d s", error, RETRY_SECONDS)
+                service.stopping.wait(RETRY_SECONDS)
     return None
 
 

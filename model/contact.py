@@ -42,9 +42,11 @@ def write_page(path: Path, title: str, pictures: Sequence[Mapping[str, Any]]) ->
     parts = [HEAD, f"<h1>{html.escape(title)}</h1>\n"]
     for each in sorted(pictures, key=lambda picture: float(picture["confidence"])):
         counts = ", ".join(f"{count} {html.escape(label)}" for label, count in each["counts"].items()) or "nothing"
+        unknown = 1 - float(each.get("known", 1))
+        also = f", {unknown:.1%} without data" if unknown else ""
         name, source = html.escape(each["input"]), quote(os.fsencode(each["thumbnail"]))
         parts.append(
             f'<figure><img src="{source}" alt="{name}"><figcaption><b>{name}</b><br>{each["size"][1]} x '
-            f"{each['size'][0]} px, {counts}, confidence {each['confidence']:.3f}</figcaption></figure>\n"
+            f"{each['size'][0]} px, {counts}, confidence {each['confidence']:.3f}{also}</figcaption></figure>\n"
         )
     files.write(path, "".join(parts).encode(errors="replace"))

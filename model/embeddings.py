@@ -10,7 +10,7 @@ import threading
 from collections import Counter, OrderedDict
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future
-from contextlib import suppress
+from contextlib import AbstractContextManager, nullcontext, suppress
 from pathlib import Path
 from typing import Any
 
@@ -61,9 +61,12 @@ class EmbeddingCache:
         memory_bytes: int,
         disk_bytes: int = 0,
         on_damage: Callable[[Path], None] = lambda path: None,
+        waiting: Callable[[], AbstractContextManager[None]] = nullcontext,
     ) -> None:
+        """`waiting`: what a thread enters while it waits for an embedding that another one computes."""
         self.folder = folder / encoder_id
         self.on_damage = on_damage
+        self.waiting = waiting
         self.memory_bytes = memory_bytes
         self._cap = disk.Cap(folder, disk_bytes)
         self._lock = threading.Lock()
@@ -96,7 +99,8 @@ class EmbeddingCache:
                 future = self._pending[key] = Future()
         if not mine:
             self._count("miss")  # it waits for the same
-            return future.result()
+            with self.waiting():
+                return future.result()
         try:
             embedding, sure = self._read(key, check)
             self._count("miss" if embedding is None else "disk")

@@ -71,7 +71,7 @@ class Whole(nn.Module):
         longest = torch.maximum(height, width)
         planes = image.permute(2, 0, 1).float()
         scale = self.side / longest
-        rows, columns = (height * scale + 0.5).floor(), (width * scale + 0.5).floor()  # as ResizeLongestSide
+        rows, columns = ((each * scale + 0.5).floor().clamp(min=1) for each in (height, width))  # as `longest`
         pixels = _scaled(planes, height, width, rows, columns, self.side, box=False)
         inside = (torch.arange(self.side) < rows)[:, None] & (torch.arange(self.side) < columns)
         pixels = (pixels - self.mean) / self.deviation * inside

@@ -9,7 +9,7 @@ from typing import Any
 import cv2
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
+from PIL import Image, ImageFile
 
 from model.colour import COLOURS, conversion
 from model.normalisation import own_range, stretch
@@ -106,14 +106,14 @@ def load(data: bytes, formats: Sequence[str], max_pixels: int, size: tuple[int, 
     (H, W) where one is given.
     """
     try:
-        picture = opened(data, formats)
-        check_size(picture.size, max_pixels)
-        if size is not None and picture.size != tuple(size[::-1]):
-            raise ImageError(f"it has {picture.size[0]} x {picture.size[1]} pixels, not {size[1]} x {size[0]}")
+        file = opened(data, formats)
+        check_size(file.size, max_pixels)
+        if size is not None and file.size != tuple(size[::-1]):
+            raise ImageError(f"it has {file.size[0]} x {file.size[1]} pixels, not {size[1]} x {size[0]}")
         if data.startswith(JPEG) and data.count(START_OF_SCAN) > MAX_SCANS:
             raise ImageError(f"a JPEG of {data.count(START_OF_SCAN)} scans has more than {MAX_SCANS}; save it anew")
-        turn = orientation(data, picture)
-        picture = _loaded(data, picture)
+        turn = orientation(data, file)
+        picture = _loaded(data, file)
         # By the number alone: EXIF written anew, as `ImageOps.exif_transpose` does, fails on entries of odd types.
         return picture.transpose(METHODS[turn]) if turn in METHODS else picture
     except ImageError:
@@ -123,7 +123,7 @@ def load(data: bytes, formats: Sequence[str], max_pixels: int, size: tuple[int, 
         raise ImageError(f"{what} are not a whole {'/'.join(formats)} picture: {error}") from error
 
 
-def opened(data: bytes, formats: Sequence[str] = FORMATS) -> Image.Image:
+def opened(data: bytes, formats: Sequence[str] = FORMATS) -> ImageFile.ImageFile:
     """A file's header as Pillow reads it; no pixel is decoded, nothing turned. Raises one of `READ_ERRORS`."""
     # Pillow's own limit is process-wide and warns halfway; ours is `check_size`.
     Image.MAX_IMAGE_PIXELS = None
@@ -132,7 +132,7 @@ def opened(data: bytes, formats: Sequence[str] = FORMATS) -> Image.Image:
     return picture
 
 
-def _loaded(data: bytes, picture: Image.Image) -> Image.Image:
+def _loaded(data: bytes, picture: ImageFile.ImageFile) -> Image.Image:
     """A picture with its pixels; what is missing of a JPEG that was cut short is black, as on a browser's canvas."""
     try:
         picture.load()

@@ -16,7 +16,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -24,11 +24,12 @@ import numpy as np
 
 from model import contact, files, writers
 from model.decoder import DomainDecoder
+from model.found import Found, Wide
 from model.geo import Geo
 from model.images import MAX_PIXELS
 from model.inputs import Input
 from model.normalisation import OWN, Normalisation
-from model.objects import Found, Map
+from model.objects import Map
 from model.rasters import Place, Raster, open_raster
 from model.sam import Segmenter
 from model.tiles import strips
@@ -37,12 +38,43 @@ from model.writers import Row
 FORMATS = ("png", "geojson", "gpkg", "coco", "geotiff")
 COPIES = ".copies"
 LEFT_SECONDS = 86_400.0  # age at which a copy was left by a process that was killed
+WRITTEN = 2  # how maps are written: 1 had background where nothing is known
 NEED_GEO = ("geojson", "gpkg", "geotiff")
 COLUMNS = (
     "input", "object", "label", "version", "confidence", "area_px", "diameter_px", "x_px", "y_px",
     "area_m2", "diameter_m", "x", "y", "longitude", "latitude",
 )  # fmt: skip
 SUMMED = ("input", "label", "objects", "area_px", "area_m2", "median_diameter_px", "median_diameter_m", "confidence")
+
+
+@dataclass(frozen=True)
+class Measured:
+    """What the tables say of an object: all but its mask, of which never more than one is in memory. As `Found`."""
+
+    label: int
+    top: int
+    left: int
+    height: int
+    width: int
+    area: int
+    diameter: float
+    centroid: tuple[float, float]
+    score: float
+
+    @classmethod
+    def of(cls, found: Found | Wide) -> "Measured":
+        """Of an object."""
+        box = found.top, found.left, found.height, found.width
+        return cls(found.label, *box, found.area, found.diameter, found.centroid, found.score)
+
+
+@dataclass
+class Drawn:
+    """The objects of a picture: their measures, and, of the formats that are asked for, outlines and COCO's regions."""
+
+    measured: list[Measured] = field(default_factory=list)
+    shapes: list[Any] = field(default_factory=list)
+    coco: list[dict[str, Any]] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
@@ -61,7 +93,7 @@ class Options:
     def key(self, each: Input) -> str:
         """What a part was made of: if that is another now, it is made anew."""
         made_of: list[Any] = [each.address, *each.state(), self.version, sorted(self.formats)]
-        made_of += [self.tile, self.min_area, list(self.bands), *filter(None, [self.normalisation.mark])]
+        made_of += [WRITTEN, self.tile, self.min_area, list(self.bands), *filter(None, [self.normalisation.mark])]
         return hashlib.sha256(json.dumps(made_of).encode()).hexdigest()
 
 
@@ -102,23 +134,20 @@ def _map(
     try:
         for rows in found_map.fill(strips(decoder, segmenter, raster, options.tile)):
             progress(0.9 * rows / raster.size[0])
-        objects = list(found_map.objects(options.min_area))
-        rows_of = _rows(each, options, config.labels, objects, raster.place)
-        _write(each, options, config.labels, found_map, raster, objects, rows_of)
+        drawn = _drawn(found_map, options)
+        rows_of = _rows(each, options, config.labels, drawn.measured, raster.place)
+        _write(each, options, config.labels, found_map, raster, drawn, rows_of)
         kept = {
             "key": options.key(each),
             "input": each.address,
             "size": list(raster.size),
             "crs": raster.place.crs if raster.place else None,
             "confidence": round(found_map.confidence, 4),
+            "known": round(found_map.known, 6),
             "counts": dict(Counter(row["label"] for row in rows_of)),
-            "thumbnail": _thumbnail(each, options, raster, objects),
+            "thumbnail": _thumbnail(each, options, raster, drawn.measured),
             "rows": rows_of,
-            "coco": [
-                writers.coco_annotation(found, raster.size, row) for found, row in zip(objects, rows_of, strict=True)
-            ]
-            if "coco" in options.formats
-            else [],
+            "coco": drawn.coco,
         }
     finally:
         found_map.close()
@@ -151,13 +180,29 @@ def finish(options: Options, labels: Sequence[str], pictures: Sequence[dict[str,
     return names
 
 
+def _drawn(found_map: Map, options: Options) -> Drawn:
+    """The objects of a map, one after the other."""
+    drawn = Drawn()
+    for found in found_map.objects(options.min_area):
+        measured = Measured.of(found)
+        drawn.measured.append(measured)
+        if "geojson" in options.formats or "gpkg" in options.formats:
+            from model.shapes import shape
+
+            drawn.shapes.append(shape(found))
+        if "coco" in options.formats:
+            row = {"area_px": measured.area, "confidence": round(measured.score, 4)}
+            drawn.coco.append(writers.coco_annotation(found, found_map.size, row))
+    return drawn
+
+
 def _write(
     each: Input,
     options: Options,
     labels: Sequence[str],
     found: Map,
     raster: Raster,
-    objects: Sequence[Found],
+    drawn: Drawn,
     rows: Sequence[Row],
 ) -> None:
     place, at = raster.place, {kind: options.out / f"{each.name}.{kind}" for kind in (*FORMATS, "tif")}
@@ -165,18 +210,14 @@ def _write(
         writers.write_png(at["png"], found.classes)
     if "geotiff" in options.formats:
         writers.write_geotiff(at["tif"], found.classes, place, labels)
-    if "geojson" in options.formats or "gpkg" in options.formats:
-        from model.shapes import shape
-
-        shapes = [shape(one) for one in objects]
-        if "geojson" in options.formats:
-            writers.write_geojson(at["geojson"], shapes, rows, place)
-        if "gpkg" in options.formats:
-            writers.write_gpkg(at["gpkg"], shapes, rows, place)
+    if "geojson" in options.formats:
+        writers.write_geojson(at["geojson"], drawn.shapes, rows, place)
+    if "gpkg" in options.formats:
+        writers.write_gpkg(at["gpkg"], drawn.shapes, rows, place)
 
 
 def _rows(
-    each: Input, options: Options, labels: Sequence[str], objects: Sequence[Found], place: Place | None
+    each: Input, options: Options, labels: Sequence[str], objects: Sequence[Measured], place: Place | None
 ) -> list[Row]:
     """The table of a picture's objects."""
     geo = Geo(place) if place else None
@@ -213,8 +254,8 @@ def _short(number: float, digits: int = 7) -> float:
     return float(f"{number:.{digits}g}")
 
 
-def _thumbnail(each: Input, options: Options, raster: Raster, objects: Sequence[Found]) -> str:
-    boxes = [(one.label, one.left, one.top, one.mask.shape[1], one.mask.shape[0]) for one in objects]
+def _thumbnail(each: Input, options: Options, raster: Raster, objects: Sequence[Measured]) -> str:
+    boxes = [(one.label, one.left, one.top, one.width, one.height) for one in objects]
     picture = contact.draw(raster.small(contact.SIDE), raster.size, boxes)
     buffer = io.BytesIO()
     picture.save(buffer, "JPEG", quality=85)
@@ -224,6 +265,7 @@ def _thumbnail(each: Input, options: Options, raster: Raster, objects: Sequence[
 
 def _summary(picture: dict[str, Any], labels: Sequence[str]) -> Iterator[Row]:
     """A picture's objects label by label, also where there are none."""
+    has_system = picture["crs"] is not None
     for label in labels:
         rows = [row for row in picture["rows"] if row["label"] == label]
         metres = [row for row in rows if row["area_m2"] is not None]
@@ -232,7 +274,9 @@ def _summary(picture: dict[str, Any], labels: Sequence[str]) -> Iterator[Row]:
             "label": label,
             "objects": len(rows),
             "area_px": sum(row["area_px"] for row in rows),
-            "area_m2": _short(sum(row["area_m2"] for row in metres)) if picture["crs"] else None,
+            "area_m2": _short(sum(row["area_m2"] for row in metres))
+            if metres or (picture["crs"] and not rows)
+            else None,
             "median_diameter_px": float(np.median([row["diameter_px"] for row in rows])) if rows else None,
             "median_diameter_m": _short(float(np.median([row["diameter_m"] for row in metres]))) if metres else None,
             "confidence": round(float(np.mean([row["confidence"] for row in rows])), 4) if rows else None,

@@ -110,7 +110,8 @@ def _thinned(numbers: NDArray[Any], most: int) -> NDArray[Any]:
     A masked array's masked numbers are not known.
     """
     values = numbers.reshape(-1)[:: _stride(numbers.shape, 1 + numbers.size // most)]
-    values = values.compressed() if isinstance(values, np.ma.MaskedArray) else values
+    if isinstance(values, np.ma.MaskedArray):
+        values = values.compressed()  # type: ignore[no-untyped-call]
     return values[known(values)]
 
 

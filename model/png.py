@@ -1,4 +1,4 @@
-"""Label Studio's bitmask, written as a PNG from the mask's own rows.
+"""PNG files written some rows at a time: Label Studio's bitmask from the mask's own rows, and pictures with a palette.
 
 All other rows are clear. Zeros deflated are the same bytes each time, so they are put together from a piece that ends
 on a byte (a full flush), and their checksum is known: of 4096 x 4096 pixels, 64 MB, only what the object covers is
@@ -9,7 +9,9 @@ PNG: https://www.w3.org/TR/png-3/, deflate: RFC 1951, zlib's frame around it: RF
 import base64
 import struct
 import zlib
+from collections.abc import Iterable
 from functools import lru_cache
+from typing import BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
@@ -45,6 +47,25 @@ def encode_png_in(mask: NDArray[np.bool_], top: int, left: int, size: tuple[int,
     if not (0 <= top <= size[0] - mask.shape[0] and 0 <= left <= size[1] - mask.shape[1]):
         raise MaskError(f"a mask {mask.shape} at {top}, {left} does not fit into a picture of {size[1]} x {size[0]} px")
     return _written(mask, top, left, size, RGBA if size[0] * size[1] <= RGBA_PIXELS else PALETTE)
+
+
+def write_palette(
+    file: BinaryIO, size: tuple[int, int], rows: Iterable[NDArray[np.uint8]], palette: bytes, alpha: bytes
+) -> None:
+    """Write a picture (H, W) of a byte a pixel to a file; `rows` (h, W) uint8 are its strips from top to bottom.
+
+    `palette` is red, green, blue of each number, `alpha` the opacity of each, 255 where there is none.
+    """
+    height, width = size
+    file.write(SIGNATURE)
+    file.write(_chunk(b"IHDR", struct.pack(">2I5B", width, height, 8, PALETTE, 0, 0, 0)))
+    file.write(_chunk(b"PLTE", palette) + _chunk(b"tRNS", alpha))
+    deflate = zlib.compressobj(4)
+    for strip in rows:
+        data = deflate.compress(np.pad(strip, ((0, 0), (1, 0))).data)  # a 0 before each row: it is not filtered
+        if data:
+            file.write(_chunk(b"IDAT", data))
+    file.write(_chunk(b"IDAT", deflate.flush()) + _chunk(b"IEND", b""))
 
 
 def _written(mask: NDArray[np.bool_], top: int, left: int, size: tuple[int, int], kind: int) -> str:

@@ -118,7 +118,7 @@ class Regions:
         return len(self.labels) - 1
 
     def surest(self, most: int | None = None) -> Iterator[Instance]:
-        """One after the other, by number; of more than `most` those of the highest scores, of equal ones the bigger."""
+        """One by one, by number; of more than `most` those with the highest scores, the bigger of equal ones."""
         kept = np.arange(1, len(self.labels))
         if most is not None and len(kept) > most:
             kept = np.sort(kept[np.lexsort((-self.areas[kept], -self.scores[kept]))[:most]])

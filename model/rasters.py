@@ -59,11 +59,12 @@ Window = tuple[int, int, int, int]  # row, column, height, width in px
 
 @dataclass(frozen=True)
 class Place:
-    """Where a raster lies: its coordinate reference system as WKT, and x, y there of column, row: a, b, c, d, e, f as
-    in x = a column + b row + c, y = d column + e row + f, with column 0, row 0 at the outer corner of the first pixel.
+    """Where a raster lies: its coordinate reference system as WKT, None if the file names none (a world file does not),
+    and x, y there of column, row: a, b, c, d, e, f as in x = a column + b row + c, y = d column + e row + f, with
+    column 0, row 0 at the outer corner of the first pixel.
     """
 
-    crs: str
+    crs: str | None
     transform: tuple[float, float, float, float, float, float]
 
 
@@ -180,9 +181,10 @@ class Windowed:
         self._turn = tiff_orientation(path if data is None else data) if self._file.driver in ("GTiff", "COG") else 1
         self._stored = int(self._file.height), int(self._file.width)
         self.size = shown_size(self._stored, self._turn)
-        crs, transform = self._file.crs, tuple(float(each) for each in self._file.transform)[:6]
-        transform = turned_transform(transform, self._stored, self._turn)  # type: ignore[arg-type]
-        self.place = Place(crs.to_wkt(), transform) if crs else None  # type: ignore[arg-type]
+        crs, (a, b, c, d, e, f) = self._file.crs, (float(each) for each in tuple(self._file.transform)[:6])
+        transform = turned_transform((a, b, c, d, e, f), self._stored, self._turn)
+        lies = crs or not self._file.transform.is_identity
+        self.place = Place(crs.to_wkt() if crs else None, transform) if lies else None
         self._floats = any(kind.startswith("float") for kind in kinds)
         self._complete = not masked or (not self._floats and self._unmasked())
         self._table = _levels(self._file, self.bands) if kinds <= {"uint8", "uint16"} else None
@@ -204,13 +206,14 @@ class Windowed:
         if self._complete:
             return None
         if self._floats:  # of what is no number the mask need not know
-            there = ~self._values(window).mask.all(0)
+            masks = ~_masked(self._values(window))
         else:
             try:
                 with self._lock:
-                    there = self._file.read_masks(list(self.bands), window=self._part(window)).any(0)
+                    masks = self._file.read_masks(list(self.bands), window=self._part(window))
             except RasterioError as error:
                 raise ImageError(f"{self.path} is damaged: {error}") from error
+        there: NDArray[np.bool_] = np.any(masks, 0)
         return None if there.all() else TURNS[self._turn](there)
 
     def small(self, side: int, window: Window | None = None) -> NDArray[np.uint8]:
@@ -249,9 +252,7 @@ class Windowed:
                 values = self._file.read(list(self.bands), masked=not self._complete, **how)
         except RasterioError as error:
             raise ImageError(f"{self.path} is damaged: {error}") from error
-        if self._complete:
-            return np.ma.masked_array(values)
-        if values.dtype.kind == "f":
+        if not self._complete and values.dtype.kind == "f":
             values.mask = values.mask | ~known(values.data)
         return values
 
@@ -265,17 +266,23 @@ class Windowed:
     def _shown(self, values: Any) -> NDArray[np.uint8]:
         """(h, w, 3) of the turned picture, of bands (N, h, w) as they lie in the file."""
         if self._range is None:
-            levels = values.data if self._table is None else self._table[values.data]
+            levels = np.asarray(values) if self._table is None else self._table[np.asarray(values)]
             if levels.ndim == 4:  # a palette's colours
                 levels = np.moveaxis(levels[0], 2, 0)
             if not self._complete:  # of 8 bits a pixel is there if one of its bands is: others hold that number, too
-                levels = np.where(np.ma.getmaskarray(values).all(0), np.uint8(0), levels)
+                levels = np.where(_masked(values).all(0), np.uint8(0), levels)
         else:
-            levels = stretch(values.data, *self._range)
-            levels[np.ma.getmaskarray(values)] = 0
+            levels = stretch(np.asarray(values), *self._range)
+            levels[_masked(values)] = 0
         if len(levels) == 1:
             levels = np.repeat(levels, RGB, 0)
         return np.ascontiguousarray(TURNS[self._turn](np.moveaxis(levels, 0, 2)))
+
+
+def _masked(values: Any) -> NDArray[np.bool_]:
+    """Which numbers of an array are masked, of its shape."""
+    mask: NDArray[np.bool_] = np.ma.getmaskarray(values)  # type: ignore[no-untyped-call]
+    return mask
 
 
 def _levels(file: Any, bands: tuple[int, ...]) -> NDArray[np.uint8] | None:

@@ -3,26 +3,38 @@
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
-from model.objects import Found
-from model.outlines import outlines
+from model.found import Found, Wide
+from model.outlines import pieces
 
 TOLERANCE = 0.75  # px, by how much an outline may leave the edges of the pixels: they are stairs
 
 
-def shape(found: Found) -> Any:
+def shape(found: Found | Wide) -> Any:
     """An object's valid shapely (Multi)Polygon, in px from the picture's upper left corner, with its holes.
 
-    The object is 8-connected: where its pixels touch by a corner only, it is a MultiPolygon.
+    The object is 8-connected: where its pixels touch by a corner only, it is a MultiPolygon. One that is too large to
+    be an array is put together from those of its strips, whose common edges vanish.
     """
     import shapely
 
-    outer, *holes = outlines(found.mask)
-    # An outline that touches itself is none by the rules of shapes; made valid, it is several.
-    whole = _polygons(shapely.make_valid(shapely.Polygon(outer, holes)))
+    parts = [_of_mask(mask, top, found.left) for top, mask in found.strips()]
+    whole = parts[0] if len(parts) == 1 else _polygons(shapely.union_all(parts))
     simple = _polygons(shapely.make_valid(shapely.simplify(whole, TOLERANCE, preserve_topology=True)))
-    kept = whole if shapely.is_empty(simple) else simple
-    return shapely.transform(kept, lambda points: points + np.array([found.left, found.top], float))
+    return whole if shapely.is_empty(simple) else simple
+
+
+def _of_mask(mask: NDArray[np.bool_], top: int, left: int) -> Any:
+    """The polygons along the edges of a mask's pixels (h, w) bool that begin at row `top`, column `left`."""
+    import shapely
+
+    polygons = []
+    for piece in pieces(mask):
+        outer, *holes = [ring + (left, top) for ring in piece.outlines()]
+        # An outline that touches itself is none by the rules of shapes; made valid, it is several.
+        polygons.append(_polygons(shapely.make_valid(shapely.Polygon(outer, holes))))
+    return polygons[0] if len(polygons) == 1 else shapely.union_all(polygons)
 
 
 def _polygons(geometry: Any) -> Any:

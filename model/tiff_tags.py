@@ -55,7 +55,8 @@ def entries(file: BinaryIO) -> Iterator[Entry]:
     count, size = min(int(struct.unpack(number, raw)[0]), MOST_ENTRIES), struct.calcsize(entry)
     table = _at(file, start + len(raw), count * size)
     for at in range(0, len(table) - size + 1, size):
-        yield Entry(*struct.unpack_from(entry, table, at), start + len(raw) + at, order)
+        tag, kind, values, value = struct.unpack_from(entry, table, at)
+        yield Entry(tag, kind, values, value, start + len(raw) + at, order)
 
 
 def orientation(file: BinaryIO) -> int:

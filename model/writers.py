@@ -3,19 +3,20 @@
 import json
 import logging
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
 
 from model import files
+from model.found import Found, Wide
 from model.geo import Geo
-from model.objects import Found
+from model.objects import UNKNOWN
 from model.outlines import outlines
 from model.planes import Plane
+from model.png import write_palette
 from model.rasters import Place
 from model.shortcuts import simplify
 
@@ -33,39 +34,50 @@ def colour(label: int) -> tuple[int, int, int]:
 
 
 def write_png(path: Path, classes: Plane) -> None:
-    """The label map as PNG with a palette: 0 background, k + 1 the k-th label."""
+    """The label map as PNG with a palette: 0 background, k + 1 the k-th label, 255, which is clear, not known."""
+    palette = bytes([0, 0, 0, *(level for k in range(UNKNOWN - 1) for level in colour(k)), 0, 0, 0])
+    with files.replacing(path) as part, part.open("wb") as file:
+        write_palette(file, classes.size, (rows for _, rows in _strips(classes)), palette, b"\xff" * UNKNOWN + b"\0")
+
+
+def _strips(classes: Plane) -> Iterator[tuple[int, NDArray[np.uint8]]]:
+    """A label map's rows, some at a time, with the first one's number."""
     height, width = classes.size
-    picture = Image.fromarray(classes.read((0, 0, height, width)), "L")
-    picture.putpalette([0, 0, 0, *(level for k in range(254) for level in colour(k))])
-    with files.replacing(path) as part:
-        picture.save(part, "PNG", compress_level=4)
+    for top in range(0, height, ROWS):
+        yield top, classes.read((top, 0, min(ROWS, height - top), width))
 
 
 def write_geotiff(path: Path, classes: Plane, place: Place | None, labels: Sequence[str]) -> None:
-    """The label map as GeoTIFF, in the input's place, 0 background, with a colour table."""
+    """The label map as GeoTIFF, in the input's place: 0 background, 255 nodata, what is not known, with a colour table.
+
+    A tag `labels` has the labels' names, from background on.
+    """
     import rasterio
     import rasterio.errors
     import rasterio.windows
 
     height, width = classes.size
-    where: dict[str, Any] = {"crs": place.crs, "transform": rasterio.Affine(*place.transform)} if place else {}
+    where: dict[str, Any] = {"nodata": UNKNOWN}
+    if place:
+        where |= {"transform": rasterio.Affine(*place.transform), **({"crs": place.crs} if place.crs else {})}
     how = {"compress": "deflate", "tiled": True, "blockxsize": ROWS, "blockysize": ROWS, "bigtiff": "if_safer"}
     with (
         files.replacing(path) as part,
         warnings.catch_warnings(action="ignore", category=rasterio.errors.NotGeoreferencedWarning),
         rasterio.open(part, "w", "GTiff", width, height, 1, dtype="uint8", **where, **how) as file,
     ):
-        file.write_colormap(1, {0: (0, 0, 0, 0), **{k: (*colour(k - 1), 255) for k in range(1, len(labels) + 1)}})
+        colours = {k: (*colour(k - 1), 255) for k in range(1, len(labels) + 1)}
+        file.write_colormap(1, {0: (0, 0, 0, 0), UNKNOWN: (0, 0, 0, 0), **colours})
         file.update_tags(labels=json.dumps(["background", *labels]))
-        for top in range(0, height, ROWS):
-            rows = classes.read((top, 0, min(ROWS, height - top), width))
+        for top, rows in _strips(classes):
             file.write(rows, 1, window=rasterio.windows.Window(0, top, width, len(rows)))
 
 
 def write_geojson(path: Path, shapes: Sequence[Any], rows: Sequence[Row], place: Place | None) -> None:
     """Objects as GeoJSON: longitude and latitude on the Earth (RFC 7946), on another body its own system, see `geo`.
 
-    Without a place the coordinates are px, y down. `shapes` as of `shapes.shape`, one for each row.
+    Without a place the coordinates are px, y down; without a system those of the geotransform. `shapes` as of
+    `shapes.shape`, one for each row.
     """
     import shapely
 
@@ -112,20 +124,22 @@ def _column(name: str, rows: Sequence[Row]) -> NDArray[Any]:
     return np.array([np.nan if value is None else value for value in values], np.float64)
 
 
-def coco_annotation(found: Found, size: tuple[int, int], row: Row) -> dict[str, Any]:
-    """An object as COCO has it, without ids of its own: a polygon, or if it has holes the runs of its pixels."""
-    height, width = found.mask.shape
-    outer, *holes = outlines(found.mask)
+def coco_annotation(found: Found | Wide, size: tuple[int, int], row: Row) -> dict[str, Any]:
+    """An object as COCO has it, without ids of its own: a polygon, or the runs of its pixels.
+
+    Those if it has holes, or is too large to be one array.
+    """
+    rings = outlines(found.mask) if isinstance(found, Found) else []
     segmentation: Any
-    if holes:
+    if len(rings) != 1:
         segmentation = {"size": list(size), "counts": runs(found, size)}
     else:
-        ring = simplify(outer, COCO_TOLERANCE)
-        ring = (ring if len(ring) >= 3 else outer) + (found.left, found.top)
+        ring = simplify(rings[0], COCO_TOLERANCE)
+        ring = (ring if len(ring) >= 3 else rings[0]) + (found.left, found.top)
         segmentation = [np.round(ring, 2).ravel().tolist()]
     return {
         "category_id": found.label + 1,
-        "bbox": [found.left, found.top, width, height],
+        "bbox": [found.left, found.top, found.width, found.height],
         "area": row["area_px"],
         "score": row["confidence"],
         "segmentation": segmentation,
@@ -133,14 +147,22 @@ def coco_annotation(found: Found, size: tuple[int, int], row: Row) -> dict[str, 
     }
 
 
-def runs(found: Found, size: tuple[int, int]) -> list[int]:
+def runs(found: Found | Wide, size: tuple[int, int]) -> list[int]:
     """COCO's uncompressed runs, column by column, the first of the background, of an object in a picture (H, W)."""
     height, width = size
-    columns, rows = np.nonzero(found.mask.T)
-    at = (columns + found.left) * height + rows + found.top
-    first = np.flatnonzero(np.diff(at, prepend=-2) != 1)
-    begins, ends = at[first], at[np.append(first[1:], len(at)) - 1] + 1
-    edges = np.concatenate([[0], np.stack([begins, ends], 1).ravel(), [height * width]])
+    begins, ends = [], []
+    above, bottom = np.zeros(found.width, bool), found.top
+    for top, mask in found.strips():
+        before = np.concatenate([above[None], mask[:-1]])
+        for places, there in ((begins, mask & ~before), (ends, before & ~mask)):
+            rows, columns = np.nonzero(there)
+            places.append((columns + found.left) * height + rows + top)
+        above, bottom = mask[-1], top + len(mask)
+    ends.append((np.flatnonzero(above) + found.left) * height + bottom)
+    begin, end = np.sort(np.concatenate(begins)), np.sort(np.concatenate(ends))
+    apart = begin[1:] != end[:-1]  # a run to the bottom of a column may go on at the top of the next
+    begin, end = begin[np.append(True, apart)], end[np.append(apart, True)]
+    edges = np.concatenate([[0], np.stack([begin, end], 1).ravel(), [height * width]])
     return [int(each) for each in np.diff(edges)]
 
 

@@ -19,7 +19,6 @@ from rasterio.io import MemoryFile
 ORIENTATION = 0x112
 SHORT = 3
 HEIGHT, WIDTH = 72, 104  # px
-BASELINE, ALL = 4, 255  # levels that lossy decoders may differ by
 ADOBE_RGB = ((0.60974, 0.31111, 0.01947), (0.20528, 0.62567, 0.06087), (0.14919, 0.06322, 0.74457))
 
 
@@ -32,6 +31,8 @@ class Kind:
     mime: str = ""
     off: int = 2
     only_size: bool = False  # a browser shows other levels: of 16 bits the upper 8
+    turn: int = 1  # the orientation of what no browser shows
+    only_gdal: bool = False  # Pillow does not know it, or not all of it
 
     @property
     def suffix(self) -> str:
@@ -111,32 +112,46 @@ def packed(levels: NDArray[np.uint8], bits: int) -> NDArray[np.uint8]:
     return np.packbits(each.reshape(len(levels), -1), axis=1)
 
 
-def icc(gamma: float, primaries: Iterable[tuple[float, float, float]] = ()) -> bytes:
-    """An ICC profile of three colours (XYZ for D50), or of gray."""
+def fixed(numbers: Iterable[float]) -> bytes:
+    """Numbers as in ICC profiles."""
+    return b"".join(struct.pack(">i", round(each * 65536)) for each in numbers)
 
-    def fixed(numbers: Iterable[float]) -> bytes:
-        return b"".join(struct.pack(">i", round(each * 65536)) for each in numbers)
 
+def profile(device: bytes, colours: bytes, space: bytes, more: dict[bytes, bytes]) -> bytes:
+    """An ICC profile with the tags that all have, and `more`."""
     white = (0.9642, 1.0, 0.8249)
-    curve = b"curv" + bytes(4) + struct.pack(">IH", 1, round(gamma * 256)) + bytes(2)
     tags = {b"desc": b"desc" + bytes(4) + struct.pack(">I", 5) + b"test\0" + bytes(79)}
-    tags |= {b"cprt": b"text" + bytes(4) + b"none" + bytes(4), b"wtpt": b"XYZ " + bytes(4) + fixed(white)}
-    for letter, xyz in zip("rgb", primaries, strict=False):
-        tags[f"{letter}XYZ".encode()] = b"XYZ " + bytes(4) + fixed(xyz)
-        tags[f"{letter}TRC".encode()] = curve
-    gray = len(tags) == 3
-    if gray:
-        tags[b"kTRC"] = curve
+    tags |= {b"cprt": b"text" + bytes(4) + b"none" + bytes(4), b"wtpt": b"XYZ " + bytes(4) + fixed(white)} | more
     table, body, start = struct.pack(">I", len(tags)), b"", 128 + 4 + 12 * len(tags)
     for name, content in tags.items():
         content += bytes(-len(content) % 4)
         table += name + struct.pack(">II", start + len(body), len(content))
         body += content
-    head = struct.pack(
-        ">I4sI4s4s4s", start + len(body), b"lcms", 0x02400000, b"mntr", b"GRAY" if gray else b"RGB ", b"XYZ "
-    )
+    head = struct.pack(">I4sI4s4s4s", start + len(body), b"lcms", 0x02400000, device, colours, space)
     head += struct.pack(">6H", 2020, 1, 1, 0, 0, 0) + b"acsp" + bytes(28) + fixed(white)
     return head.ljust(128, b"\0") + table + body
+
+
+def icc(gamma: float, primaries: Iterable[tuple[float, float, float]] = ()) -> bytes:
+    """An ICC profile of three colours (XYZ for D50), or of gray."""
+    curve = b"curv" + bytes(4) + struct.pack(">IH", 1, round(gamma * 256)) + bytes(2)
+    tags = {}
+    for letter, xyz in zip("rgb", primaries, strict=False):
+        tags[f"{letter}XYZ".encode()] = b"XYZ " + bytes(4) + fixed(xyz)
+        tags[f"{letter}TRC".encode()] = curve
+    return profile(b"mntr", b"RGB " if tags else b"GRAY", b"XYZ ", tags or {b"kTRC": curve})
+
+
+def ink_icc() -> bytes:
+    """An ICC profile of printing inks: what each full tone of cyan, magenta, yellow and black is in Lab."""
+    corners = b""
+    for cyan, magenta, yellow, black in np.ndindex(2, 2, 2, 2):
+        light = 255 * (1 - 0.9 * black) * (1 - 0.35 * cyan) * (1 - 0.45 * magenta) * (1 - 0.08 * yellow)
+        a, b = 65 * magenta - 30 * cyan, 80 * yellow - 45 * cyan - 5 * magenta
+        corners += bytes([round(light), 128 + a * (1 - black), 128 + b * (1 - black)])
+    same = bytes(range(256))
+    table = b"mft1" + bytes(4) + bytes([4, 3, 2, 0]) + fixed([1, 0, 0, 0, 1, 0, 0, 0, 1])
+    return profile(b"prtr", b"CMYK", b"Lab ", {b"A2B0": table + 4 * same + corners + 3 * same})
 
 
 def raster(bands: NDArray[Any], driver: str = "GTiff", place: bool = False, **how: Any) -> bytes:
@@ -198,6 +213,7 @@ def jpegs() -> Iterator[Kind]:
         "profile adobe": saved(PICTURE, "JPEG", quality=92, subsampling=0, icc_profile=icc(2.2, ADOBE_RGB)),
         "profile srgb": saved(PICTURE, "JPEG", quality=92, icc_profile=SRGB),
         "profile gray": saved(GRAY, "JPEG", quality=92, icc_profile=icc(1.8)),
+        "profile of inks": saved(PICTURE.convert("CMYK"), "JPEG", quality=92, icc_profile=ink_icc()),
         "profile damaged": saved(PICTURE, "JPEG", quality=92, icc_profile=b"damaged" * 40),
     }
     made |= {f"exif {k}": with_segments(plain, head + turned(k)) for k in range(1, 9)}
@@ -205,7 +221,7 @@ def jpegs() -> Iterator[Kind]:
         made |= {f"{name} without its end": made[name][:-2], f"{name} of its half": made[name][: len(made[name]) // 2]}
     made["turned of its half"] = made["exif 6"][: len(made["exif 6"]) // 2]
     for name, data in made.items():
-        yield Kind(f"jpg {name}", data, "image/jpeg")
+        yield Kind(f"jpg {name}", data, "image/jpeg", off=8 if name == "profile of inks" else 2)
     # Where it was cut, decoders smooth blocks differently.
     progressive = made["progressive"]
     yield Kind("jpg progressive without its end", progressive[:-2], "image/jpeg", off=4)
@@ -300,9 +316,9 @@ def rasters() -> Iterator[Kind]:
         "jpeg": raster(bands, compress="jpeg", photometric="ycbcr"),
         "palette": raster(numbers, photometric="palette", palette=palette),
         "palette of 4 bits": raster(numbers, photometric="palette", palette=palette, NBITS=4, place=True),
-        "white is 0": raster(gray, photometric="miniswhite"),
-        "white is 0 of 1 bit": raster(gray >> 7, photometric="miniswhite", NBITS=1),
-        "white is 0 of 4 bits": raster(gray >> 4, photometric="miniswhite", NBITS=4),
+        "white is 0": raster(255 - gray, photometric="miniswhite"),
+        "white is 0 of 1 bit": raster(1 - (gray >> 7), photometric="miniswhite", NBITS=1),
+        "white is 0 of 4 bits": raster(15 - (gray >> 4), photometric="miniswhite", NBITS=4),
         "1 bit": raster(gray >> 7, NBITS=1),
         "2 bits": raster(gray >> 6, NBITS=2),
         "4 bits": raster(gray >> 4, NBITS=4),
@@ -322,8 +338,10 @@ def rasters() -> Iterator[Kind]:
     made["turned 6 tiled"] = with_orientation(made["tiled"], 6)
     made["turned 5 of nodata"] = with_orientation(made["nodata"], 5)
     made["turned 8 of 16 bits"] = with_orientation(made["uint16"], 8)
+    gdal = ("big", "nodata", "mask", "alpha", "five bands", "white is 0 of 4 bits", "16")
     for name, data in made.items():
-        yield Kind(f"tif {name}", data)
+        turn = int(name.split()[1]) if name.startswith("turned") else 1
+        yield Kind(f"tif {name}", data, turn=turn, only_gdal=any(each in name for each in gdal))
     lossless = {"QUALITY": "100", "REVERSIBLE": "YES"}
     yield Kind("jp2 gray", raster(gray, "JP2OpenJPEG", **lossless))
     yield Kind("jp2 rgb", raster(bands, "JP2OpenJPEG", **lossless))

@@ -1,13 +1,17 @@
 """Pictures whose right answer is known, and a SAM that is quick and tells what it was asked."""
 
 import io
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
+from safetensors.numpy import load
 
 from backend.regions import Labeling, make_region
+from model import files, seals
+from model.embeddings import READER, pack
 from model.sam import PER_CELL, Embedding, Prompt, Segmentation
 
 CELLS = 8  # of a planted embedding, a side
@@ -61,6 +65,14 @@ def png(image: NDArray[np.uint8]) -> bytes:
     buffer = io.BytesIO()
     Image.fromarray(image).save(buffer, "PNG")
     return buffer.getvalue()
+
+
+def write_as_before(path: Path, embedding: Embedding) -> None:
+    """An embedding's file as the release wrote it that did not say by which reader its pixels were read."""
+    data = pack(embedding)[0]
+    tensors = {name: values for name, values in load(data).items() if name != READER}
+    metadata = {name: value for name, value in seals.metadata_of(data).items() if name != seals.MARK}
+    files.write(path, seals.save_tensors(tensors, metadata))
 
 
 def brush(labeling: Labeling, mask: NDArray[np.bool_], label: str = "Pit") -> dict[str, Any]:

@@ -63,6 +63,7 @@ class Studio:
         self.pictures: dict[str, bytes] = {}
         self.resolved: dict[str, bytes] = {}  # files in cloud storage by their address here
         self.fetched: list[str] = []  # paths of pictures, as they were asked for
+        self.handed_out: dict[int, int] = {}  # when the label stream gave a task last, by the changes until then
         self.changes = 0  # every change of anything moves the clock by a microsecond
         self.on_predictions: Callable[[], None] = lambda: None
         self.port = 0
@@ -257,6 +258,18 @@ def _app(studio: Studio) -> Flask:
             studio.projects[number].update(request.json)
         return jsonify({**studio.projects[number], **_counters(studio, number)}), 200
 
+    @app.get("/api/projects/<int:number>/next")
+    def next_task(number: int) -> tuple[Response, int]:
+        mine = [task for task in studio.tasks.values() if task["project"] == number and not task["annotations"]]
+        if not mine:
+            return jsonify(detail="There are no tasks left to be annotated."), 404
+        task = min(mine, key=lambda task: studio.handed_out.get(task["id"], 0))
+        studio.changes += 1
+        studio.handed_out[task["id"]] = studio.changes
+        version = studio.projects[number]["model_version"]
+        held = [{"id": key, **one} for key, one in list(studio.predictions.items()) if one["task"] == task["id"]]
+        return jsonify({**task, "predictions": [one for one in held if one["model_version"] == version]}), 200
+
     @app.post("/api/projects/<int:number>/import")
     def import_files(number: int) -> tuple[Response, int]:
         for name in (str(file.filename) for file in request.files.values()):
@@ -437,7 +450,7 @@ def _backends(app: Flask, studio: Studio) -> None:
     def webhook(number: int) -> tuple[Response, int]:
         if "webhook" in studio.guards:
             return jsonify(detail=REFUSAL), 403
-        studio.webhooks[number].update(request.json)
+        studio.webhooks[number].update(request.json, updated_at=studio.now())
         return jsonify(studio.webhooks[number]), 200
 
 
@@ -463,6 +476,7 @@ def _hook(studio: Studio, project: int, url: str, answer: Any, fields: Any = ())
         return jsonify(detail=REFUSAL), 403
     plain = {"is_active": True, "send_payload": True, "send_for_all_actions": True, "actions": [], "headers": {}}
     made = {**plain, **dict(fields), "id": len(studio.webhooks) + 1, "project": project, "url": url}
+    made["updated_at"] = studio.now()
     studio.webhooks[made["id"]] = made
     return jsonify(answer or made), 201
 

@@ -47,6 +47,10 @@ def test_a_version_served_again_is_brought_to_the_open_tasks_again(planted, stud
     work()
     assert (studio.predicted("skylight-1"), studio.predicted("skylight-2")) == ([task, task], [])
     assert studio.projects[1]["model_version"] == "skylight-1"
+    actions.promote(planted, project, 2)
+    work()
+    assert studio.projects[1]["model_version"] == "skylight-2" and task in studio.predicted("skylight-2")
+    assert planted.failures.of(project) == []  # what Skylight wrote over itself nobody deleted
 
 
 def test_rolled_back_to_sam_alone_nothing_of_the_decoder_is_shown_any_more(planted, studio, project, work):

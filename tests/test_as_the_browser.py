@@ -18,10 +18,11 @@ from backend.pictures import Pictures
 from model import sam
 from model.embeddings import EmbeddingCache
 from model.normalisation import Normalisation
-from model.rasters import open_raster, size_of
+from model.orientation import TURNS
+from model.rasters import in_memory, open_raster, size_of
 from model.sam import Embedding, Segmentation
 
-from .picture_kinds import Kind, kinds
+from .picture_kinds import SCENE, WHITE, Kind, kinds
 
 CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
 FLAGS = ["--no-sandbox", "--disable-gpu", "--force-color-profile=srgb"]
@@ -121,7 +122,29 @@ def test_every_way_to_read_a_picture_gives_the_same_pixels(
         off = np.abs(pixels.astype(int) - (tile if way == "a tile" else expected)).max()
         assert off == 0, f"{way} differs by {off} levels"
     assert known[0] == known[1]
-    assert expected.max() > expected.min()
+    if not kind.mime:
+        assert_scene(expected, kind)
+
+
+def assert_scene(pixels: Pixels, kind: Kind) -> None:
+    """It is the scene, but for what may be missing of it."""
+    upright = TURNS[kind.turn](np.dstack([SCENE, WHITE]))
+    scene, there = upright[..., :3].astype(float).mean(2), upright[..., 3] == 0
+    assert pixels.shape[:2] == scene.shape
+    assert np.corrcoef(pixels.astype(float).mean(2)[there], scene[there])[0, 1] > 0.5
+
+
+@pytest.mark.parametrize(
+    "kind", [each for each in KINDS if each.suffix == "tif" and not each.only_gdal], ids=lambda each: each.name
+)
+def test_without_gdal_a_tiff_is_read_alike(kind: Kind, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    expected = in_memory(kind.data).read((0, 0, *size_of(kind.data)))
+    monkeypatch.setattr("model.rasters.has_rasterio", lambda: False)
+    found = clicked(tmp_path, kind)
+    assert found.shape == expected.shape == (*size_of(kind.data), 3)
+    assert_scene(found, kind)
+    off = np.abs(found.astype(int) - expected).max()
+    assert off <= (20 if "jpeg" in kind.name else 0), f"{off} levels"  # GDAL does not smooth colours of half the size
 
 
 @pytest.mark.parametrize(
@@ -133,6 +156,20 @@ def test_a_picture_of_8_bits_is_the_same_by_every_normalisation(name: str, tmp_p
     pictures.look("/a")
     pictures.seen(Normalisation((), (0.0, 9.0))).look("/a")
     assert len(watched.shown) == 1  # the same embedding is kept for both
+
+
+LOSSLESS = (
+    "png plain", "png rgba", "png rgb with transparency", "bmp plain", "webp plain", "webp rgba", "webp exif 3",
+    "tif plain", "tif tiled", "tif big", "jp2 rgb", "jp2 rgb with ycc", "jp2 by Pillow", "j2k codestream",
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("name", LOSSLESS)
+def test_a_lossless_file_has_the_pixels_that_were_saved_also_where_they_are_transparent(
+    name: str, tmp_path: Path
+) -> None:
+    (kind,) = (kind for kind in KINDS if kind.name == name)
+    assert (clicked(tmp_path, kind) == SCENE).all()
 
 
 @pytest.fixture(scope="module")

@@ -11,12 +11,15 @@ from click.testing import CliRunner, Result
 from PIL import Image
 
 from backend import cli
-from backend.serve import broker_note
+from backend.labelstudio_server import free_port
+from backend.serve import MOST_STARTS, broker_note
 from backend.settings import Settings
 from model import sam, synthetic
+from model.decoder import DecoderConfig, DomainDecoder
 
 from .planted import png, square
-from .studio import KEY
+from .studio import CONFIG, KEY
+from .trained import publish
 
 
 @pytest.fixture(autouse=True)
@@ -135,6 +138,68 @@ def test_what_was_foreseen_ends_in_one_line(skylight, scene, tmp_path, monkeypat
     error = capsys.readouterr().err
     assert error.startswith("skylight: ") and said in error
     assert error.count("\n") == 1 and "Traceback" not in error
+
+
+NOWHERE = "unix:///nowhere/redis.sock"
+# These run until they are ended, and Redis may come later; simulate works on folders alone.
+NOT_HERE = ("serve", "web", "worker", "demo", "simulate")
+WITHOUT_REDIS = [  # every other command: arguments, exit status and what is said
+    (("status",), 1, "Redis does not answer"),
+    (("status", "--json"), 1, "Redis does not answer"),
+    (("status", "--try-again", "{project}"), 1, "skylight: Redis does not answer"),
+    (("doctor",), 1, "fail Redis: "),
+    (("doctor", "--fix"), 1, "fail Redis: "),
+    (("connect", "--project", "1", "--url", "{served}"), 0, "done "),
+    (("precompute", "--project", "1"), 0, "1 embedded"),
+    (("rebuild",), 1, "skylight: Redis does not answer"),
+    (("normalise", "--project", "1", "--range", "0,4000"), 0, "Redis is away"),
+    (("export", "--project", "1", "--format", "safetensors", "--out", "{out}/it.safetensors"), 0, "it.safetensors"),
+    (("map", "{scene}", "--project", "1", "--out", "{out}/maps"), 0, "1 mapped"),
+    (("import-annotations", "{masks}", "--project", "1", "--label", "Pit"), 0, "1 annotated"),
+    (("cache",), 0, "images"),
+    (("checkpoints", "list"), 0, "tiny"),
+    (("segment", "{scene}", "--point", "5,5", "--out", "{out}/mask.png"), 0, "mask.png"),
+]
+
+
+def test_no_command_is_forgotten_here():
+    assert {arguments[0] for arguments, _, _ in WITHOUT_REDIS} | set(NOT_HERE) == set(cli.cli.commands)
+
+
+@pytest.fixture
+def files_for_commands(beside, scene, tmp_path, studio, segmenter, service, served) -> dict[str, object]:
+    """What the commands are about: a project with a decoder, a picture, and its mask."""
+    project = "1.1795340401"
+    studio.add_task(1, png(synthetic.scene(1, 96).image))
+    service.store.save_config(project, CONFIG)
+    publish(service, DomainDecoder(DecoderConfig(("Pit",), segmenter.encoder_id)), project)
+    masks = tmp_path / "masks"
+    masks.mkdir()
+    name = Path(studio.tasks[1]["data"]["image"]).stem
+    Image.fromarray(square(0, 96)[1].astype(np.uint8) * 255).save(masks / f"{name}.png")
+    return {"project": project, "scene": scene, "masks": masks, "served": served, "out": tmp_path}
+
+
+@pytest.mark.parametrize(("arguments", "status", "said"), WITHOUT_REDIS)
+def test_without_redis_every_command_ends_in_a_sentence(
+    files_for_commands, monkeypatch, capsys, arguments, status, said
+):
+    monkeypatch.setenv("REDIS_URL", NOWHERE)
+    assert run_main(monkeypatch, *(each.format(**files_for_commands) for each in arguments)) == status
+    found = "".join(capsys.readouterr())
+    assert said in found and "Traceback" not in found
+
+
+def test_serve_ends_with_1_and_says_why_if_a_part_cannot_be_started(skylight, monkeypatch, capfd):
+    code = "import sys; print('skylight: no weights', file=sys.stderr); sys.exit(3)"
+    monkeypatch.setattr("backend.serve.PROGRAM", [sys.executable, "-c", code])
+    monkeypatch.setattr("backend.serve.RESTART_SECONDS", 0.01)
+    monkeypatch.setenv("REDIS_URL", NOWHERE)
+    monkeypatch.setattr("signal.signal", lambda *_: None)
+    assert run_main(monkeypatch, "serve", "--port", free_port(0)) == 1
+    said = capfd.readouterr().err
+    assert said.count("no weights") >= MOST_STARTS and "Traceback" not in said
+    assert "cannot be started: it ended 6 times in a row" in said and "with status 3" in said
 
 
 @pytest.mark.parametrize("command", ["web", "worker"])

@@ -140,3 +140,17 @@ def test_a_disk_that_fails_as_it_is_synced_is_not_passed_over(tmp_path: Path, mo
         files.write(tmp_path / "file.bin", b"new")
     assert (tmp_path / "file.bin").read_bytes() == b"old"
     assert names(tmp_path) == ["file.bin"]
+
+
+def test_two_writers_of_a_file_have_names_of_their_own(tmp_path: Path) -> None:
+    path = tmp_path / "file.bin"
+    with files.replacing(path) as one:
+        one.write_bytes(b"one")
+        with files.replacing(path) as other:
+            other.write_bytes(b"other")
+        assert path.read_bytes() == b"other"
+    assert path.read_bytes() == b"one" and names(tmp_path) == ["file.bin"]
+    with pytest.raises(ZeroDivisionError), files.replacing(path) as part:
+        part.write_bytes(b"half")
+        raise ZeroDivisionError
+    assert path.read_bytes() == b"one" and names(tmp_path) == ["file.bin"]

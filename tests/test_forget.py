@@ -62,7 +62,7 @@ def test_a_webhook_whose_project_has_no_name_is_refused(client, service, created
 def test_an_address_of_the_page_with_no_projects_name_is_refused(client, service, name):
     for path in ("", "/versions/1", "/versions/1/tasks/1.webp"):
         answer = client.get(f"/projects/{name}{path}")
-        assert answer.status_code == 400 and "no project of Label Studio" in answer.text
+        assert answer.status_code == 404 and "is no project of Label Studio" in answer.text
 
 
 LABELING = parse_config(CONFIG)

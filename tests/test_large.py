@@ -2,6 +2,10 @@
 
 import io
 import json
+import os
+import subprocess
+import sys
+import time
 from dataclasses import replace
 
 import numpy as np
@@ -23,17 +27,19 @@ from backend.regions import read_mask
 from backend.service import Service
 from backend.store import SampleRecord
 from model import tiles
-from model.embeddings import EmbeddingCache
+from model.embeddings import EmbeddingCache, has_reader
 from model.images import ImageError, content_hash
 from model.masks import decode_png, encode_png, encode_png_in
 from model.normalisation import Normalisation
+from model.rasters import Whole, in_memory
 from model.rle import MaskError, encode_rle, encode_rle_in
 from model.sam import Embedding, Prompt
 from model.synthetic import scene
 from model.tiles import around, nearest, wider, windows
 from model.train import Sample
 
-from .planted import key_point, png
+from .picture_kinds import raster as raster_file
+from .planted import key_point, png, write_as_before
 from .trained import train_pits
 
 SIDE = 256
@@ -205,7 +211,7 @@ def test_of_brushes_and_bitmasks_no_more_are_sent_than_fit_into_an_answer(
     digest, raster = tiled.pictures.look(A)
     every, score = preannotation_large(tiled, decoder, labeling, digest, raster)
     one = len(json.dumps(every[0]["value"]))
-    monkeypatch.setattr(large_answers, "MOST_CHARACTERS", one)
+    monkeypatch.setattr(large_answers, "MAX_CHARACTERS", one)
     some, same = preannotation_large(tiled, decoder, labeling, digest, raster)
     assert score == same and len(every) > 5
     if kind == "PolygonLabels":
@@ -246,6 +252,87 @@ def test_a_large_picture_of_16_bits_is_seen_by_each_normalisation_and_kept_once(
     assert np.abs(own.quantiles[[1, 99]] / 20 - np.percentile(gray, (1, 99))).max() < 3
     assert own.read(whole).min() == 0 and own.read(whole).max() == 255
     assert studio.fetched == [A] and len(list((tiled.settings.home / "pictures").iterdir())) == 1
+
+
+def with_gaps(image: np.ndarray, there: np.ndarray) -> bytes:
+    """A GeoTIFF of 8 bits whose nodata, 255, is where nothing is `there`, (H, W) bool."""
+    bands = np.where(there, np.minimum(np.moveaxis(image, 2, 0), 254), 255).astype(np.uint8)
+    return raster_file(bands, place=True, nodata=255)
+
+
+def test_of_a_small_picture_nothing_is_learned_or_said_where_there_is_no_data(tiled, studio, decoder):
+    made = scene(60, SIDE)
+    there = np.ones((SIDE, SIDE), bool)
+    there[:, :100] = False
+    studio.pictures[A] = with_gaps(made.image, there)
+    digest, embedding = tiled.pictures.embedding(A)
+    record = SampleRecord(1, 1, "", A, digest, (SIDE, SIDE), ("Pit",), 1)
+    (sample,) = pieces(tiled.pictures, record, Sample("1", embedding, made.truth().astype(np.uint8)))
+    assert (sample.label_map[~there] == 255).all() and (sample.label_map[there] == made.truth()[there]).all()
+    regions, score = preannotation(tiled, decoder, LABELING, A)
+    found = np.any([read_mask(each, there.shape) for each in regions], axis=0)
+    assert found.any() and not found[~there].any() and 0 < score < 1
+    studio.pictures[B] = with_gaps(made.image, ~there & there)
+    assert preannotation(tiled, decoder, LABELING, B) == ([], 1.0)
+
+
+UNPACKER = """
+import pathlib, sys, time
+import numpy as np
+from backend.large import Large
+folder, go = pathlib.Path(sys.argv[1]), pathlib.Path(sys.argv[2])
+data, right = (folder / "picture").read_bytes(), np.load(folder / "right.npy")
+print("ready", flush=True)
+while not go.exists():
+    time.sleep(0.001)
+for k in range(10):
+    raster = Large(folder / str(k), 64).keep("ab" * 32, data, 10**8)
+    assert (raster.read((0, 0, *raster.size)) == right).all(), k
+"""
+
+
+@pytest.mark.parametrize("make", [png, jpeg])
+def test_several_processes_unpack_one_picture_at_the_same_time(tmp_path, mosaic, make):
+    data = make(mosaic[0])
+    (tmp_path / "picture").write_bytes(data)
+    np.save(tmp_path / "right.npy", in_memory(data).pixels)
+    command = [sys.executable, "-c", UNPACKER, str(tmp_path), str(tmp_path / "go")]
+    running = [subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) for _ in range(3)]
+    assert [each.stdout.readline() for each in running] == ["ready\n"] * 3
+    (tmp_path / "go").touch()
+    ended = [each.communicate() for each in running]
+    assert [each.returncode for each in running] == [0] * 3, ended
+    assert {path.name for k in range(10) for path in (tmp_path / str(k)).iterdir()} == {f"{'ab' * 32}.pixels.npy"}
+
+
+def test_what_was_left_half_written_is_removed(tmp_path, mosaic):
+    large = Large(tmp_path, 64)
+    for name, age in ((".old.pixels.npy.1", 7200), (".new.pixels.npy.2", 60)):
+        (tmp_path / name).touch()
+        os.utime(tmp_path / name, (time.time() - age,) * 2)
+    large.keep("ab" * 32, png(mosaic[0]), 10**8)
+    assert not (tmp_path / ".old.pixels.npy.1").exists() and (tmp_path / ".new.pixels.npy.2").exists()
+
+
+def test_tiles_that_the_release_before_saw_otherwise_are_made_anew(tiled, studio, mosaic):
+    image = mosaic[0]
+    index = Image.fromarray(image).quantize(64)
+    palette = {k: (*map(int, colour), 255) for k, colour in enumerate(np.reshape(index.getpalette(), (-1, 3)))}
+    numbers = np.asarray(index)
+    studio.pictures[A] = raster_file(numbers[None], photometric="palette", palette=palette)
+    digest, raster = tiled.pictures.look(A)
+    window, other = (0, 0, SIDE, SIDE), (SIDE, SIDE, SIDE, SIDE)
+    right = tiled.pictures.tile(digest, raster, window)
+    path, kept = (tiled.pictures.cache.path(f"{digest}-{'-'.join(map(str, each))}") for each in (window, other))
+    seen = Whole(np.repeat(numbers[..., None], 3, 2))  # as palettes were read
+    write_as_before(path, tiles.embed(tiled.pictures.segmenter, seen, window))
+    write_as_before(kept, tiles.embed(tiled.pictures.segmenter, raster, other))
+    fresh = tiled.pictures.seen(Normalisation((), (0.0, 1.0)))  # its key is another, so it is not in memory
+    fresh.cache._memory.clear()
+    assert (fresh.tile(digest, raster, window).thumbnail == right.thumbnail).all()
+    assert not has_reader(kept.read_bytes()) and has_reader(path.read_bytes())
+    fresh.tile(digest, raster, other)
+    assert has_reader(kept.read_bytes())
 
 
 def test_nothing_is_learned_from_where_there_is_no_data(tiled, studio, mosaic):

@@ -3,9 +3,11 @@
 import copy
 import csv
 import json
+import os
 import re
 import sqlite3
 import sys
+import time
 from dataclasses import replace
 
 import numpy as np
@@ -118,6 +120,60 @@ def test_geojson_is_in_longitude_and_latitude_on_the_earth_and_in_its_own_system
     centre = shapely.geometry.shape(mars["features"][0]["geometry"]).centroid
     assert abs(centre.x - float(row["x"])) < 3 and abs(centre.y - float(row["y"])) < 3
     assert float(row["longitude"]) == pytest.approx(np.degrees(float(row["x"]) / 3_396_190), abs=1e-6)
+
+
+LOCAL = 'LOCAL_CS["pit",UNIT["foot",0.3048],AXIS["Easting",EAST],AXIS["Northing",NORTH]]'
+FORMATS = "png,geojson,gpkg,coco,geotiff"
+
+
+@pytest.mark.parametrize("crs", [None, LOCAL, "EPSG:4978", "EPSG:5773"])
+def test_a_raster_that_lies_nowhere_on_a_planet_is_mapped_where_its_geotransform_says(skylight, tmp_path, crs):
+    """Without a system, with an engineer's own, with a geocentric one, with one of heights."""
+    place = rasterio.Affine(0.5, 0, 700, 0, -0.5, 900)
+    source = tiff(tmp_path / "a.tif", np.moveaxis(scene(52, 300).image, 2, 0), crs=crs, transform=place)
+    out = tmp_path / "out"
+    done = skylight("map", source, "--project", 1, "--out", out, "--format", FORMATS)
+    assert done.exit_code == 0, done.output
+    table = rows_of(out / "objects.csv")
+    assert table and {row["longitude"] for row in table} == {""}
+    with rasterio.open(source) as given, rasterio.open(out / "a.tif") as made:
+        assert (made.crs, made.transform) == (given.crs, place)
+        assert (given.crs is None) == (crs is None)
+    for row in table:
+        assert float(row["x"]) == pytest.approx(700 + 0.5 * float(row["x_px"]), abs=0.01)
+        assert float(row["y"]) == pytest.approx(900 - 0.5 * float(row["y_px"]), abs=0.01)
+        square = (0.5 * 0.3048) ** 2
+        assert crs != LOCAL or float(row["area_m2"]) == pytest.approx(square * int(row["area_px"]), rel=1e-5)
+        assert crs is not None or row["area_m2"] == ""
+    body = json.loads((out / "a.geojson").read_bytes())
+    assert body["coordinates" if crs is None else "crs_wkt" if crs in (LOCAL, "EPSG:5773") else "crs"]
+    _, _, wkb, _ = pyogrio.raw.read(out / "a.gpkg")
+    for row, feature, other in zip(table, body["features"], shapely.from_wkb(wkb), strict=True):
+        for polygon in (shapely.geometry.shape(feature["geometry"]), other):
+            assert polygon.is_valid and polygon.distance(shapely.Point(float(row["x"]), float(row["y"]))) < 1
+
+
+def test_what_is_not_known_is_no_class_in_any_format(skylight, tmp_path):
+    picture = np.moveaxis(scene(52, 300).image, 2, 0).astype(np.uint16) * 9 + 1
+    picture[:, :, 200:] = 0
+    utm = {"crs": "EPSG:32632", "transform": rasterio.Affine(1, 0, 9, 0, -1, 9)}
+    source = tiff(tmp_path / "a.tif", picture, nodata=0, **utm)
+    out = tmp_path / "out"
+    assert skylight("map", source, "--project", 1, "--out", out, "--format", FORMATS).exit_code == 0
+    with rasterio.open(out / "a.tif") as made:
+        classes = made.read(1)
+        assert made.nodata == 255 and (made.dataset_mask() > 0).sum() == 300 * 200
+        assert json.loads(made.tags()["labels"]) == ["background", "Pit"]
+    assert (classes[:, 200:] == 255).all() and set(np.unique(classes[:, :200])) == {0, 1}
+    with Image.open(out / "a.png") as image:
+        assert (np.asarray(image) == classes).all()
+        assert (np.asarray(image.convert("RGBA"))[..., 3] == np.where(classes == 255, 0, 255)).all()
+    found = json.loads((out / "coco.json").read_bytes())["annotations"]
+    assert found and all(left + width <= 200 for left, _, width, _ in (each["bbox"] for each in found))
+    assert "33.3% without data" in (out / "index.html").read_text()
+    known = tiff(tmp_path / "b.tif", np.moveaxis(scene(52, 300).image, 2, 0), **utm)
+    assert skylight("map", known, "--project", 1, "--out", out).exit_code == 0
+    assert "without data" not in (out / "index.html").read_text()
 
 
 def test_a_map_is_by_the_version_s_normalisation(service, decoder, skylight, rasters, tmp_path):
@@ -313,3 +369,17 @@ def test_a_pixel_of_degrees_has_the_area_it_has_on_the_sphere():
     assert geo.lonlat(np.array([[0.0, 0.0]])).tolist() == [[10, 60]]
     feet = Geo(Place(rasterio.crs.CRS.from_epsg(2225).to_wkt(), (3.0, 0, 0, 0, -3.0, 0)))
     assert feet.square_metres(0, 0) == pytest.approx((3 * 1200 / 3937) ** 2)
+
+
+def test_copies_of_another_process_stay_and_what_was_left_goes(tmp_path):
+    folder = tmp_path / ".copies"
+    folder.mkdir()
+    for name, age in (("its.tif", 60), ("left.tif", 90_000)):
+        (folder / name).touch()
+        os.utime(folder / name, (time.time() - age,) * 2)
+    options = mapping.Options(tmp_path, ("png",), "skylight-1", 256, 20)
+    mapping.finish(options, ["Pit"], [])
+    assert [path.name for path in folder.iterdir()] == ["its.tif"]
+    (folder / "its.tif").unlink()
+    mapping.finish(options, ["Pit"], [])
+    assert not folder.exists()

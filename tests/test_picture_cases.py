@@ -18,6 +18,7 @@ from PIL import Image
 from backend.cli import cli
 from backend.demo import label_config
 from backend.importing import Options, plan
+from backend.ingest import handle
 from backend.label_files import Masks
 from backend.labeling import parse_config
 from backend.large import Large
@@ -25,13 +26,14 @@ from backend.pictures import Pictures
 from backend.predict import click
 from backend.regions import read_mask
 from backend.service import Service
+from backend.webhook import events
 from model import sam
 from model.embeddings import EmbeddingCache
 from model.inputs import inputs
 from model.rasters import Raster, Whole, open_raster, size_of
 from model.sam import Embedding
 
-from .planted import key_point, png, square
+from .planted import brush, key_point, png, square
 from .test_as_the_browser import Watched
 from .test_importing import coco
 
@@ -186,6 +188,12 @@ def test_a_narrow_picture_is_answered_by_segment_a_click_and_an_annotation(
     shown = {"id": task, "data": studio.tasks[task]["data"]}
     regions, _ = click(looked, LABELING, shown, {"result": [key_point("point", "Pit", x, y, case.size)]})
     assert read_mask(regions[0], case.size).any()
+    looked.store.save_config(key, studio.projects[1]["label_config"])
+    annotation = studio.annotate(task, [brush(LABELING, np.ones(case.size, bool))])
+    (event,) = events(studio.webhook("ANNOTATION_CREATED", key, annotation))
+    assert handle(looked, key, event)
+    (record,) = looked.store.samples(key)
+    assert record.size == case.size and looked.store.label_map(key, record).all()
 
 
 @pictures("mac-sidecar-files")

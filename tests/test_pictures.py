@@ -6,13 +6,15 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from backend.errors import MediaError
 from backend.pictures import REMEMBERED_SECONDS, Pictures
-from model.embeddings import EmbeddingCache
+from model.embeddings import EmbeddingCache, has_reader
 from model.images import ImageError, content_hash
 
-from .planted import STEP, Planted, png
+from .picture_kinds import raster, saved, turned
+from .planted import STEP, Planted, png, write_as_before
 
 A, B = (png(np.full((8, 8, 3), level, np.uint8)) for level in (32, 96))
 
@@ -102,3 +104,59 @@ def test_a_failure_is_not_remembered(web):
     web.now = REMEMBERED_SECONDS
     web.files["/c.png"] = B
     assert web.level("/c.png") == 96
+
+
+def turned_webp() -> tuple[bytes, np.ndarray]:
+    """A WebP with EXIF that says upside down, which no browser heeds, and its pixels."""
+    image = np.repeat(np.arange(8, dtype=np.uint8)[:, None] * 24, 8, 1)[..., None].repeat(3, 2)
+    return saved(Image.fromarray(image), "WEBP", lossless=True, exif=b"Exif\0\0" + turned(3)), image
+
+
+def again(web) -> Web:
+    """Another process on the same folder."""
+    other = Web(web.cache.folder.parent)
+    other.files = web.files
+    return other
+
+
+def test_an_embedding_of_pixels_that_are_read_otherwise_now_is_made_anew(web):
+    data, image = turned_webp()
+    web.files["/a.webp"] = data
+    digest = content_hash(data)
+    write_as_before(web.cache.path(digest), Planted().embed(image[::-1, ::-1]))
+    write_as_before(web.cache.path(content_hash(A)), Planted().embed(np.full((8, 8, 3), 32, np.uint8)))
+    assert web.pictures.embedding("/a.webp")[1].thumbnail[0, 0, 0] == 0 and web.encoded == 1
+    assert web.level("/a.png") == 32 and web.encoded == 1  # the other is right, and stays
+    assert has_reader(web.cache.path(content_hash(A)).read_bytes())
+
+
+def test_a_sample_of_before_is_learned_from_with_the_pixels_of_now(web):
+    data, image = turned_webp()
+    web.files["/a.webp"] = data
+    digest = content_hash(data)
+    write_as_before(web.cache.path(digest), Planted().embed(image[::-1, ::-1]))
+    assert web.pictures.known(digest, "/a.webp").thumbnail[0, 0, 0] == 0
+    assert (web.fetched, web.encoded) == (["/a.webp"], 1)
+    other = again(web)
+    assert other.pictures.known(digest, "/a.webp").thumbnail[0, 0, 0] == 0
+    assert (other.fetched, other.encoded) == ([], 0)  # looked at once
+
+
+def test_while_the_storage_is_away_an_embedding_of_before_is_used_and_looked_at_again_later(web):
+    data, image = turned_webp()
+    digest = content_hash(data)
+    write_as_before(web.cache.path(digest), Planted().embed(image[::-1, ::-1]))
+    assert web.pictures.known(digest, "/a.webp").thumbnail[0, 0, 0] == 168
+    web.files["/a.webp"] = data
+    assert web.pictures.known(digest, "/a.webp").thumbnail[0, 0, 0] == 0
+
+
+def test_where_a_picture_is_known_is_kept_with_its_embedding(web):
+    there = np.ones((1, 8, 8), np.uint8)
+    there[:, 2:5, :3] = 255
+    web.files["/a.tif"] = raster(there, nodata=255)
+    expected = there[0] == 1
+    for each in (web, again(web)):
+        embedding = each.pictures.embedding("/a.tif")[1]
+        assert (embedding.where_known() == expected).all()
+    assert web.pictures.embedding("/a.png")[1].where_known() is None

@@ -352,7 +352,7 @@ def test_clustering_gives_way_to_something_urgent(planted, studio, project):
 def test_another_project_under_the_same_id_is_left_alone(planted, studio, project, caplog):
     preannotate(planted, project)
     before = {number: dict(one) for number, one in studio.predictions.items()}
-    foreign = studio.add_prediction(1, "sam-other")
+    foreign = studio.add_prediction(1, "sam-tiny")
     studio.projects[1].update(created_at="2026-11-23T09:40:01.831122Z", model_version="their-own")
     promote(planted, project)
     assert not preannotate(planted, project)

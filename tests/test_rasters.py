@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 import rasterio
@@ -9,8 +10,11 @@ from PIL import Image
 
 from model.images import ImageError, decode
 from model.normalisation import OWN, Normalisation
+from model.orientation import TURNS
 from model.rasters import Whole, Windowed, in_memory, open_raster
 from model.synthetic import scene
+
+from .picture_kinds import with_orientation
 
 MARS = "IAU_2015:49910"
 
@@ -174,3 +178,52 @@ def test_a_raster_in_memory_has_its_size_looked_at_first(tmp_path):
     path = tiff(tmp_path / "a.tif", np.zeros((5, 20, 20), np.float32))
     with pytest.raises(ImageError, match="20 x 20 pixels, more than the 399 allowed"):
         in_memory(path.read_bytes(), 399)
+
+
+@pytest.mark.parametrize("number", range(1, 9))
+def test_a_turned_raster_is_turned_in_every_window_and_lies_where_it_lay(tmp_path, number):
+    picture = scene(1, 96).image[:64]
+    path = tiff(tmp_path / "a.tif", np.moveaxis(picture, 2, 0))
+    path.write_bytes(with_orientation(path.read_bytes(), number))
+    raster = open_raster(path)
+    right = TURNS[number](picture)
+    assert raster.size == right.shape[:2]
+    assert (raster.read((0, 0, *raster.size)) == right).all()
+    assert (raster.read((10, 20, 5, 7)) == right[10:15, 20:27]).all()
+    small = raster.small(32)
+    assert small.shape[:2] == ((21, 32) if number < 5 else (32, 21))
+    assert np.corrcoef(small[1:-1, 1:-1].ravel(), cv2_resized(right, small.shape[:2])[1:-1, 1:-1].ravel())[0, 1] > 0.8
+    lies = rasterio.Affine(*raster.place.transform)
+    rows, columns = (TURNS[number](each) for each in np.mgrid[:64, :96])
+    for row, column in ((0, 0), (3, 50), (40, 7)):
+        stored = rasterio.Affine(2, 0, 100, 0, -2, 500) @ (columns[row, column] + 0.5, rows[row, column] + 0.5)
+        assert lies @ (column + 0.5, row + 0.5) == pytest.approx(stored)
+    raster.close()
+
+
+def cv2_resized(image, shape):
+    return cv2.resize(image, shape[::-1], interpolation=cv2.INTER_AREA)
+
+
+def test_of_8_bits_a_pixel_is_there_if_one_of_its_bands_is(tmp_path):
+    bands = np.full((3, 4, 5), 255, np.uint8)
+    bands[:, 0, 0] = 255, 40, 30  # a saturated red
+    bands[:, 1, 1] = 9, 8, 7
+    path = tiff(tmp_path / "a.tif", bands, nodata=255)
+    by_windows, whole = open_raster(path), in_memory(path.read_bytes())
+    for raster in (by_windows, whole):
+        pixels, known = raster.read((0, 0, 4, 5)), raster.known((0, 0, 4, 5))
+        assert pixels[0, 0].tolist() == [255, 40, 30] and pixels[1, 1].tolist() == [9, 8, 7]
+        assert known.sum() == 2 and known[0, 0] and known[1, 1] and not pixels[~known].any()
+        assert raster.known((0, 0, 1, 1)) is None
+    by_windows.close()
+
+
+def test_a_file_is_what_its_content_is_whatever_it_is_called(tmp_path):
+    colours = scene(1, 64).image
+    picture = Image.fromarray(np.dstack([colours, np.zeros((64, 64), np.uint8)]))
+    picture.save(tmp_path / "a.png")
+    (tmp_path / "a.png").rename(tmp_path / "a.tif")
+    raster = open_raster(tmp_path / "a.tif")
+    assert (raster.read((0, 0, 64, 64)) == colours).all() and raster.known((0, 0, 64, 64)) is None
+    raster.close()

@@ -5,6 +5,8 @@ import signal
 import subprocess
 import sys
 import threading
+import time
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,7 +17,7 @@ import requests
 from backend.errors import Unavailable
 from backend.labelstudio_server import free_port
 from backend.regions import parse_config
-from backend.serve import Child, Supervisor, broker_note
+from backend.serve import MOST_STARTS, Child, Supervisor, broker_note
 from backend.settings import Settings
 from model import synthetic
 
@@ -157,6 +159,48 @@ def ignored(pid: int) -> bytes:
     """SIGTERM, if the process ignores it."""
     mask = Path(f"/proc/{pid}/status").read_text().partition("SigIgn:")[2].split()[0]
     return b"SIGTERM" if int(mask, 16) >> (signal.SIGTERM - 1) & 1 else b""
+
+
+def looked_after(child: Child, until: Callable[[], object]) -> None:
+    """Start a child and look after it until something is so."""
+    child.start()
+    try:
+        wait_until(lambda: child.look_after() or until())
+    finally:
+        child.stop()
+
+
+def ending(code: str, settled: float = 60.0) -> Child:
+    return Child("it", [sys.executable, "-S", "-c", code], os.environ, settled)
+
+
+@pytest.mark.parametrize("status", [3, 0, -signal.SIGSEGV])
+def test_a_child_that_cannot_be_started_is_given_up_after_longer_and_longer_pauses(monkeypatch, caplog, status):
+    monkeypatch.setattr("backend.serve.RESTART_SECONDS", 0.01)
+    code = f"import os; os.kill(os.getpid(), {-status})" if status < 0 else f"raise SystemExit({status})"
+    with pytest.raises(
+        Unavailable, match=rf"it cannot be started: it ended 6 times in a row .* with status {status}; "
+    ):
+        looked_after(ending(code), lambda: False)
+    monkeypatch.setattr("backend.serve.RESTART_SECONDS", 1.0)
+    child = ending("")
+    child.started = time.monotonic()
+    assert [child._pause(3) for _ in range(MOST_STARTS - 1)] == [1.0 * seconds for seconds in (0, 1, 3, 7, 15)]
+
+
+def test_a_child_that_was_started_is_started_again_at_once_however_often_it_ends(monkeypatch):
+    monkeypatch.setattr("backend.serve.RESTART_SECONDS", 0.01)
+    child, pids = ending("", settled=0.0), set()
+    looked_after(child, lambda: pids.add(child.process.pid) or len(pids) > 2 * MOST_STARTS)
+    assert child.failed <= 1
+
+
+def test_a_child_that_others_kill_is_never_given_up(monkeypatch):
+    monkeypatch.setattr("backend.serve.RESTART_SECONDS", 0.01)
+    child, pids = ending("import os, signal; os.kill(os.getpid(), signal.SIGKILL)"), set()
+    looked_after(child, lambda: pids.add(child.process.pid) or len(pids) > 2 * MOST_STARTS)
+    monkeypatch.setattr("backend.serve.RESTART_SECONDS", 1.0)
+    assert child._pause(-signal.SIGKILL) == 3.0
 
 
 def test_a_broker_that_is_killed_is_started_again_with_what_it_held(tmp_path: Path) -> None:

@@ -89,12 +89,12 @@ def test_what_label_studio_stored_late_is_kept_as_long(planted, studio, project)
 
 
 def test_what_is_served_shown_or_somebody_else_s_stays(planted, studio, project):
-    studio.add_prediction(1, "someone-elses", age=100 * HOUR)
+    studio.add_prediction(1, "sam-of-somebody-else", age=100 * HOUR)
     studio.projects[1]["model_version"] = "skylight-1"  # as before the round of the second is at its end
     for days in (1, 2):
         after(planted, project, days * LATER)
     assert studio.predicted("skylight-1") == studio.predicted("skylight-2") == [1, 2, 3]
-    assert studio.predicted("someone-elses") == [1]
+    assert studio.predicted("sam-of-somebody-else") == [1]
 
 
 def test_what_is_served_again_is_not_deleted(planted, studio, project):

@@ -4,13 +4,18 @@ import tracemalloc
 
 import numpy as np
 import pytest
+from PIL import Image
+from scipy import ndimage
 
+from model import objects
 from model.instances import separate
-from model.objects import Map
+from model.objects import UNKNOWN, Map, Wide
 from model.predict import Prediction, instances, predict_pixels
 from model.rasters import Whole
+from model.shapes import shape
 from model.synthetic import scene
 from model.tiles import Strip, ramps, starts, strips, windows
+from model.writers import runs, write_geotiff, write_png
 
 from .pieces import apart
 from .trained import train_pits
@@ -126,6 +131,60 @@ def test_objects_are_the_same_however_high_the_strips_are(empty, height):
     assert found == expected
 
 
+@pytest.mark.parametrize("height", [7, 300])
+def test_an_object_too_large_for_an_array_is_read_by_strips_and_is_the_same(empty, height, monkeypatch):
+    """Blobs with holes, in each other, and such that touch by a corner."""
+    noise = ndimage.gaussian_filter(np.random.default_rng(5).normal(size=(300, 90)), 3)
+    classes = (noise > 0).astype(np.uint8) + (noise > np.percentile(noise, 80)).astype(np.uint8)
+    classes[200:204, 10:14] = np.eye(4)
+    expected = list(in_strips(empty, classes, height).objects(1))
+    monkeypatch.setattr(objects, "LARGEST_WHOLE", 400)
+    found = list(in_strips(empty, classes, height).objects(1))
+    assert sum(isinstance(each, Wide) for each in found) > 3 and len(found) == len(expected)
+    for one, other in zip(found, expected, strict=True):
+        assert (one.label, one.top, one.left, one.area) == (other.label, other.top, other.left, other.area)
+        assert (one.height, one.width, one.diameter) == (other.height, other.width, other.diameter)
+        assert (one.mask == other.mask).all()
+        assert one.centroid == pytest.approx(other.centroid) and one.score == pytest.approx(other.score)
+        assert runs(one, classes.shape) == runs(other, classes.shape)
+        drawn, right = shape(one), shape(other)
+        assert drawn.is_valid and drawn.symmetric_difference(right).area <= 0.3 * right.length
+
+
+def test_the_surest_parts_of_all_labels_come_first_if_that_is_asked(empty):
+    classes = np.zeros((64, 64), np.uint8)
+    classes[:30, :30], classes[40:44, :4], classes[40:50, 40:50] = 1, 1, 2
+    found, given = empty(classes.shape, 2), strip(0, classes)
+    given.probabilities[:, :30, :30] *= 0.6
+    given.probabilities[:, 40:50, 40:50] *= 0.8
+    list(found.fill([given]))
+    assert [(each.label, each.area) for each in found.objects(1)] == [(0, 900), (0, 16), (1, 100)]
+    assert [(each.label, each.area) for each in found.objects(1, surest_first=True)] == [(0, 16), (1, 100), (0, 900)]
+
+
+def test_memory_does_not_grow_with_the_area_of_a_raster(empty, tmp_path, monkeypatch):
+    """One object all over it, with a hole in each strip, taken in, measured, outlined and written."""
+    monkeypatch.setattr(objects, "LARGEST_WHOLE", 50_000)
+    monkeypatch.setattr(objects, "LARGEST_SEPARATED", 50_000)
+    peaks = []
+    for height in (512, 4096):
+        rows = np.ones((256, 512), np.uint8)
+        rows[100:130, 100:400] = 0
+        found = empty((height, 512), 2, frozenset({0}))
+        tracemalloc.start()
+        list(found.fill(strip(top, rows) for top in range(0, height, 256)))
+        (only,) = found.objects(1)
+        assert only.area == rows.sum() * height // 256 and len(runs(only, found.size)) > 100
+        assert shape(only).area == pytest.approx(only.area)
+        write_png(tmp_path / "a.png", found.classes)
+        write_geotiff(tmp_path / "a.tif", found.classes, None, ["a", "b"])
+        peaks.append(tracemalloc.get_traced_memory()[1])
+        tracemalloc.stop()
+        with Image.open(tmp_path / "a.png") as image:
+            assert (np.asarray(image) == np.tile(rows, (height // 256, 1))).all()
+    assert peaks[1] < 1.3 * peaks[0]  # of eight times the area
+
+
 def test_taking_in_a_strip_takes_little_memory_beside_it(empty):
     blocks = np.zeros((1024, 2048), np.uint8)
     blocks[100:900:20, 300:2000] = 1
@@ -151,7 +210,7 @@ def test_touching_objects_are_told_apart_across_strips(empty):
     assert len(list(in_strips(empty, classes, 16, distance).objects(10))) == 1
 
 
-def test_what_is_not_known_is_background_and_does_not_count(of):
+def test_what_is_not_known_is_of_no_class_and_does_not_count(of):
     class Half(Whole):
         def known(self, window):
             row, column, height, width = window
@@ -159,6 +218,7 @@ def test_what_is_not_known_is_background_and_does_not_count(of):
 
     picture = scene(7, 200).image
     found = of(Half(picture), 256)
-    assert not found.classes.read((0, 0, 200, 100)).any()
+    assert (found.classes.read((0, 0, 200, 100)) == UNKNOWN).all() and found.known == 0.5
+    assert (found.classes.read((0, 100, 200, 100)) < UNKNOWN).all()
     none = of(Half(picture[:, :90].copy()), 256)
     assert none.confidence == 1 and list(none.objects(1)) == []

@@ -1,6 +1,7 @@
 """A worker's end: asked to, it puts down what it has in hand."""
 
 import signal
+import threading
 import time
 from dataclasses import replace
 
@@ -12,6 +13,7 @@ from backend.errors import Stopping
 from backend.jobs import CURRENT_SERVICE, ingest, train
 from backend.queue import Queue, connect, key
 from backend.regions import parse_config
+from backend.service import Service
 from backend.webhook import events
 from model import synthetic
 
@@ -84,6 +86,24 @@ def test_stopping_is_no_error_that_anything_swallows(planted):
     planted.stopping.set()
     with pytest.raises(Stopping):
         planted.check_stop()
+
+
+def test_a_worker_that_starts_before_redis_waits_for_it(settings, tmp_path, broker_socket, monkeypatch, caplog):
+    monkeypatch.setattr(worker, "RETRY_SECONDS", 0.05)
+    service, made = Service(replace(settings, redis_url=f"unix://{tmp_path}/redis.sock")), []
+    starting = threading.Thread(target=lambda: made.append(worker._started(service, ("embed",))))
+    starting.start()
+    wait_until(lambda: "Redis is away" in caplog.text)
+    (tmp_path / "redis.sock").symlink_to(broker_socket)
+    starting.join(30)
+    assert made[0].queue_names() == ["skylight-embed"]
+    service.queue.redis.close()
+
+
+def test_a_worker_that_is_told_to_end_waits_for_no_redis(settings, tmp_path):
+    service = Service(replace(settings, redis_url=f"unix://{tmp_path}/redis.sock"))
+    service.stopping.set()
+    assert worker._started(service, ("embed",)) is None
 
 
 def test_a_worker_that_loses_redis_in_the_middle_of_a_job_works_again_once_it_is_back(settings, studio, broker_port):

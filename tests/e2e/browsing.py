@@ -1,14 +1,30 @@
 """Label Studio's editor driven in a real Chromium, as an annotator does: pick, click, accept, submit."""
 
 import base64
+import json
 from typing import Any
 
 import numpy as np
+import requests
 
 from .annotator import Mask
 
 LOADED = """() => window.Htx?.annotationStore?.selected && [...Htx.annotationStore.selected.names.values()]
   .find(each => each.type === 'image').currentImageEntity.imageLoaded"""
+# The next task of the label stream has come, with its image.
+NEXT = """before => { const task = window.Htx?.task, names = window.Htx?.annotationStore?.selected?.names;
+  return !!task && !!names && task.id !== before && !!task.id
+    && !![...names.values()].find(each => each.type === 'image')?.currentImageEntity?.imageLoaded }"""
+TASK = "() => window.Htx?.task?.id"
+ON_SCREEN = "() => JSON.stringify(Htx.annotationStore.selected.serializeAnnotation())"
+PREDICTION = "() => Htx.annotationStore.selected.parent_prediction"
+# Whatever Label Studio shows in red: a toast, or the box of an error.
+ALARMS = """() => { const seen = new WeakMap();
+  const red = '[class*=toast_error], [class*=toast_alertError], .ls-error-message';
+  const look = () => { for (const each of document.querySelectorAll(red))
+    if (each.innerText && seen.get(each) !== each.innerText) {
+      seen.set(each, each.innerText); window.noteAlarm(each.innerText) } };
+  new MutationObserver(look).observe(document, {subtree: true, childList: true, attributeFilter: ['class']}) }"""
 TOOL = """() => { const image = [...Htx.annotationStore.selected.names.values()].find(each => each.type === 'image');
   const tool = image.getToolsManager().findSelectedTool(); return tool ? [tool.toolName, !!tool.dynamic] : null }"""
 LABELS = """() => [...Htx.annotationStore.selected.names.values()].filter(each => each.type.endsWith('labels'))
@@ -34,18 +50,28 @@ PAINTED = """colour => { const image = document.querySelector('img[alt=image]'),
   for (let i = 0; i < found.length; i += 4096) text += String.fromCharCode(...found.subarray(i, i + 4096));
   return btoa(text) }"""
 SMART = ".lsf-toolbar__group > button.lsf-tool_smart"
+SUBMIT = "[data-testid=bottombar-submit-button], [data-testid=bottombar-update-button]"
+STREAM_WIDTH = 1300
 SETTLE_MS = 400  # the editor draws an answer in the frames after it came
 
 
 class Editor:
     """One annotator's browser window."""
 
-    def __init__(self, browser: Any, url: str) -> None:
+    def __init__(self, browser: Any, url: str, width: int = 1500) -> None:
+        """`width`: of the window, px; in the label stream a square image fills it, and the labels below are to be seen
+        with it up to `STREAM_WIDTH`.
+        """
         self.url = url
-        self.page = browser.new_context(viewport={"width": 1500, "height": 1300}).new_page()
+        self.page = browser.new_context(viewport={"width": width, "height": 1300}).new_page()
         self.page.set_default_timeout(60_000)
         self.errors: list[str] = []  # what went wrong in the page, but for answers that the server refused
+        self.refused: list[str] = []  # annotations and drafts that Label Studio did not take
+        self.alarms: list[str] = []  # what the page said of errors
         self.page.on("pageerror", lambda error: self.errors.append(str(error)))
+        self.page.on("response", self._note_answer)
+        self.page.expose_function("noteAlarm", lambda text: self.alarms.append(text))
+        self.page.add_init_script(f"({ALARMS})()")
 
     def log_in(self, email: str, password: str) -> None:
         """As a user whom Label Studio knows."""
@@ -56,10 +82,25 @@ class Editor:
         self.page.wait_for_url(lambda address: "/login" not in address)
 
     def open(self, project: int, task: int) -> None:
-        """A task, with Auto-Annotation switched on."""
-        self.page.goto(f"{self.url}/projects/{project}/data?task={task}")
+        """A task in the quick view, with Auto-Annotation switched on."""
+        self._go(f"{self.url}/projects/{project}/data?task={task}")
+
+    def open_stream(self, project: int) -> None:
+        """The label stream at its next task, with Auto-Annotation switched on."""
+        self._go(f"{self.url}/projects/{project}/data?labeling=1")
+
+    def _go(self, address: str) -> None:
+        self.page.goto(address)
         self.page.wait_for_selector(".lsf-toolbar")
         self.page.wait_for_function(LOADED)
+        self._settle()
+
+    def await_task_after(self, before: int) -> None:
+        """Wait for the label stream's task after this one."""
+        self.page.wait_for_function(NEXT, arg=before)
+        self._settle()
+
+    def _settle(self) -> None:
         self.page.wait_for_timeout(1200)  # it lays itself out after the image has come
         toggle = "[data-testid=bottombar-auto-annotation-toggle]"
         if not self.page.locator(toggle).is_checked():
@@ -78,6 +119,7 @@ class Editor:
     def press(self, label: str, x: float, y: float, positive: bool = True) -> None:
         """The same, without waiting for the answer."""
         self._pick(label)
+        self._withdraw()
         if not positive:
             self.page.keyboard.down("Alt")
         self._mouse(x, y)
@@ -89,6 +131,8 @@ class Editor:
         before = len(self.regions())
         for _ in range(10):  # a mask can be hit once its picture is drawn, some time after the image
             self.page.keyboard.press("Escape")
+            if self.page.evaluate(TOOL) != ["MoveTool", False]:  # the button puts it away, too
+                self.page.locator("[aria-label=move-tool]").first.click()
             self._mouse(x, y)
             self.page.wait_for_timeout(SETTLE_MS)
             if self.page.evaluate(SELECTED) == 1:
@@ -98,6 +142,12 @@ class Editor:
         self.page.keyboard.press("Backspace")
         self.page.wait_for_timeout(SETTLE_MS)
         assert len(self.regions()) == before - 1
+
+    def _withdraw(self) -> None:
+        """Take the mouse away from the toolbar: the tools that fold out there lie over the image."""
+        left, top, _, high, *_ = self.page.evaluate(FRAME)
+        self.page.mouse.move(left - 3, top + high / 2)
+        self.page.wait_for_timeout(SETTLE_MS)
 
     def _mouse(self, x: float, y: float) -> None:
         """Click at the middle of a pixel of the image."""
@@ -136,15 +186,39 @@ class Editor:
         self.page.wait_for_function("() => !Htx.annotationStore.selected.suggestions.size")
         self.page.wait_for_timeout(SETTLE_MS)
 
+    def on_screen(self) -> list[dict[str, Any]]:
+        """The regions that would be submitted, whole."""
+        found: list[dict[str, Any]] = json.loads(self.page.evaluate(ON_SCREEN))
+        return found
+
+    @property
+    def task(self) -> int:
+        """The task that is open."""
+        return int(self.page.evaluate(TASK))
+
+    @property
+    def prediction(self) -> int | None:
+        """The prediction that the open annotation began as."""
+        number = self.page.evaluate(PREDICTION)
+        return None if number is None else int(number)
+
     def submit(self) -> dict[str, Any]:
         """Press Submit or Update; gives the annotation that Label Studio has stored."""
-        button = "[data-testid=bottombar-submit-button], [data-testid=bottombar-update-button]"
-        with self.page.expect_response(_is_annotation) as coming:
-            self.page.locator(button).first.click()
-        stored: dict[str, Any] = coming.value.json()
-        assert coming.value.ok, stored
+        answer = self.press_submit()
+        stored: dict[str, Any] = answer.json()
+        assert answer.ok, stored
         self.page.wait_for_timeout(1000)
         return stored
+
+    def press_submit(self) -> Any:
+        """The same, without a look at Label Studio's answer, which it gives."""
+        with self.page.expect_response(_is_annotation) as coming:
+            self.page.locator(SUBMIT).first.click()
+        return coming.value
+
+    def _note_answer(self, answer: Any) -> None:
+        if answer.status >= 400 and (_is_annotation(answer) or is_draft(answer)):
+            self.refused.append(f"{answer.status} to {answer.request.method} {answer.url}")
 
 
 def is_click(answer: Any) -> bool:
@@ -154,3 +228,15 @@ def is_click(answer: Any) -> bool:
 
 def _is_annotation(answer: Any) -> bool:
     return "/annotations" in answer.url and answer.request.method in ("POST", "PATCH") and "draft" not in answer.url
+
+
+def is_draft(answer: Any) -> bool:
+    return "/drafts" in answer.url and answer.request.method in ("POST", "PATCH")
+
+
+def sign_up(url: str, email: str, password: str) -> None:
+    """A further annotator makes an account, as the sign-up page does."""
+    with requests.Session() as session:
+        session.get(f"{url}/user/signup/", timeout=30)
+        form = {"email": email, "password": password, "csrfmiddlewaretoken": session.cookies["csrftoken"]}
+        session.post(f"{url}/user/signup/", data=form, headers={"Referer": url}, timeout=30).raise_for_status()

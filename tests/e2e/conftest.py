@@ -62,6 +62,7 @@ class Stack:
     secret: Secret
     login: tuple[str, str]  # e-mail and password
     key: str  # of Label Studio's API
+    home: Path  # Skylight's
 
 
 @pytest.fixture(scope="session")
@@ -90,11 +91,20 @@ def stack(request: pytest.FixtureRequest) -> Iterator[Stack]:
         running.enter_context(Supervisor(settings, environ, "127.0.0.1", port))
         await_skylight(f"http://127.0.0.1:{port}", threading.Event())
         print(f"\nLabel Studio and Skylight run after {time.monotonic() - began:.0f} s", file=sys.stderr)
-        yield Stack(LabelStudio(server.url, token), f"http://127.0.0.1:{port}", Secret(settings), login, token)
+        yield Stack(
+            LabelStudio(server.url, token), f"http://127.0.0.1:{port}", Secret(settings), login, token, settings.home
+        )
 
 
 @pytest.fixture(scope="session")
 def browser() -> Iterator[Any]:
+    with chromium() as started:
+        yield started
+
+
+@contextlib.contextmanager
+def chromium() -> Iterator[Any]:
+    """A browser of its own, which only the thread that opens it may use; the test is skipped where there is none."""
     api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed: no page is looked at")
     if not CHROMIUM:
         pytest.skip("there is no chromium: no page is looked at")

@@ -1,62 +1,24 @@
 """The loop as an annotator sees it: Label Studio's own editor in Chromium, clicks, pictures of masks, corrections."""
 
 import json
-import time
 from collections.abc import Iterator
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import pytest
 import requests
-from PIL import Image
 
-from backend.connect import connect
-from backend.demo import COLOURS, label_config, png
-from model import synthetic
-from model.evaluate import interior_point, iou
+from backend.demo import COLOURS
+from model.evaluate import iou
 
 from .annotator import Mask, region_mask
-from .browsing import Editor, is_click
+from .browsing import Editor, is_click, sign_up
 from .conftest import BUILD, Rows, Stack
+from .scenes import beside, make_project, middle, stored_masks, union, wait
 
 SEED = 50_500
-SMALLEST = 700  # px
 SCENES = 7
-RNG = np.random.default_rng(0)
 OTHER = ("second@example.com", "second-annotator-1")
-TRAINING_SECONDS = 600
-
-
-@dataclass(frozen=True)
-class Project:
-    """Scenes with one or two pits each, as tasks of a project connected to Skylight, and the biggest other object."""
-
-    number: int
-    tasks: list[int]
-    pits: list[list[Mask]]
-    distractors: list[Mask]
-
-
-def make_project(stack: Stack, title: str, seed: int, count: int) -> Project:
-    """Scenes from a seed on, each with one or two pits that are not tiny."""
-    scenes: list[synthetic.Scene] = []
-    pits: list[list[Mask]] = []
-    distractors: list[Mask] = []
-    while len(scenes) < count:
-        scene = synthetic.scene(seed)
-        found = [each.mask for each in scene.objects if each.kind == "pit"]
-        others = [each.mask for each in scene.objects if each.kind != "pit"]
-        if len(found) in (1, 2) and min(mask.sum() for mask in found) > SMALLEST and others:
-            scenes.append(scene)
-            pits.append(found)
-            distractors.append(max(others, key=lambda mask: int(mask.sum())))
-        seed += 1
-    number = int(stack.client.create_project(title, label_config(["Pit"]))["id"])
-    connect(stack.client, stack.secret, number, stack.skylight)
-    stack.client.import_files(number, {f"{i}.png": png(Image.fromarray(scene.image)) for i, scene in enumerate(scenes)})
-    by_name = {str(task.data["image"])[-5:]: task.id for task in stack.client.tasks(number)}
-    return Project(number, [by_name[f"{i}.png"] for i in range(count)], pits, distractors)
 
 
 @pytest.fixture
@@ -65,38 +27,6 @@ def editor(browser: Any, stack: Stack) -> Iterator[Editor]:
     opened.log_in(*stack.login)
     yield opened
     opened.page.context.close()
-
-
-def wait(done: Any, seconds: float = TRAINING_SECONDS) -> None:
-    until = time.monotonic() + seconds
-    while not done():
-        assert time.monotonic() < until, f"still not so after {seconds:.0f} s"
-        time.sleep(0.5)
-
-
-def middle(mask: Mask) -> tuple[float, float]:
-    return interior_point(mask, RNG, central=True)
-
-
-def beside(mask: Mask, others: list[Mask]) -> tuple[float, float]:
-    """A place well outside of every object, to the side of this one, xy px."""
-    rows, columns = np.nonzero(mask)
-    x, y, away = columns.mean(), rows.mean(), 0.9 * np.ptp(columns)
-    for dx, dy in ((away, 0), (-away, 0), (0, away), (0, -away)):
-        column, row = int(x + dx), int(y + dy)
-        inside = 0 <= column < mask.shape[1] and 0 <= row < mask.shape[0]
-        if inside and not any(each[row, column] for each in others):
-            return float(column), float(row)
-    raise AssertionError("the object fills the image")
-
-
-def stored_masks(annotation: dict[str, Any]) -> list[Mask]:
-    return [region_mask(region) for region in annotation["result"] if region["type"] == "brushlabels"]
-
-
-def union(masks: list[Mask]) -> Mask:
-    found: Mask = np.any(masks, axis=0)
-    return found
 
 
 def test_clicks_become_masks_a_version_and_predictions_to_correct(stack: Stack, editor: Editor, rows: Rows) -> None:
@@ -171,7 +101,7 @@ def learned(stack: Stack, number: int) -> int:
 
 def test_two_annotators_click_on_two_images_at_the_same_time(stack: Stack, editor: Editor, browser: Any) -> None:
     project = make_project(stack, "Two at work", SEED + 100, 2)
-    sign_up(stack.client.url)
+    sign_up(stack.client.url, *OTHER)
     second = Editor(browser, stack.client.url)
     second.log_in(*OTHER)
     places = [(editor, 0), (second, 1)]
@@ -196,11 +126,3 @@ def test_two_annotators_click_on_two_images_at_the_same_time(stack: Stack, edito
         assert iou(mask, project.pits[task][0]) >= 0.7
     assert len({annotation["completed_by"] for annotation in stack.client.annotations(project.number)}) == 2
     second.page.context.close()
-
-
-def sign_up(url: str) -> None:
-    """The second annotator makes an account, as the sign-up page does."""
-    with requests.Session() as session:
-        session.get(f"{url}/user/signup/", timeout=30)
-        form = {"email": OTHER[0], "password": OTHER[1], "csrfmiddlewaretoken": session.cookies["csrftoken"]}
-        session.post(f"{url}/user/signup/", data=form, headers={"Referer": url}, timeout=30).raise_for_status()

@@ -1,20 +1,28 @@
-"""Eight annotators, who click, look, click again and submit; run in a process of their own."""
+"""Eight annotators, who click, look, click again and submit, and three at a human pace, as the editor lets them work:
+they take the next task with its prediction, look at it, correct it, and submit it with the prediction's id.
+
+They run in a process of their own.
+"""
 
 import random
 import threading
 import time
 import uuid
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 import orjson
 import requests
 
+from ..pace import look_seconds
 from ..planted import key_point
-from ..studio import CONFIG
+from ..studio import CONFIG, KEY
 
 ANNOTATORS = 8
+PEOPLE = 3  # at a human pace
+CORRECTED = 0.5  # share of their tasks in which they click on an object before they submit
+PAUSE_EVERY = 5  # tasks, at each of which they leave the tab open until another version is shown
 PAUSE = (0.5, 2.0)  # s between an annotator's clicks
 CLICKS = (1, 4)  # on an object before it is submitted
 STRAY = 4.0  # px by which a click misses the middle
@@ -38,14 +46,34 @@ class Said:
     seconds: list[float] = field(default_factory=list)
     errors: list[str] = field(default_factory=list)
     result: list[dict[str, Any]] = field(default_factory=list)
+    annotation: int = 0  # which Label Studio has taken already
+    refused: bool = False  # by Label Studio, at the submit
     done: bool = False
 
 
-def work(url: str, project: str, places: Sequence[Place], seconds: float, submit: bool, news: Any) -> None:
-    """All annotators at once, each on tasks of his own, for so many seconds; `news` is a queue of what they say."""
+class Site(NamedTuple):
+    """Where they work: Label Studio's and Skylight's addresses, and the project's key."""
+
+    studio: str
+    url: str
+    project: str
+
+
+def work(
+    site: Site, places: Sequence[Place], open_places: Sequence[Place], seconds: float, submit: bool, news: Any
+) -> None:
+    """All annotators at once, each on tasks of his own, for so many seconds; `news` is a queue of what they say.
+
+    Those at a human pace, who have the label stream's tasks, are there only if work is submitted.
+    """
     until = time.monotonic() + seconds
-    options = [(url, project, places[i::ANNOTATORS], until, submit, news, i) for i in range(ANNOTATORS)]
+    options = [(site.url, site.project, places[i::ANNOTATORS], until, submit, news, i) for i in range(ANNOTATORS)]
     threads = [threading.Thread(target=annotate, args=each) for each in options]
+    for number in range(PEOPLE if submit else 0):
+        person = Person(
+            site, {each.task: each for each in (*places, *open_places)}, until, news, random.Random(100 + number)
+        )
+        threads.append(threading.Thread(target=person.run))
     for thread in threads:
         thread.start()
     for thread in threads:
@@ -95,3 +123,80 @@ def click(
         raise ValueError("a click on a pit was answered without a mask")
     regions: list[dict[str, Any]] = found["result"]
     return regions
+
+
+@dataclass
+class Person:
+    """An annotator at a human pace, at Label Studio's label stream."""
+
+    site: Site
+    places: Mapping[int, Place]
+    until: float  # by the monotonic clock
+    news: Any
+    rng: random.Random
+    session: requests.Session = field(default_factory=requests.Session)
+
+    def run(self) -> None:
+        """Work until the end of the shift."""
+        done = 0
+        with self.session:
+            while time.monotonic() < self.until:
+                done += 1
+                said = Said(0)
+                try:
+                    said = self.do_task(pause=done % PAUSE_EVERY == 0)
+                except (requests.RequestException, ValueError, LookupError) as error:
+                    said.errors.append(f"at a human pace: {type(error).__name__}: {error}")
+                    time.sleep(1)
+                self.news.put(said)
+        self.news.put(Said(0, done=True))
+
+    def do_task(self, pause: bool) -> Said:
+        """The next task: look at it, correct it, perhaps leave it open over a promotion, submit it."""
+        task = self.ask(f"/api/projects/{self.number}/next")
+        said, seconds = Said(task["id"]), look_seconds(self.rng)
+        prediction = task["predictions"][0] if task["predictions"] else {"id": None, "result": []}
+        result = list(prediction["result"])
+        time.sleep(seconds / 2)
+        if (place := self.places.get(task["id"])) and (not result or self.rng.random() < CORRECTED):
+            point = key_point("point", "Pit", place.x, place.y, (place.side, place.side))
+            began = time.perf_counter()
+            result += click(self.session, self.site.url, self.site.project, place, [point])
+            said.seconds.append(time.perf_counter() - began)
+        if pause:
+            self.await_version()
+        time.sleep(seconds / 2)
+        body = {"result": result, "was_cancelled": False, "ground_truth": False, "parent_prediction": prediction["id"]}
+        answer = self.send("POST", f"/api/tasks/{task['id']}/annotations/", json=body)
+        if answer.ok:
+            said.annotation = answer.json()["id"]
+        else:
+            said.refused = True
+            said.errors.append(f"at a human pace: {answer.status_code} to a submit: {answer.text[:200]}")
+        return said
+
+    def await_version(self) -> None:
+        """Wait until Label Studio shows another version than now, or the shift ends."""
+        before = self.shown()
+        while self.shown() == before and time.monotonic() < self.until:
+            time.sleep(1)
+
+    def shown(self) -> str:
+        """The version whose predictions Label Studio shows."""
+        return str(self.ask(f"/api/projects/{self.number}/")["model_version"])
+
+    @property
+    def number(self) -> int:
+        """The project's id in Label Studio."""
+        return int(self.site.project.partition(".")[0])
+
+    def ask(self, path: str) -> Any:
+        """What Label Studio answers to a GET. Raises requests.HTTPError if it refuses."""
+        answer = self.send("GET", path)
+        answer.raise_for_status()
+        return answer.json()
+
+    def send(self, method: str, path: str, **options: Any) -> requests.Response:
+        """A request to Label Studio."""
+        headers = {"Authorization": f"Token {KEY}"}
+        return self.session.request(method, f"{self.site.studio}{path}", headers=headers, timeout=30, **options)

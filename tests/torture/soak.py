@@ -1,5 +1,6 @@
-"""Half an hour of a team at work on a real `skylight serve`: eight annotators click, submit and submit anew, while what
-they accept is ingested, trained on, and brought to the open tasks.
+"""Half an hour of a team at work on a real `skylight serve`: eight annotators click, submit and submit anew, and three
+take one open task after the other at a human pace, while what they accept is ingested, trained on, and brought to the
+open tasks.
 
 TORTURE_SOAK_MINUTES shortens or lengthens it. The annotators are a process of their own, so that Label Studio, which is
 played here, does not slow their clocks.
@@ -13,6 +14,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections import Counter, deque
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
@@ -29,12 +31,13 @@ from model import synthetic
 from ..bench.serving import memory
 from ..planted import png
 from ..studio import CONFIG, KEY, Studio, wait_until
-from .annotators import ANNOTATORS, Place, Said, work
+from .annotators import ANNOTATORS, PEOPLE, Place, Said, Site, work
 from .report import Report
 
 MINUTES = float(os.environ.get("TORTURE_SOAK_MINUTES", "30"))
 IDLE_SECONDS = 60.0  # of clicks alone, before
-TASKS, OPEN = 24, 12  # annotated again and again; never
+TASKS, OPEN = 24, 24  # annotated again and again; open for those at a human pace
+RECENT = 8  # annotations made at a human pace that are there at a time: the oldest goes, and its task is open again
 FIRST_SEED, SIDE = 61_000, 512
 SAMPLE_SECONDS = 5.0
 # A training goes before pre-annotation: if every annotation called for one, there would be no time for anything else.
@@ -57,6 +60,9 @@ def run(report: Report) -> None:
             settled = team.settle(served)
             measure(report, idle, busy, served)
             report.figure("soak: versions brought to the open tasks meanwhile", brought, "", least=1)
+            report.figure("soak: submits at a human pace", busy.paced, "", least=1)
+            report.figure("soak: submits at a human pace that were refused", busy.refused, "", most=0)
+            report.figure("soak: predictions of a task, at most", team.most_predictions(), "")
             open_tasks = sum(not task["annotations"] for task in studio.tasks.values())
             report.figure("soak: open tasks with a prediction", team.predicted(), "", least=open_tasks)
             report.fault("soak: submitted while all is at work", busy.submitted, team.lost(home), settled)
@@ -106,6 +112,8 @@ class Shift:
     seconds: list[float] = field(default_factory=list)  # that each click took
     asked: int = 0  # requests
     submitted: int = 0
+    paced: int = 0  # submitted at a human pace
+    refused: int = 0
     errors: list[str] = field(default_factory=list)
 
 
@@ -116,14 +124,17 @@ class Team:
         self.studio = studio
         self.project = studio.add_project()
         self.places: list[Place] = []
+        self.open_places: list[Place] = []
+        self.recent: deque[int] = deque()  # annotations made at a human pace
         self.seen: set[str] = set()  # versions whose predictions open tasks had while all were at work
         for number in range(TASKS + OPEN):
             scene = synthetic.scene(FIRST_SEED + number, SIDE)
             task = studio.add_task(self.project, png(scene.image))
             pits = [each.mask for each in scene.objects if each.kind == "pit"]
-            if number < TASKS and pits:
+            if pits:
                 y, x = np.argwhere(max(pits, key=np.sum)).mean(axis=0)
-                self.places.append(Place(task, studio.tasks[task]["data"]["image"], float(x), float(y), SIDE))
+                place = Place(task, studio.tasks[task]["data"]["image"], float(x), float(y), SIDE)
+                (self.places if number < TASKS else self.open_places).append(place)
 
     def open(self, url: str) -> None:
         """Connect the project, as Label Studio does."""
@@ -134,12 +145,13 @@ class Team:
         """Have all annotators work for so long."""
         shift, context = Shift(), multiprocessing.get_context("spawn")
         news: Any = context.Queue()
-        options = (served.url, self.project, self.places, seconds, submit, news)
+        site = Site(self.studio.url, served.url, self.project)
+        options = (site, self.places, self.open_places, seconds, submit, news)
         annotators = context.Process(target=work, args=options)
         annotators.start()
         hooks = requests.Session()
         looking, done = time.monotonic(), 0
-        while done < ANNOTATORS:
+        while done < ANNOTATORS + (PEOPLE if submit else 0):
             if time.monotonic() > looking:
                 looking = time.monotonic() + SAMPLE_SECONDS
                 served.look()
@@ -153,7 +165,10 @@ class Team:
             shift.seconds += said.seconds
             shift.errors += said.errors
             shift.asked += len(said.seconds)
-            if said.result:
+            shift.refused += said.refused
+            if said.annotation:
+                self._follow(served.url, hooks, said, shift)
+            elif said.result:
                 self._submit(served.url, hooks, said, shift)
         annotators.join()
         hooks.close()
@@ -161,13 +176,32 @@ class Team:
 
     def _submit(self, url: str, hooks: requests.Session, said: Said, shift: Shift) -> None:
         """Keep the annotation, and send what Label Studio would: one second it waits."""
-        there = self.studio.tasks[said.task]["annotations"]
-        if there:
-            self.studio.update(there[0], said.result)
-        annotation = there[0] if there else self.studio.annotate(said.task, said.result)
-        action = "ANNOTATION_UPDATED" if shift.submitted >= len(self.places) else "ANNOTATION_CREATED"
-        body = self.studio.webhook(action, self.project, annotation)
+        annotation = next(iter(self.studio.tasks[said.task]["annotations"]), None)
+        action = "ANNOTATION_UPDATED" if annotation else "ANNOTATION_CREATED"
+        if annotation:
+            self.studio.update(annotation, said.result)
+        else:
+            annotation = self.studio.annotate(said.task, said.result)
         shift.submitted += 1
+        self._tell(url, hooks, action, annotation, shift)
+
+    def _follow(self, url: str, hooks: requests.Session, said: Said, shift: Shift) -> None:
+        """Tell of an annotation made at a human pace, and delete the oldest of those, if there are many."""
+        shift.paced += 1
+        self.recent.append(said.annotation)
+        self._tell(url, hooks, "ANNOTATION_CREATED", self._annotation(said.annotation), shift)
+        if len(self.recent) > RECENT:
+            oldest = self._annotation(self.recent.popleft())
+            self.studio.delete(oldest)
+            self._tell(url, hooks, "ANNOTATIONS_DELETED", oldest, shift)
+
+    def _annotation(self, number: int) -> dict[str, Any]:
+        tasks = self.studio.tasks.values()
+        return next(one for task in tasks for one in task["annotations"] if one["id"] == number)
+
+    def _tell(self, url: str, hooks: requests.Session, action: str, annotation: dict[str, Any], shift: Shift) -> None:
+        """Send a webhook, as Label Studio does."""
+        body = self.studio.webhook(action, self.project, annotation)
         shift.asked += 1
         try:
             headers = {"X-Skylight-Secret": SECRET}
@@ -188,9 +222,14 @@ class Team:
         return bool(state["up_to_date"]) and not at_work
 
     def predicted(self) -> int:
-        """Open tasks that have one prediction, and only one."""
-        tasks = [one["task"] for one in self.studio.predictions.values()]
-        return sum(tasks.count(number) == 1 for number, task in self.studio.tasks.items() if not task["annotations"])
+        """Open tasks that have a prediction of the version that is shown."""
+        shown = self.studio.projects[int(float(self.project))]["model_version"]
+        tasks = set(self.studio.predicted(shown))
+        return sum(number in tasks for number, task in self.studio.tasks.items() if not task["annotations"])
+
+    def most_predictions(self) -> int:
+        """How many predictions the task with most of them has."""
+        return max(Counter(one["task"] for one in self.studio.predictions.values()).values())
 
     def lost(self, home: Path) -> int:
         """Accepted annotations of which the store has not the last state."""
