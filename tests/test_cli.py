@@ -24,8 +24,9 @@ from .trained import publish
 
 @pytest.fixture(autouse=True)
 def no_packs(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Other tests may be given SKYLIGHT_DATA; to Skylight itself it is an unknown setting."""
+    """Other tests may be given SKYLIGHT_DATA and SKYLIGHT_CASES; to Skylight itself they are unknown settings."""
     monkeypatch.delenv("SKYLIGHT_DATA", raising=False)
+    monkeypatch.delenv("SKYLIGHT_CASES", raising=False)
 
 
 @pytest.fixture

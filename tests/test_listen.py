@@ -48,6 +48,7 @@ def test_both_commands_refuse(tmp_path, command, host):
         "SKYLIGHT_HOME": str(tmp_path / "home"),
         "REDIS_URL": "unix:///nowhere/redis.sock",
         "SKYLIGHT_DATA": None,
+        "SKYLIGHT_CASES": None,
     }
     done = CliRunner().invoke(cli.cli, [command, "--host", host, "--port", "0"], env=environ)
     assert isinstance(done.exception, ConfigError) and "--insecure" in str(done.exception)

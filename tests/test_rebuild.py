@@ -65,6 +65,7 @@ def test_the_command_says_what_it_did(planted, studio, project, monkeypatch):
         "LABEL_STUDIO_URL": studio.url,
         "LABEL_STUDIO_API_KEY": KEY,
         "SKYLIGHT_DATA": None,  # of the tests alone
+        "SKYLIGHT_CASES": None,
     }
     found = CliRunner().invoke(cli, ["rebuild"], env=environ)
     assert found.exit_code == 0, found.output

@@ -80,7 +80,9 @@ def stack(request: pytest.FixtureRequest) -> Iterator[Stack]:
         server.start()
         server.wait_ready()
         port = free_port(9490)
-        environ = {name: value for name, value in os.environ.items() if name != "SKYLIGHT_DATA"} | {
+        environ = {
+            name: value for name, value in os.environ.items() if name not in ("SKYLIGHT_DATA", "SKYLIGHT_CASES")
+        } | {
             "LABEL_STUDIO_URL": server.url,
             "LABEL_STUDIO_API_KEY": token,
             "SKYLIGHT_HOME": str(home / "skylight"),

@@ -50,7 +50,7 @@ class Ward:
 
     def run(self, *arguments: object, **environ: str) -> Result:
         """Run `skylight` with a personal token, as beside `skylight serve`."""
-        env = {"SKYLIGHT_DATA": None, **self.environ, **environ}  # the first is the tests' own, no setting
+        env = {"SKYLIGHT_DATA": None, "SKYLIGHT_CASES": None, **self.environ, **environ}  # the tests' own, no settings
         return CliRunner(env=env).invoke(cli.cli, [str(each) for each in arguments])
 
     def restart(self, **variables: str) -> None:
