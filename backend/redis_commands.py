@@ -48,7 +48,7 @@ def trials(name: str) -> Iterator[Command]:
 def refused(connection: redis.Redis) -> dict[str, str]:
     """The commands that the server refuses, and what it says of each. Raises redis.RedisError if it does not answer."""
     found: dict[str, str] = {}
-    with connection.client() as single:  # a transaction is one connection's
+    with connection.client() as single:  # type: ignore[no-untyped-call]  # a transaction is one connection's
         for command in trials(key("*", f"trial-{uuid.uuid4().hex[:8]}")):
             try:
                 single.execute_command(*command)
@@ -56,8 +56,8 @@ def refused(connection: redis.Redis) -> dict[str, str]:
                 if _is_refusal(error):
                     found.setdefault(str(command[0]), str(error))
     for name in ("SUBSCRIBE", "UNSUBSCRIBE"):
-        if error := _refused_channel(connection, name):
-            found[name] = error
+        if reason := _refused_channel(connection, name):
+            found[name] = reason
     return found
 
 
@@ -68,7 +68,7 @@ def _is_refusal(error: redis.ResponseError) -> bool:
 
 def _refused_channel(connection: redis.Redis, name: str) -> str:
     """What the server says against SUBSCRIBE or UNSUBSCRIBE; "" if it takes it."""
-    with connection.pubsub() as channel:
+    with connection.pubsub() as channel:  # type: ignore[no-untyped-call]
         try:
             channel.execute_command(name, CHANNEL)
             channel.parse_response(block=False, timeout=REPLY_SECONDS)

@@ -107,7 +107,7 @@ class Child:
                 f"{self.name} cannot be started: it ended {self.failed} times in a row within {self.settled:.0f} s, at "
                 f"last with status {status}; its last message above says why"
             )
-        return RESTART_SECONDS * (2 ** (self.failed - 1) - 1)
+        return RESTART_SECONDS * (2.0 ** (self.failed - 1) - 1)
 
     def stop(self) -> None:
         """SIGTERM, and after a while SIGKILL to its whole group."""

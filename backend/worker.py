@@ -59,7 +59,7 @@ class Worker(AllowedWorker):
 
     def heartbeat(self, timeout: int | None = None, pipeline: Pipeline | None = None) -> None:
         """As RQ's, but it counts as dead soon after the last one, and not after the hour that a job may take."""
-        super().heartbeat(ALIVE_SECONDS, pipeline)  # type: ignore[no-untyped-call]
+        super().heartbeat(ALIVE_SECONDS, pipeline)
 
     def request_stop(self, signum: int, frame: FrameType | None) -> None:
         """At SIGTERM or SIGINT: tell the job in hand to give up, and end in any case before long."""
