@@ -109,7 +109,7 @@ class Store:
             write(self._forgotten(project), seal({"newest": newest}))
         remove_tree(self.folder(project))
         for path in (self.home / "spool").glob("*.json"):
-            with suppress(FileNotFoundError, ValueError, LookupError):
+            with suppress(FileNotFoundError, ValueError, LookupError, TypeError):  # one that cannot be read
                 if json.loads(path.read_bytes())["project"] == project:
                     path.unlink(missing_ok=True)
         self.damage.forget(project)
