@@ -17,8 +17,8 @@ MAX_REGIONS = 10_000  # of one annotation; each is a mask of the image's size wh
 # 1024 px. A picture larger than a tile has more of them, and is to have polygons; the editor shows no more than these.
 MAX_ANSWERED = 1000
 MAX_ANSWERED_LARGE = 5000
-# Characters of brushes and bitmasks, which are each of the whole picture, in one pre-annotation, or in an annotation that
-# is imported. A brush in 20,000 x 20,000 px has 82,503 numbers: 0.66 MB as a list, 0.30 MB as JSON.
+# Characters of brushes and bitmasks, which are each of the whole picture, in one pre-annotation, or in an annotation
+# that is imported. A brush in 20,000 x 20,000 px has 82,503 numbers: 0.66 MB as a list, 0.30 MB as JSON.
 MAX_CHARACTERS = 64_000_000
 MAX_SIDE = 1_000_000  # pixels of an image's side, as a region says it; formats end at 65,535 or nearby
 MAX_CONFIG = 1_000_000  # characters of a labeling configuration; 254 labels take some 25,000

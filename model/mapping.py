@@ -265,18 +265,17 @@ def _thumbnail(each: Input, options: Options, raster: Raster, objects: Sequence[
 
 def _summary(picture: dict[str, Any], labels: Sequence[str]) -> Iterator[Row]:
     """A picture's objects label by label, also where there are none."""
-    has_system = picture["crs"] is not None
     for label in labels:
         rows = [row for row in picture["rows"] if row["label"] == label]
         metres = [row for row in rows if row["area_m2"] is not None]
+        in_metres = bool(metres) or (picture["crs"] is not None and not rows)
+        total = _short(sum(row["area_m2"] for row in metres)) if in_metres else None
         yield {
             "input": picture["input"],
             "label": label,
             "objects": len(rows),
             "area_px": sum(row["area_px"] for row in rows),
-            "area_m2": _short(sum(row["area_m2"] for row in metres))
-            if metres or (picture["crs"] and not rows)
-            else None,
+            "area_m2": total,
             "median_diameter_px": float(np.median([row["diameter_px"] for row in rows])) if rows else None,
             "median_diameter_m": _short(float(np.median([row["diameter_m"] for row in metres]))) if metres else None,
             "confidence": round(float(np.mean([row["confidence"] for row in rows])), 4) if rows else None,

@@ -84,8 +84,8 @@ class Parts:
     def whole(self) -> Whole:
         """The whole parts."""
         if not self.count:
-            none, pairs = np.zeros(0, np.int64), np.zeros((0, 2), np.int64)
-            return Whole(none, np.zeros((0, 4), np.int64), pairs, pairs.astype(float), none.astype(float), none)
+            none = np.zeros(0, np.int64)
+            return Whole(none, none.reshape(0, 4), none.reshape(0, 2), np.zeros((0, 2)), np.zeros(0), none)
         pairs = np.concatenate([*self.joined, np.zeros((0, 2), np.int64)])
         links = coo_array((np.ones(len(pairs), bool), (pairs[:, 0], pairs[:, 1])), shape=(self.count, self.count))
         total, owner = connected_components(links, directed=False)

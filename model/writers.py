@@ -150,7 +150,8 @@ def coco_annotation(found: Found | Wide, size: tuple[int, int], row: Row) -> dic
 def runs(found: Found | Wide, size: tuple[int, int]) -> list[int]:
     """COCO's uncompressed runs, column by column, the first of the background, of an object in a picture (H, W)."""
     height, width = size
-    begins, ends = [], []
+    begins: list[NDArray[np.int64]] = []
+    ends: list[NDArray[np.int64]] = []
     above, bottom = np.zeros(found.width, bool), found.top
     for top, mask in found.strips():
         before = np.concatenate([above[None], mask[:-1]])

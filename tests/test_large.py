@@ -221,6 +221,19 @@ def test_of_brushes_and_bitmasks_no_more_are_sent_than_fit_into_an_answer(
     assert [each["score"] for each in some] == [each["score"] for each in every][: len(some)]
 
 
+def test_of_too_many_objects_in_a_large_picture_the_surest_go(
+    tiled, studio, mosaic, decoder, monkeypatch, caplog
+):
+    studio.pictures[A] = png(mosaic[0])
+    digest, raster = tiled.pictures.look(A)
+    every, _ = preannotation_large(tiled, decoder, LABELING, digest, raster)
+    scores = [each["score"] for each in every]
+    assert len(scores) > 5 and scores == sorted(scores, reverse=True)
+    monkeypatch.setattr(large_answers, "MAX_ANSWERED_LARGE", 3)
+    some, _ = preannotation_large(tiled, decoder, LABELING, digest, raster)
+    assert [each["score"] for each in some] == scores[:3] and "more than 3 objects" in caplog.text
+
+
 def test_what_is_learned_from_a_large_picture_are_tiles_with_something_and_some_without(tiled, studio, mosaic):
     image, truth = mosaic
     studio.pictures[A] = png(image)

@@ -1,14 +1,21 @@
 """Masks in PNG files."""
 
 import struct
+import tracemalloc
 import zlib
 
 import numpy as np
 import pytest
 from PIL import Image
 
+from backend import imported
+from backend.errors import BadRequest
+from backend.labeling import controls, parse_config
+from model.found import Found
 from model.images import ImageError
 from model.mask_files import harden, objects, read
+
+from .editor import CONFIG
 
 NUMBERS = np.array([[0, 1, 1, 0], [3, 0, 0, 0], [0, 0, 3, 3]], np.uint8)
 
@@ -203,3 +210,24 @@ def test_numbers_of_objects_are_no_soft_rims():
     thin[2:8, 2:8], thin[12, 2:18] = 255, 7  # by itself
     assert harden(thin) is thin
     assert harden(NUMBERS) is NUMBERS and harden(NUMBERS.astype(np.int32)).max() == 3
+
+
+@pytest.mark.parametrize("classes", [False, True])
+def test_thousands_of_objects_take_little_memory(classes):
+    side, pitch = 512, 8
+    numbers = np.zeros((side, side), np.uint8)
+    numbers.reshape(side // pitch, pitch, side // pitch, pitch)[:, 1:5, :, 1:5] = 1
+    tracemalloc.start()
+    areas = [found.area for found in objects(numbers, classes)]
+    most = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert areas == [16] * 4096 and most < 60 * side**2  # bytes; 4096 of the picture's size would be 4096 a pixel
+
+
+def test_brushes_that_take_too_much_together_are_refused(monkeypatch):
+    labeling = parse_config(CONFIG)
+    monkeypatch.setattr(imported, "MAX_CHARACTERS", 1000)
+    project = imported.Project(labeling, controls(CONFIG), {})
+    many = (("Dog", Found(0, row, 3, np.ones((2, 2), bool), 1.0)) for row in range(0, 500, 4))
+    with pytest.raises(BadRequest, match=r"its first \d+ regions take more than .* use PolygonLabels"):
+        project.made(many, (600, 800))

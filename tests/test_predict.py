@@ -19,6 +19,7 @@ from backend import predict as module
 from backend.app import create_app
 from backend.demo import label_config
 from backend.labeling import parse_config
+from backend.limits import MAX_ANSWERED
 from backend.question import read_prompt
 from backend.regions import read_mask
 from backend.service import Service
@@ -31,6 +32,7 @@ from model.embeddings import pack
 from model.evaluate import iou
 from model.masks import decode_png, decode_rle
 from model.polygons import bounding_box
+from model.predict import Prediction
 
 from .planted import Planted, brush, key_point, png
 from .studio import CONFIG, Studio, capture, wait_until
@@ -194,6 +196,21 @@ def test_sam_is_asked_about_the_decoders_regions_if_it_is_set(client, planted, p
     (region,) = result["result"]
     assert mask_of(region).all()  # what SAM says here is a single row: another object
     assert [prompt.box.tolist() for _, prompt in asked] == ([[0, 0, SIZE[1] - 1, SIZE[0] - 1]] if refine else [])
+
+
+def test_of_too_many_regions_the_surest_are_sent_and_the_log_says_so(client, planted, pictures, monkeypatch, caplog):
+    serve_decoder(planted, P, ("Dog", "Object"))
+    there = np.zeros(SIZE, bool)
+    there[: SIZE[0] // 8 * 8, :].reshape(-1, 8, SIZE[1] // 8, 8)[:, 1:7, :, 1:7] = True
+    sure = np.where(there, 0.5 + 0.5 * np.arange(SIZE[1]) / SIZE[1], 0).astype(np.float32)  # the further right
+    said = Prediction(np.stack([1 - sure, sure, 0 * sure]), np.zeros(SIZE, np.float32), frozenset())
+    monkeypatch.setattr(module, "predict_pixels", lambda *_: said)
+    (result,) = ask(client, capture("06"))
+    assert len(result["result"]) == MAX_ANSWERED < 6600
+    found = np.sum([mask_of(each) for each in result["result"][::20]], 0)
+    assert found.max() == 1 and found.sum() == 36 * MAX_ANSWERED / 20 and not (found > there).any()
+    assert np.flatnonzero(found.any(0)).min() >= SIZE[1] * (1 - MAX_ANSWERED / 6600) - 8
+    assert f"of 6600 regions the {MAX_ANSWERED} with the highest scores are sent" in caplog.text
 
 
 def test_a_batch_has_one_result_per_task_in_order_even_where_images_fail(client, planted, pictures):
