@@ -25,7 +25,7 @@ from backend.trace import fail, note
 from model.decoder import DomainDecoder
 from model.images import ImageError
 from model.normalisation import OWN, Normalisation
-from model.predict import confidence, instances, predict_pixels
+from model.predict import instances, predict_pixels
 from model.refine import refine
 from model.sam import Embedding
 
@@ -181,7 +181,7 @@ def preannotation(
         output = labeling.output(labeling.labels[each.label])
         regions += draw(output, each.mask, output.spelled(labeling.labels[each.label]), each.score)
     check_regions(regions, labeling, embedding.size)
-    return regions, round(confidence(prediction.probabilities), 4)
+    return regions, round(prediction.confidence, 4)
 
 
 def image_url(task: dict[str, Any], source: Labeling | Output, index: int | None = None) -> str:

@@ -116,8 +116,9 @@ def answer_in(
     prompt: "Prompt",
     judge: Choice,
     candidates: int = 3,
-) -> tuple[NDArray[np.bool_], NDArray[np.float32]]:
-    """SAM's masks in a window, (K, H, W) bool of the whole image, and their predicted IoUs (K,) float32.
+) -> tuple[NDArray[np.bool_], NDArray[np.float32], NDArray[np.float32]]:
+    """SAM's masks in a window, (K, H, W) bool of the whole image, their predicted IoUs (K,) float32, and the logits
+    (K, h, w) float32 of the window that they are cut from.
 
     Those that the `judge` likes best first, at most `candidates` of them.
 
@@ -161,4 +162,4 @@ def answer_in(
     masks = np.zeros((len(chosen), *size), bool)
     for mask, whole in zip(masks, chosen, strict=True):
         mask[row : row + height, column : column + width] = enlarge(whole[: seen.rows, : seen.columns], (height, width))
-    return masks, expected
+    return masks, expected, chosen[:, : seen.rows, : seen.columns]

@@ -13,6 +13,7 @@ from scipy.sparse.csgraph import connected_components
 
 from model.instances import separate
 from model.planes import Plane
+from model.predict import likeliest
 from model.rasters import Window
 from model.tiles import Strip
 
@@ -127,22 +128,35 @@ class Map:
             height = len(strip.known)
             for top in range(0, height, ROWS):
                 rows = slice(top, min(top + ROWS, height))
-                self._take(strip.top + top, strip.probabilities[:, rows], strip.distance[rows], strip.known[rows])
+                winner = likeliest(
+                    strip.probabilities[:, rows], None if strip.classes is None else strip.classes[:, rows]
+                )
+                self._take(
+                    strip.top + top, winner, strip.probabilities[:, rows], strip.distance[rows], strip.known[rows]
+                )
             yield strip.top + height
 
     def _take(
-        self, top: int, probabilities: NDArray[np.float16], distance: NDArray[np.float16], known: NDArray[np.bool_]
+        self,
+        top: int,
+        winner: NDArray[np.uint8],
+        probabilities: NDArray[np.float16],
+        distance: NDArray[np.float16],
+        known: NDArray[np.bool_],
     ) -> None:
         """Rows of a strip, from row `top` on."""
-        winner = probabilities.argmax(0).astype(np.uint8)
         winner[~known] = 0
         best = probabilities.max(0).astype(np.float32)
         self.classes.put(top, winner)
         self._certainty.put(top, np.rint(np.clip(best, 0, 1) * SURE))
         if self._distance is not None:
             self._distance.put(top, distance)
+        present = np.bincount(winner.ravel(), minlength=len(self._parts) + 1)
         for k, parts in enumerate(self._parts, 1):
-            parts.add(top, winner == k)
+            if present[k]:
+                parts.add(top, winner == k)
+            else:
+                parts.last = None  # nothing of it in these rows that the next could touch
         self._lacking += float((1 - best[known]).sum(dtype=np.float64))
         self._pixels += int(known.sum())
 

@@ -21,7 +21,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 
 from model.choice import Asked, fitted
-from model.closer import answer_in, keep, unpack, window_for
+from model.closer import Window, answer_in, keep, unpack, window_for
 from model.enlarge import enlarge
 from model.likeness import Likeness
 from model.longest import scale_image, scale_points, scaled_size
@@ -126,16 +126,29 @@ class _Warm:
 
 
 @dataclass(frozen=True)
+class Cut:
+    """What a mask is cut from: `logits` (h, w) float32, above 0 inside, which cover `window` of the image.
+
+    The window is row, column, height, width in px; beyond it nothing belongs to the mask.
+    """
+
+    logits: NDArray[np.float32]
+    window: Window
+
+
+@dataclass(frozen=True)
 class Segmentation:
     """SAM's answers to one prompt, the most trusted first.
 
     `masks` (K, H, W) bool; `scores` (K,) float32, the predicted IoU; `logits` (K, 4h, 4w) float32 over the padded
-    square, of which one can be given back with the next prompt.
+    square, of which one can be given back with the next prompt; `cuts` (K), what each mask is cut from, which with the
+    tiny SAM are not these logits.
     """
 
     masks: NDArray[np.bool_]
     scores: NDArray[np.float32]
     logits: NDArray[np.float32]
+    cuts: tuple[Cut, ...] = ()
 
 
 class Segmenter:
@@ -228,16 +241,18 @@ class Segmenter:
             if not lone and warm.picture is not None:
                 first = self._mask(found[0], size)
                 if closer := self._closer(warm, size, prompt, first, candidates):
-                    return Segmentation(*closer, found[:candidates])
+                    return Segmentation(*closer[:2], found[:candidates], closer[2])
             if warm.likeness is not None:
                 asked = _asked(prompt, size, len(embedding.thumbnail))
                 right, expected, numbers = warm.likeness.chosen(found, trust, asked, self.judge, candidates)
             first = self._mask(right[0], size)
             if lone and (closer := self._closer(warm, size, prompt, first, candidates)):
-                return Segmentation(*closer, found[numbers[:candidates]])
+                return Segmentation(*closer[:2], found[numbers[:candidates]], closer[2])
             others = [self._mask(each, size) for each in right[1:candidates]]
             masks = np.stack([first, *others]) if others else first[None]  # a copy takes as long as all the rest
-            return Segmentation(masks, expected[:candidates], found[numbers[:candidates]])
+            rows, columns = embedding.extent(right.shape[-1])
+            cuts = tuple(Cut(each[:rows, :columns], (0, 0, *size)) for each in right[:candidates])
+            return Segmentation(masks, expected[:candidates], found[numbers[:candidates]], cuts)
 
     def _mask(self, logits: NDArray[np.float32], size: tuple[int, int]) -> NDArray[np.bool_]:
         """Logits (4h, 4w) at the image's size, (H, W) bool.
@@ -256,14 +271,14 @@ class Segmenter:
         prompt: Prompt,
         first: NDArray[np.bool_],
         candidates: int,
-    ) -> tuple[NDArray[np.bool_], NDArray[np.float32]] | None:
-        """Masks and scores of a second look at an image of `size`, if the first mask (H, W) gives reason for one."""
+    ) -> tuple[NDArray[np.bool_], NDArray[np.float32], tuple[Cut, ...]] | None:
+        """Masks, scores and cuts of a second look at an image of `size`, if the first mask (H, W) gives reason for one."""
         if warm.picture is None or not isinstance(self.network, TinySam):
             return None
         window = window_for(size, first, prompt.points[prompt.positive], prompt.box)
         if window is None:
             return None
-        return answer_in(
+        masks, scores, logits = answer_in(
             window,
             self.network,
             self._position,
@@ -273,6 +288,7 @@ class Segmenter:
             self.judge,
             candidates,
         )
+        return masks, scores, tuple(Cut(each, window) for each in logits)
 
     def _answer(
         self,
