@@ -3,6 +3,10 @@
 The encoder never runs here: a sample is an embedding and a label map, and every step reads crops of a few of them.
 With enough validation images the decoder learns from the others and is measured on them. With fewer it learns from all,
 and is measured by cross-validation: decoders trained without some of the images are asked about these.
+
+No image that is measured on has chosen anything: how many steps there are follows from the number of images alone, what
+is measured is the decoder at temperature 1, and where a temperature is judged it is one that the other images gave.
+See docs/decisions/honest-validation.md.
 """
 
 import copy
@@ -10,13 +14,14 @@ import hashlib
 import logging
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
 import torch.nn.functional as F
+from scipy import ndimage
 from torch import Tensor
 
 from model import guided
@@ -25,7 +30,8 @@ from model.decoder import DecoderConfig, DomainDecoder
 from model.evaluate import LabelScores
 from model.instances import touching
 from model.metrics import Calibration
-from model.predict import predict
+from model.predict import Prediction, predict_pixels
+from model.runtime import has_bfloat16
 
 __all__ = ["IGNORE", "Diverged", "Sample", "TrainConfig", "Trained", "in_validation", "train", "validate"]
 
@@ -38,8 +44,8 @@ VALIDATION_SHARE = 0.2
 SINGLE_OBJECTS, TOUCHING = 0.8, 0.15
 CALIBRATION_CELLS = 4096  # per image, at random
 TEMPERATURES = np.geomspace(0.5, 5, 47)
-# Where the processor multiplies bfloat16 itself a step takes half as long; where it does not, longer.
-HAS_BFLOAT16 = bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
+SAME_LOSS = 1e-9  # difference of two temperatures' losses that says nothing
+NEUTRAL = 1.0  # temperature of a decoder of which nothing is known
 log = logging.getLogger(__name__)
 SECOND_RATE = 0.3  # of the learning rate, in the second try of a training whose loss was no number
 _drawing = threading.Lock()  # torch draws a network's first weights from the process's generator
@@ -73,10 +79,7 @@ class TrainConfig:
     centred: float = 0.3  # share of crops laid around an object, since most of a picture is background
     learning_rate: float = 1.5e-3  # AdamW, one cycle
     weight_decay: float = 0.02
-    check_every: int = 60  # steps between looks at the validation samples; more where there are more steps than `steps`
-    patience: int = 4  # looks without a better one before it stops
-    checked: int = 24  # validation images looked at each time, at most: 100 would take as long as the steps between
-    enough: int = 5  # validation images; fewer choose nothing: 0.04 mIoU was lost to their noise
+    enough: int = 5  # validation images; fewer say too little: the error of their mean IoU is 0.1 or more
     folds: int = 2  # of the cross-validation where there are fewer; below 2 there is none
     fold_steps: float = 0.25  # of the steps that the decoder itself gets: 3 folds of 0.3 took as long as the training
     seed: int = 0
@@ -104,48 +107,119 @@ class Trained:
 
 
 class HeldOut:
-    """What a decoder said of images that it was not trained on."""
+    """What a decoder, or several, said of images that it was not trained on, at temperature 1."""
 
     def __init__(self, labels: Sequence[str]) -> None:
         self.scores = LabelScores(labels)
-        self.per_task: dict[str, float] = {}  # mean foreground IoU of each, over all its annotations
         self._by_task: dict[str, LabelScores] = {}
-        self._odds: list[Tensor] = []  # of the labels, as the decoder gives them: without temperature
-        self._classes: list[Tensor] = []
+        self._by_image: dict[str, LabelScores] = {}
+        self._odds: dict[str, list[Tensor]] = {}  # (K, N) of an image's labels at some of its pixels
+        self._classes: dict[str, list[Tensor]] = {}  # (N,) and which of them, 1 for the first, is true there; 0: none
+
+    @property
+    def per_task(self) -> dict[str, float]:
+        """Mean foreground IoU of each task, over all its annotations."""
+        return {task: scores.mean for task, scores in self._by_task.items()}
+
+    @property
+    def images(self) -> int:
+        """How many different pictures it was measured on."""
+        return len(self._by_image)
+
+    @property
+    def error(self) -> float | None:
+        """Standard error of `scores.mean` with these pictures, by leaving each out once; None with fewer than two.
+
+        The jackknife (Efron & Stein 1981): the mean IoU is a ratio of sums, whose pictures are not alike.
+        """
+        if self.images < 2:
+            return None
+        without = np.array([self.scores.without(each).mean for each in self._by_image.values()])
+        return float(np.sqrt((self.images - 1) * without.var()))
 
     def add(self, decoder: DomainDecoder, sample: Sample) -> None:
         """Ask a decoder about a sample."""
-        probabilities = predict(decoder, sample.embedding)
-        found = probabilities.argmax(0).astype(np.uint8)
-        alone = self._by_task.setdefault(sample.task, LabelScores(self.scores.labels))
-        alone.add(found, sample.label_map)
+        prediction = predict_pixels(neutral(decoder), sample.embedding)
+        found = prediction.winner
+        for scores, key in ((self._by_task, sample.task), (self._by_image, sample.group)):
+            scores.setdefault(key, LabelScores(self.scores.labels)).add(found, sample.label_map)
         self.scores.add(found, sample.label_map)
-        self.per_task[sample.task] = alone.mean
         known = torch.from_numpy(np.flatnonzero(sample.label_map.ravel() != IGNORE))
         some = known[torch.randperm(len(known), generator=torch.Generator().manual_seed(0))[:CALIBRATION_CELLS]]
-        there = torch.from_numpy(probabilities).flatten(1)[:, some]
-        said = there.clamp(min=1e-6).log()
-        self._odds.append((said[1:] - said[:1] - guided.RATHER) * decoder.config.temperature)
-        self._classes.append(torch.from_numpy(sample.label_map.ravel()[some.numpy()].astype(np.int64)))
+        odds, classes = _odds(prediction, sample, some)
+        self._odds.setdefault(sample.group, []).append(odds)
+        self._classes.setdefault(sample.group, []).append(classes)
 
-    def temperature(self) -> float:
-        """The one by which the logits must be divided for the likeliest probabilities."""
-        odds, classes = torch.cat(self._odds, 1), torch.cat(self._classes)
-        losses = [float(F.cross_entropy(guided.logits(odds / t).T, classes)) for t in TEMPERATURES]
-        return float(TEMPERATURES[int(np.argmin(losses))])
+    def temperature(self, leaving_out: Collection[str] = ()) -> float:
+        """The one by which the logits must be divided for the likeliest probabilities of all other images' pixels.
 
-    def ece(self, temperature: float) -> float:
-        """Expected calibration error of the probabilities at a temperature."""
+        `NEUTRAL` if there are none. Of several that are as good, the one next to it.
+        """
+        images = [image for image in self._odds if image not in leaving_out]
+        pairs = [pair for image in images for pair in zip(self._odds[image], self._classes[image], strict=True)]
+        count = sum(len(classes) for _, classes in pairs)
+        if not count:
+            return NEUTRAL
+        classes = torch.cat([classes for _, classes in pairs])
+        odds = torch.cat([odds for odds, _ in pairs], 1)
+        losses = np.array([float(F.cross_entropy(guided.logits(odds / t).T, classes)) for t in TEMPERATURES])
+        good = np.flatnonzero(losses <= losses.min() + SAME_LOSS)
+        if not len(good):  # none of them is a number
+            return NEUTRAL
+        return float(min(TEMPERATURES[good], key=lambda each: abs(np.log(each / NEUTRAL))))
+
+    def ece(self, temperature: float | None = None) -> float:
+        """Expected calibration error of the probabilities at a temperature.
+
+        Without one, of each half of the images at the temperature that the other half gives.
+        """
         calibration = Calibration()
-        for odds, classes in zip(self._odds, self._classes, strict=True):
-            probabilities = guided.logits(odds / temperature).softmax(0).numpy()[:, None]
-            calibration.add(probabilities, classes.numpy().astype(np.uint8)[None])
+        order = sorted(self._odds, key=_hashed)
+        halves = [set(order)] if temperature is not None or len(order) < 2 else [set(order[::2]), set(order[1::2])]
+        for half in halves:
+            tempered = self.temperature(half) if temperature is None else temperature
+            for image in half:
+                for odds, classes in zip(self._odds[image], self._classes[image], strict=True):
+                    probabilities = guided.logits(odds / tempered).softmax(0).numpy()[:, None]
+                    calibration.add(probabilities, classes.numpy().astype(np.uint8)[None])
         return calibration.ece
 
 
-def in_validation(task: str) -> bool:
-    """Whether a task's samples validate instead of train: fixed by the id's hash, so an image never changes sides."""
-    return hashlib.sha256(task.encode()).digest()[0] < 256 * VALIDATION_SHARE
+def neutral(decoder: DomainDecoder) -> DomainDecoder:
+    """The same weights at temperature 1."""
+    if decoder.config.temperature == NEUTRAL:
+        return decoder
+    other = copy.copy(decoder)
+    other.config = replace(decoder.config, temperature=NEUTRAL)
+    return other
+
+
+def _odds(prediction: Prediction, sample: Sample, pixels: Tensor) -> tuple[Tensor, Tensor]:
+    """Log-odds (K, N) of labels at some pixels (N,) of an image, and which of them, 1 for the first, is true there.
+
+    Where not all labels are told apart at each pixel, the last of the K stands for the others together.
+    """
+    probabilities = torch.from_numpy(prediction.probabilities).flatten(1)[:, pixels]
+    truth = torch.from_numpy(sample.label_map.ravel()[pixels.numpy()].astype(np.int64))
+    if prediction.classes is not None:
+        rest = (1 - probabilities.sum(0, keepdim=True)).clamp(min=0)
+        probabilities = torch.cat([probabilities, rest])
+        same = torch.from_numpy(prediction.classes).flatten(1)[1:, pixels] == truth
+        truth = torch.where(truth == 0, 0, torch.where(same.any(0), same.int().argmax(0) + 1, len(same) + 1))
+    said = probabilities.clamp(min=1e-6).log()
+    return said[1:] - said[:1] - guided.RATHER, truth
+
+
+def _hashed(name: str) -> bytes:
+    return hashlib.sha256(name.encode()).digest()
+
+
+def in_validation(group: str) -> bool:
+    """Whether an image validates instead of trains: fixed by the hash of its `Sample.group`, so it never changes sides.
+
+    In however many tasks it is, it is on one side.
+    """
+    return _hashed(group)[0] < 256 * VALIDATION_SHARE
 
 
 def train(
@@ -165,23 +239,6 @@ def train(
     if not training:
         raise ValueError("training needs at least one sample")
     started = time.monotonic()
-    try:
-        return _train(training, validation, config, how, progress, check, started)
-    except Diverged as error:
-        log.warning("%s; it is tried again with another seed and a lower rate", error)
-        calmer = replace(how, seed=how.seed + 1, learning_rate=how.learning_rate * SECOND_RATE)
-        return _train(training, validation, config, calmer, progress, check, started)
-
-
-def _train(
-    training: Sequence[Sample],
-    validation: Sequence[Sample],
-    config: DecoderConfig,
-    how: TrainConfig,
-    progress: Callable[[int, int], None],
-    check: Callable[[], None],
-    started: float,
-) -> Trained:
     context, detail = training[0].embedding.context, training[0].embedding.detail
     config = replace(
         config,
@@ -189,8 +246,10 @@ def _train(
         detail=0 if detail is None else len(detail),
         separate=separable([*training, *validation], config.labels, check),
     )
-    if len({sample.task for sample in validation}) >= how.enough:
-        decoder, steps, held = fit(training, config, how, validation, progress, check)
+    held: HeldOut | None
+    if len({sample.group for sample in validation}) >= how.enough:
+        decoder, steps = _calmer(training, config, how, progress, check)
+        held = validate(decoder, validation, check)
         cross_validated = False
     else:
         decoder, steps, held = _beside([*training, *validation], config, how, progress, check)
@@ -226,7 +285,7 @@ def _beside(
         try:
             coming = side.submit(held)
             torch.set_num_threads(max(threads - threads // 2, 1))
-            decoder, steps, _ = fit(samples, config, how, (), progress, check)
+            decoder, steps = _calmer(samples, config, how, progress, check)
         finally:
             torch.set_num_threads(threads)
         return decoder, steps, coming.result()
@@ -236,11 +295,10 @@ def fit(
     samples: Sequence[Sample],
     config: DecoderConfig,
     how: TrainConfig,
-    validation: Sequence[Sample] = (),
     progress: Callable[[int, int], None] = lambda step, steps: None,
     check: Callable[[], None] = lambda: None,
-) -> tuple[DomainDecoder, int, HeldOut | None]:
-    """The training loop: a decoder, its steps, and how it does on `validation`, by which the steps are then chosen."""
+) -> tuple[DomainDecoder, int]:
+    """The training loop: a decoder, and its steps. Raises Diverged."""
     with _drawing:
         torch.manual_seed(how.seed)
         decoder = DomainDecoder(config).to(memory_format=torch.channels_last)
@@ -250,15 +308,14 @@ def fit(
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, how.learning_rate, total_steps=steps, pct_start=0.15)
     rng = np.random.default_rng(how.seed)
     crops = CropSource(samples, len(config.labels), rng, how.batch, how.crop, how.centred, check)
-    best: tuple[DomainDecoder, int, HeldOut] | None = None
-    some = validation[:: max(-(-len(validation) // how.checked), 1)]
-    check_every = round(how.check_every * max(steps / how.steps, 1))
+    half = has_bfloat16()  # a step takes half as long, where the processor has it
     for step in range(1, steps + 1):
         check()
         batch = crops.draw()
-        with torch.autocast("cpu", torch.bfloat16, enabled=HAS_BFLOAT16):
-            logits, distance = decoder(batch.features, batch.picture, batch.detail)
-        loss = crop_loss(logits.float(), batch.targets) + distance_loss(distance.float(), batch)
+        with torch.autocast("cpu", torch.bfloat16, enabled=half):
+            logits, distance = decoder(batch.features, batch.picture, batch.detail, batch.classes)
+        logits = logits.float() if batch.offsets is None else logits.float() + batch.offsets[:, None, None]
+        loss = crop_loss(logits, batch.targets) + distance_loss(distance.float(), batch)
         optimizer.zero_grad()
         if not torch.isfinite(loss):
             raise Diverged(f"the training diverged: its loss was {float(loss.detach())} at step {step} of {steps}")
@@ -267,28 +324,21 @@ def fit(
         optimizer.step()
         schedule.step()
         progress(step, steps)
-        if validation and (step % check_every == 0 or step == steps):
-            held = validate(decoder, some, check)
-            if best is None or held.scores.mean >= best[2].scores.mean:
-                best = copy.deepcopy(decoder), step, held
-            elif step - best[1] >= how.patience * check_every:
-                break
-    if not all(bool(torch.isfinite(weights).all()) for weights in (best[0] if best else decoder).parameters()):
+    if not all(bool(torch.isfinite(weights).all()) for weights in decoder.parameters()):
         raise Diverged(f"the training diverged: after {steps} steps some weights were no numbers")
-    if best is None:
-        return decoder, steps, None
-    return best if len(some) == len(validation) else (best[0], best[1], validate(best[0], validation, check))
+    return decoder, steps
 
 
 def cross_validate(
     samples: Sequence[Sample], config: DecoderConfig, how: TrainConfig, check: Callable[[], None] = lambda: None
 ) -> HeldOut | None:
-    """How decoders trained without some images do on these, with every image left out once; None with one image.
+    """How decoders trained without some images do on these, with every image left out once.
 
-    Which images are left out together follows from the hash of their task's id.
+    Which images are left out together follows from the hash of their `group`. Those of a fold whose training diverges,
+    also at a lower rate, are not measured. None with one image, or if none could be measured.
     """
-    tasks = sorted({sample.task for sample in samples}, key=lambda task: hashlib.sha256(task.encode()).digest())
-    folds = min(how.folds, len(tasks))
+    images = sorted({sample.group for sample in samples}, key=_hashed)
+    folds = min(how.folds, len(images))
     if folds < 2:
         return None
     shorter = replace(
@@ -299,23 +349,44 @@ def cross_validate(
     )
     held = HeldOut(config.labels)
     for fold in range(folds):
-        out = set(tasks[fold::folds])
-        decoder, _, _ = fit([sample for sample in samples if sample.task not in out], config, shorter, check=check)
+        out = set(images[fold::folds])
+        try:
+            decoder, _ = _calmer(
+                [sample for sample in samples if sample.group not in out], config, shorter, check=check
+            )
+        except Diverged as error:
+            log.warning("%d of %d images are not measured: %s", len(out), len(images), error)
+            continue
         for sample in samples:
-            if sample.task in out:
+            if sample.group in out:
                 check()
                 held.add(decoder, sample)
-    return held
+    return held if held.images else None
+
+
+def _calmer(
+    samples: Sequence[Sample],
+    config: DecoderConfig,
+    how: TrainConfig,
+    progress: Callable[[int, int], None] = lambda step, steps: None,
+    check: Callable[[], None] = lambda: None,
+) -> tuple[DomainDecoder, int]:
+    """As `fit`; if that diverges, once more with another seed and a lower rate."""
+    try:
+        return fit(samples, config, how, progress, check)
+    except Diverged as error:
+        log.warning("%s; it is tried again with another seed and a lower rate", error)
+        calmer = replace(how, seed=how.seed + 1, learning_rate=how.learning_rate * SECOND_RATE)
+        return fit(samples, config, calmer, progress, check)
 
 
 def validate(decoder: DomainDecoder, samples: Sequence[Sample], check: Callable[[], None] = lambda: None) -> HeldOut:
-    """How a decoder does on samples, at the images' own resolution."""
+    """How a decoder does on samples, at the images' own resolution and temperature 1."""
     held = HeldOut(decoder.config.labels)
     decoder.eval()
     for sample in samples:
         check()
         held.add(decoder, sample)
-    decoder.train()
     return held
 
 
@@ -351,10 +422,13 @@ def separable(
             single += np.bincount(sample.label_map[sample.instances > 0], minlength=256)
             cell = max(round(max(sample.label_map.shape) / len(sample.embedding.thumbnail)), 1)
             step = max(cell // 2, 1)  # a picture of 4096 px has cells of 16
-            classes, numbers = sample.label_map[::step, ::step], sample.instances[::step, ::step]
-            for k in range(1, len(labels) + 1):
-                there, close = touching(np.where(classes == k, numbers, 0), cell // step)
-                objects[k], crowded[k] = objects[k] + there, crowded[k] + close
+            numbers = sample.instances[::step, ::step]
+            classes = np.where(numbers > 0, sample.label_map[::step, ::step], 0)
+            for k, window in enumerate(ndimage.find_objects(classes)[: len(labels)], 1):
+                if window is not None:
+                    mine = np.where(classes[window] == k, numbers[window], 0)
+                    there, close = touching(mine, cell // step)
+                    objects[k], crowded[k] = objects[k] + there, crowded[k] + close
     every = total * SINGLE_OBJECTS <= single
     apart = objects * TOUCHING > crowded
     return tuple(label for k, label in enumerate(labels, 1) if total[k] and every[k] and not apart[k])

@@ -35,7 +35,7 @@ DIM, BRIGHT = 10, 40  # by which gray levels are multiplied: two pictures of one
 def project(planted, studio) -> str:
     key = studio.add_project()
     planted.store.save_config(key, CONFIG)
-    planted.recipe = TrainConfig(steps=30, batch=4, check_every=10)
+    planted.recipe = TrainConfig(steps=30, batch=4)
     return key
 
 

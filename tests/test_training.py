@@ -25,7 +25,7 @@ from .studio import CONFIG
 from .weights import forget_layout
 
 LABELING = parse_config(CONFIG)
-GOOD = TrainConfig(steps=30, batch=4, check_every=10)
+GOOD = TrainConfig(steps=30, batch=4)
 BAD = TrainConfig(steps=1, batch=1)
 TWO = 2  # validation tasks: enough for those tests that ask for them to be measured on
 PIT = CONFIG.partition("<Label ")[2].partition("/>")[0]
