@@ -82,6 +82,12 @@ class LabelScores:
         self._intersections += same[labels]
         self._unions += (pairs.sum(0) + pairs.sum(1) - same)[labels]
 
+    def include(self, other: "LabelScores") -> None:
+        """Count the images that are counted in `other`."""
+        self.images += other.images
+        self._intersections += other._intersections
+        self._unions += other._unions
+
     def without(self, other: "LabelScores") -> "LabelScores":
         """The scores of the images that are not counted in `other`, all of whose images are counted in these."""
         rest = LabelScores(self.labels)

@@ -272,7 +272,7 @@ class Segmenter:
         first: NDArray[np.bool_],
         candidates: int,
     ) -> tuple[NDArray[np.bool_], NDArray[np.float32], tuple[Cut, ...]] | None:
-        """Masks, scores and cuts of a second look at an image of `size`, if the first mask (H, W) gives reason for one."""
+        """Masks, scores and cuts of a second look at an image of `size`, if the first mask (H, W) gives reason to."""
         if warm.picture is None or not isinstance(self.network, TinySam):
             return None
         window = window_for(size, first, prompt.points[prompt.positive], prompt.box)

@@ -26,7 +26,7 @@ from .buckets import Between, credentials, serving_s3
 from .planted import Planted
 from .studio import KEY, Studio, serving, wait_until
 
-QUICK = TrainConfig(steps=2, batch=2)  # for tests that do not ask how good it is
+QUICK = TrainConfig(steps=2, batch=2, check_every=2)  # for tests that do not ask how good it is
 
 
 @pytest.fixture(scope="session")

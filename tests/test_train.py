@@ -59,15 +59,15 @@ def test_a_few_scenes_teach_it_to_find_pits_in_others(segmenter: Segmenter) -> N
     samples = [
         Sample(str(seed), segmenter.embed(made.image), made.truth().astype(np.uint8)) for seed, made in scenes.items()
     ]
-    trained, _ = fit(samples[:8], config(), TrainConfig(steps=60, batch=4))
+    trained, _, _ = fit(samples[:8], config(), TrainConfig(steps=60, batch=4))
     assert validate(trained, samples[8:]).scores.mean > 0.4
-    untrained, _ = fit(samples[:1], config(), TrainConfig(steps=2, batch=1))
+    untrained, _, _ = fit(samples[:1], config(), TrainConfig(steps=2, batch=1))
     assert validate(untrained, samples[8:]).scores.mean < 0.2
 
 
 def test_it_learns_several_labels_at_once() -> None:
     samples = [made_up(i, labels=3) for i in range(12)]
-    decoder, _ = fit(samples[:8], config("pit", "crater", "boulder"), replace(SHORT, steps=100))
+    decoder, _, _ = fit(samples[:8], config("pit", "crater", "boulder"), replace(SHORT, steps=100))
     scores = validate(decoder, samples[8:]).scores
     assert list(scores.per_label) == ["pit", "crater", "boulder"]
     assert min(scores.per_label.values()) > 0.6
@@ -76,14 +76,14 @@ def test_it_learns_several_labels_at_once() -> None:
 def test_it_learns_objects_in_images_that_are_not_square() -> None:
     sizes = [(40, 80), (90, 60), (200, 100), (64, 64)]
     samples = [made_up(i, size=sizes[i % 4]) for i in range(12)]
-    decoder, _ = fit(samples[:8], config(), SHORT)
+    decoder, _, _ = fit(samples[:8], config(), SHORT)
     for sample in samples[8:]:
         assert validate(decoder, [sample]).scores.mean > 0.6, sample.embedding.size
 
 
 def test_it_learns_how_deep_in_an_object_a_pixel_lies() -> None:
     samples = [made_up(i) for i in range(10)]
-    decoder, _ = fit(samples[:8], config(), replace(SHORT, steps=150))
+    decoder, _, _ = fit(samples[:8], config(), replace(SHORT, steps=150))
     for sample in samples[8:]:
         distance = predict_pixels(decoder, sample.embedding).distance
         rows, columns = np.nonzero(sample.label_map)
@@ -97,13 +97,48 @@ def test_training_without_samples_is_refused() -> None:
         train([], [made_up(0)], config())
 
 
+def test_it_stops_early_and_keeps_the_best_weights() -> None:
+    """Training says background everywhere, validation says pit: from an untrained decoder on it only gets worse."""
+    training = [Sample("t", made_up(0).embedding, np.zeros((64, 64), np.uint8))]
+    validation = [Sample("v", made_up(1).embedding, np.ones((64, 64), np.uint8))]
+
+    def fitted(seed: int, steps: int) -> tuple[DomainDecoder, int, float, int]:
+        how = TrainConfig(steps=steps, first_steps=60, batch=2, check_every=2, patience=3, seed=seed)
+        taken = [0]
+        decoder, kept, held = fit(training, config(), how, validation, lambda step, _: taken.append(step))
+        assert held is not None
+        return decoder, kept, held.scores.mean, taken[-1]
+
+    # Not every seed's untrained decoder calls enough pixels pits to have something to lose.
+    seed = next(seed for seed in range(30) if fitted(seed, 2)[2] > 0.3)
+    best, kept, score, taken = fitted(seed, 60)
+    assert kept < taken == kept + 3 * 2 < 60
+    assert validate(best, validation).scores.mean == score > 0.3
+
+
+def test_on_the_way_it_looks_at_some_validation_images_and_at_the_end_at_all(monkeypatch: pytest.MonkeyPatch) -> None:
+    looked: list[int] = []
+    real = module.validate
+    monkeypatch.setattr(
+        module,
+        "validate",
+        lambda decoder, samples, check: (looked.append(len(samples)), real(decoder, samples, check))[1],
+    )
+    how = TrainConfig(steps=4, batch=1, check_every=2, checked=3)
+    _, _, held = fit([made_up(0)], config(), how, [made_up(i) for i in range(7)])
+    assert looked == [3, 3, 7] and held is not None and held.scores.images == 7
+    looked.clear()
+    fit([made_up(0), made_up(1)], config(), replace(how, many=1), [made_up(i) for i in range(7)])
+    assert looked == [3, 3, 7]  # of twice the steps no more often
+
+
 @pytest.mark.parametrize(("images", "expected"), [(1, 7), (3, 11), (9, 20), (12, 24), (15, 30), (17, 30)])
 def test_more_images_get_more_steps_up_to_a_limit(images: int, expected: int) -> None:
     how = TrainConfig(steps=20, first_steps=7, image_steps=2, many=10, longest=1.5, batch=1)
     taken = []
-    _, steps = fit([made_up(i) for i in range(images)], config(), how, lambda *given: taken.append(given))
+    _, steps, held = fit([made_up(i) for i in range(images)], config(), how, (), lambda *given: taken.append(given))
     assert taken == [(step, expected) for step in range(1, expected + 1)]
-    assert steps == expected
+    assert steps == expected and held is None
 
 
 def test_a_single_image_trains_a_decoder_that_nothing_is_known_of() -> None:
@@ -113,7 +148,7 @@ def test_a_single_image_trains_a_decoder_that_nothing_is_known_of() -> None:
 
 
 def test_with_enough_validation_images_it_learns_from_the_others_only() -> None:
-    how = TrainConfig(steps=3, batch=2, enough=2)
+    how = TrainConfig(steps=3, batch=2, check_every=30, enough=2)
     training, validation = [made_up(i) for i in range(3)], [made_up(7), made_up(8)]
     trained = train(training, validation, config(), how)
     assert not trained.cross_validated and trained.steps == 3
@@ -154,7 +189,7 @@ def folds_of(monkeypatch: pytest.MonkeyPatch, samples: Sequence[Sample], how: Tr
     ) -> tuple[DomainDecoder, int]:
         decoder = DomainDecoder(config)
         made[decoder] = {sample.task for sample in taught}, set(), how
-        return decoder, 1
+        return decoder, 1, None
 
     monkeypatch.setattr(module, "fit", fitted)
     monkeypatch.setattr(HeldOut, "add", lambda self, decoder, sample: made[decoder][1].add(sample.task))

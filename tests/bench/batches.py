@@ -25,7 +25,7 @@ TASKS, EARLY, IMAGES = 10_000, 1000, 200
 PATIENCE = 3600.0  # s, on however busy a machine
 SEEDS = 60_000
 FIRST = 10**9  # the first id of a prediction that Label Studio stores of its own accord, beyond all others
-RECIPE = TrainConfig(steps=100)  # what it finds does not matter, but it is to find something
+RECIPE = TrainConfig(steps=100, check_every=50)  # what it finds does not matter, but it is to find something
 
 
 def run(table: Table, broker: str) -> None:
