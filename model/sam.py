@@ -35,6 +35,8 @@ NAMES = ("tiny", "mobile_sam", "vit_b", "vit_l", "vit_h")
 FEATURES = 256  # channels of every SAM's embedding
 PER_CELL = 8  # px of a thumbnail along a side of an embedding's cell: half of the resolution that SAM sees
 BATCH = 4  # images in one forward on a GPU: ViT-H's attention over the whole image takes 0.5 GB of each
+PRECISIONS = "auto", "float32"  # of an encoder: half precision where that is quicker, or never
+SUFFIXES = {torch.float16: "-float16", torch.bfloat16: "-bfloat16"}  # of an encoder's id
 WARM = 8  # images of which the parts of every click are kept
 TINY_WEIGHTS = Path(__file__).parent / "weights" / "tiny.safetensors"
 # What a file that is cut short, empty, a saved error page, another pickle or other weights raises on loading.
@@ -154,12 +156,13 @@ class Segmentation:
 class Segmenter:
     """A loaded SAM. Stateless: every method may be called from many threads at once."""
 
-    def __init__(self, network: Sam, encoder_id: str, device: torch.device) -> None:
-        self.encoder_id = encoder_id
+    def __init__(self, network: Sam, encoder_id: str, device: torch.device, precision: str = "auto") -> None:
+        """`encoder_id` is of the weights, see `identify`; `precision` one of `PRECISIONS`."""
+        self.half = half_type(device, isinstance(network, TinySam), precision)
+        self.encoder_id = encoder_id + (SUFFIXES[self.half] if self.half else "")
         self.device = device
         self.network = network.to(device).eval().requires_grad_(False)
         self.input_size = int(network.image_encoder.img_size)
-        self.half = _half(device, network)
         self.batch = BATCH if device.type == "cuda" else 1  # images that are best embedded at once, by as many threads
         self.judge = fitted()  # of the tiny SAM's masks
         self._together: Together[torch.Tensor, list[NDArray[np.float16]]] = Together(self.encode, self.batch)
@@ -336,18 +339,25 @@ def _asked(prompt: Prompt, size: tuple[int, int], side: int) -> Asked:
     return Asked(clicks[prompt.positive], clicks[~prompt.positive], box)
 
 
-def _half(device: torch.device, network: Sam) -> torch.dtype | None:
-    """The type of 16 bits in which an encoder is quickest, if in any.
+def half_type(device: torch.device, tiny: bool, precision: str = "auto") -> torch.dtype | None:
+    """The type of 16 bits in which a SAM's encoder is quickest on a device, None for float32.
 
     ViT-B takes 7 s instead of 12.5 in bfloat16 on two cores that have AMX. Masks are as good: with the tiny SAM's
     encoder in it the IoU of 114 clicks on seven packs changed by -0.0007 ± 0.0018, of boxes by -0.0001 ± 0.0001. The
-    tiny one, which would take two thirds of its 75 ms, stays what it is on every machine: decoders learn from it.
+    `tiny` one, which would take two thirds of its 75 ms, stays what it is on every machine: decoders learn from it.
     """
+    if precision == "float32" or tiny:
+        return None
     if device.type == "cuda":
         return torch.float16
-    if device.type == "cpu" and not isinstance(network, TinySam) and has_bfloat16():
-        return torch.bfloat16
-    return None
+    return torch.bfloat16 if device.type == "cpu" and has_bfloat16() else None
+
+
+def weights_of(encoder_id: str) -> str:
+    """An encoder's id without its precision: a decoder reads what the same weights give, in whatever precision."""
+    for suffix in SUFFIXES.values():
+        encoder_id = encoder_id.removesuffix(suffix)
+    return encoder_id
 
 
 def choose_device(name: str) -> torch.device:
@@ -359,16 +369,25 @@ def choose_device(name: str) -> torch.device:
     return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
 
 
-def load(name: str, checkpoint: Path | None = None, device: str = "auto", exports: Path | None = None) -> Segmenter:
+def load(
+    name: str,
+    checkpoint: Path | None = None,
+    device: str = "auto",
+    exports: Path | None = None,
+    precision: str = "auto",
+) -> Segmenter:
     """Load a SAM by name: one of `NAMES`. `tiny` needs no checkpoint, the others their file.
 
     In the folder `exports` is kept what ONNX Runtime runs on a CPU, so that it need not be made at every start.
+    `precision` is one of `PRECISIONS`; what is not computed in float32 has another encoder id.
 
     Raises SamError when the name is unknown, the file is missing, or its weights do not fit the network.
     """
     network = load_network(name, checkpoint)
     place, encoder_id = choose_device(device), identify(name, checkpoint)
-    segmenter = Segmenter(network, encoder_id, place)
+    segmenter = Segmenter(network, encoder_id, place, precision)
+    if place.type == "cuda" and segmenter.half is None:
+        torch.backends.cudnn.allow_tf32 = False  # 10 bits of mantissa, where float32 has 23
     if place.type == "cpu":
         accelerate(network, exports and exports / encoder_id, segmenter.half is not None)
     return segmenter
@@ -400,9 +419,15 @@ def load_network(name: str, checkpoint: Path | None = None) -> Sam:
 
 
 def identify(name: str, checkpoint: Path | None = None) -> str:
-    """The encoder's id of a SAM: its name and the first digits of its weights' sha256. Raises OSError."""
+    """The encoder's id of a SAM in float32: its name and the first digits of its weights' sha256. Raises OSError."""
     with (checkpoint or TINY_WEIGHTS).open("rb") as file:
         return f"{name}-{hashlib.file_digest(file, 'sha256').hexdigest()[:12]}"
+
+
+def identify_on(name: str, checkpoint: Path | None, device: str, precision: str) -> str:
+    """The encoder's id that `load` would give, without loading it. Raises OSError."""
+    half = half_type(choose_device(device), name == "tiny", precision)
+    return identify(name, checkpoint) + (SUFFIXES[half] if half else "")
 
 
 def _build(name: str) -> Sam:
