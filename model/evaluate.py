@@ -110,10 +110,10 @@ class LabelScores:
 
 
 def main() -> None:
-    """Command line: `python -m model.evaluate prompts --help`, or `refinement`."""
-    from model import prompts, refinement  # they build on this module
+    """Command line: `python -m model.evaluate prompts --help`, or `refinement`, or `agreement`."""
+    from model import agreement, prompts, refinement  # they build on this module
 
-    commands = {"prompts": prompts.main, "refinement": refinement.main}
+    commands = {"prompts": prompts.main, "refinement": refinement.main, "agreement": agreement.main}
     if len(sys.argv) < 2 or sys.argv[1] not in commands:
         sys.exit(f"usage: python -m model.evaluate {'|'.join(commands)} [options]")
     commands[sys.argv[1]](sys.argv[2:])
