@@ -21,7 +21,8 @@ def folder(settings: Settings) -> Path:
 def in_use(settings: Settings) -> str:
     """The encoder's id of the SAM that is set, "" if its checkpoint is not there."""
     try:
-        return sam.identify(settings.sam, checkpoints.needed(settings.sam, settings.home / "checkpoints"))
+        file = checkpoints.needed(settings.sam, settings.home / "checkpoints")
+        return sam.identify_on(settings.sam, file, settings.device, settings.precision)
     except (CheckpointError, OSError):
         return ""
 

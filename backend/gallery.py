@@ -91,7 +91,7 @@ class Gallery:
         if decoder is None:
             raise Unavailable(f"version {number} is of another release of Skylight and cannot be drawn; train anew")
         pictures = self.service.pictures.seen(decoder.config.normalisation)
-        if decoder.config.encoder_id != pictures.segmenter.encoder_id:
+        if not self.service.reads(decoder.config.encoder_id):
             made = decoder.config.encoder_id
             raise Unavailable(
                 f"version {number} reads embeddings of another SAM, {made}; set SKYLIGHT_SAM back to that"

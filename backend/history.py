@@ -31,6 +31,7 @@ class Version:
     verdict: str
     promoted: bool
     labels: tuple[str, ...]
+    error: float | None = None  # standard error of `mean_iou`, None where it is not known
 
 
 @dataclass(frozen=True)
@@ -102,6 +103,7 @@ def summary(card: Mapping[str, Any]) -> Version:
         verdict=str(card.get("verdict") or ""),
         promoted=bool(card.get("promoted")),
         labels=tuple(card.get("labels") or ()),
+        error=measured.get("error"),
     )
 
 

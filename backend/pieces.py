@@ -46,7 +46,7 @@ def pieces(pictures: Pictures, record: SampleRecord, sample: Sample) -> list[Sam
             label_map, there = sample.label_map[part].copy(), raster.known(window)
             if there is not None:
                 label_map[~there] = IGNORE
-            made.append(Sample(sample.task, embedding, label_map, objects))
+            made.append(Sample(sample.task, embedding, label_map, objects, sample.image))
         return made
     except (SkylightError, ImageError) as error:
         log.error("annotation %s is left out: %s", record.annotation, error)

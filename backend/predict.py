@@ -207,7 +207,7 @@ def preannotation(
         part = Part(each.top, each.left, embedding.size)
         regions += draw(output, each.part, output.spelled(labeling.labels[each.label]), each.score, part_of=part)
     check_regions(regions, labeling, embedding.size)
-    return regions, round(confidence(decided), 4)
+    return regions, round(confidence(decided, prediction.count), 4)
 
 
 def image_url(task: dict[str, Any], source: Labeling | Output, index: int | None = None) -> str:

@@ -31,6 +31,7 @@ from model import checkpoints, decoder, sam
 from model.decoder import DomainDecoder, OtherLayout
 from model.embeddings import EmbeddingCache
 from model.images import content_hash
+from model.sam import weights_of
 from model.tiles import default_side
 from model.train import TrainConfig
 
@@ -121,7 +122,8 @@ class Service:
 
     def _load_pictures(self) -> Pictures:
         settings = self.settings
-        segmenter = sam.load(settings.sam, self.check_weights(), settings.device, settings.home / "exports")
+        exports = settings.home / "exports"
+        segmenter = sam.load(settings.sam, self.check_weights(), settings.device, exports, settings.precision)
         self.verify(segmenter.encoder_id)
         memory, disk = settings.memory_mb * MEGABYTE, settings.disk_mb * MEGABYTE
         folder = settings.home / "embeddings"
@@ -149,8 +151,12 @@ class Service:
         found = self.sound(project)
         if found is None:
             return None
-        fits = found.config.labels == labeling.labels and found.config.encoder_id == self.pictures.segmenter.encoder_id
+        fits = found.config.labels == labeling.labels and self.reads(found.config.encoder_id)
         return found if fits else None
+
+    def reads(self, encoder_id: str | None) -> bool:
+        """Whether a decoder of an encoder's embeddings can be served: those of the same weights, in any precision."""
+        return weights_of(encoder_id or "") == weights_of(self.pictures.segmenter.encoder_id)
 
     def decoder_of(self, project: str, number: int) -> DomainDecoder | None:
         """The decoder of any version, None if its layout is another release's.

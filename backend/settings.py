@@ -22,6 +22,7 @@ PREFIX = "SKYLIGHT_"
 MEGABYTE = 2**20  # what "MB" means below
 ACCEPTED = ("submitted", "ground_truth", "reviewed")
 CONSENSUS = ("newest", "majority")
+PRECISIONS = ("auto", "float32")  # as `model.sam.PRECISIONS`
 OUTPUTS = ("brush", "bitmask", "polygon", "vector", "rectangle")
 LOG_LEVELS = ("DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL")
 LOG_FORMATS = ("auto", "text", "json")
@@ -209,6 +210,13 @@ class Settings:
     )
     sam: str = _variable("SKYLIGHT_SAM", "tiny", "name of the SAM checkpoint", _text)
     device: str = _variable("SKYLIGHT_DEVICE", "auto", "auto, cpu, mps, cuda or cuda:<number>", _device)
+    precision: str = _variable(
+        "SKYLIGHT_PRECISION",
+        "auto",
+        "auto: SAMs but the tiny one encode in half precision where that is quicker; float32: nowhere, so that "
+        "machines with and without a GPU share their embeddings",
+        _one_of(*PRECISIONS),
+    )
     checkpoint_url: str = _variable(
         "SKYLIGHT_CHECKPOINT_URL", "", "base URL of a mirror for checkpoints", _url("http", "https", "file")
     )

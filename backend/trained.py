@@ -60,7 +60,7 @@ def trained(service: Service, given: str, number: int | None = None) -> Version:
     if decoder is None:
         raise Unavailable(f"version {chosen} of project {project} is of another release of Skylight; train anew")
     encoder = service.pictures.segmenter.encoder_id
-    if decoder.config.encoder_id != encoder:
+    if not service.reads(decoder.config.encoder_id):
         raise Unavailable(
             f"version {chosen} of project {project} reads embeddings of {decoder.config.encoder_id}, not of {encoder}; "
             "set SKYLIGHT_SAM to that SAM, or train anew"

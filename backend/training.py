@@ -2,8 +2,8 @@
 
 import itertools
 import logging
-from collections.abc import Callable, Sequence
-from dataclasses import asdict
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import asdict, replace
 from datetime import UTC, datetime
 from typing import Any
 
@@ -25,13 +25,12 @@ from backend.trace import fail
 from model import decoder as decoders
 from model.consensus import agreed_objects, majority
 from model.decoder import DecoderConfig
-from model.evaluate import LabelScores
 from model.images import ImageError
 from model.metrics import paired
 from model.normalisation import OWN, Normalisation
 from model.runtime import give_back
 from model.shelf import Shelf
-from model.train import IGNORE, Sample, Trained, in_validation, train, validate
+from model.train import IGNORE, NEUTRAL, HeldOut, Sample, Trained, in_validation, train, validate
 
 IN_MEMORY = 100_000_000  # bytes of samples, some 50 of 512 px; all 500 of one training took it to 2.3 GB
 FORGET_EVERY = 4  # steps, of 8 crops, each of which reads most of an embedding's pages, 1.3 MB; or samples looked at
@@ -69,8 +68,8 @@ def _train_version(service: Service, project: str, asked: bool, shelf: Shelf) ->
         ahead.want(service, project)
     note_left_out(service, project, labeling, tasks, used)
     samples = _learned_from(pictures, used, shelf)
-    training = [sample for sample in samples if not in_validation(sample.task)]
-    validation = [sample for sample in samples if in_validation(sample.task)]
+    training = [sample for sample in samples if not in_validation(sample.group)]
+    validation = [sample for sample in samples if in_validation(sample.group)]
     if not training:
         training, validation = validation, []
     if not training:
@@ -107,7 +106,8 @@ def _train_version(service: Service, project: str, asked: bool, shelf: Shelf) ->
         other = service.pictures.seen(how)
         return _learned_from(other, load(service, other, project, labeling, tasks, shelf), shelf)
 
-    verdict, promoted = gate(service, project, labeling, trained, validation, seen, check)
+    drawn = {sample.task: {str(each.annotation): each.updated_at for each in records} for records, sample in used}
+    verdict, promoted = gate(service, project, labeling, trained, validation, seen, check, drawn)
     card = {
         "created_at": datetime.now(UTC).isoformat(timespec="seconds"),
         **ingredients,
@@ -194,7 +194,8 @@ def note_left_out(
 def measured(trained: Trained, training: list[Sample], validation: list[Sample]) -> dict[str, Any]:
     """What a version's card says of its training and of how good it is.
 
-    `trained_on` are the tasks its weights have seen: all of them, unless there were enough to validate on others.
+    `trained_on` are the tasks its weights have seen: all of them, unless there were enough to validate on others;
+    `trained_on_images` the sha256 of their pictures, without which a version is of a release that split by tasks.
     """
     held, config = trained.held, trained.decoder.config
     kept_apart = validation if held is not None and not trained.cross_validated else []
@@ -203,14 +204,15 @@ def measured(trained: Trained, training: list[Sample], validation: list[Sample])
         "training_images": len(seen),
         "validation_images": len(kept_apart),
         "trained_on": sorted({sample.task for sample in seen}),
+        "trained_on_images": sorted({sample.group for sample in seen}),
         "steps": trained.steps,
         "seconds": round(trained.seconds, 2),
         "separate": list(config.separate),
         "temperature": round(config.temperature, 4),
         "cross_validated": trained.cross_validated,
-        "validation": _metrics(trained.scores),
+        "validation": _metrics(held),
         "per_task": held.per_task if held else {},
-        "ece": round(held.ece(config.temperature), 4) if held else None,
+        "ece": round(held.ece(least=NEUTRAL if trained.cross_validated else 0.0), 4) if held else None,
     }
 
 
@@ -240,12 +242,15 @@ def gate(
     validation: list[Sample],
     seen: Callable[[Normalisation], list[Sample]] | None = None,
     check: Callable[[], None] = lambda: None,
+    drawn: Mapping[str, Mapping[str, str]] | None = None,
 ) -> tuple[str, bool]:
     """Why the new decoder may be served or not, and whether: not if the current one is better beyond the noise.
 
-    Image by image the mean IoU of the new one is compared with the current one's: on the validation tasks that the
-    current one's weights have not seen, or, where those are too few, as both did in cross-validation. `seen` gives
-    all samples by another normalisation, should the current one have another; `check` is called for each.
+    Image by image the mean IoU of the new one is compared with the current one's: on the validation images that the
+    current one's weights have not seen, or, where those are too few, as both did in cross-validation. Of images that
+    have chosen something of the current one its card knows the IoU of what others would have chosen; that counts while
+    they are annotated as they were: `drawn` has each task's annotations with their `updated_at`. `seen` gives all
+    samples by another normalisation, should the current one have another; `check` is called for each.
     """
     try:
         current = service.decoder(project, labeling)
@@ -254,18 +259,57 @@ def gate(
         return f"promoted: {error}", True
     if current is None:
         return "promoted: nothing that fits the labels and the SAM was served", True
-    if trained.held is None:
-        return "promoted: a single image is learned from, and none is left to compare on", True
+    held, enough = trained.held, service.recipe.enough
+    if held is None:
+        return "promoted: of no image is it known how decoders do that have not learned from it", True
     if trained.cross_validated:
         served = card.get("per_task", {}) if card.get("cross_validated") else {}
+        tasks = _one_of_each(held, served, alone="trained_on_images" not in card)
         kind = "images left out in cross-validation by both"
-        return judge(trained.held.per_task, served, kind, service.recipe.enough)
+        return judge({task: held.per_task[task] for task in tasks}, served, kind, enough)
     if seen is not None and current.config.normalisation != trained.decoder.config.normalisation:
-        tasks = {sample.task for sample in validation}
-        validation = [sample for sample in seen(current.config.normalisation) if sample.task in tasks]
-    unseen = [sample for sample in validation if sample.task not in card.get("trained_on", ())]
+        groups = {sample.group for sample in validation}
+        validation = [sample for sample in seen(current.config.normalisation) if sample.group in groups]
+    used = _used(card, validation)
+    unseen = [sample for sample in validation if sample.group not in used]
+    served = _known(card, validation, drawn) | validate(current, unseen, check).per_task
     kind = "images that neither has learned from"
-    return judge(trained.held.per_task, validate(current, unseen, check).per_task, kind, service.recipe.enough)
+    return judge({task: held.per_task[task] for task in _one_of_each(held, served)}, served, kind, enough)
+
+
+def _used(card: dict[str, Any], samples: Sequence[Sample]) -> set[str]:
+    """The images, of some samples, that a version has learned from or that have chosen something of it."""
+    images, tasks = set(card.get("trained_on_images", ())), {*card.get("trained_on", ()), *card.get("per_task", ())}
+    return {sample.group for sample in samples if sample.group in images or sample.task in tasks}
+
+
+def _known(
+    card: dict[str, Any], samples: Sequence[Sample], drawn: Mapping[str, Mapping[str, str]] | None
+) -> dict[str, float]:
+    """The IoU that a version's card has of tasks that it has not learned from and that are annotated as they were.
+
+    A version of a release that split by tasks was measured on the very images that had chosen it: nothing is known.
+    """
+    if "trained_on_images" not in card or card.get("cross_validated"):
+        return {}
+    then, learned = card.get("annotations", {}), set(card["trained_on_images"])
+    known: dict[str, float] = card.get("per_task", {})
+    return {
+        sample.task: known[sample.task]
+        for sample in samples
+        if sample.task in known
+        and sample.group not in learned
+        and (drawn is None or all(then.get(one) == at for one, at in drawn.get(sample.task, {}).items()))
+    }
+
+
+def _one_of_each(held: HeldOut, others: Collection[str], alone: bool = False) -> list[str]:
+    """Tasks that were measured and are among others, one for each image; `alone`: of images in one task only."""
+    by_image: dict[str, list[str]] = {}
+    for task, image in sorted(held.image_of.items()):
+        by_image.setdefault(image, []).append(task)
+    kept = (tasks for tasks in by_image.values() if len(tasks) == 1 or not alone)
+    return [found[0] for tasks in kept if (found := [task for task in tasks if task in others])]
 
 
 def judge(new: dict[str, float], served: dict[str, float], images: str, enough: int) -> tuple[str, bool]:
@@ -298,7 +342,7 @@ def load_task(
     maps = [sample.label_map for _, sample in read]
     agreed = majority(maps)
     objects = agreed_objects(agreed, maps, [sample.instances for _, sample in read])
-    return [each for each, _ in read], Sample(read[0][1].task, read[0][1].embedding, agreed, objects)
+    return [each for each, _ in read], replace(read[0][1], label_map=agreed, instances=objects)
 
 
 def load_sample(
@@ -314,7 +358,7 @@ def load_sample(
         log.error("project %s annotation %s is left out: %s", project, record.annotation, error)
         fail(error)
         return None
-    return Sample(str(record.task), embedding, remap(drawn, record.labels, labeling.labels), objects)
+    return Sample(str(record.task), embedding, remap(drawn, record.labels, labeling.labels), objects, record.image)
 
 
 def remap(label_map: NDArray[np.uint8], drawn: tuple[str, ...], wanted: tuple[str, ...]) -> NDArray[np.uint8]:
@@ -329,10 +373,11 @@ def remap(label_map: NDArray[np.uint8], drawn: tuple[str, ...], wanted: tuple[st
     return remapped
 
 
-def _metrics(scores: LabelScores | None) -> dict[str, Any] | None:
-    if scores is None:
+def _metrics(held: HeldOut | None) -> dict[str, Any] | None:
+    if held is None:
         return None
     return {
-        "mean_iou": round(scores.mean, 4),
-        "iou": {k: round(v, 4) for k, v in scores.per_label.items()},
+        "mean_iou": round(held.scores.mean, 4),
+        "error": None if held.error is None else round(held.error, 4),
+        "iou": {k: round(v, 4) for k, v in held.scores.per_label.items()},
     }

@@ -12,6 +12,7 @@ from scipy import ndimage
 
 from model import packs, synthetic
 from model.cutouts import Cutouts
+from model.instances import numbers_of
 from model.variety import varied_picture
 
 PADDING = np.array([124, 116, 104], np.uint8)  # the pixel mean: 0 once normalised, as segment-anything pads
@@ -120,7 +121,7 @@ class Pictures:
         """A square window around some object, which then fills 4-80 % of its side; or, one time in five, all."""
         instances = maps[0]
         rng, (h, w) = self.rng, instances.shape
-        ids = np.unique(instances)[1:]
+        ids = numbers_of(instances)
         window = (0, 0, max(h, w))
         if len(ids) and rng.random() > 0.2:
             rows, columns = np.nonzero(instances == rng.choice(ids))

@@ -112,7 +112,9 @@ def locate(name: str, folder: Path) -> Path:
 
 def verify(name: str, encoder_id: str) -> None:
     """Raise CheckpointError if an encoder's id, which holds its weights' sha256, is not the published file's."""
-    if name in CHECKPOINTS and not CHECKPOINTS[name].sha256.startswith(encoder_id.rpartition("-")[2]):
+    if name in CHECKPOINTS and not CHECKPOINTS[name].sha256.startswith(
+        encoder_id.removeprefix(f"{name}-").partition("-")[0]
+    ):
         raise CheckpointError(
             f"The file of the checkpoint {name}, {CHECKPOINTS[name].file_name}, is damaged: its sha256 is not the "
             f"published one. Delete it and run: skylight checkpoints download {name}"

@@ -117,8 +117,9 @@ def answer_in(
     prompt: "Prompt",
     judge: Choice,
     candidates: int = 3,
-) -> tuple[NDArray[np.bool_], NDArray[np.float32]]:
-    """SAM's masks in a window, (K, H, W) bool of the whole image, and their predicted IoUs (K,) float32.
+) -> tuple[NDArray[np.bool_], NDArray[np.float32], NDArray[np.float32]]:
+    """SAM's masks in a window, (K, H, W) bool of the whole image, their predicted IoUs (K,) float32, and the logits
+    (K, h, w) float32 of the window that they are cut from.
 
     Those that the `judge` likes best first, at most `candidates` of them.
 
@@ -163,4 +164,4 @@ def answer_in(
     for mask, whole in zip(masks, chosen, strict=True):
         enlarged = enlarge(whole[: seen.rows, : seen.columns], (height, width))
         mask[row : row + height, column : column + width] = clicked_parts(enlarged, points[positive] - corner)
-    return masks, expected
+    return masks, expected, chosen[:, : seen.rows, : seen.columns]

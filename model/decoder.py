@@ -25,13 +25,16 @@ from model.seals import Damaged, metadata_of
 LAYOUT = 5
 
 
+MOST_LABELS = 254  # a label map has 8 bits: 0 is the background, 255 what is to be ignored
+
+
 class OtherLayout(ValueError):
     """A decoder's file is of another version of the network; the message says which and what to do."""
 
 
 @dataclass(frozen=True)
 class DecoderConfig:
-    """What a decoder is for, and its size."""
+    """What a decoder is for, and its size. Raises ValueError if there are more labels than a label map can hold."""
 
     labels: tuple[str, ...]  # in the order of the project's config; class k + 1 is labels[k], class 0 background
     encoder_id: str  # of the SAM whose embeddings it reads; no other's will do
@@ -41,6 +44,10 @@ class DecoderConfig:
     separate: tuple[str, ...] = ()  # labels whose regions were single objects: touching ones are to be told apart
     temperature: float = 1.0  # the logits are divided by it before they are probabilities (arXiv 1706.04599)
     normalisation: Normalisation = OWN  # of the pictures it was trained on, and of those it is asked about
+
+    def __post_init__(self) -> None:
+        if len(self.labels) > MOST_LABELS:
+            raise ValueError(f"a decoder tells at most {MOST_LABELS} labels apart, not {len(self.labels)}: drop some")
 
 
 class DomainDecoder(nn.Module):
@@ -71,14 +78,24 @@ class DomainDecoder(nn.Module):
         self.head = _quarters(fine, len(config.labels) + 1)
         self.distance = _quarters(fine, 1)
 
-    def forward(self, features: Tensor, picture: Tensor, detail: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    def forward(
+        self, features: Tensor, picture: Tensor, detail: Tensor | None = None, classes: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
         """Logits (B, labels + 1, 8h, 8w), and of the distance to the rim, 0 to 1 at the deepest, (B, 1, 8h, 8w).
 
         `features` (B, 256 + C, h, w), the context last, `picture` (B, 3, 8h, 8w) in [-1, 1], `detail` (B, D, 2h, 2w),
-        None if the configuration has none.
+        None if the configuration has none. With `classes` (K,) int64 only their logits, (B, K, 8h, 8w).
         """
         fine = self.trunk(features, picture, detail)
-        return F.pixel_shuffle(self.head(fine), 2), F.pixel_shuffle(self.distance(fine), 2)
+        return self.logits(fine, classes), F.pixel_shuffle(self.distance(fine), 2)
+
+    def logits(self, fine: Tensor, classes: Tensor | None = None) -> Tensor:
+        """What the `trunk` gave (B, channels / 2, h, w) as logits (B, labels + 1, 2h, 2w), or of some `classes`."""
+        if classes is None:
+            return F.pixel_shuffle(self.head(fine), 2)
+        rows = (4 * classes[:, None] + torch.arange(4)).flatten()
+        bias = None if self.head.bias is None else self.head.bias[rows]
+        return F.pixel_shuffle(F.conv2d(fine, self.head.weight[rows], bias), 2)
 
     def trunk(self, features: Tensor, picture: Tensor, detail: Tensor | None = None) -> Tensor:
         """All but the heads: (B, channels / 2, 4h, 4w)."""

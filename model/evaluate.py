@@ -105,10 +105,25 @@ class LabelScores:
         """Count one image's answer against its truth."""
         self.images += 1
         known = truth != 255
-        for k in range(len(self.labels)):
-            a, b = (found == k + 1) & known, truth == k + 1
-            self._intersections[k] += np.count_nonzero(a & b)
-            self._unions[k] += np.count_nonzero(a | b)
+        pairs = np.bincount(found[known].astype(np.uint16) << 8 | truth[known], minlength=1 << 16).reshape(256, 256)
+        same = pairs.diagonal()
+        labels = slice(1, len(self.labels) + 1)
+        self._intersections += same[labels]
+        self._unions += (pairs.sum(0) + pairs.sum(1) - same)[labels]
+
+    def include(self, other: "LabelScores") -> None:
+        """Count the images that are counted in `other`."""
+        self.images += other.images
+        self._intersections += other._intersections
+        self._unions += other._unions
+
+    def without(self, other: "LabelScores") -> "LabelScores":
+        """The scores of the images that are not counted in `other`, all of whose images are counted in these."""
+        rest = LabelScores(self.labels)
+        rest.images = self.images - other.images
+        rest._intersections = self._intersections - other._intersections
+        rest._unions = self._unions - other._unions
+        return rest
 
     @property
     def per_label(self) -> dict[str, float]:
@@ -124,10 +139,10 @@ class LabelScores:
 
 
 def main() -> None:
-    """Command line: `python -m model.evaluate prompts --help`, or `refinement`."""
-    from model import prompts, refinement  # they build on this module
+    """Command line: `python -m model.evaluate prompts --help`, or `refinement`, or `agreement`."""
+    from model import agreement, prompts, refinement  # they build on this module
 
-    commands = {"prompts": prompts.main, "refinement": refinement.main}
+    commands = {"prompts": prompts.main, "refinement": refinement.main, "agreement": agreement.main}
     if len(sys.argv) < 2 or sys.argv[1] not in commands:
         sys.exit(f"usage: python -m model.evaluate {'|'.join(commands)} [options]")
     commands[sys.argv[1]](sys.argv[2:])

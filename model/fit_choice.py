@@ -20,6 +20,7 @@ from torch import Tensor
 from model import packs, sam
 from model.choice import LEVELS, Choice, Cut
 from model.evaluate import any_point, correction_click, interior_point, iou, loose_box
+from model.instances import numbers_of
 from model.prompts import SMALLEST
 
 HIDDEN = 16
@@ -98,7 +99,7 @@ def gather(segmenter: sam.Segmenter, data: Path, images: int, objects: int, ever
         if (item.held_out or every) and taken.setdefault(item.pack, 0) < images:
             taken[item.pack] += 1
             image, instances = item.read()
-            masks = [instances == k for k in np.unique(instances)[1:]]
+            masks = [instances == k for k in numbers_of(instances)]
             usable = [mask for mask in masks if SMALLEST <= mask.sum() <= 0.85 * mask.size]
             step = max(len(usable) // objects, 1)
             found += questions(segmenter, item.pack, image, usable[::step][:objects])

@@ -29,16 +29,23 @@ def grey(planes: Tensor) -> Tensor:
     return found
 
 
-def lines(odds: Tensor, seen: Tensor, inside: Tensor) -> tuple[Tensor, Tensor]:
-    """Log-odds (K, n, n) as `slope` x grey + `start`, each (K, n, n).
+def reach(side: int) -> int:
+    """The radius of a window, in cells of a grid of `side` x `side`."""
+    return max(side // REACH, 1)
 
-    `seen` (n, n) is the grey of the same square in [0, 1], `inside` (n, n) 1 where the picture lies, 0 beyond it.
+
+def lines(odds: Tensor, seen: Tensor, inside: Tensor, radius: int | None = None) -> tuple[Tensor, Tensor]:
+    """Log-odds (K, h, w) as `slope` x grey + `start`, each (K, h, w).
+
+    `seen` (h, w) is the grey of the same cells in [0, 1], `inside` (h, w) 1 where the picture lies, 0 beyond it.
+    `radius` is that of the windows, by default that for a whole grid; of a part of a grid the cells within twice the
+    radius of its rim are not those of the whole.
     """
-    reach = max(int(seen.shape[-1]) // REACH, 1)
-    there = _sum(inside[None], reach).clamp(min=1e-6)
+    radius = reach(int(seen.shape[-1])) if radius is None else radius
+    there = _sum(inside[None], radius).clamp(min=1e-6)
 
     def around(*values: Tensor) -> tuple[Tensor, ...]:
-        means = _sum(torch.cat(values) * inside, reach) / there
+        means = _sum(torch.cat(values) * inside, radius) / there
         return torch.split(means, [len(each) for each in values])
 
     near, picture = odds.clamp(-NEAR, NEAR), seen[None]
@@ -48,12 +55,12 @@ def lines(odds: Tensor, seen: Tensor, inside: Tensor) -> tuple[Tensor, Tensor]:
     return slope, start + (odds - near)
 
 
-def _sum(values: Tensor, reach: int) -> Tensor:
-    """Of the square around each, (C, n, n), 0 beyond: by shifts, in a third of `avg_pool2d`'s time."""
-    side, shifts = int(values.shape[-1]), range(2 * reach + 1)
-    down = F.pad(values, (0, 0, reach, reach))
-    across = F.pad(reduce(torch.add, (down[:, k : k + side] for k in shifts)), (reach, reach))
-    return reduce(torch.add, (across[..., k : k + side] for k in shifts))
+def _sum(values: Tensor, radius: int) -> Tensor:
+    """Of the square around each, (C, h, w), 0 beyond: by shifts, in a third of `avg_pool2d`'s time."""
+    (height, width), shifts = (int(side) for side in values.shape[-2:]), range(2 * radius + 1)
+    down = F.pad(values, (0, 0, radius, radius))
+    across = F.pad(reduce(torch.add, (down[:, k : k + height] for k in shifts)), (radius, radius))
+    return reduce(torch.add, (across[..., k : k + width] for k in shifts))
 
 
 def logits(odds: Tensor) -> Tensor:

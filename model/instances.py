@@ -5,6 +5,7 @@ watershed, arXiv 1611.08303): a hill per object with a valley wherever two of th
 """
 
 from collections.abc import Iterable
+from typing import Any
 
 import cv2
 import numpy as np
@@ -79,13 +80,19 @@ def _is_one_object(mask: NDArray[np.bool_]) -> bool:
     return parts == 1 or bool(areas.max() >= WHOLE * areas.sum())
 
 
+def numbers_of(instances: NDArray[Any]) -> NDArray[Any]:
+    """The numbers of an instance map's objects (N,), rising; 0, where there is none, is not among them."""
+    numbers = np.unique(instances)
+    return numbers[numbers != 0]
+
+
 def touching(instances: NDArray[np.uint16], reach: int) -> tuple[int, int]:
     """How many objects an instance map (H, W) holds, and how many of them have another one's pixels `reach` px off."""
     around = np.ones((2 * reach + 1,) * 2, np.uint8)
     highest = cv2.dilate(instances, around)
     lowest = cv2.erode(np.where(instances == 0, np.uint16(np.iinfo(np.uint16).max), instances), around)
     beside = (instances > 0) & ((highest != instances) | (lowest != instances))
-    return len(np.unique(instances[instances > 0])), len(np.unique(instances[beside]))
+    return len(numbers_of(instances)), len(np.unique(instances[beside]))
 
 
 def separate(

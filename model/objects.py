@@ -18,6 +18,7 @@ from scipy.sparse.csgraph import connected_components
 from model.found import Found, Wide
 from model.instances import separate
 from model.planes import Plane
+from model.predict import MARGIN, likeliest
 from model.rasters import Window
 from model.tiles import Strip
 
@@ -26,7 +27,6 @@ __all__ = ["UNKNOWN", "Found", "Map", "Wide"]
 UNKNOWN = 255  # in a label map: nothing is known of the pixel
 SURE = 255  # a certainty of 1
 ROWS = 128  # of a strip that are taken in at a time: what is made of them takes 19 bytes a pixel
-MARGIN = 5  # px around an object that `separate` looks at: four of its smoothing, one of its tops
 # px of the window around a connected part. What is larger stays one object: telling apart takes some 40 bytes a pixel.
 LARGEST_SEPARATED = 16_000_000
 LARGEST_WHOLE = 4_000_000  # px of an object's bounding box; what is larger is read some rows at a time
@@ -59,10 +59,9 @@ class Parts:
 
     def add(self, top: int, mask: NDArray[np.bool_], certainty: NDArray[np.uint8]) -> None:
         """The next rows, (h, W) bool from row `top` on, and how sure they are, (h, W) uint8."""
-        self.strips.append((top, len(mask), self.count))
         if not mask.any():
-            self.last = None
-            return
+            return self.skip(top, len(mask))
+        self.strips.append((top, len(mask), self.count))
         found, numbered, stats, centres = cv2.connectedComponentsWithStats(mask.view(np.uint8), connectivity=8)
         left, above, width, height, area = stats[1:].astype(np.int64).T
         self.areas.append(area)
@@ -80,6 +79,11 @@ class Parts:
             self.joined += [_touching(self.last, rows[0], shift) for shift in (-1, 0, 1)]
         self.last = rows[1]
         self.count += found - 1
+
+    def skip(self, top: int, height: int) -> None:
+        """The next rows, `height` of them from row `top` on, hold nothing of it."""
+        self.strips.append((top, height, self.count))
+        self.last = None
 
     def whole(self) -> Whole:
         """The whole parts."""
@@ -134,14 +138,23 @@ class Map:
             height = len(strip.known)
             for top in range(0, height, ROWS):
                 rows = slice(top, min(top + ROWS, height))
-                self._take(strip.top + top, strip.probabilities[:, rows], strip.distance[rows], strip.known[rows])
+                winner = likeliest(
+                    strip.probabilities[:, rows], None if strip.classes is None else strip.classes[:, rows]
+                )
+                self._take(
+                    strip.top + top, winner, strip.probabilities[:, rows], strip.distance[rows], strip.known[rows]
+                )
             yield strip.top + height
 
     def _take(
-        self, top: int, probabilities: NDArray[np.float16], distance: NDArray[np.float16], known: NDArray[np.bool_]
+        self,
+        top: int,
+        winner: NDArray[np.uint8],
+        probabilities: NDArray[np.float16],
+        distance: NDArray[np.float16],
+        known: NDArray[np.bool_],
     ) -> None:
         """Rows of a strip, from row `top` on."""
-        winner = probabilities.argmax(0).astype(np.uint8)
         winner[~known] = UNKNOWN
         best = probabilities.max(0).astype(np.float32)
         certainty = np.rint(np.clip(best, 0, 1) * SURE).astype(np.uint8)
@@ -149,8 +162,12 @@ class Map:
         self._certainty.put(top, certainty)
         if self._distance is not None:
             self._distance.put(top, distance)
+        present = np.bincount(winner.ravel(), minlength=len(self._parts) + 1)
         for k, parts in enumerate(self._parts, 1):
-            parts.add(top, winner == k, certainty)
+            if present[k]:
+                parts.add(top, winner == k, certainty)
+            else:
+                parts.skip(top, len(winner))
         self._lacking += float((1 - best[known]).sum(dtype=np.float64))
         self._pixels += int(known.sum())
 

@@ -21,6 +21,7 @@ GAP = 4  # px between two of them, clear
 FILL = 0.45  # share of a label's colour over the picture
 QUALITY = 82  # of the WebP file: 20 to 40 kB for the three, a fifth of a PNG
 IGNORE = 255  # label-map value that does not count
+AT_ONCE = 16  # classes whose logits are in memory at the same time
 # One per label, by turns: those of the page's curves, bright enough for dark pictures. Missed and invented are blue and
 # orange, which people with any kind of colour blindness can tell apart (Okabe & Ito 2008).
 LABEL_COLOURS = np.array(
@@ -57,11 +58,17 @@ def picture(embedding: Embedding) -> Picture:
 
 def predicted(decoder: DomainDecoder, embedding: Embedding, size: tuple[int, int]) -> LabelMap:
     """The decoder's most likely label of each of `size` (h, w) pixels, (h, w) uint8: never the image's full size."""
+    classes = torch.arange(len(decoder.config.labels) + 1)
     with torch.inference_mode():
-        logits, _ = decoder(*as_tensors(embedding))
-        rows, columns = embedding.extent(logits.shape[-1])
-        scaled = F.interpolate(logits[..., :rows, :columns], size, mode="bilinear", align_corners=False)
-        found: LabelMap = scaled[0].argmax(0).to(torch.uint8).numpy()
+        trunk = decoder.trunk(*as_tensors(embedding))
+        rows, columns = embedding.extent(2 * trunk.shape[-1])
+        highest, winner = torch.full(size, -torch.inf), torch.zeros(size, dtype=torch.long)
+        for some in classes.split(AT_ONCE):
+            logits = decoder.logits(trunk, some)[..., :rows, :columns]
+            best, which = F.interpolate(logits, size, mode="bilinear", align_corners=False)[0].max(0)
+            winner = torch.where(best > highest, some[which], winner)
+            highest = torch.maximum(best, highest)
+    found: LabelMap = winner.to(torch.uint8).numpy()
     return found
 
 

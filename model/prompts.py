@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from model import packs, sam, synthetic
 from model.clicked import corrected
 from model.evaluate import any_point, correction_click, interior_point, iou, loose_box
+from model.instances import numbers_of
 
 SMALLEST = 60  # px; smaller objects are not prompted
 OBJECTS = 4  # per image, at most
@@ -55,7 +56,7 @@ def pictures(
         if (item.held_out or every) and taken.setdefault(item.pack, 0) < limit:
             taken[item.pack] += 1
             image, instances = item.read()
-            yield item.pack, image, [instances == k for k in np.unique(instances)[1:]]
+            yield item.pack, image, [instances == k for k in numbers_of(instances)]
     for seed in range(FIRST_SEED, FIRST_SEED + (0 if names else SCENES)):
         scene = synthetic.scene(seed)
         yield PROCEDURAL, scene.image, [each.mask for each in scene.objects if each.kind == "pit"]

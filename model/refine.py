@@ -6,14 +6,16 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
+from model.clicked import clicked_parts
 from model.evaluate import interior_point, iou
 from model.predict import Instance, Prediction
-from model.sam import Embedding, Prompt, Segmenter
+from model.sam import Cut, Embedding, Prompt, Segmentation, Segmenter
 
 AGREE = 0.7  # IoU from which on two masks are taken for the same object
 LOOSE = 2  # px that a prompt's box reaches beyond the object, as one drawn by hand
 OFFSET = 1.0  # logits above and below 0 at which a mask must stay the same, as in segment-anything's own generator
 MARGIN = 2  # cells of SAM's answer around an object in which its rim is looked at: as far as either's rim is soft
+OUTSIDE = -30.0  # logit where a mask cannot be
 
 Window = tuple[slice, slice]
 
@@ -34,7 +36,7 @@ def refine(
         rest.append((number, each.label, each.score))  # without its mask: hundreds of large ones would fill the memory
     for number, label, score in rest:
         own = owner == number
-        mask = _sharper(segmenter, embedding, prediction.probabilities[label + 1], own, own | (owner == 0))
+        mask = _sharper(segmenter, embedding, prediction, label, own, own | (owner == 0))
         owner[own] = 0
         owner[mask] = number
         yield Instance(label, mask, score)
@@ -43,20 +45,33 @@ def refine(
 def _sharper(
     segmenter: Segmenter,
     embedding: Embedding,
-    probability: NDArray[np.float32],
+    prediction: Prediction,
+    label: int,
     own: NDArray[np.bool_],
     free: NDArray[np.bool_],
 ) -> NDArray[np.bool_]:
     """The decoder's mask `own` or SAM's, (H, W) bool; `free` (H, W) bool is where no other instance lies."""
-    answer = segmenter.segment(embedding, prompt_for(own), candidates=1)
+    prompt = prompt_for(own)
+    answer = segmenter.segment(embedding, prompt, candidates=1)
     mask = answer.masks[0] & free
     if iou(mask, own) < AGREE:
         return own
     cell = max(embedding.size) / answer.logits.shape[-1]
     window = _window(own, round(MARGIN * cell))
-    theirs = _scaled(answer.logits[0], embedding, window)[free[window]]
-    ours = probability[window][free[window]]
+    theirs = _scaled(_cut(answer, embedding), window)
+    corner = np.array([window[1].start, window[0].start], np.float32)
+    theirs[(theirs > 0) & ~clicked_parts(theirs > 0, prompt.points - corner)] = OUTSIDE  # as of the mask
+    theirs = theirs[free[window]]
+    ours = prediction.of(label, window)[free[window]]
     return mask if stability(theirs) > stability(_logit(ours)) else own
+
+
+def _cut(answer: Segmentation, embedding: Embedding) -> Cut:
+    """What the first mask is cut from: of a SAM that does not say, its logits."""
+    if answer.cuts:
+        return answer.cuts[0]
+    rows, columns = embedding.extent(answer.logits.shape[-1])
+    return Cut(answer.logits[0, :rows, :columns], (0, 0, *embedding.size))
 
 
 def prompt_for(mask: NDArray[np.bool_]) -> Prompt:
@@ -95,13 +110,16 @@ def _window(mask: NDArray[np.bool_], margin: int) -> Window:
     return spans[0], spans[1]
 
 
-def _scaled(logits: NDArray[np.float32], embedding: Embedding, window: Window) -> NDArray[np.float32]:
-    """SAM's logits (4h, 4w) over the padded square, bilinear, at the image's pixels in a window."""
-    rows, columns = embedding.extent(logits.shape[-1])
-    scale = logits.shape[-1] / max(embedding.size)
-    start = np.array([span.start for span in window])
+def _scaled(cut: Cut, window: Window) -> NDArray[np.float32]:
+    """A cut's logits, bilinear, at the image's pixels in a window; beyond the cut's own window `OUTSIDE`."""
+    row, column, height, width = cut.window
+    scale = np.array(cut.logits.shape) / (height, width)
+    start = np.array([window[0].start - row, window[1].start - column])
     shape = tuple(span.stop - span.start for span in window)
     scaled: NDArray[np.float32] = ndimage.affine_transform(
-        logits[:rows, :columns], [scale, scale], (start + 0.5) * scale - 0.5, shape, order=1, mode="nearest"
+        cut.logits, scale, (start + 0.5) * scale - 0.5, shape, order=1, mode="nearest"
     )
+    rows, columns = (np.arange(length) + first for length, first in zip(shape, start, strict=True))
+    inside = ((rows >= 0) & (rows < height))[:, None] & (columns >= 0) & (columns < width)
+    scaled[~inside] = OUTSIDE
     return scaled

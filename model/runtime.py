@@ -34,6 +34,7 @@ DIGEST = 32  # bytes of a sha256
 # the 2 GB of an ONNX file.
 LARGEST_ENCODER = 20_000_000
 TRIM_SECONDS = 1.0
+BFLOAT16_FLAGS = frozenset({"amx_bf16", "avx512_bf16", "bf16"})  # in /proc/cpuinfo; the last on ARM
 
 log = logging.getLogger(__name__)
 _trimmed = -TRIM_SECONDS  # when malloc last gave back
@@ -242,12 +243,17 @@ def accelerate(network: Sam, folder: Path | None = None, bfloat16: bool = False)
 
 
 def has_bfloat16(processors: Path = Path("/proc/cpuinfo")) -> bool:
-    """Whether the processor multiplies bfloat16 (AMX: Intel since 2023; AVX-512 BF16: AMD since 2022).
+    """Whether PyTorch multiplies bfloat16 with instructions that the processor has for it.
 
-    Where it does not, PyTorch takes it for float32 and back, and is slower than in that.
+    These are AMX (Intel since 2023), AVX-512 BF16 (AMD since 2022) and ARM's BF16. oneDNN alone, which PyTorch asks,
+    also says yes where AVX-512 has to take the numbers for float32 and back, which is slower than float32; and a build
+    of PyTorch without oneDNN, as for macOS, has no such question to ask.
     """
+    supported = getattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", None)
+    if supported is None or not torch.backends.mkldnn.is_available() or not supported():
+        return False
     with suppress(OSError):
-        return not {"amx_bf16", "avx512_bf16"}.isdisjoint(processors.read_text().split())
+        return not BFLOAT16_FLAGS.isdisjoint(processors.read_text().split())
     return False  # not Linux
 
 

@@ -22,7 +22,7 @@ from safetensors.torch import load_file
 
 from model.choice import Asked, fitted
 from model.clicked import clicked_parts
-from model.closer import answer_in, keep, unpack, window_for
+from model.closer import Window, answer_in, keep, unpack, window_for
 from model.enlarge import enlarge
 from model.likeness import Likeness
 from model.longest import scale_image, scale_points, scaled_size
@@ -37,6 +37,8 @@ FEATURES = 256  # channels of every SAM's embedding
 PER_CELL = 8  # px of a thumbnail along a side of an embedding's cell: half of the resolution that SAM sees
 BATCH = 4  # images in one forward on a GPU: ViT-H's attention over the whole image takes 0.5 GB of each
 SAME_LEVELS = 8  # by which thumbnails of the same pixels may differ, of a JPEG that another library has decoded
+PRECISIONS = "auto", "float32"  # of an encoder: half precision where that is quicker, or never
+SUFFIXES = {torch.float16: "-float16", torch.bfloat16: "-bfloat16"}  # of an encoder's id
 WARM = 8  # images of which the parts of every click are kept
 TINY_WEIGHTS = Path(__file__).parent / "weights" / "tiny.safetensors"
 # What a file that is cut short, empty, a saved error page, another pickle or other weights raises on loading.
@@ -158,27 +160,41 @@ class _Warm:
 
 
 @dataclass(frozen=True)
+class Cut:
+    """What a mask is cut from: `logits` (h, w) float32, above 0 inside, which cover `window` of the image.
+
+    The window is row, column, height, width in px; beyond it nothing belongs to the mask.
+    """
+
+    logits: NDArray[np.float32]
+    window: Window
+
+
+@dataclass(frozen=True)
 class Segmentation:
     """SAM's answers to one prompt, the most trusted first.
 
     `masks` (K, H, W) bool; `scores` (K,) float32, the predicted IoU; `logits` (K, 4h, 4w) float32 over the padded
-    square, of which one can be given back with the next prompt.
+    square, of which one can be given back with the next prompt; `cuts` (K), what each mask is cut from, which with the
+    tiny SAM are not these logits.
     """
 
     masks: NDArray[np.bool_]
     scores: NDArray[np.float32]
     logits: NDArray[np.float32]
+    cuts: tuple[Cut, ...] = ()
 
 
 class Segmenter:
     """A loaded SAM. Stateless: every method may be called from many threads at once."""
 
-    def __init__(self, network: Sam, encoder_id: str, device: torch.device) -> None:
-        self.encoder_id = encoder_id
+    def __init__(self, network: Sam, encoder_id: str, device: torch.device, precision: str = "auto") -> None:
+        """`encoder_id` is of the weights, see `identify`; `precision` one of `PRECISIONS`."""
+        self.half = half_type(device, isinstance(network, TinySam), precision)
+        self.encoder_id = encoder_id + (SUFFIXES[self.half] if self.half else "")
         self.device = device
         self.network = network.to(device).eval().requires_grad_(False)
         self.input_size = int(network.image_encoder.img_size)
-        self.half = _half(device, network)
         self.batch = BATCH if device.type == "cuda" else 1  # images that are best embedded at once, by as many threads
         self.judge = fitted()  # of the tiny SAM's masks
         self._together: Together[torch.Tensor, list[NDArray[np.float16]]] = Together(self.encode, self.batch)
@@ -260,16 +276,18 @@ class Segmenter:
             if not lone and warm.picture is not None:
                 first = clicked_parts(self._mask(found[0], size), clicked)
                 if closer := self._closer(warm, size, prompt, first, candidates):
-                    return Segmentation(*closer, found[:candidates])
+                    return Segmentation(*closer[:2], found[:candidates], closer[2])
             if warm.likeness is not None:
                 asked = _asked(prompt, size, len(embedding.thumbnail))
                 right, expected, numbers = warm.likeness.chosen(found, trust, asked, self.judge, candidates)
             first = clicked_parts(self._mask(right[0], size), clicked)
             if lone and (closer := self._closer(warm, size, prompt, first, candidates)):
-                return Segmentation(*closer, found[numbers[:candidates]])
+                return Segmentation(*closer[:2], found[numbers[:candidates]], closer[2])
             others = [clicked_parts(self._mask(each, size), clicked) for each in right[1:candidates]]
             masks = np.stack([first, *others]) if others else first[None]  # a copy takes as long as all the rest
-            return Segmentation(masks, expected[:candidates], found[numbers[:candidates]])
+            rows, columns = embedding.extent(right.shape[-1])
+            cuts = tuple(Cut(each[:rows, :columns], (0, 0, *size)) for each in right[:candidates])
+            return Segmentation(masks, expected[:candidates], found[numbers[:candidates]], cuts)
 
     def _mask(self, logits: NDArray[np.float32], size: tuple[int, int]) -> NDArray[np.bool_]:
         """Logits (4h, 4w) at the image's size, (H, W) bool.
@@ -288,14 +306,14 @@ class Segmenter:
         prompt: Prompt,
         first: NDArray[np.bool_],
         candidates: int,
-    ) -> tuple[NDArray[np.bool_], NDArray[np.float32]] | None:
-        """Masks and scores of a second look at an image of `size`, if the first mask (H, W) gives reason for one."""
+    ) -> tuple[NDArray[np.bool_], NDArray[np.float32], tuple[Cut, ...]] | None:
+        """Masks, scores and cuts of a second look at an image of `size`, if the first mask (H, W) gives reason to."""
         if warm.picture is None or not isinstance(self.network, TinySam):
             return None
         window = window_for(size, first, prompt.points[prompt.positive], prompt.box)
         if window is None:
             return None
-        return answer_in(
+        masks, scores, logits = answer_in(
             window,
             self.network,
             self._position,
@@ -305,6 +323,7 @@ class Segmenter:
             self.judge,
             candidates,
         )
+        return masks, scores, tuple(Cut(each, window) for each in logits)
 
     def _answer(
         self,
@@ -352,18 +371,25 @@ def _asked(prompt: Prompt, size: tuple[int, int], side: int) -> Asked:
     return Asked(clicks[prompt.positive], clicks[~prompt.positive], box)
 
 
-def _half(device: torch.device, network: Sam) -> torch.dtype | None:
-    """The type of 16 bits in which an encoder is quickest, if in any.
+def half_type(device: torch.device, tiny: bool, precision: str = "auto") -> torch.dtype | None:
+    """The type of 16 bits in which a SAM's encoder is quickest on a device, None for float32.
 
     ViT-B takes 7 s instead of 12.5 in bfloat16 on two cores that have AMX. Masks are as good: with the tiny SAM's
     encoder in it the IoU of 114 clicks on seven packs changed by -0.0007 ± 0.0018, of boxes by -0.0001 ± 0.0001. The
-    tiny one, which would take two thirds of its 75 ms, stays what it is on every machine: decoders learn from it.
+    `tiny` one, which would take two thirds of its 75 ms, stays what it is on every machine: decoders learn from it.
     """
+    if precision == "float32" or tiny:
+        return None
     if device.type == "cuda":
         return torch.float16
-    if device.type == "cpu" and not isinstance(network, TinySam) and has_bfloat16():
-        return torch.bfloat16
-    return None
+    return torch.bfloat16 if device.type == "cpu" and has_bfloat16() else None
+
+
+def weights_of(encoder_id: str) -> str:
+    """An encoder's id without its precision: a decoder reads what the same weights give, in whatever precision."""
+    for suffix in SUFFIXES.values():
+        encoder_id = encoder_id.removesuffix(suffix)
+    return encoder_id
 
 
 def choose_device(name: str) -> torch.device:
@@ -375,16 +401,25 @@ def choose_device(name: str) -> torch.device:
     return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
 
 
-def load(name: str, checkpoint: Path | None = None, device: str = "auto", exports: Path | None = None) -> Segmenter:
+def load(
+    name: str,
+    checkpoint: Path | None = None,
+    device: str = "auto",
+    exports: Path | None = None,
+    precision: str = "auto",
+) -> Segmenter:
     """Load a SAM by name: one of `NAMES`. `tiny` needs no checkpoint, the others their file.
 
     In the folder `exports` is kept what ONNX Runtime runs on a CPU, so that it need not be made at every start.
+    `precision` is one of `PRECISIONS`; what is not computed in float32 has another encoder id.
 
     Raises SamError when the name is unknown, the file is missing, or its weights do not fit the network.
     """
     network = load_network(name, checkpoint)
     place, encoder_id = choose_device(device), identify(name, checkpoint)
-    segmenter = Segmenter(network, encoder_id, place)
+    segmenter = Segmenter(network, encoder_id, place, precision)
+    if place.type == "cuda" and segmenter.half is None:
+        torch.backends.cudnn.allow_tf32 = False  # 10 bits of mantissa, where float32 has 23
     if place.type == "cpu":
         accelerate(network, exports and exports / encoder_id, segmenter.half is not None)
     return segmenter
@@ -416,9 +451,15 @@ def load_network(name: str, checkpoint: Path | None = None) -> Sam:
 
 
 def identify(name: str, checkpoint: Path | None = None) -> str:
-    """The encoder's id of a SAM: its name and the first digits of its weights' sha256. Raises OSError."""
+    """The encoder's id of a SAM in float32: its name and the first digits of its weights' sha256. Raises OSError."""
     with (checkpoint or TINY_WEIGHTS).open("rb") as file:
         return f"{name}-{hashlib.file_digest(file, 'sha256').hexdigest()[:12]}"
+
+
+def identify_on(name: str, checkpoint: Path | None, device: str, precision: str) -> str:
+    """The encoder's id that `load` would give, without loading it. Raises OSError."""
+    half = half_type(choose_device(device), name == "tiny", precision)
+    return identify(name, checkpoint) + (SUFFIXES[half] if half else "")
 
 
 def _build(name: str) -> Sam:

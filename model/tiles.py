@@ -7,7 +7,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from model.decoder import DomainDecoder
-from model.predict import predict_pixels
+from model.predict import MOST_PLANES, planes, predict_pixels
+from model.ranked import add
 from model.rasters import Raster, Window
 from model.sam import Embedding, Segmenter
 
@@ -19,14 +20,15 @@ OVERLAP = 8  # of a tile's side the part in which it is blended with its neighbo
 class Strip:
     """Finished rows of a picture, from row `top` on.
 
-    `probabilities` (labels + 1, h, W) float16; `distance` (h, W) float16 in [0, 1], as of `model.predict.Prediction`;
-    `known` (h, W) bool: where the picture has pixels.
+    `probabilities` (K, h, W) float16; `distance` (h, W) float16 in [0, 1]; `classes` (K, h, W) uint8 or None, all as of
+    `model.predict.Prediction`; `known` (h, W) bool: where the picture has pixels.
     """
 
     top: int
     probabilities: NDArray[np.float16]
     distance: NDArray[np.float16]
     known: NDArray[np.bool_]
+    classes: NDArray[np.uint8] | None = None
 
 
 def default_side(segmenter: Segmenter) -> int:
@@ -130,7 +132,10 @@ def strips(
     down, across = ramps(height, side), ramps(width, side)
     rows, columns = starts(height, side), starts(width, side)
     tall, wide = down.shape[1], across.shape[1]
-    held = np.zeros((len(decoder.config.labels) + 2, tall, width), np.float16)  # the distance last
+    count = len(decoder.config.labels) + 1
+    ranked = count > MOST_PLANES
+    held = np.zeros((planes(count) + 1, tall, width), np.float16)  # the distance last
+    classes = np.zeros((planes(count), tall, width), np.uint8) if ranked else None
     there = np.zeros((tall, width), bool)
     for i, row in enumerate(rows):
         for j, column in enumerate(columns):
@@ -143,9 +148,15 @@ def strips(
                 held[0, :, part] += weight.astype(np.float16)
                 continue
             said = predict_pixels(decoder, embedding(window) if embedding else embed(segmenter, raster, window))
-            held[:-1, :, part] += (said.probabilities * weight).astype(np.float16)
+            weighed = (said.probabilities * weight).astype(np.float16)
+            if classes is None or said.classes is None:
+                held[:-1, :, part] += weighed
+            else:
+                add(held[:-1, :, part], classes[..., part], weighed, said.classes)
             held[-1, :, part] += (said.distance * weight).astype(np.float16)
         done = rows[i + 1] - row if i + 1 < len(rows) else tall
-        yield Strip(row, held[:-1, :done].copy(), held[-1, :done].copy(), there[:done].copy())
-        held[:, : tall - done] = held[:, done:].copy()
-        held[:, tall - done :] = 0
+        found = None if classes is None else classes[:, :done].copy()
+        yield Strip(row, held[:-1, :done].copy(), held[-1, :done].copy(), there[:done].copy(), found)
+        for each in (held,) if classes is None else (held, classes):
+            each[:, : tall - done] = each[:, done:].copy()
+            each[:, tall - done :] = 0

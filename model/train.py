@@ -3,6 +3,11 @@
 The encoder never runs here: a sample is an embedding and a label map, and every step reads crops of a few of them.
 With enough validation images the decoder learns from the others and is measured on them. With fewer it learns from all,
 and is measured by cross-validation: decoders trained without some of the images are asked about these.
+
+No image that is measured on has chosen anything of what it measures. Which step's weights are kept is chosen by the
+validation images; on each half of them those weights are measured that the other half alone would have kept. What is
+measured has temperature 1, and where a temperature is judged it is the one that the other half gives. See
+docs/decisions/honest-validation.md.
 """
 
 import copy
@@ -10,13 +15,14 @@ import hashlib
 import logging
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
 import torch.nn.functional as F
+from scipy import ndimage
 from torch import Tensor
 
 from model import guided
@@ -25,7 +31,8 @@ from model.decoder import DecoderConfig, DomainDecoder
 from model.evaluate import LabelScores
 from model.instances import touching
 from model.metrics import Calibration
-from model.predict import predict
+from model.predict import Prediction, predict_pixels
+from model.runtime import has_bfloat16
 
 __all__ = ["IGNORE", "Diverged", "Sample", "TrainConfig", "Trained", "in_validation", "train", "validate"]
 
@@ -38,8 +45,8 @@ VALIDATION_SHARE = 0.2
 SINGLE_OBJECTS, TOUCHING = 0.8, 0.15
 CALIBRATION_CELLS = 4096  # per image, at random
 TEMPERATURES = np.geomspace(0.5, 5, 47)
-# Where the processor multiplies bfloat16 itself a step takes half as long; where it does not, longer.
-HAS_BFLOAT16 = bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
+SAME_LOSS = 1e-9  # difference of two temperatures' losses that says nothing
+NEUTRAL = 1.0  # temperature of a decoder of which nothing is known
 log = logging.getLogger(__name__)
 SECOND_RATE = 0.3  # of the learning rate, in the second try of a training whose loss was no number
 _drawing = threading.Lock()  # torch draws a network's first weights from the process's generator
@@ -104,48 +111,146 @@ class Trained:
 
 
 class HeldOut:
-    """What a decoder said of images that it was not trained on."""
+    """What a decoder, or several, said of images that it was not trained on, at temperature 1."""
 
     def __init__(self, labels: Sequence[str]) -> None:
         self.scores = LabelScores(labels)
         self.per_task: dict[str, float] = {}  # mean foreground IoU of each, over all its annotations
+        self.image_of: dict[str, str] = {}  # the `Sample.group` of each task
         self._by_task: dict[str, LabelScores] = {}
-        self._odds: list[Tensor] = []  # of the labels, as the decoder gives them: without temperature
-        self._classes: list[Tensor] = []
+        self._by_image: dict[str, LabelScores] = {}
+        self._odds: dict[str, list[Tensor]] = {}  # (K, N) of an image's labels at some of its pixels
+        self._classes: dict[str, list[Tensor]] = {}  # (N,) and which of them, 1 for the first, is true there; 0: none
+
+    @property
+    def images(self) -> frozenset[str]:
+        """The different pictures it was measured on, by `Sample.group`."""
+        return frozenset(self._by_image)
+
+    @property
+    def error(self) -> float | None:
+        """Standard error of `scores.mean` with these pictures, by leaving each out once; None with fewer than two.
+
+        The jackknife (Efron & Stein 1981): the mean IoU is a ratio of sums, whose pictures are not alike.
+        """
+        count = len(self._by_image)
+        if count < 2:
+            return None
+        without = np.array([self.scores.without(each).mean for each in self._by_image.values()])
+        return float(np.sqrt((count - 1) * without.var()))
+
+    def mean_of(self, images: Collection[str]) -> float:
+        """Mean foreground IoU over some of the images; those that were not measured do not count."""
+        scores = LabelScores(self.scores.labels)
+        for image in images:
+            if image in self._by_image:
+                scores.include(self._by_image[image])
+        return scores.mean
+
+    def without_odds(self) -> "HeldOut":
+        """The scores alone: neither temperature nor calibration."""
+        other = HeldOut(self.scores.labels)
+        other.scores, other.image_of, other.per_task = self.scores, self.image_of, self.per_task
+        other._by_task, other._by_image = self._by_task, self._by_image
+        return other
+
+    def with_scores(self, sources: Mapping[str, "HeldOut"]) -> "HeldOut":
+        """The same with the scores of some images, by `Sample.group`, as others have them."""
+        other = HeldOut(self.scores.labels)
+        other.image_of, other._odds, other._classes = self.image_of, self._odds, self._classes
+        for task, image in self.image_of.items():
+            other._by_task[task] = sources.get(image, self)._by_task[task]
+            other.per_task[task] = other._by_task[task].mean
+        for image in self._by_image:
+            other._by_image[image] = sources.get(image, self)._by_image[image]
+            other.scores.include(other._by_image[image])
+        return other
 
     def add(self, decoder: DomainDecoder, sample: Sample) -> None:
         """Ask a decoder about a sample."""
-        probabilities = predict(decoder, sample.embedding)
-        found = probabilities.argmax(0).astype(np.uint8)
-        alone = self._by_task.setdefault(sample.task, LabelScores(self.scores.labels))
-        alone.add(found, sample.label_map)
+        prediction = predict_pixels(neutral(decoder), sample.embedding)
+        found = prediction.winner
+        for scores, key in ((self._by_task, sample.task), (self._by_image, sample.group)):
+            scores.setdefault(key, LabelScores(self.scores.labels)).add(found, sample.label_map)
         self.scores.add(found, sample.label_map)
-        self.per_task[sample.task] = alone.mean
+        self.image_of[sample.task] = sample.group
+        self.per_task[sample.task] = self._by_task[sample.task].mean
         known = torch.from_numpy(np.flatnonzero(sample.label_map.ravel() != IGNORE))
         some = known[torch.randperm(len(known), generator=torch.Generator().manual_seed(0))[:CALIBRATION_CELLS]]
-        there = torch.from_numpy(probabilities).flatten(1)[:, some]
-        said = there.clamp(min=1e-6).log()
-        self._odds.append((said[1:] - said[:1] - guided.RATHER) * decoder.config.temperature)
-        self._classes.append(torch.from_numpy(sample.label_map.ravel()[some.numpy()].astype(np.int64)))
+        odds, classes = _odds(prediction, sample, some)
+        self._odds.setdefault(sample.group, []).append(odds)
+        self._classes.setdefault(sample.group, []).append(classes)
 
-    def temperature(self) -> float:
-        """The one by which the logits must be divided for the likeliest probabilities."""
-        odds, classes = torch.cat(self._odds, 1), torch.cat(self._classes)
-        losses = [float(F.cross_entropy(guided.logits(odds / t).T, classes)) for t in TEMPERATURES]
-        return float(TEMPERATURES[int(np.argmin(losses))])
+    def temperature(self, leaving_out: Collection[str] = ()) -> float:
+        """The one by which the logits must be divided for the likeliest probabilities of all other images' pixels.
 
-    def ece(self, temperature: float) -> float:
-        """Expected calibration error of the probabilities at a temperature."""
+        `NEUTRAL` if there are none. Of several that are as good, the one next to it.
+        """
+        images = [image for image in self._odds if image not in leaving_out]
+        pairs = [pair for image in images for pair in zip(self._odds[image], self._classes[image], strict=True)]
+        count = sum(len(classes) for _, classes in pairs)
+        if not count:
+            return NEUTRAL
+        classes = torch.cat([classes for _, classes in pairs])
+        odds = torch.cat([odds for odds, _ in pairs], 1)
+        losses = np.array([float(F.cross_entropy(guided.logits(odds / t).T, classes)) for t in TEMPERATURES])
+        good = np.flatnonzero(losses <= losses.min() + SAME_LOSS)
+        if not len(good):  # none of them is a number
+            return NEUTRAL
+        return float(min(TEMPERATURES[good], key=lambda each: abs(np.log(each / NEUTRAL))))
+
+    def ece(self, temperature: float | None = None, least: float = 0.0) -> float:
+        """Expected calibration error of the probabilities at a temperature.
+
+        Without one, of each half of the images at the temperature that the other half gives, at `least` such a one.
+        """
         calibration = Calibration()
-        for odds, classes in zip(self._odds, self._classes, strict=True):
-            probabilities = guided.logits(odds / temperature).softmax(0).numpy()[:, None]
-            calibration.add(probabilities, classes.numpy().astype(np.uint8)[None])
+        order = sorted(self._odds, key=_hashed)
+        halves = [set(order)] if temperature is not None or len(order) < 2 else [set(order[::2]), set(order[1::2])]
+        for half in halves:
+            tempered = max(self.temperature(half), least) if temperature is None else temperature
+            for image in half:
+                for odds, classes in zip(self._odds[image], self._classes[image], strict=True):
+                    probabilities = guided.logits(odds / tempered).softmax(0).numpy()[:, None]
+                    calibration.add(probabilities, classes.numpy().astype(np.uint8)[None])
         return calibration.ece
 
 
-def in_validation(task: str) -> bool:
-    """Whether a task's samples validate instead of train: fixed by the id's hash, so an image never changes sides."""
-    return hashlib.sha256(task.encode()).digest()[0] < 256 * VALIDATION_SHARE
+def neutral(decoder: DomainDecoder) -> DomainDecoder:
+    """The same weights at temperature 1."""
+    if decoder.config.temperature == NEUTRAL:
+        return decoder
+    other = copy.copy(decoder)
+    other.config = replace(decoder.config, temperature=NEUTRAL)
+    return other
+
+
+def _odds(prediction: Prediction, sample: Sample, pixels: Tensor) -> tuple[Tensor, Tensor]:
+    """Log-odds (K, N) of labels at some pixels (N,) of an image, and which of them, 1 for the first, is true there.
+
+    Where not all labels are told apart at each pixel, the last of the K stands for the others together.
+    """
+    probabilities = torch.from_numpy(prediction.probabilities).flatten(1)[:, pixels]
+    truth = torch.from_numpy(sample.label_map.ravel()[pixels.numpy()].astype(np.int64))
+    if prediction.classes is not None:
+        rest = (1 - probabilities.sum(0, keepdim=True)).clamp(min=0)
+        probabilities = torch.cat([probabilities, rest])
+        same = torch.from_numpy(prediction.classes).flatten(1)[1:, pixels] == truth
+        truth = torch.where(truth == 0, 0, torch.where(same.any(0), same.int().argmax(0) + 1, len(same) + 1))
+    said = probabilities.clamp(min=1e-6).log()
+    return said[1:] - said[:1] - guided.RATHER, truth
+
+
+def _hashed(name: str) -> bytes:
+    return hashlib.sha256(name.encode()).digest()
+
+
+def in_validation(group: str) -> bool:
+    """Whether an image validates instead of trains: fixed by the hash of its `Sample.group`, so it never changes sides.
+
+    In however many tasks it is, it is on one side.
+    """
+    return _hashed(group)[0] < 256 * VALIDATION_SHARE
 
 
 def train(
@@ -165,23 +270,6 @@ def train(
     if not training:
         raise ValueError("training needs at least one sample")
     started = time.monotonic()
-    try:
-        return _train(training, validation, config, how, progress, check, started)
-    except Diverged as error:
-        log.warning("%s; it is tried again with another seed and a lower rate", error)
-        calmer = replace(how, seed=how.seed + 1, learning_rate=how.learning_rate * SECOND_RATE)
-        return _train(training, validation, config, calmer, progress, check, started)
-
-
-def _train(
-    training: Sequence[Sample],
-    validation: Sequence[Sample],
-    config: DecoderConfig,
-    how: TrainConfig,
-    progress: Callable[[int, int], None],
-    check: Callable[[], None],
-    started: float,
-) -> Trained:
     context, detail = training[0].embedding.context, training[0].embedding.detail
     config = replace(
         config,
@@ -189,8 +277,8 @@ def _train(
         detail=0 if detail is None else len(detail),
         separate=separable([*training, *validation], config.labels, check),
     )
-    if len({sample.task for sample in validation}) >= how.enough:
-        decoder, steps, held = fit(training, config, how, validation, progress, check)
+    if len({sample.group for sample in validation}) >= how.enough:
+        decoder, steps, held = _calmer(training, config, how, validation, progress, check)
         cross_validated = False
     else:
         decoder, steps, held = _beside([*training, *validation], config, how, progress, check)
@@ -199,7 +287,7 @@ def _train(
         # Decoders of shorter trainings are less sure of themselves than the one that is kept: by theirs, 0.78, the ECE
         # on 14 images of nuclei was 0.015, as it was 0.011; 1.36 would have been best. So it only ever tempers.
         found = held.temperature()
-        config = replace(config, temperature=max(found, 1.0) if cross_validated else found)
+        config = replace(config, temperature=max(found, NEUTRAL) if cross_validated else found)
     decoder.config = config
     seconds = time.monotonic() - started
     return Trained(decoder.eval().requires_grad_(False), held, cross_validated, steps, seconds)
@@ -226,7 +314,7 @@ def _beside(
         try:
             coming = side.submit(held)
             torch.set_num_threads(max(threads - threads // 2, 1))
-            decoder, steps, _ = fit(samples, config, how, (), progress, check)
+            decoder, steps, _ = _calmer(samples, config, how, (), progress, check)
         finally:
             torch.set_num_threads(threads)
         return decoder, steps, coming.result()
@@ -240,7 +328,10 @@ def fit(
     progress: Callable[[int, int], None] = lambda step, steps: None,
     check: Callable[[], None] = lambda: None,
 ) -> tuple[DomainDecoder, int, HeldOut | None]:
-    """The training loop: a decoder, its steps, and how it does on `validation`, by which the steps are then chosen."""
+    """The training loop: a decoder, its steps, and how it does on `validation`, by which the steps are then chosen.
+
+    Raises Diverged.
+    """
     with _drawing:
         torch.manual_seed(how.seed)
         decoder = DomainDecoder(config).to(memory_format=torch.channels_last)
@@ -250,15 +341,17 @@ def fit(
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, how.learning_rate, total_steps=steps, pct_start=0.15)
     rng = np.random.default_rng(how.seed)
     crops = CropSource(samples, len(config.labels), rng, how.batch, how.crop, how.centred, check)
-    best: tuple[DomainDecoder, int, HeldOut] | None = None
+    looks = _Looks(validation, how.patience) if validation else None
     some = validation[:: max(-(-len(validation) // how.checked), 1)]
     check_every = round(how.check_every * max(steps / how.steps, 1))
+    half = has_bfloat16()  # a step takes half as long, where the processor has it
     for step in range(1, steps + 1):
         check()
         batch = crops.draw()
-        with torch.autocast("cpu", torch.bfloat16, enabled=HAS_BFLOAT16):
-            logits, distance = decoder(batch.features, batch.picture, batch.detail)
-        loss = crop_loss(logits.float(), batch.targets) + distance_loss(distance.float(), batch)
+        with torch.autocast("cpu", torch.bfloat16, enabled=half):
+            logits, distance = decoder(batch.features, batch.picture, batch.detail, batch.classes)
+        logits = logits.float() if batch.offsets is None else logits.float() + batch.offsets[:, None, None]
+        loss = crop_loss(logits, batch.targets) + distance_loss(distance.float(), batch)
         optimizer.zero_grad()
         if not torch.isfinite(loss):
             raise Diverged(f"the training diverged: its loss was {float(loss.detach())} at step {step} of {steps}")
@@ -267,28 +360,81 @@ def fit(
         optimizer.step()
         schedule.step()
         progress(step, steps)
-        if validation and (step % check_every == 0 or step == steps):
-            held = validate(decoder, some, check)
-            if best is None or held.scores.mean >= best[2].scores.mean:
-                best = copy.deepcopy(decoder), step, held
-            elif step - best[1] >= how.patience * check_every:
+        if looks and (step % check_every == 0 or step == steps):
+            looks.look(decoder, step, validate(decoder, some, check))
+            if looks.over:
                 break
-    if not all(bool(torch.isfinite(weights).all()) for weights in (best[0] if best else decoder).parameters()):
+    kept, step = (looks.decoder, looks.step) if looks else (decoder, steps)
+    if not all(bool(torch.isfinite(weights).all()) for weights in kept.parameters()):
         raise Diverged(f"the training diverged: after {steps} steps some weights were no numbers")
-    if best is None:
-        return decoder, steps, None
-    return best if len(some) == len(validation) else (best[0], best[1], validate(best[0], validation, check))
+    if not looks:
+        return kept, step, None
+    held = looks.best if len(some) == len(validation) else validate(kept, validation, check)
+    return kept, step, looks.cross_fitted(held)
+
+
+class _Choice:
+    """Which of several looks some images would keep, and whether they would have stopped since."""
+
+    def __init__(self, patience: int) -> None:
+        self.patience, self.count, self.at, self.score, self.over = patience, 0, 0, -1.0, False
+
+    def see(self, score: float) -> bool:
+        """The next look's score; gives whether it is kept, for now."""
+        if self.over:
+            return False
+        number, self.count = self.count, self.count + 1
+        if score >= self.score:
+            self.at, self.score = number, score
+            return True
+        self.over = number - self.at >= self.patience
+        return False
+
+
+class _Looks:
+    """The looks at the validation images on the way: which weights are kept, and which each half of them would keep."""
+
+    def __init__(self, validation: Sequence[Sample], patience: int) -> None:
+        images = sorted({sample.group for sample in validation}, key=_hashed)
+        halves = (images[::2], images[1::2]) if len(images) > 1 else ()
+        self._all = _Choice(patience)
+        self._halves = [(half, _Choice(patience)) for half in halves]
+        self._seen: list[HeldOut] = []
+        self.decoder: DomainDecoder
+        self.step: int
+        self.best: HeldOut
+
+    def look(self, decoder: DomainDecoder, step: int, held: "HeldOut") -> None:
+        """What a decoder says of some validation images after a step."""
+        for half, choice in self._halves:
+            choice.see(held.mean_of(half))
+        if self._all.see(held.scores.mean):
+            self.decoder, self.step, self.best = copy.deepcopy(decoder), step, held
+        self._seen.append(held.without_odds())
+
+    @property
+    def over(self) -> bool:
+        """Whether neither all images nor one of their halves waits for anything better."""
+        return self._all.over and all(choice.over for _, choice in self._halves)
+
+    def cross_fitted(self, held: "HeldOut") -> "HeldOut":
+        """What the decoder that is kept said, but on images that were looked at, the one that the other half keeps."""
+        sources: dict[str, HeldOut] = {}
+        for (half, _), (_, other) in zip(self._halves, self._halves[::-1], strict=True):
+            sources |= {image: self._seen[other.at] for image in half if image in self.best.images}
+        return held.with_scores(sources)
 
 
 def cross_validate(
     samples: Sequence[Sample], config: DecoderConfig, how: TrainConfig, check: Callable[[], None] = lambda: None
 ) -> HeldOut | None:
-    """How decoders trained without some images do on these, with every image left out once; None with one image.
+    """How decoders trained without some images do on these, with every image left out once.
 
-    Which images are left out together follows from the hash of their task's id.
+    Which images are left out together follows from the hash of their `group`. Those of a fold whose training diverges,
+    also at a lower rate, are not measured. None with one image, or if none could be measured.
     """
-    tasks = sorted({sample.task for sample in samples}, key=lambda task: hashlib.sha256(task.encode()).digest())
-    folds = min(how.folds, len(tasks))
+    images = sorted({sample.group for sample in samples}, key=_hashed)
+    folds = min(how.folds, len(images))
     if folds < 2:
         return None
     shorter = replace(
@@ -299,23 +445,45 @@ def cross_validate(
     )
     held = HeldOut(config.labels)
     for fold in range(folds):
-        out = set(tasks[fold::folds])
-        decoder, _, _ = fit([sample for sample in samples if sample.task not in out], config, shorter, check=check)
+        out = set(images[fold::folds])
+        try:
+            decoder, _, _ = _calmer(
+                [sample for sample in samples if sample.group not in out], config, shorter, check=check
+            )
+        except Diverged as error:
+            log.warning("%d of %d images are not measured: %s", len(out), len(images), error)
+            continue
         for sample in samples:
-            if sample.task in out:
+            if sample.group in out:
                 check()
                 held.add(decoder, sample)
-    return held
+    return held if held.images else None
+
+
+def _calmer(
+    samples: Sequence[Sample],
+    config: DecoderConfig,
+    how: TrainConfig,
+    validation: Sequence[Sample] = (),
+    progress: Callable[[int, int], None] = lambda step, steps: None,
+    check: Callable[[], None] = lambda: None,
+) -> tuple[DomainDecoder, int, HeldOut | None]:
+    """As `fit`; if that diverges, once more with another seed and a lower rate."""
+    try:
+        return fit(samples, config, how, validation, progress, check)
+    except Diverged as error:
+        log.warning("%s; it is tried again with another seed and a lower rate", error)
+        calmer = replace(how, seed=how.seed + 1, learning_rate=how.learning_rate * SECOND_RATE)
+        return fit(samples, config, calmer, validation, progress, check)
 
 
 def validate(decoder: DomainDecoder, samples: Sequence[Sample], check: Callable[[], None] = lambda: None) -> HeldOut:
-    """How a decoder does on samples, at the images' own resolution."""
+    """How a decoder does on samples, at the images' own resolution and temperature 1."""
     held = HeldOut(decoder.config.labels)
     decoder.eval()
     for sample in samples:
         check()
         held.add(decoder, sample)
-    decoder.train()
     return held
 
 
@@ -351,10 +519,13 @@ def separable(
             single += np.bincount(sample.label_map[sample.instances > 0], minlength=256)
             cell = max(round(max(sample.label_map.shape) / len(sample.embedding.thumbnail)), 1)
             step = max(cell // 2, 1)  # a picture of 4096 px has cells of 16
-            classes, numbers = sample.label_map[::step, ::step], sample.instances[::step, ::step]
-            for k in range(1, len(labels) + 1):
-                there, close = touching(np.where(classes == k, numbers, 0), cell // step)
-                objects[k], crowded[k] = objects[k] + there, crowded[k] + close
+            numbers = sample.instances[::step, ::step]
+            classes = np.where(numbers > 0, sample.label_map[::step, ::step], 0)
+            for k, window in enumerate(ndimage.find_objects(classes)[: len(labels)], 1):
+                if window is not None:
+                    mine = np.where(classes[window] == k, numbers[window], 0)
+                    there, close = touching(mine, cell // step)
+                    objects[k], crowded[k] = objects[k] + there, crowded[k] + close
     every = total * SINGLE_OBJECTS <= single
     apart = objects * TOUCHING > crowded
     return tuple(label for k, label in enumerate(labels, 1) if total[k] and every[k] and not apart[k])

@@ -53,7 +53,7 @@ class Trial:
         """Ask a decoder about an image and its instances; with `clicked`, also how long putting them right takes."""
         started = time.perf_counter()
         prediction = predict_pixels(decoder, subject.embedding)
-        found = prediction.probabilities.argmax(0).astype(np.uint8)
+        found = prediction.winner
         self._seconds.append(time.perf_counter() - started)
         self._count(found, subject)
         self._calibration.add(prediction.probabilities, (subject.truth > 0).astype(np.uint8))

@@ -15,8 +15,9 @@ from PIL import Image
 from torch import Tensor, nn
 
 from model.crops import IGNORE
+from model.runtime import has_bfloat16
 from model.tiny import TinySam
-from model.train import HAS_BFLOAT16, crop_loss
+from model.train import crop_loss
 
 Picture = tuple[NDArray[np.uint8], NDArray[np.uint8]]  # an image (H, W, 3) RGB and its label map (H, W)
 DEEPEST = 32  # px of the input per cell of the coarsest level; a picture's sides are padded to multiples of it
@@ -150,9 +151,10 @@ def train_unet(pictures: Sequence[Picture], labels: int, config: UNetConfig, see
     rates = [float(group["lr"]) for group in optimizer.param_groups]
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, rates, total_steps=steps, pct_start=0.15)
     crops = Crops(pictures, labels, config, np.random.default_rng(seed))
+    half = has_bfloat16()
     for _ in range(steps):
         images, targets = crops.draw()
-        with torch.autocast("cpu", torch.bfloat16, enabled=HAS_BFLOAT16):
+        with torch.autocast("cpu", torch.bfloat16, enabled=half):
             logits = network(images.contiguous(memory_format=torch.channels_last))
         loss = crop_loss(logits.float(), targets)
         optimizer.zero_grad()
@@ -169,7 +171,7 @@ def apply_unet(network: nn.Module, image: NDArray[np.uint8], side: int) -> NDArr
     rows, columns = scaled.shape[:2]
     padded = np.pad(scaled, ((0, -rows % DEEPEST), (0, -columns % DEEPEST), (0, 0)), "edge")
     picture = torch.from_numpy(padded).permute(2, 0, 1)[None].float() / 255
-    with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16, enabled=HAS_BFLOAT16):
+    with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16, enabled=has_bfloat16()):
         logits = network(picture.contiguous(memory_format=torch.channels_last)).float()
     full = F.interpolate(logits[..., :rows, :columns], image.shape[:2], mode="bilinear", align_corners=False)
     return full[0].argmax(0).numpy().astype(np.uint8)

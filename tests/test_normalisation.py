@@ -20,6 +20,7 @@ from backend.reconcile import reconcile
 from backend.regions import parse_config
 from backend.statement import lines, of_all
 from backend.training import train_version
+from model.images import content_hash
 from model.normalisation import OWN, Normalisation
 from model.train import TrainConfig, in_validation
 
@@ -176,10 +177,11 @@ def test_a_version_keeps_the_normalisation_it_was_trained_with(planted, studio, 
 
 def test_the_gate_shows_each_version_the_pictures_as_it_knows_them(planted, studio, project):
     planted.recipe = replace(planted.recipe, enough=2)
-    sides = [[n for n in range(1, 60) if in_validation(str(n)) == side][:3] for side in (True, False)]
-    for seed, number in enumerate(sum(sides, [])):
-        image, mask = square(seed)
-        task = studio.add_task(project, deep(image[..., 0].astype(np.int64) * DIM), number)
+    files = {seed: deep(square(seed)[0][..., 0].astype(np.int64) * DIM) for seed in range(60)}
+    sides = [[n for n in files if in_validation(content_hash(files[n])) == side][:3] for side in (True, False)]
+    for seed in sum(sides, []):
+        _, mask = square(seed)
+        task = studio.add_task(project, files[seed])
         studio.annotate(task, [brush(LABELING, mask)])
     reconcile(planted, project)
     assert train_version(planted, project) == 1

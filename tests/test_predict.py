@@ -242,6 +242,13 @@ def test_a_decoder_of_another_sam_is_not_served(client, planted, pictures):
     assert ask(client, capture("06"))[0]["result"] == []
 
 
+def test_a_decoder_of_the_same_sam_in_another_precision_is_served(client, planted, pictures):
+    serve_decoder(planted, P, ("Dog", "Object"))
+    before = ask(client, capture("06"))[0]["result"]
+    planted.pictures.segmenter.encoder_id += "-float16"
+    assert before and len(ask(client, capture("06"))[0]["result"]) == len(before)
+
+
 def test_a_decoder_of_an_earlier_layout_is_not_served(client, planted, pictures, caplog):
     serve_decoder(planted, P, ("Dog", "Object"))
     forget_layout(planted.versions.weights(P, 1))

@@ -9,8 +9,8 @@ from scipy.special import expit
 
 from model.evaluate import iou
 from model.predict import Instance, Prediction
-from model.refine import AGREE, prompt_for, refine, stability
-from model.sam import Embedding, Prompt, Segmentation, Segmenter
+from model.refine import AGREE, OUTSIDE, _scaled, prompt_for, refine, stability
+from model.sam import Cut, Embedding, Prompt, Segmentation, Segmenter
 from model.synthetic import scene
 
 CELLS = 32  # of a made-up embedding, a side
@@ -175,3 +175,38 @@ def test_the_tiny_sam_s_masks_agree_with_what_it_was_asked_about_and_stay_apart(
     assert np.sum([each.mask for each in done], 0).max() == 1
     assert all(iou(new.mask, old.mask) >= AGREE for new, old in zip(done, found, strict=True))
     assert any((new.mask != old.mask).any() for new, old in zip(done, found, strict=True))  # some were SAM's
+
+
+@pytest.mark.parametrize(("cut", "logits", "taken"), [(STEEP, SOFT, True), (SOFT, STEEP, False)])
+def test_the_mask_that_is_given_is_the_one_that_is_looked_at(cut: float, logits: float, taken: bool) -> None:
+    """A second look's mask may be sharp where the first answer was not, and the other way round."""
+    mask, answer = disc(40, 60, 20), disc(41, 60, 19)
+    told = Told((answer, logits))
+    real = told.segment
+
+    def segment(*given: object, **more: object) -> Segmentation:
+        said = real(*given, **more)  # type: ignore[arg-type]
+        window = slope(answer, cut)[10:75, 30:95]
+        return Segmentation(said.masks, said.scores, said.logits, (Cut(window, (10, 30, 65, 65)),))
+
+    told.segment = segment  # type: ignore[method-assign]
+    (found,) = refined(told, predicted(slope(mask, (STEEP + SOFT) / 4)), Instance(0, mask, 0.7))
+    np.testing.assert_array_equal(found.mask, answer if taken else mask)
+
+
+@pytest.mark.parametrize("radius", [4, 40])
+def test_the_tiny_sam_says_what_its_masks_are_cut_from(segmenter: Segmenter, radius: float) -> None:
+    """Of what is small that is the second look's, of all else the first one's, put right by the picture."""
+    image = np.full((200, 256, 3), 90, np.uint8)
+    image[disc(100, 120, radius, (200, 256))] = 220
+    answer = segmenter.segment(segmenter.embed(image), Prompt.of([(120, 100, True)]), candidates=2)
+    assert len(answer.cuts) == len(answer.masks) == 2
+    whole = slice(0, 200), slice(0, 256)
+    for mask, cut in zip(answer.masks, answer.cuts, strict=True):
+        assert mask.any() and iou(_scaled(cut, whole) > 0, mask) > 0.95
+    height, width = answer.cuts[0].window[2:]
+    assert (max(height, width) < 200) == (radius == 4)
+    beyond = np.ones((200, 256), bool)
+    row, column, height, width = answer.cuts[0].window
+    beyond[row : row + height, column : column + width] = False
+    assert (_scaled(answer.cuts[0], whole)[beyond] == OUTSIDE).all()

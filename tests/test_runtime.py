@@ -2,6 +2,7 @@
 
 import copy
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -85,12 +86,31 @@ def test_for_bfloat16_mobile_sam_s_encoder_stays_with_pytorch_and_is_folded() ->
 
 
 @pytest.mark.parametrize(
-    ("flags", "there"), [("fpu amx_bf16 amx_tile", True), ("fpu avx512_bf16", True), ("fpu avx512f avx512bw", False)]
+    ("flags", "there"),
+    [
+        ("fpu amx_bf16 amx_tile", True),
+        ("fpu avx512_bf16", True),
+        ("fp asimd i8mm bf16 dgh", True),  # ARM
+        ("fpu avx512f avx512bw", False),  # for which oneDNN says yes all the same
+        ("fpu avx2", False),
+    ],
 )
-def test_a_processor_with_bfloat16_is_told_by_its_flags(tmp_path: Path, flags: str, there: bool) -> None:
+def test_a_processor_with_bfloat16_is_told_by_its_flags(
+    tmp_path: Path, flags: str, there: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", lambda: True)
     (tmp_path / "cpuinfo").write_text(f"processor : 0\nflags : {flags}\n\nprocessor : 1\nflags : {flags}\n")
     assert has_bfloat16(tmp_path / "cpuinfo") is there
     assert not has_bfloat16(tmp_path / "another system")
+    monkeypatch.setattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", lambda: False)
+    assert not has_bfloat16(tmp_path / "cpuinfo")
+
+
+def test_a_build_of_pytorch_without_onednn_has_no_bfloat16(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As for macOS, where there is nothing to ask."""
+    (tmp_path / "cpuinfo").write_text("flags : amx_bf16\n")
+    monkeypatch.setattr(torch.ops, "mkldnn", SimpleNamespace())
+    assert not has_bfloat16(tmp_path / "cpuinfo")
 
 
 def test_what_was_exported_is_kept_and_made_again_if_it_is_damaged(slow: TinySam, tmp_path: Path, monkeypatch) -> None:

@@ -15,11 +15,25 @@ from segment_anything import SamPredictor, sam_model_registry
 from segment_anything.build_sam import _build_sam
 from segment_anything.modeling import Sam
 
-from model.checkpoints import CHECKPOINTS
+from model.checkpoints import CHECKPOINTS, CheckpointError, verify
 from model.clicked import clicked_parts
 from model.evaluate import any_point, correction_click, interior_point, iou, loose_box
 from model.mobile_sam import build_mobile_sam
-from model.sam import NAMES, TINY_WEIGHTS, Embedding, Prompt, SamError, Segmenter, load, load_network
+from model.sam import (
+    NAMES,
+    SUFFIXES,
+    TINY_WEIGHTS,
+    Embedding,
+    Prompt,
+    SamError,
+    Segmenter,
+    half_type,
+    identify,
+    identify_on,
+    load,
+    load_network,
+    weights_of,
+)
 from model.synthetic import scene
 
 from .weights import random_weights
@@ -83,6 +97,34 @@ def test_a_large_encoder_is_computed_in_bfloat16_where_the_processor_has_bfloat1
     assert 1e-3 < (features - exact).std() / exact.std() < 2e-2  # 8 bits of mantissa
     assert all(weight.dtype == torch.float32 for weight in segmenter.network.parameters())
     assert load("tiny", device="cpu").half is None  # what decoders learn from is the same on every machine
+    assert (
+        segmenter.encoder_id
+        == f"{vit_b.segmenter.encoder_id}-bfloat16"
+        == identify_on("vit_b", vit_b.file, "cpu", "auto")
+    )
+    exact_again = load("vit_b", vit_b.file, "cpu", None, "float32")
+    assert exact_again.half is None and exact_again.encoder_id == vit_b.segmenter.encoder_id == identify(
+        "vit_b", vit_b.file
+    )
+    assert identify_on("vit_b", vit_b.file, "cpu", "float32") == vit_b.segmenter.encoder_id
+
+
+def test_what_is_computed_otherwise_has_another_id_and_decoders_read_it_all_the_same() -> None:
+    """No GPU is needed to ask what one would do."""
+    gpu = torch.device("cuda")
+    assert half_type(gpu, tiny=False) == torch.float16 and half_type(gpu, False, "float32") is None
+    assert half_type(gpu, tiny=True) is None  # the same numbers as on a CPU, so the same id
+    ids = ["vit_b-0123456789ab" + suffix for suffix in ("", *SUFFIXES.values())]
+    assert len(set(ids)) == 3 and {weights_of(each) for each in ids} == {ids[0]}
+    assert weights_of("mobile_sam-0123456789ab") != ids[0]
+
+
+@pytest.mark.parametrize("suffix", ["", "-float16", "-bfloat16"])
+def test_the_weights_of_an_id_are_verified_whatever_its_precision(suffix: str) -> None:
+    sha256 = CHECKPOINTS["vit_b"].sha256
+    verify("vit_b", f"vit_b-{sha256[:12]}{suffix}")
+    with pytest.raises(CheckpointError, match="damaged"):
+        verify("vit_b", f"vit_b-{sha256[1:13]}{suffix}")
 
 
 def test_several_images_at_once_are_encoded_as_one_by_one() -> None:

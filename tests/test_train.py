@@ -11,11 +11,12 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from model import train as module
-from model.crops import IGNORE, UNKNOWN, Batch, Sample, soft_targets
+from model.crops import IGNORE, UNKNOWN, Batch, Sample
 from model.decoder import DecoderConfig, DomainDecoder, save
 from model.decoder import load as load_decoder
 from model.guided import RATHER
 from model.predict import predict, predict_pixels
+from model.ranked import RANKS
 from model.sam import Segmenter
 from model.synthetic import scene
 from model.train import (
@@ -32,7 +33,7 @@ from model.train import (
     validate,
 )
 
-from .test_crops import made_up
+from .test_crops import made_up, soft_targets
 
 SHORT = TrainConfig(steps=40, batch=4, crop=0.5, centred=0.6, learning_rate=1e-2)
 
@@ -151,7 +152,7 @@ def test_with_enough_validation_images_it_learns_from_the_others_only() -> None:
     how = TrainConfig(steps=3, batch=2, check_every=30, enough=2)
     training, validation = [made_up(i) for i in range(3)], [made_up(7), made_up(8)]
     trained = train(training, validation, config(), how)
-    assert not trained.cross_validated and trained.steps == 3  # fewer than the first look, and measured all the same
+    assert not trained.cross_validated and trained.steps == 3
     assert trained.held is not None and set(trained.held.per_task) == {"task 7", "task 8"}
     assert trained.scores is trained.held.scores and trained.held.scores.images == 2
     assert same(trained.decoder, fit(training, config(), how)[0])
@@ -185,15 +186,15 @@ def folds_of(monkeypatch: pytest.MonkeyPatch, samples: Sequence[Sample], how: Tr
     made: dict[DomainDecoder, tuple[set[str], set[str], TrainConfig]] = {}
 
     def fitted(
-        taught: Sequence[Sample], config: DecoderConfig, how: TrainConfig, check: Callable[[], None]
-    ) -> tuple[DomainDecoder, int, None]:
+        taught: Sequence[Sample], config: DecoderConfig, how: TrainConfig, *_: object
+    ) -> tuple[DomainDecoder, int]:
         decoder = DomainDecoder(config)
         made[decoder] = {sample.task for sample in taught}, set(), how
         return decoder, 1, None
 
     monkeypatch.setattr(module, "fit", fitted)
     monkeypatch.setattr(HeldOut, "add", lambda self, decoder, sample: made[decoder][1].add(sample.task))
-    assert cross_validate(samples, config(), how) is not None
+    cross_validate(samples, config(), how)
     return list(made.values())
 
 
@@ -269,7 +270,7 @@ def test_scores_are_known_by_task_and_over_all() -> None:
 def test_a_decoder_has_its_own_temperature_and_one_of_shorter_trainings_if_that_tempers(
     monkeypatch: pytest.MonkeyPatch, found: float, validation: int, expected: float
 ) -> None:
-    monkeypatch.setattr(HeldOut, "temperature", lambda self: found)
+    monkeypatch.setattr(HeldOut, "temperature", lambda self, leaving_out=(): found)
     others = [made_up(7 + i) for i in range(validation)]
     trained = train([made_up(0), made_up(1)], others, config(), TrainConfig(steps=2, batch=1, enough=2))
     assert trained.cross_validated == (not validation) and trained.decoder.config.temperature == expected
@@ -386,3 +387,119 @@ def test_a_wrong_distance_costs_its_error_where_it_is_known() -> None:
     assert float(distance_loss(said, distances(0.6, 0.5, UNKNOWN, UNKNOWN))) == pytest.approx(0.15, abs=1e-6)
     assert float(distance_loss(said, distances(0.0, UNKNOWN, UNKNOWN, UNKNOWN))) == pytest.approx(0.9, abs=1e-6)
     assert float(distance_loss(said, distances(*[UNKNOWN] * 4))) == 0
+
+
+def test_of_no_known_pixel_the_temperature_is_neutral() -> None:
+    nothing = HeldOut(("pit",))
+    assert nothing.temperature() == 1 and nothing.ece() == 0
+    nothing.add(Overconfident(config()), replace(right_in(0.5), label_map=np.full((64, 64), IGNORE, np.uint8)))
+    assert nothing.temperature() == 1 and nothing.ece() == 0
+
+
+def test_a_temperature_that_no_number_speaks_for_is_neutral(monkeypatch: pytest.MonkeyPatch) -> None:
+    held = HeldOut(("pit",))
+    held.add(Overconfident(config()), right_in(0.5))
+    monkeypatch.setattr(module.F, "cross_entropy", lambda *_: torch.tensor(float("nan")))
+    assert held.temperature() == 1
+
+
+def test_calibration_is_judged_at_the_temperature_that_the_other_half_gives() -> None:
+    """One image is right everywhere, the other nowhere: what fits the one is worst for the other."""
+    held = HeldOut(("pit",))
+    for share in (0.0, 1.0):
+        held.add(Overconfident(config()), right_in(share))
+    assert held.ece() > held.ece(held.temperature()) + 0.1
+    assert held.ece(least=5.0) < held.ece()
+
+
+def test_the_error_is_that_of_leaving_each_image_out() -> None:
+    held = HeldOut(("pit",))
+    shares = (0.25, 0.5, 1.0)
+    for share in shares:
+        held.add(Overconfident(config()), right_in(share))
+    without = [sum(shares) - share for share in shares]  # as all have one size: of twice its pixels
+    assert held.error == pytest.approx(np.sqrt(2 * np.var(np.array(without) / 2)), abs=1e-6)
+    alone = HeldOut(("pit",))
+    alone.add(Overconfident(config()), right_in(0.5))
+    assert alone.error is None
+
+
+def test_an_image_in_two_tasks_is_one_of_those_that_the_error_is_of() -> None:
+    held = HeldOut(("pit",))
+    for task in "ab":
+        held.add(Overconfident(config()), replace(right_in(0.5), task=task, image="same"))
+    assert held.error is None and held.per_task.keys() == {"a", "b"} and held.images == {"same"}
+
+
+def test_an_image_is_measured_with_weights_that_it_has_not_chosen(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each half of the images likes another look best, and all together the first one's."""
+    images = sorted((f"image {i}" for i in range(4)), key=module._hashed)
+    halves = set(images[::2]), set(images[1::2])
+    shares = iter([(0.9, 0.5), (0.4, 0.8), (0.1, 0.1)])
+
+    def look(decoder: DomainDecoder, samples: Sequence[Sample], check: Callable[[], None]) -> HeldOut:
+        held = HeldOut(("pit",))
+        for half, share in zip(halves, next(shares), strict=True):
+            for image in half:
+                held.add(Overconfident(config()), replace(right_in(share), task=image, image=image))
+        return held
+
+    monkeypatch.setattr(module, "validate", look)
+    validation = [replace(made_up(i), task=image, image=image) for i, image in enumerate(images)]
+    how = TrainConfig(steps=3, first_steps=3, batch=1, check_every=1)
+    _, step, held = fit([made_up(9)], config(), how, validation)
+    assert step == 1 and held is not None
+    # The first half would keep the first look, and so the second is measured by it; the other way round the second.
+    assert [held.per_task[image] for image in halves[1]] == [0.5, 0.5]
+    assert [held.per_task[image] for image in halves[0]] == pytest.approx([0.4, 0.4], abs=0.01)
+    assert held.scores.mean == pytest.approx(0.45, abs=0.01)
+
+
+def diverging(monkeypatch: pytest.MonkeyPatch, fails: Callable[[set[str], TrainConfig], bool]) -> None:
+    real = module.fit
+
+    def fitted(samples: Sequence[Sample], config: DecoderConfig, how: TrainConfig, *rest: object) -> object:
+        if fails({sample.task for sample in samples}, how):
+            raise module.Diverged("the training diverged: its loss was nan")
+        return real(samples, config, how, *rest)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(module, "fit", fitted)
+
+
+def test_a_fold_that_diverges_is_tried_again_more_calmly(monkeypatch: pytest.MonkeyPatch) -> None:
+    how = TrainConfig(steps=4, batch=1)
+    diverging(monkeypatch, lambda tasks, used: len(tasks) < 4 and used.learning_rate == how.learning_rate)
+    trained = train([made_up(i) for i in range(4)], [], config(), how)
+    assert trained.held is not None and len(trained.held.per_task) == 4
+
+
+@pytest.mark.parametrize("both", [False, True])
+def test_a_fold_that_diverges_takes_nothing_from_a_healthy_decoder(
+    monkeypatch: pytest.MonkeyPatch, both: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    how = TrainConfig(steps=4, batch=1)
+    samples = [made_up(i) for i in range(4)]
+    first = min((sample.task for sample in samples), key=module._hashed)
+    healthy = fit(samples, config(), how)[0]
+    diverging(monkeypatch, lambda tasks, used: len(tasks) < 4 and (both or first in tasks))
+    trained = train(samples, [], config(), how)
+    assert same(trained.decoder, healthy) and trained.decoder.config.temperature >= 1
+    assert trained.held is None if both else trained.held is not None and len(trained.held.per_task) == 2
+    assert "2 of 4 images are not measured" in caplog.text
+
+
+def test_a_picture_in_two_tasks_is_never_in_a_fold_and_out_of_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    samples = [replace(made_up(i), image=f"image {i // 2}") for i in range(8)]
+    for learned, out, _ in folds_of(monkeypatch, samples, TrainConfig(folds=2)):
+        assert not {int(task[5:]) // 2 for task in learned} & {int(task[5:]) // 2 for task in out}
+
+
+def test_many_labels_are_learned_and_measured() -> None:
+    """Three of 150, in each image; the others are said not to be there."""
+    samples = [made_up(i, labels=3) for i in range(10)]
+    names = tuple(f"label {k}" for k in range(150))
+    decoder, _, _ = fit(samples[:8], config(*names), replace(SHORT, steps=160))
+    held = validate(decoder, samples[8:])
+    assert np.mean([held.scores.per_label.get(name, 0) for name in names[:3]]) > 0.45
+    assert all(len(odds) == RANKS + 1 for each in held._odds.values() for odds in each)
+    assert 0.5 <= held.temperature() <= 5 and 0 <= held.ece() < 0.5

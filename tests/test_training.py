@@ -10,15 +10,17 @@ from safetensors.numpy import load_file
 
 from backend import training
 from backend.acceptance import by_task
+from backend.history import summary
 from backend.ingest import save_config
 from backend.reconcile import reconcile
 from backend.regions import parse_config
 from backend.training import gate, judge, load_sample, load_task, remap, train_version
 from model.evaluate import iou
+from model.images import content_hash
 from model.predict import predict
 from model.seals import seal, unseal
 from model.shelf import Shelf
-from model.train import IGNORE, TrainConfig, Trained, in_validation, validate
+from model.train import IGNORE, HeldOut, TrainConfig, Trained, in_validation, validate
 
 from .planted import brush, png, square
 from .studio import CONFIG
@@ -37,8 +39,13 @@ def labelled(*names: str) -> str:
     return CONFIG.replace(f"<Label {PIT}/>", labels)
 
 
-def task_numbers(validation: bool):
-    return (number for number in itertools.count(1) if in_validation(str(number)) == validation)
+def validates(number: int, seed: int = 0) -> bool:
+    """Whether a task's square is on the side of the validation images."""
+    return in_validation(content_hash(png(square(seed + number)[0])))
+
+
+def task_numbers(validation: bool, seed: int = 0):
+    return (number for number in itertools.count(1) if validates(number, seed) == validation)
 
 
 @pytest.fixture
@@ -50,7 +57,7 @@ def project(planted, studio) -> str:
 def annotate(service, studio, project, training=0, validation=0, empty=False, seed=0) -> None:
     """Submit squares on new tasks that train or validate, and ingest them."""
     for count, side in ((training, False), (validation, True)):
-        free = (number for number in task_numbers(side) if number not in studio.tasks)
+        free = (number for number in task_numbers(side, seed) if number not in studio.tasks)
         for number in itertools.islice(free, count):
             image, mask = square(seed + number)
             task = studio.add_task(project, png(image), number)
@@ -115,7 +122,7 @@ def test_with_enough_validation_tasks_the_others_are_learned_from(planted, studi
     annotate(planted, studio, project, training=3, validation=2)
     train_version(planted, project)
     card = planted.versions.card(project, 1)
-    validation = {str(number) for number in studio.tasks if in_validation(str(number))}
+    validation = {str(number) for number in studio.tasks if validates(number)}
     assert not card["cross_validated"] and card["per_task"].keys() == validation
     assert card["trained_on"] == sorted({str(number) for number in studio.tasks} - validation)
     assert (card["training_images"], card["validation_images"]) == (3, 2)
@@ -231,12 +238,13 @@ def test_the_gate_keeps_back_only_what_is_worse_beyond_the_noise(planted, studio
     planted.recipe = replace(GOOD, enough=3)
     annotate(planted, studio, project, training=3, validation=3)
     train_version(planted, project)
-    records = [r for r in planted.store.samples(project) if in_validation(str(r.task))]
+    records = [r for r in planted.store.samples(project) if in_validation(r.image)]
     samples = [load_sample(planted, planted.pictures, project, LABELING, record) for record in records]
     current = planted.decoder(project, LABELING)
     held = validate(current, samples)
+    known = planted.versions.card(project, 1)["per_task"]
     for task, difference in zip(held.per_task, change, strict=True):
-        held.per_task[task] += difference
+        held.per_task[task] = known[task] + difference
     trained = Trained(current, held, False, 1, 0.0)
     assert gate(planted, project, LABELING, trained, samples)[1] is promoted
 
@@ -457,3 +465,116 @@ def test_a_task_of_which_nothing_can_be_read_is_left_out(planted, studio, projec
     for record in planted.store.samples(project):
         (planted.store.folder(project) / "samples" / record.label_map).unlink()
     assert tasks_of(planted, project, "majority") == [None]
+
+
+def same_picture_twice(studio, project, count: int) -> dict[str, str]:
+    """Annotate `count` pictures, each in two tasks; gives the picture of each task."""
+    shows = {}
+    for number in range(1, count + 1):
+        image, mask = square(number)
+        for _ in range(2):
+            task = studio.add_task(project, png(image))
+            studio.annotate(task, [brush(LABELING, mask)])
+            shows[str(task)] = content_hash(png(image))
+    return shows
+
+
+def test_a_picture_in_two_tasks_is_on_one_side_of_the_split(planted, studio, project, monkeypatch):
+    shows = same_picture_twice(studio, project, 12)
+    reconcile(planted, project)
+    sides = []
+
+    def stop(training, validation, *_):
+        sides.append([{sample.task for sample in side} for side in (training, validation)])
+        raise ValueError("that is all")
+
+    monkeypatch.setattr(training, "train", stop)
+    with pytest.raises(ValueError, match="that is all"):
+        train_version(planted, project)
+    ((learned, measured),) = sides
+    assert learned | measured == shows.keys() and measured and learned
+    assert not {shows[task] for task in learned} & {shows[task] for task in measured}
+
+
+def test_the_card_has_the_pictures_and_the_error_of_its_figure(planted, studio, project):
+    shows = same_picture_twice(studio, project, 3)
+    reconcile(planted, project)
+    train_version(planted, project)
+    card = planted.versions.card(project, 1)
+    assert card["trained_on_images"] == sorted(set(shows.values())) and card["per_task"].keys() == shows.keys()
+    assert 0 < card["validation"]["error"] < 0.5
+    assert summary(card).error == card["validation"]["error"]
+    assert summary({"version": 3, "validation": {"mean_iou": 0.5}}).error is None  # of an earlier release
+
+
+def as_before(service, project: str, number: int) -> None:
+    """Make a version one of the release that split by tasks."""
+    path = service.versions.folder(project) / str(number) / "card.json"
+    card = unseal(path.read_bytes())
+    del card["trained_on_images"], card["validation"]["error"]
+    path.write_bytes(seal(card))
+
+
+def test_a_version_of_before_is_not_compared_on_images_that_chose_its_weights(planted, studio, project):
+    planted.recipe = replace(GOOD, enough=TWO)
+    annotate(planted, studio, project, training=3, validation=2)
+    train_version(planted, project)
+    as_before(planted, project, 1)
+    planted.recipe = replace(BAD, enough=TWO)
+    assert train_version(planted, project) == 2
+    assert "2 images that neither has learned from, not 0" in planted.versions.card(project, 2)["verdict"]
+    planted.versions.promote(project, 1)
+    annotate(planted, studio, project, validation=2)
+    assert train_version(planted, project) == 0  # on the new ones
+    assert "kept back" in planted.versions.card(project, 3)["verdict"]
+
+
+def test_a_version_of_before_is_not_compared_on_an_image_that_another_of_its_tasks_has_taught(planted, studio, project):
+    planted.recipe = replace(GOOD, enough=TWO)
+    annotate(planted, studio, project, training=3, validation=3)
+    train_version(planted, project)
+    card = planted.versions.card(project, 1)
+    current, held = planted.decoder(project, LABELING), HeldOut(LABELING.labels)
+    samples = [
+        load_sample(planted, planted.pictures, project, LABELING, record)
+        for record in planted.store.samples(project)
+        if in_validation(record.image)
+    ]
+    twice = [replace(sample, task=f"{sample.task}0") for sample in samples]  # tasks that it does not know
+    for sample in twice:
+        held.add(current, sample)
+    trained = Trained(current, held, False, 1, 0.0)
+    (planted.versions.folder(project) / "1" / "card.json").write_bytes(
+        seal({**{k: v for k, v in card.items() if k != "trained_on_images"}, "trained_on": [s.task for s in samples]})
+    )
+    assert "not 0" in gate(planted, project, LABELING, trained, [*samples, *twice])[0]
+    assert "on 3 images" in gate(planted, project, LABELING, trained, twice)[0]
+
+
+def test_a_picture_counts_once_at_the_gate(planted, studio, project):
+    same_picture_twice(studio, project, 5)
+    reconcile(planted, project)
+    train_version(planted, project)
+    planted.recipe = replace(GOOD, seed=1)
+    train_version(planted, project)
+    assert "on 5 images left out in cross-validation" in planted.versions.card(project, 2)["verdict"]
+    as_before(planted, project, planted.versions.current(project))  # whose folds had a picture on both sides
+    planted.recipe = replace(GOOD, seed=2)
+    train_version(planted, project)
+    assert "by both, not 0" in planted.versions.card(project, 3)["verdict"]
+
+
+def test_images_that_chose_the_current_version_count_while_they_are_annotated_as_they_were(planted, studio, project):
+    planted.recipe = replace(GOOD, enough=TWO)
+    annotate(planted, studio, project, training=3, validation=4)
+    train_version(planted, project)
+    planted.recipe = replace(GOOD, enough=TWO, seed=1)
+    train_version(planted, project)
+    assert "on 4 images" in planted.versions.card(project, 2)["verdict"]
+    planted.versions.promote(project, 1)
+    number = next(number for number in studio.tasks if validates(number))
+    (annotation,) = studio.tasks[number]["annotations"]
+    studio.update(annotation, annotation["result"])
+    reconcile(planted, project)
+    train_version(planted, project)
+    assert "on 3 images" in planted.versions.card(project, 3)["verdict"]

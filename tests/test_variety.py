@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from model.instances import numbers_of
 from model.variety import SMALLEST, VariedPicture, varied_picture
 
 SIZE = 160
@@ -42,9 +43,9 @@ def test_parts_lie_within_the_one_thing_they_belong_to(drawn: list[VariedPicture
     several = 0
     for made in with_parts:
         assert made.parts is not None
-        for part in np.unique(made.parts)[1:]:
+        for part in numbers_of(made.parts):
             assert len(owners := np.unique(made.things[made.parts == part])) == 1 and owners[0] > 0
-        inside = [np.unique(made.parts[made.things == thing]) for thing in np.unique(made.things)[1:]]
+        inside = [np.unique(made.parts[made.things == thing]) for thing in numbers_of(made.things)]
         several += any(np.count_nonzero(ids) > 1 for ids in inside)
         assert np.count_nonzero(made.parts) < np.count_nonzero(made.things)
     assert several  # things with spots, not only with one core
@@ -57,7 +58,7 @@ def touch(things: NDArray[np.uint16]) -> bool:
 
 
 def test_there_are_few_and_many_large_and_small_touching_and_lone_things(drawn: list[VariedPicture]) -> None:
-    counts = [len(np.unique(made.things)) - 1 for made in drawn]
+    counts = [len(numbers_of(made.things)) for made in drawn]
     assert min(counts) <= 5 and max(counts) >= 40
     areas = np.concatenate([np.bincount(made.things.ravel())[1:] for made in drawn])
     assert areas[areas > 0].min() < 40 and areas.max() > 0.1 * SIZE**2

@@ -15,6 +15,7 @@ from backend.connect import connect
 from backend.demo import label_config, png
 from model import packs, synthetic
 from model.evaluate import LabelScores
+from model.instances import numbers_of
 
 from .annotator import Log, Mask, annotate, region_mask
 from .conftest import Rows, Stack
@@ -69,7 +70,7 @@ def data() -> Path:
 
 def picture(item: packs.PackImage) -> Picture:
     image, instances = item.read()
-    return Picture(image, [instances == k for k in np.unique(instances)[1:]])
+    return Picture(image, [instances == k for k in numbers_of(instances)])
 
 
 def loop(

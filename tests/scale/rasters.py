@@ -196,7 +196,7 @@ def _small_objects(home: Path, mosaic: Mosaic) -> dict[str, float]:
         if not WIDE[0] <= 2 * np.sqrt(mask.sum() / np.pi) <= WIDE[1] or len(rows) == SOME:
             continue
         top, left = (min(max(each.start - SMALL // 2, 0), part - SMALL) for each in window)
-        own = predict_pixels(decoder, segmenter.embed(raster.read((top, left, SMALL, SMALL)))).probabilities.argmax(0)
+        own = predict_pixels(decoder, segmenter.embed(raster.read((top, left, SMALL, SMALL)))).winner
         wide = tuple(slice(max(each.start - 4, 0), each.stop + 4) for each in window)
         mine = numbered[wide] == number
         others = (numbered[wide] > 0) & ~mine
