@@ -42,7 +42,7 @@ def reactivate(service: Service, project: str) -> bool:
         off = _switched_off(service, project, client.webhooks(number))
         if off is None:
             return False
-        client.update_webhook(int(off["id"]), str(off["url"]), is_active=True, actions=off["actions"])
+        client.update_webhook(int(off["id"]), str(off["url"]), is_active=True, actions=off.get("actions") or [])
         _remember(service, project, client.webhooks(number))
     except LabelStudioError as error:
         log.warning("project %s: its webhook cannot be looked after: %s", project, error)
@@ -67,16 +67,20 @@ def reactivated(service: Service, project: str) -> float:
 def _switched_off(service: Service, project: str, webhooks: Sequence[Webhook]) -> Webhook | None:
     """The webhook to be switched on again, None if one of Skylight's is on, or a person has switched it off."""
     own = [each for each in webhooks if _is_signed(service, each)]
-    if not any(each["is_active"] for each in own):
+    if not any(_is_on(each) for each in own):
         others = [each for each in webhooks if each not in own and _leads_here(service, each)]
-        own = others if not own or any(each["is_active"] for each in others) else own
-    if any(each["is_active"] for each in own):
+        own = others if not own or any(_is_on(each) for each in others) else own
+    if any(_is_on(each) for each in own):
         _remember(service, project, webhooks)
         return None
     seen = _seen(service, project)
-    if any(seen.get(str(each["id"]), _state(each)) != _state(each) for each in own):
+    if any(seen.get(str(each.get("id")), _state(each)) != _state(each) for each in own):
         return None
-    return max(own, key=lambda each: int(each["id"]), default=None)
+    return max(own, key=lambda each: int(each.get("id") or 0), default=None)
+
+
+def _is_on(webhook: Webhook) -> bool:
+    return bool(webhook.get("is_active", True))
 
 
 def _is_signed(service: Service, webhook: Webhook) -> bool:
@@ -84,7 +88,7 @@ def _is_signed(service: Service, webhook: Webhook) -> bool:
 
 
 def _leads_here(service: Service, webhook: Webhook) -> bool:
-    base, _, end = str(webhook["url"]).rstrip("/").rpartition("/")
+    base, _, end = str(webhook.get("url") or "").rstrip("/").rpartition("/")
     return end == "webhook" and identify(base, service.secret.instance) == "here"
 
 
@@ -94,7 +98,7 @@ def _state(webhook: Webhook) -> str:
 
 def _remember(service: Service, project: str, webhooks: Sequence[Webhook]) -> None:
     """Keep the state in which webhooks are seen on."""
-    states = {str(each["id"]): _state(each) for each in webhooks if each["is_active"]}
+    states = {str(each.get("id")): _state(each) for each in webhooks if _is_on(each)}
     service.queue.redis.set(key(project, "webhooks"), json.dumps({**_seen(service, project), **states}))
     service.failures.clear(project, FAILURE)
 
