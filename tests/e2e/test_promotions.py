@@ -21,7 +21,7 @@ from ..planted import brush
 from .annotator import Mask
 from .browsing import STREAM_WIDTH, Editor, is_draft, sign_up
 from .conftest import Rows, Stack, chromium
-from .people import Person, Regions, Work, correct, differing, inside
+from .people import Person, Regions, Work, correct, differing
 from .scenes import Project, make_project, masks_of, union, wait
 
 SEED = 80_000
@@ -262,17 +262,9 @@ class Tab:
     rng: random.Random
 
     def correct(self, seen: Watched) -> None:
-        """Bring the open task's regions nearer to the truth, or else put one more object in."""
+        """Make one of the open task's regions anew, or all if it has none."""
         place = seen.project.tasks.index(self.editor.task)
-        if not correct(self.editor, seen.project.pits[place], self.rng):
-            self.click_aside(seen, place)
-
-    def click_aside(self, seen: Watched, place: int) -> None:
-        """Take an object in that is none of those wanted, so that the annotation differs from the prediction."""
-        masks = masks_of(self.editor.on_screen())
-        assert (spot := inside(seen.project.distractors[place], masks, self.rng))
-        self.editor.click("Pit", *spot)
-        self.editor.accept()
+        assert correct(self.editor, seen.project.pits[place], self.rng, anew=1)
 
     def submit(self, seen: Watched) -> int:
         """Submit what is on the screen; gives the annotation, which holds just that."""
