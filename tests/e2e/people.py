@@ -88,16 +88,20 @@ def look(editor: Editor, seconds: float) -> None:
     editor.page.wait_for_timeout(1000 * seconds)
 
 
-def correct(editor: Editor, pits: Sequence[Mask], rng: random.Random) -> bool:
-    """Bring the regions on the screen nearer to the truth; gives whether anything was changed."""
+def correct(editor: Editor, pits: Sequence[Mask], rng: random.Random, anew: float = SHARE_MADE_ANEW) -> bool:
+    """Bring the regions on the screen nearer to the truth; gives whether anything was changed.
+
+    `anew`: how often one of them is deleted, to be clicked anew where it was a pit.
+    """
     masks = masks_of(editor.on_screen())
     changed = False
-    if masks and rng.random() < SHARE_MADE_ANEW:
-        chosen = rng.randrange(len(masks))
-        others = [mask for i, mask in enumerate(masks) if i != chosen]
-        if place := inside(masks[chosen], others, rng):
-            editor.remove(*place)
-            masks, changed = others, True
+    if rng.random() < anew:
+        for chosen in rng.sample(range(len(masks)), len(masks)):
+            others = [mask for i, mask in enumerate(masks) if i != chosen]
+            if place := inside(masks[chosen], others, rng):
+                editor.remove(*place)
+                masks, changed = others, True
+                break
     for pit in pits:
         if place := inside(pit, masks, rng):
             editor.click("Pit", *place)

@@ -1,6 +1,7 @@
 """Annotators at work while versions are promoted: what is on their screens is taken, whatever is promoted meanwhile."""
 
 import random
+import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -20,7 +21,7 @@ from ..planted import brush
 from .annotator import Mask
 from .browsing import STREAM_WIDTH, Editor, is_draft, sign_up
 from .conftest import Rows, Stack, chromium
-from .people import Person, Regions, Work, correct, differing, inside
+from .people import Person, Regions, Work, correct, differing
 from .scenes import Project, make_project, masks_of, union, wait
 
 SEED = 80_000
@@ -40,6 +41,7 @@ class Watched:
     stack: Stack
     project: Project
     annotation: int  # of the one more annotator
+    over: threading.Event  # something went wrong: nobody is to wait any longer
 
     @property
     def status(self) -> dict[str, Any]:
@@ -103,7 +105,7 @@ def watched(stack: Stack, title: str, seed: int, count: int, **options: Any) -> 
     project = make_project(stack, title, seed, count, SIDE, **options)
     wait(lambda: any(name.startswith(f"{project.number}.") for name in Store(stack.home).projects()))
     made = stack.client.create_annotation(project.tasks[-1], [region(union(project.pits[-1]))])
-    return Watched(stack, project, int(made["id"]))
+    return Watched(stack, project, int(made["id"]), threading.Event())
 
 
 def emails(name: str) -> list[str]:
@@ -112,22 +114,28 @@ def emails(name: str) -> list[str]:
 
 def test_no_annotator_is_refused_while_versions_are_promoted(stack: Stack, browser: Any, rows: Rows) -> None:
     seen = watched(stack, "People at work", SEED, PEOPLE * EACH + SPARE)
+    for place in (-3, -2):
+        stack.client.create_annotation(seen.project.tasks[place], [region(union(seen.project.pits[place]))])
     accounts = emails("person")
     for email in accounts:
         sign_up(stack.client.url, email, PASSWORD)
+    wait(lambda: seen.shown().startswith("skylight-"))
     began, before = time.monotonic(), seen.promotions()
     with ThreadPoolExecutor(PEOPLE) as pool:
         working = [pool.submit(work, seen, accounts[i], i) for i in range(PEOPLE)]
-        away, held = leave_open(seen, browser, accounts[-1], working)
-        until_done(seen, working)
+        try:
+            away, held = leave_open(seen, browser, accounts[-1], working)
+            until_done(seen, working)
+        finally:
+            seen.over.set()
     everything = [*(each.result() for each in working), away]
     seconds = time.monotonic() - began
     wait(seen.settled)
     report(rows, seen, everything, seconds)
     promoted = seen.promotions() - before
-    rows.add("people: versions promoted meanwhile", promoted, "", f"> {OPEN_PROMOTIONS}", promoted > OPEN_PROMOTIONS)
+    rows.add("people: versions promoted meanwhile", promoted, "", f">= {OPEN_PROMOTIONS}", promoted >= OPEN_PROMOTIONS)
     rows.add("people: of these while a tab was open", held, "", f">= {OPEN_PROMOTIONS}", held >= OPEN_PROMOTIONS)
-    assert promoted > OPEN_PROMOTIONS and held >= OPEN_PROMOTIONS
+    assert promoted >= held >= OPEN_PROMOTIONS
     assert [len(each.submitted) for each in everything] == [*[EACH] * PEOPLE, 1]
     assert sum(len(each.corrected) for each in everything) >= PEOPLE * EACH / 4
 
@@ -145,7 +153,12 @@ def work(seen: Watched, email: str, number: int) -> Work:
 def sit_out(editor: Editor, seen: Watched, promotions: int) -> None:
     """Leave the tab open until so many more versions are promoted."""
     before = seen.promotions()
-    wait_in(editor, lambda: seen.promotions() >= before + promotions)
+
+    def promoted() -> bool:
+        assert not seen.over.is_set(), "another annotator has met an error"
+        return seen.promotions() >= before + promotions
+
+    wait_in(editor, promoted)
 
 
 def leave_open(seen: Watched, browser: Any, email: str, working: list[Future[Work]]) -> tuple[Work, int]:
@@ -153,15 +166,10 @@ def leave_open(seen: Watched, browser: Any, email: str, working: list[Future[Wor
 
     Gives what came of it, and how many promotions that were.
     """
-
-    def begun() -> bool:
-        check(working)
-        return seen.promotions() > 0 and seen.shown().startswith("skylight-")
-
-    wait(begun)
     editor = Editor(browser, seen.stack.client.url, STREAM_WIDTH)
     editor.log_in(email, PASSWORD)
     editor.open_stream(seen.project.number)
+    assert editor.prediction is not None
     before, shown = seen.promotions(), seen.shown()
 
     def enough() -> bool:
@@ -254,17 +262,9 @@ class Tab:
     rng: random.Random
 
     def correct(self, seen: Watched) -> None:
-        """Bring the open task's regions nearer to the truth, or else put one more object in."""
+        """Make one of the open task's regions anew, or all if it has none."""
         place = seen.project.tasks.index(self.editor.task)
-        if not correct(self.editor, seen.project.pits[place], self.rng):
-            self.click_aside(seen, place)
-
-    def click_aside(self, seen: Watched, place: int) -> None:
-        """Take an object in that is none of those wanted, so that the annotation differs from the prediction."""
-        masks = masks_of(self.editor.on_screen())
-        assert (spot := inside(seen.project.distractors[place], masks, self.rng))
-        self.editor.click("Pit", *spot)
-        self.editor.accept()
+        assert correct(self.editor, seen.project.pits[place], self.rng, anew=1)
 
     def submit(self, seen: Watched) -> int:
         """Submit what is on the screen; gives the annotation, which holds just that."""
