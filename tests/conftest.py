@@ -48,6 +48,13 @@ def answers(connection: redis.Redis) -> bool:
         return False
 
 
+@pytest.fixture(autouse=True)
+def no_cases(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """To Skylight itself `SKYLIGHT_CASES`, which tests of cases may be given, is an unknown setting."""
+    if "cases" not in request.module.__name__:
+        monkeypatch.delenv("SKYLIGHT_CASES", raising=False)
+
+
 @pytest.fixture
 def broker_url(broker_socket: Path) -> str:
     """Its address; it is empty."""
