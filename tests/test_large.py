@@ -215,9 +215,7 @@ def test_of_brushes_and_bitmasks_no_more_are_sent_than_fit_into_an_answer(
     assert [each["score"] for each in some] == [each["score"] for each in every][: len(some)]
 
 
-def test_of_too_many_objects_in_a_large_picture_the_surest_go(
-    tiled, studio, mosaic, decoder, monkeypatch, caplog
-):
+def test_of_too_many_objects_in_a_large_picture_the_surest_go(tiled, studio, mosaic, decoder, monkeypatch, caplog):
     studio.pictures[A] = png(mosaic[0])
     digest, raster = tiled.pictures.look(A)
     every, _ = preannotation_large(tiled, decoder, LABELING, digest, raster)
