@@ -200,6 +200,7 @@ def test_sam_is_asked_about_the_decoders_regions_if_it_is_set(client, planted, p
 
 def test_of_too_many_regions_the_surest_are_sent_and_the_log_says_so(client, planted, pictures, monkeypatch, caplog):
     serve_decoder(planted, P, ("Dog", "Object"))
+    planted.settings = replace(planted.settings, min_area=1)
     there = np.zeros(SIZE, bool)
     there[: SIZE[0] // 8 * 8, :].reshape(-1, 8, SIZE[1] // 8, 8)[:, 1:7, :, 1:7] = True
     sure = np.where(there, 0.5 + 0.5 * np.arange(SIZE[1]) / SIZE[1], 0).astype(np.float32)  # the further right
