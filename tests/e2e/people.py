@@ -15,6 +15,7 @@ from .browsing import Editor
 from .scenes import masks_of, union
 
 SHARE_MADE_ANEW = 0.4  # of the pre-annotated tasks: a region is deleted, and clicked anew
+SELECTABLE = 300  # px of a region that a click on the image selects: on those of 208 and less it was seen not to
 OPEN_SHARE = 0.5  # of an object that no region covers, for it to be clicked on
 
 Regions = list[dict[str, Any]]
@@ -98,7 +99,7 @@ def correct(editor: Editor, pits: Sequence[Mask], rng: random.Random, anew: floa
     if rng.random() < anew:
         for chosen in rng.sample(range(len(masks)), len(masks)):
             others = [mask for i, mask in enumerate(masks) if i != chosen]
-            if place := inside(masks[chosen], others, rng):
+            if masks[chosen].sum() >= SELECTABLE and (place := inside(masks[chosen], others, rng)):
                 editor.remove(*place)
                 masks, changed = others, True
                 break

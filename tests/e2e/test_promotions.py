@@ -22,7 +22,7 @@ from .annotator import Mask
 from .browsing import STREAM_WIDTH, Editor, is_draft, sign_up
 from .conftest import Rows, Stack, chromium
 from .people import Person, Regions, Work, correct, differing
-from .scenes import Project, make_project, masks_of, union, wait
+from .scenes import Project, make_project, masks_of, middle, union, wait
 
 SEED = 80_000
 SIDE = 320  # px of the scenes
@@ -262,9 +262,12 @@ class Tab:
     rng: random.Random
 
     def correct(self, seen: Watched) -> None:
-        """Make one of the open task's regions anew, or all if it has none."""
+        """Make one of the open task's regions anew, or else put one in where there is most room."""
         place = seen.project.tasks.index(self.editor.task)
-        assert correct(self.editor, seen.project.pits[place], self.rng, anew=1)
+        if not correct(self.editor, seen.project.pits[place], self.rng, anew=1):
+            free = ~union([np.zeros((SIDE, SIDE), bool), *masks_of(self.editor.on_screen())])
+            self.editor.click("Pit", *middle(free))
+            self.editor.accept()
 
     def submit(self, seen: Watched) -> int:
         """Submit what is on the screen; gives the annotation, which holds just that."""
