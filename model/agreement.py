@@ -47,8 +47,10 @@ def compare(pack: str, samples: Sequence[Sample], count: int, seed: int, encoder
     """Train on `count` of some samples, drawn by a seed; None if nothing is reported of such a training."""
     order = np.random.default_rng(seed).permutation(len(samples))
     annotated, others = ([samples[i] for i in part] for part in (order[:count], order[count : count + OTHERS]))
-    sides = ([sample for sample in annotated if in_validation(sample.group) is side] for side in (False, True))
-    trained = train(*sides, DecoderConfig((pack,), encoder_id), replace(TrainConfig(), seed=seed))
+    learned, kept_apart = (
+        [sample for sample in annotated if in_validation(sample.group) is side] for side in (False, True)
+    )
+    trained = train(learned, kept_apart, DecoderConfig((pack,), encoder_id), replace(TrainConfig(), seed=seed))
     if trained.held is None:
         return None
     truth = validate(trained.decoder, others)

@@ -175,7 +175,7 @@ class Objects:
         self._cells = (pairs % cells).astype(np.int32)
         numbers, firsts = np.unique(pairs // cells, return_index=True)
         self._ends = np.append(firsts, len(pairs))
-        self._labels = (numbers // _NUMBERS).astype(np.uint8)
+        self._labels: NDArray[np.uint8] = (numbers // _NUMBERS).astype(np.uint8)
 
     @property
     def labels(self) -> NDArray[np.uint8]:
@@ -262,7 +262,7 @@ class CropSource:
             for low, high in ((0.8, 1.25), (-0.15, 0.15))
         )
         shifted = (picture.float() / 127.5 - 1) * gain + shift
-        classes, shares = known.split(SHARES, 1)
+        classes, shares = torch.split(known, SHARES, 1)
         wanted, offsets = self._told_apart(classes[shares > 0])
         return Batch(
             torch.cat([features.float(), context.float()], 1),

@@ -121,8 +121,8 @@ class LabelScores:
         """The scores of the images that are not counted in `other`, all of whose images are counted in these."""
         rest = LabelScores(self.labels)
         rest.images = self.images - other.images
-        rest._intersections = self._intersections - other._intersections
-        rest._unions = self._unions - other._unions
+        rest._intersections += self._intersections - other._intersections
+        rest._unions += self._unions - other._unions
         return rest
 
     @property

@@ -82,8 +82,8 @@ def _is_one_object(mask: NDArray[np.bool_]) -> bool:
 
 def numbers_of(instances: NDArray[Any]) -> NDArray[Any]:
     """The numbers of an instance map's objects (N,), rising; 0, where there is none, is not among them."""
-    numbers = np.unique(instances)
-    return numbers[numbers != 0]
+    numbers: NDArray[Any] = np.unique(instances[instances != 0])
+    return numbers
 
 
 def touching(instances: NDArray[np.uint16], reach: int) -> tuple[int, int]:

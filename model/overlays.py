@@ -63,7 +63,7 @@ def predicted(decoder: DomainDecoder, embedding: Embedding, size: tuple[int, int
         trunk = decoder.trunk(*as_tensors(embedding))
         rows, columns = embedding.extent(2 * trunk.shape[-1])
         highest, winner = torch.full(size, -torch.inf), torch.zeros(size, dtype=torch.long)
-        for some in classes.split(AT_ONCE):
+        for some in torch.split(classes, AT_ONCE):
             logits = decoder.logits(trunk, some)[..., :rows, :columns]
             best, which = F.interpolate(logits, size, mode="bilinear", align_corners=False)[0].max(0)
             winner = torch.where(best > highest, some[which], winner)

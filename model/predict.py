@@ -93,7 +93,8 @@ class Prediction:
     def of(self, label: int, window: Window = np.s_[:, :]) -> NDArray[np.float32]:
         """The probability of a label, 0 for the first, in a window (h, w) float32; 0 where others are likelier."""
         if self.classes is None:
-            return self.probabilities[label + 1][window]
+            plane: NDArray[np.float32] = self.probabilities[label + 1][window]
+            return plane
         found: NDArray[np.float32] = np.where(
             self.classes[(slice(1, None), *window)] == label + 1, self.probabilities[(slice(1, None), *window)], 0
         ).sum(0)
@@ -109,7 +110,8 @@ def likeliest(probabilities: NDArray[Any], classes: NDArray[np.uint8] | None) ->
     """The likeliest class (H, W) uint8 of planes (K, H, W), as of a `Prediction`."""
     plane = probabilities.argmax(0)
     if classes is None:
-        return plane.astype(np.uint8)
+        first: NDArray[np.uint8] = plane.astype(np.uint8)
+        return first
     found: NDArray[np.uint8] = np.take_along_axis(classes, plane[None], 0)[0]
     return found
 

@@ -105,7 +105,7 @@ def _tile(
 def _coarse_odds(decoder: DomainDecoder, part: Tensor) -> Tensor:
     """Log-odds (L, h, w) of all labels, of what the heads read (1, C, h, w): the mean of each cell's four quarters."""
     weight, bias = decoder.head.weight, decoder.head.bias
-    means = weight.unflatten(0, (-1, 4)).mean(1), None if bias is None else bias.unflatten(0, (-1, 4)).mean(1)
+    means = weight.reshape(-1, 4, *weight.shape[1:]).mean(1), None if bias is None else bias.reshape(-1, 4).mean(1)
     logits = F.conv2d(part, *means)[0]
     return (logits[1:] - logits[:1]) / decoder.config.temperature
 

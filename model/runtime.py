@@ -250,7 +250,8 @@ def has_bfloat16(processors: Path = Path("/proc/cpuinfo")) -> bool:
     of PyTorch without oneDNN, as for macOS, has no such question to ask.
     """
     supported = getattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", None)
-    if supported is None or not torch.backends.mkldnn.is_available() or not supported():
+    built = torch.backends.mkldnn.is_available()  # type: ignore[no-untyped-call]
+    if supported is None or not built or not supported():
         return False
     with suppress(OSError):
         return not BFLOAT16_FLAGS.isdisjoint(processors.read_text().split())
