@@ -49,10 +49,10 @@ def answers(connection: redis.Redis) -> bool:
 
 
 @pytest.fixture(autouse=True)
-def no_cases(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    """To Skylight itself `SKYLIGHT_CASES`, which tests of cases may be given, is an unknown setting."""
-    if "cases" not in request.module.__name__:
-        monkeypatch.delenv("SKYLIGHT_CASES", raising=False)
+def no_unknown_settings(monkeypatch: pytest.MonkeyPatch) -> None:
+    """To Skylight itself the variables that only tests read, when they are imported, are unknown settings."""
+    for name in ("SKYLIGHT_DATA", "SKYLIGHT_CASES"):
+        monkeypatch.delenv(name, raising=False)
 
 
 @pytest.fixture

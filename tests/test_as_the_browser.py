@@ -110,7 +110,6 @@ def test_every_way_to_read_a_picture_gives_the_same_pixels(
     mapped.close()
 
     watched = Watched()
-    monkeypatch.delenv("SKYLIGHT_DATA", raising=False)  # an unknown setting to the command
     monkeypatch.setattr(sam, "load", lambda *_: watched)
     arguments = ["segment", str(path), "--point", "5,5", "--out", str(tmp_path / "mask.png")]
     done = CliRunner().invoke(cli, arguments, catch_exceptions=False)

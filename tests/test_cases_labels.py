@@ -38,14 +38,14 @@ from .studio import KEY
 
 UPLOAD = "/data/upload/1/aaaaaaaa-scene.png"
 PICTURES = "http://pictures.example"
+CASES = os.environ.get("SKYLIGHT_CASES", "")
 
 
 def kind_of_case(name):
     """The folder of a kind, and its right values; skips without them."""
-    folder = os.environ.get("SKYLIGHT_CASES")
-    if not folder:
+    if not CASES:
         pytest.skip("SKYLIGHT_CASES does not name a folder of cases")
-    (found,) = Path(folder).glob(f"*-{name}")
+    (found,) = Path(CASES).glob(f"*-{name}")
     return found, json.loads((found / "expected.json").read_text())
 
 

@@ -22,13 +22,6 @@ from .studio import CONFIG, KEY
 from .trained import publish
 
 
-@pytest.fixture(autouse=True)
-def no_packs(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Other tests may be given SKYLIGHT_DATA and SKYLIGHT_CASES; to Skylight itself they are unknown settings."""
-    monkeypatch.delenv("SKYLIGHT_DATA", raising=False)
-    monkeypatch.delenv("SKYLIGHT_CASES", raising=False)
-
-
 @pytest.fixture
 def scene(tmp_path: Path) -> Path:
     """A procedural scene on disk, wider than high."""
@@ -152,6 +145,7 @@ WITHOUT_REDIS = [  # every other command: arguments, exit status and what is sai
     (("connect", "--project", "1", "--url", "{served}"), 0, "done "),
     (("precompute", "--project", "1"), 0, "1 embedded"),
     (("rebuild",), 1, "skylight: Redis does not answer"),
+    (("forget", "--project", "{project}", "--yes"), 1, "skylight: Redis does not answer"),
     (("normalise", "--project", "1", "--range", "0,4000"), 0, "Redis is away"),
     (("export", "--project", "1", "--format", "safetensors", "--out", "{out}/it.safetensors"), 0, "it.safetensors"),
     (("map", "{scene}", "--project", "1", "--out", "{out}/maps"), 0, "1 mapped"),

@@ -180,8 +180,6 @@ def test_what_waits_is_told_kind_by_kind(queue):
 def test_the_command_line_says_which_queues_and_in_which_order(given, kinds, monkeypatch):
     taken: list[object] = []
     monkeypatch.setenv("REDIS_URL", "redis://nowhere")
-    monkeypatch.delenv("SKYLIGHT_DATA", raising=False)
-    monkeypatch.delenv("SKYLIGHT_CASES", raising=False)
     monkeypatch.setattr(worker, "run", lambda settings, kinds: taken.append(kinds))
     monkeypatch.setattr("os.nice", lambda by: 0)
     assert CliRunner().invoke(cli.cli, ["worker", "--queues", given]).exit_code == 0

@@ -453,8 +453,6 @@ def skylight(service, studio, monkeypatch):
     """Runs the command beside the fake Label Studio."""
     for variable in Settings.table():
         monkeypatch.delenv(variable.env, raising=False)
-    monkeypatch.delenv("SKYLIGHT_DATA", raising=False)
-    monkeypatch.delenv("SKYLIGHT_CASES", raising=False)
     monkeypatch.setenv("SKYLIGHT_HOME", str(service.settings.home))
     monkeypatch.setenv("LABEL_STUDIO_URL", studio.url)
     monkeypatch.setenv("LABEL_STUDIO_API_KEY", KEY)

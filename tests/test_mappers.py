@@ -34,8 +34,6 @@ def home(service, decoder, monkeypatch):
     publish(service, decoder)
     for variable in Settings.table():
         monkeypatch.delenv(variable.env, raising=False)
-    monkeypatch.delenv("SKYLIGHT_DATA", raising=False)
-    monkeypatch.delenv("SKYLIGHT_CASES", raising=False)
     monkeypatch.setenv("SKYLIGHT_HOME", str(service.settings.home))
     monkeypatch.setenv("SKYLIGHT_TILE", "256")
     monkeypatch.setenv("OMP_NUM_THREADS", "1")

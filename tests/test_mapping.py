@@ -49,8 +49,6 @@ def skylight(service, decoder, segmenter, monkeypatch):
     publish(service, decoder)
     for variable in Settings.table():
         monkeypatch.delenv(variable.env, raising=False)
-    monkeypatch.delenv("SKYLIGHT_DATA", raising=False)
-    monkeypatch.delenv("SKYLIGHT_CASES", raising=False)
     monkeypatch.setenv("SKYLIGHT_HOME", str(service.settings.home))
     monkeypatch.setenv("SKYLIGHT_TILE", "256")
     monkeypatch.setattr(sam, "load", lambda *_: segmenter)

@@ -11,6 +11,8 @@ from PIL import Image
 
 from model.packs import HELD_OUT_REGIONS, PackImage, images
 
+DATA = os.environ.get("SKYLIGHT_DATA", "")
+
 RNG = np.random.default_rng(0)
 
 
@@ -80,10 +82,9 @@ def test_a_picture_that_two_packs_share_is_on_the_same_side_in_both() -> None:
 @pytest.fixture(scope="module")
 def real() -> list[PackImage]:
     """The real packs, where they are."""
-    folder = os.environ.get("SKYLIGHT_DATA")
-    if not folder:
+    if not DATA:
         pytest.skip("SKYLIGHT_DATA does not name a folder of packs")
-    return list(images(Path(folder)))
+    return list(images(Path(DATA)))
 
 
 def test_every_listed_image_of_the_real_packs_is_there_once(real: list[PackImage]) -> None:

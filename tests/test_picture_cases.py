@@ -103,8 +103,6 @@ def every_way(case: Case, folder: Path, monkeypatch: pytest.MonkeyPatch) -> dict
         seen[f"tiles of {side} px"] = Whole(watched.shown[0], there=there) if isinstance(found, Embedding) else found
     watched = Watched()
     monkeypatch.setattr(sam, "load", lambda *_: watched)
-    monkeypatch.delenv("SKYLIGHT_CASES", raising=False)
-    monkeypatch.delenv("SKYLIGHT_DATA", raising=False)
     arguments = ["segment", str(case.path), "--point", "0,0", "--out", str(folder / "mask.png")]
     done = CliRunner().invoke(cli, arguments, catch_exceptions=False)
     assert done.exit_code == 0, done.output
@@ -175,8 +173,6 @@ def test_a_narrow_picture_is_answered_by_segment_a_click_and_an_annotation(
 ):
     x, y = case.right["click"]
     monkeypatch.setattr(sam, "load", lambda *_: segmenter)
-    monkeypatch.delenv("SKYLIGHT_CASES", raising=False)
-    monkeypatch.delenv("SKYLIGHT_DATA", raising=False)
     out = tmp_path / "mask.png"
     arguments = ["segment", str(case.path), "--point", f"{x},{y}", "--out", str(out)]
     done = CliRunner().invoke(cli, arguments)

@@ -221,8 +221,6 @@ def skylight(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., A
     """Runs `skylight simulate` in a folder of its own, on four procedural scenes."""
     pytest.importorskip("matplotlib", reason="the extra `simulate` is not installed")
     monkeypatch.chdir(tmp_path)
-    monkeypatch.delenv("SKYLIGHT_DATA", raising=False)
-    monkeypatch.delenv("SKYLIGHT_CASES", raising=False)
     monkeypatch.setenv("SKYLIGHT_HOME", str(tmp_path / "home"))
     monkeypatch.setattr(pools, "SCENES", 4)
     return lambda *given: CliRunner().invoke(cli.cli, ["simulate", "--out", "out", "--seeds", "1", *given])

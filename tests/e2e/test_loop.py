@@ -20,6 +20,7 @@ from model.instances import numbers_of
 from .annotator import Log, Mask, annotate, region_mask
 from .conftest import Rows, Stack
 
+DATA = os.environ.get("SKYLIGHT_DATA", "")
 PROMOTION_SECONDS = 600
 SEED = 20_000  # of the procedural scenes; neither the demo's nor pretraining's
 
@@ -62,10 +63,9 @@ def test_fluorescence_nuclei(stack: Stack, rows: Rows) -> None:
 
 
 def data() -> Path:
-    folder = os.environ.get("SKYLIGHT_DATA")
-    if not folder:
+    if not DATA:
         pytest.skip("SKYLIGHT_DATA is not set: no packs of real images")
-    return Path(folder)
+    return Path(DATA)
 
 
 def picture(item: packs.PackImage) -> Picture:
