@@ -181,7 +181,9 @@ def leave_open(seen: Watched, browser: Any, email: str, working: list[Future[Wor
     held = seen.promotions() - before
     truths = dict(zip(seen.project.tasks, seen.project.pits, strict=True))
     person = Person(editor, seen.project.number, truths, random.Random(PEOPLE))
-    person.do_task()
+    task = editor.task
+    if person.do_task():
+        editor.await_task_after(task)  # so that nobody waits for the answer to a window that is gone
     person.note()
     editor.page.context.close()
     return person.work, held
