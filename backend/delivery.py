@@ -4,16 +4,15 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from backend.labelstudio import LabelStudio, TaskSummary
+from backend.labelstudio import LabelStudio, StoredPrediction, TaskSummary
 from backend.queue import key
 from backend.service import Service
-from backend.superseded import MOST_EARLIER, is_ours, number_of, replaceable
+from backend.superseded import MOST_EARLIER, is_ours, number_of, replaceable, say_deleted, written_over
 
 MARK_SECONDS = 30 * 24 * 3600  # how long it is remembered which tasks have a version's prediction
 CUT_CHARS = 400  # of model versions; Label Studio shows 500 with what stands between them
 NAMED = 10  # tasks in a message
 EMPTY = {"result": [], "score": 0.0, "cluster": None}
-DELETED = "submit"  # what a failure by predictions that somebody deleted is called
 
 
 def _done(project: str, version: str) -> str:
@@ -77,8 +76,11 @@ class Delivery:
         Nothing where the task is gone. Raises LabelStudioError.
         """
         body = {**made, "model_version": self.version}
-        old = self._outlived(task)
-        written = [each for each in old if self.client.replace_prediction(self.number, task.id, each, body)]
+        written = False
+        for old in self._outlived(task):
+            if self.client.replace_prediction(self.number, task.id, old.id, body):
+                written = True
+                written_over(self.service, self.project, old)
         has_it = self.is_withdrawn(task) and self.version in task.model_versions
         if not written and not has_it and not self.client.create_prediction(self.number, task.id, body):
             return
@@ -86,14 +88,14 @@ class Delivery:
         redis.sadd(self.sent, task.id)
         redis.expire(self.sent, MARK_SECONDS)
 
-    def _outlived(self, task: TaskSummary) -> list[int]:
-        """The ids of the predictions to be written over: those of versions that were rolled back, the empty one of a
+    def _outlived(self, task: TaskSummary) -> list[StoredPrediction]:
+        """The predictions to be written over: those of versions that were rolled back, the empty one of a
         late answer, or the oldest of many earlier ones.
         """
         if self.service.queue.redis.sismember(self.late, str(task.id)):
             for one in self.client.predictions(task.id):
                 if one.get("model_version") == self.version and not one.get("result"):
-                    return [int(one["id"])]
+                    return [StoredPrediction(one["id"], self.version, str(one.get("updated_at") or ""))]
         withdrawn = self.is_withdrawn(task)
         if not withdrawn and sum(map(is_ours, task.model_versions)) <= MOST_EARLIER:
             return []
@@ -101,10 +103,10 @@ class Delivery:
         if found is None:
             return []
         if withdrawn:
-            over = [one.id for one in found.predictions if number_of(one.model_version) > number_of(self.version)]
-            return [each for each in over if each not in found.parents]
+            over = [one for one in found.predictions if number_of(one.model_version) > number_of(self.version)]
+            return [one for one in over if one.id not in found.parents]
         old = replaceable(found, (self.shown, self.version))
-        return [old.id] if old else []
+        return [old] if old else []
 
     def look_for_deleted(self, tasks: Iterable[TaskSummary]) -> None:
         """Say so where predictions are gone that Skylight has sent and not deleted; `tasks` are all of the project."""
@@ -117,12 +119,7 @@ class Delivery:
         if not gone:
             return
         named = ", ".join(map(str, gone[:NAMED])) + (" and others" if len(gone) > NAMED else "")
-        reason = (
-            f"the predictions of {len(gone)} tasks ({named}) were deleted in Label Studio, and not by Skylight: "
-            "whoever had such a task open is refused at Submit (400, parent_prediction)"
-        )
-        step = "Reload the task's page: it goes on from its draft. Delete no predictions by hand while tasks are open"
-        self.service.failures.note(self.project, DELETED, reason, step)
+        say_deleted(self.service, self.project, f"of {len(gone)} tasks ({named})")
 
 
 def _is_cut(task: TaskSummary) -> bool:

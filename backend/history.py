@@ -48,10 +48,13 @@ def shown_prediction(annotation: Mapping[str, Any]) -> dict[str, Any] | None:
     """The pre-annotation that a task had when a webhook's annotation was made; None if it was none of Skylight's.
 
     Label Studio keeps a copy of the prediction of the project's model version with each new annotation, also where the
-    prediction is deleted later. Only webhooks carry it; annotations listed by the API do not.
+    prediction is deleted later. Only webhooks carry it; annotations listed by the API do not. It is of the version
+    shown at the submit: where the editor was opened with another, it is not what the annotator began with, so None.
     """
-    found = annotation.get("prediction")
+    found, parent = annotation.get("prediction"), annotation.get("parent_prediction")
     if not isinstance(found, dict) or not str(found.get("model_version") or "").startswith(OURS):
+        return None
+    if parent is not None and found.get("id") not in (None, parent):
         return None
     result = found.get("result")
     return {"version": str(found["model_version"]), "result": result} if isinstance(result, list) else None

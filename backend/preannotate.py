@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from backend.clustering import cluster_of, find_clusters
-from backend.delivery import EMPTY, MARK_SECONDS, Delivery
+from backend.delivery import EMPTY, MARK_SECONDS, Delivery, forget
 from backend.errors import BadRequest, LabelStudioError, SkylightError
 from backend.fair import TURN_SECONDS, Turn
 from backend.labeling import Labeling
@@ -237,7 +237,8 @@ class _Round:
         if stored.get(self.version) and shown != self.version:
             client.set_model_version(self.number, self.version)
             shown = self.version
-        note(self.service, self.project, shown, stored)
+        for earlier in note(self.service, self.project, shown, stored):
+            forget(self.service, self.project, earlier)
 
 
 def _is_open(task: TaskSummary) -> bool:

@@ -26,6 +26,7 @@ SAM_ALONE = frozenset(f"sam-{name}" for name in ("tiny", *CHECKPOINTS))  # model
 MOST_EARLIER = 5  # of a task: each is sent along when the task is opened; the next one is written over the oldest
 VERSIONS_AT_ONCE = 20  # named in one listing, whose address must stay short
 HOUR = 3600.0  # s
+DELETED = "submit"  # what a failure by predictions that somebody deleted is called
 
 log = logging.getLogger(__name__)
 
@@ -62,15 +63,40 @@ def note(
     `shown`: the project's model version; `stored`: how many predictions Label Studio has of each. A version that is
     served or shown is not superseded. Raises redis.RedisError.
     """
-    redis, where, now = service.queue.redis, key(project, "superseded"), time.time() if now is None else now
+    redis, where, now = service.queue.redis, _where(project), time.time() if now is None else now
     earlier = {version for version in stored if is_ours(version)} - {shown, service.version_name(project)}
     known = {version: float(since) for version, since in _read(service, where).items()}
+    young = now - HOUR * service.settings.keep_predictions
+    _look_for_deleted(service, project, {one for one in known if known[one] > young and not stored.get(one)})
     if over := known.keys() - earlier:
-        redis.hdel(where, *over)
-        redis.hdel(_left(project), *over)
+        for each in (where, _left(project), _held(project)):
+            redis.hdel(each, *over)
     for version in earlier - known.keys():
         redis.hset(where, version, str(now))
+        redis.hset(_held(project), version, stored[version])
     return {version: known.get(version, now) for version in earlier}
+
+
+def written_over(service: Service, project: str, old: StoredPrediction) -> None:
+    """Note that Skylight itself has written over a prediction: its version has one less."""
+    service.queue.redis.hincrby(_held(project), old.model_version, -1)
+
+
+def say_deleted(service: Service, project: str, which: str) -> None:
+    """Say that somebody has deleted predictions, on the page and by the doctor, until no editor is open that long."""
+    reason = (
+        f"the predictions {which} were deleted in Label Studio, and not by Skylight: whoever had a task open with one "
+        "is refused at Submit (400, parent_prediction)"
+    )
+    step = "Reload the task's page: it goes on from its draft. Delete no predictions by hand while tasks are open"
+    service.failures.note(project, DELETED, reason, step)
+
+
+def _look_for_deleted(service: Service, project: str, gone: Iterable[str]) -> None:
+    """Say so where versions are gone before their time, of which Skylight has not written over each prediction."""
+    held = _read(service, _held(project))
+    if deleted := sorted(version for version in gone if int(held.get(version, 0)) > 0):
+        say_deleted(service, project, f"of {', '.join(deleted)}")
 
 
 def clear(service: Service, project: str, seconds: float, now: float | None = None) -> bool:
@@ -165,7 +191,18 @@ class _Clearing:
             self.service.queue.redis.hset(_left(self.project), version, stored.get(version, 0))
 
 
+def _where(project: str) -> str:
+    """Key of the hash of when versions were superseded."""
+    return key(project, "superseded")
+
+
+def _held(project: str) -> str:
+    """Key of the hash of how many predictions of a superseded version Label Studio holds, but for deleted ones."""
+    return key(project, "superseded-held")
+
+
 def _left(project: str) -> str:
+    """Key of the hash of how many of them must stay."""
     return key(project, "superseded-left")
 
 

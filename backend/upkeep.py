@@ -14,11 +14,10 @@ from typing import Self
 import redis
 
 from backend.custody import Sweep
-from backend.delivery import DELETED
 from backend.errors import LabelStudioError
 from backend.queue import RECONCILED, key
 from backend.service import Service
-from backend.superseded import HOUR, clear
+from backend.superseded import DELETED, HOUR, clear
 from backend.trouble import take_up
 from backend.webhook import replay
 

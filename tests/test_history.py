@@ -75,6 +75,9 @@ def test_only_skylights_own_predictions_count():
     for other in ({"model_version": "someone-else"}, {"model_version": None}, {"result": None}):
         assert shown_prediction({"prediction": copy | other}) is None
     assert shown_prediction({"prediction": None}) is None
+    opened_with_it = {"prediction": copy | {"id": 7}, "parent_prediction": 7}
+    assert shown_prediction(opened_with_it) == {"version": "skylight-4", "result": result}
+    assert shown_prediction(opened_with_it | {"parent_prediction": 6}) is None  # with one of before a promotion
 
 
 def test_agreements_are_those_that_are_known_the_oldest_first():

@@ -7,7 +7,7 @@ import pytest
 
 from backend.preannotate import preannotate
 from backend.queue import key
-from backend.superseded import HOUR, clear, number_of
+from backend.superseded import DELETED, HOUR, clear, number_of
 from backend.upkeep import CLEARING, Upkeep
 
 from .planted import png, square
@@ -119,6 +119,26 @@ def test_what_must_stay_is_not_looked_through_again_and_again(planted, studio, p
     assert studio.predicted("skylight-1") == [1, 2, 3]
     monkeypatch.setattr(planted.labelstudio, "references", lambda *_: 1 / 0)
     assert not after(planted, project, 2 * LATER)
+
+
+def test_a_version_whose_predictions_somebody_deleted_before_their_time_is_named(planted, studio, project):
+    for number in [number for number, one in studio.predictions.items() if one["model_version"] == "skylight-1"]:
+        del studio.predictions[number]
+    after(planted, project, HOUR)
+    (failure,) = planted.failures.of(project)
+    assert failure.what == DELETED
+    assert "the predictions of skylight-1 were deleted in Label Studio, and not by Skylight" in failure.reason
+
+
+def test_what_skylight_itself_has_written_over_or_deleted_is_not_called_deleted_by_somebody(planted, studio, project):
+    for _ in range(8):
+        promote(planted, project)
+        preannotate(planted, project)
+    assert studio.predicted("skylight-1") == []
+    for days in (1, 2):
+        after(planted, project, days * LATER)
+    assert {one["model_version"] for one in studio.predictions.values()} == {"skylight-10"}
+    assert planted.failures.of(project) == []
 
 
 def test_nothing_is_deleted_of_another_project_with_the_same_id(planted, studio, project):
