@@ -55,9 +55,10 @@ SMART = ".lsf-toolbar__group > button.lsf-tool_smart"
 SUBMIT = "[data-testid=bottombar-submit-button], [data-testid=bottombar-update-button]"
 STREAM_WIDTH = 1300
 # Label Studio gives one task to two people who ask for their next at the same moment, and refuses the second's submit
-# (409): so that what is refused is never that, the windows of this process ask one after the other.
+# (409): so that what is refused is never that, the windows of this process ask one after the other. Each waits for so
+# long at most, s: a window that is closed while it asks never says that it is done.
 NEXT_TASK = re.compile("[?&]id=next_task")
-ASKING = threading.Lock()
+ASKING, ASKING_SECONDS = threading.Lock(), 10.0
 SETTLE_MS = 400  # the editor draws an answer in the frames after it came
 
 
@@ -238,8 +239,12 @@ def _is_annotation(answer: Any) -> bool:
 
 
 def _ask_alone(route: Any) -> None:
-    with ASKING:
+    alone = ASKING.acquire(timeout=ASKING_SECONDS)
+    try:
         route.fulfill(response=route.fetch(timeout=60_000))
+    finally:
+        if alone:
+            ASKING.release()
 
 
 def is_draft(answer: Any) -> bool:
