@@ -24,10 +24,10 @@ import numpy as np
 
 from model import contact, files, writers
 from model.decoder import DomainDecoder
-from model.found import Found, Wide
 from model.geo import Geo
 from model.images import MAX_PIXELS
 from model.inputs import Input
+from model.map_objects import Found, Wide
 from model.normalisation import OWN, Normalisation
 from model.objects import Map
 from model.rasters import Place, Raster, open_raster

@@ -1,7 +1,7 @@
 """The single objects of a picture of any size: an object that crosses tiles is one, and memory stays bounded.
 
 What is held of every pixel is on disk. Of an object whose bounding box is too large for an array, area, centre and
-score are summed up as the strips come, and its mask is read again strip by strip (`found.Wide`).
+score are summed up as the strips come, and its mask is read again strip by strip (`map_objects.Wide`).
 """
 
 from collections.abc import Iterable, Iterator
@@ -15,8 +15,8 @@ from scipy.ndimage import find_objects
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
-from model.found import Found, Wide
 from model.instances import separate
+from model.map_objects import Found, Wide
 from model.planes import Plane
 from model.predict import MARGIN, likeliest
 from model.rasters import Window

@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from model.found import Found, Wide
+from model.map_objects import Found, Wide
 from model.outlines import pieces
 
 TOLERANCE = 0.75  # px, by how much an outline may leave the edges of the pixels: they are stairs

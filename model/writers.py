@@ -11,8 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from model import files
-from model.found import Found, Wide
 from model.geo import Geo
+from model.map_objects import Found, Wide
 from model.objects import UNKNOWN
 from model.outlines import outlines
 from model.planes import Plane

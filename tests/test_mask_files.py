@@ -11,8 +11,8 @@ from PIL import Image
 from backend import imported
 from backend.errors import BadRequest
 from backend.labeling import controls, parse_config
-from model.found import Found
 from model.images import ImageError
+from model.map_objects import Found
 from model.mask_files import harden, objects, read
 
 from .editor import CONFIG
