@@ -124,6 +124,20 @@ class Editor:
         self.page.wait_for_timeout(SETTLE_MS)
         return len(answer["data"]["result"])
 
+    def take_in(self, label: str, x: float, y: float, seconds: float = 30) -> bool:
+        """Click at x, y px of the image and accept the answer; gives False if none came, as after a click that hit
+        something which lies over the image.
+        """
+        self.press(label, x, y)
+        for _ in range(round(2 * seconds)):
+            if self.page.evaluate(SUGGESTED):
+                self.page.wait_for_timeout(SETTLE_MS)
+                self.accept()
+                return True
+            self.page.wait_for_timeout(500)
+        self.page.keyboard.press("Escape")
+        return False
+
     def press(self, label: str, x: float, y: float, positive: bool = True) -> None:
         """The same, without waiting for the answer."""
         self._pick(label)

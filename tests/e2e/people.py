@@ -12,6 +12,7 @@ from model.evaluate import interior_point
 from ..pace import look_seconds
 from .annotator import Mask
 from .browsing import Editor
+from .conftest import BUILD
 from .scenes import masks_of, union
 
 SHARE_MADE_ANEW = 0.4  # of the pre-annotated tasks: a region is deleted, and clicked anew
@@ -105,8 +106,9 @@ def correct(editor: Editor, pits: Sequence[Mask], rng: random.Random, anew: floa
                 break
     for pit in pits:
         if place := inside(pit, masks, rng):
-            editor.click("Pit", *place)
-            editor.accept()
+            if not editor.take_in("Pit", *place):
+                editor.page.screenshot(path=BUILD / f"click-without-answer-{editor.task}.png")
+                continue
             masks, changed = masks_of(editor.on_screen()), True
     return changed
 
