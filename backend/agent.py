@@ -3,7 +3,7 @@
 import functools
 from importlib.metadata import PackageNotFoundError, metadata
 
-PACKAGE = "skylight"
+PACKAGE = "label-studio-skylight"  # as the package index knows it: `skylight` is another project there
 
 
 @functools.cache

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 import click
 import redis
 
+from backend.agent import PACKAGE
 from backend.errors import SkylightError, Unavailable
 from backend.import_commands import import_annotations
 from backend.lifeline import follow
@@ -115,7 +116,7 @@ def main() -> None:
 
 
 @click.group(cls=Skylight, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
-@click.version_option(package_name="skylight")
+@click.version_option(package_name=PACKAGE)
 def cli() -> None:
     """Skylight: a Label Studio ML backend that learns while you click.
 

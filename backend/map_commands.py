@@ -174,7 +174,7 @@ def _inputs(given: Sequence[Path | str]) -> "list[Input]":
     try:
         found = inputs(given)
     except ImportError:
-        raise BadRequest("pictures in a bucket need obstore: pip install 'skylight[s3]'") from None
+        raise BadRequest("pictures in a bucket need obstore: pip install 'label-studio-skylight[s3]'") from None
     except OSError as error:
         raise Unavailable(str(error)) from error
     if not found:

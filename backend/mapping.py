@@ -115,7 +115,9 @@ def plan(
     """
     if set(formats) & set(NEED_GEO) and not has_rasterio():
         asked = ", ".join(sorted(set(formats) & set(NEED_GEO)))
-        raise BadRequest(f"{asked} needs rasterio and others: pip install 'skylight[geo]', or ask for png or coco")
+        raise BadRequest(
+            f"{asked} needs rasterio and others: pip install 'label-studio-skylight[geo]', or ask for png or coco"
+        )
     version = trained(service, project, number)
     segmenter, settings = service.pictures.segmenter, service.settings
     tile = settings.tile or default_side(segmenter)

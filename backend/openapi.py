@@ -8,6 +8,7 @@ from typing import Any
 
 from flask import Blueprint, Response
 
+from backend.agent import PACKAGE
 from backend.answers import json_response
 from backend.limits import MAX_CONFIG, MAX_ID, MAX_PROMPTS, MAX_TASKS, PROJECT
 
@@ -149,7 +150,7 @@ def description() -> Schema:
     }
     return {
         "openapi": "3.1.0",
-        "info": {"title": "Skylight", "version": version("skylight")},
+        "info": {"title": "Skylight", "version": version(PACKAGE)},
         "paths": {path: {method: operation} for path, (method, operation) in asked.items()},
         "components": {"schemas": {"Error": record({"error": TEXT})}},
     }

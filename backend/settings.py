@@ -404,7 +404,9 @@ def _in_bucket(url: str, values: Mapping[str, Any]) -> Path:
     try:
         return shared.at(url, values.get("copy", defaults.copy), limit)
     except ImportError:
-        raise ConfigError("SKYLIGHT_HOME is in a bucket; install what that needs: pip install 'skylight[s3]'") from None
+        raise ConfigError(
+            "SKYLIGHT_HOME is in a bucket; install what that needs: pip install 'label-studio-skylight[s3]'"
+        ) from None
 
 
 def _refuse_unknown(environ: Mapping[str, str]) -> None:

@@ -402,7 +402,7 @@ def in_memory(data: bytes, max_pixels: int = MAX_PIXELS, how: Normalisation = OW
     """
     if data.startswith((*TIFF, *JPEG_2000)):
         if how.bands and not has_rasterio():
-            raise ImageError("bands of a raster are read by rasterio only: pip install 'skylight[geo]'")
+            raise ImageError("bands of a raster are read by rasterio only: pip install 'label-studio-skylight[geo]'")
         if has_rasterio() and (found := _in_memory(data, max_pixels, how)) is not None:
             return found
     return Whole(numbers(data, max_pixels), how)

@@ -148,7 +148,7 @@ def plot(rows: Sequence[Row], path: Path) -> None:
         from matplotlib.figure import Figure
     except ModuleNotFoundError as error:
         raise PlotError(
-            f"{path.name} needs matplotlib: pip install 'skylight[simulate]', and run this again"
+            f"{path.name} needs matplotlib: pip install 'label-studio-skylight[simulate]', and run this again"
         ) from error
     names = packs(rows)
     figure = Figure(figsize=(4 * len(names), 3.6), layout="constrained")

@@ -234,6 +234,6 @@ class Bench:
         except ModuleNotFoundError as error:
             raise SimulateError(
                 f"method {method} needs the package {error.name}: "
-                "pip install 'skylight[simulate]', or leave it out of --methods"
+                "pip install 'label-studio-skylight[simulate]', or leave it out of --methods"
             ) from error
         return alternative, time.perf_counter() - started

@@ -307,7 +307,7 @@ def test_what_cannot_be_found_in_a_bucket_is_said_in_a_sentence(skylight, bucket
     wrong = said("s3://me:password@maps/a.tif")
     assert "an address in a bucket is s3://bucket/folder" in wrong and "password" not in wrong
     monkeypatch.setitem(sys.modules, "obstore", None)
-    assert "pip install 'skylight[s3]'" in said("s3://maps/mars")
+    assert "pip install 'label-studio-skylight[s3]'" in said("s3://maps/mars")
 
 
 @pytest.mark.parametrize(
@@ -328,7 +328,7 @@ def test_what_cannot_be_mapped_so_is_refused(skylight, tmp_path, arguments, said
 def test_formats_of_maps_need_the_extra(service, decoder, tmp_path, monkeypatch):
     publish(service, decoder)
     monkeypatch.setattr("backend.mapping.has_rasterio", lambda: False)
-    with pytest.raises(Exception, match=r"gpkg needs rasterio and others: pip install 'skylight\[geo\]'"):
+    with pytest.raises(Exception, match=r"gpkg needs rasterio and others: pip install 'label-studio-skylight\[geo\]'"):
         plan(service, "1", None, tmp_path, ("png", "gpkg"))
     assert plan(service, "1", None, tmp_path, ("png",)).options.tile == 1024  # twice the tiny SAM's input
 

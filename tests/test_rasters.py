@@ -169,7 +169,9 @@ def test_complex_numbers_and_bands_without_rasterio_are_refused_by_name(tmp_path
     with pytest.raises(ImageError, match="the picture has 1 bands"):
         in_memory(path.read_bytes(), how=Normalisation((2,)))
     monkeypatch.setattr("model.rasters.has_rasterio", lambda: False)
-    with pytest.raises(ImageError, match=r"bands of a raster are read by rasterio only: pip install 'skylight\[geo\]'"):
+    with pytest.raises(
+        ImageError, match=r"bands of a raster are read by rasterio only: pip install 'label-studio-skylight\[geo\]'"
+    ):
         in_memory(path.read_bytes(), how=Normalisation((1,)))
     assert (in_memory(path.read_bytes()).pixels[..., 0] == gray).all()
 

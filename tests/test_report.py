@@ -86,5 +86,7 @@ def test_the_plot_is_a_picture_with_a_panel_per_pack(tmp_path: Path) -> None:
 def test_without_matplotlib_it_says_what_to_install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
     monkeypatch.setitem(sys.modules, "matplotlib", None)
-    with pytest.raises(PlotError, match=r"curves.png needs matplotlib: pip install 'skylight\[simulate\]'"):
+    with pytest.raises(
+        PlotError, match=r"curves.png needs matplotlib: pip install 'label-studio-skylight\[simulate\]'"
+    ):
         plot(ROWS, tmp_path / "curves.png")

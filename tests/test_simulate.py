@@ -206,7 +206,9 @@ def test_a_method_whose_package_is_absent_says_what_to_install(
 ) -> None:
     for name in ("sklearn.linear_model", "sklearn.dummy"):
         monkeypatch.setitem(__import__("sys").modules, name, None)
-    with pytest.raises(SimulateError, match=r"method probe needs the package .*pip install 'skylight\[simulate\]'"):
+    with pytest.raises(
+        SimulateError, match=r"method probe needs the package .*pip install 'label-studio-skylight\[simulate\]'"
+    ):
         run(options(methods=("probe",)), Bright())
 
 
