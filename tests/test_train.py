@@ -477,7 +477,7 @@ def test_a_fold_that_diverges_is_tried_again_more_calmly(monkeypatch: pytest.Mon
 def test_a_fold_that_diverges_takes_nothing_from_a_healthy_decoder(
     monkeypatch: pytest.MonkeyPatch, both: bool, caplog: pytest.LogCaptureFixture
 ) -> None:
-    how = TrainConfig(steps=4, batch=1)
+    how = TrainConfig(steps=4, batch=1, folds=2)
     samples = [made_up(i) for i in range(4)]
     first = min((sample.task for sample in samples), key=module._hashed)
     healthy = fit(samples, config(), how)[0]
