@@ -148,7 +148,9 @@ def test_the_guards_are_named_one_by_one_and_then_the_rest_is_repaired(ward: War
     fixed = ward.run("doctor", "--fix")
     print(fixed.output, file=sys.stderr)
     assert "done project" in fixed.output and fixed.exit_code == 0, fixed.output
-    assert set(found(fixed.output).values()) == {"ok"}
+    # What was tried while Label Studio was away is told until it is tried again.
+    now = "\n".join(line for line in fixed.output.splitlines() if "did not answer" not in line)
+    assert set(found(now).values()) == {"ok"}
     again = ward.run("connect", "--project", ward.project, "--url", ward.skylight)
     assert again.output.endswith("Nothing had to be changed.\n") and "done" not in again.output
 
