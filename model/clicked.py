@@ -9,6 +9,8 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+PAINTED = 2  # value of the pixels that are filled, in an array where those of a mask are 1
+
 Mask = NDArray[np.bool_]
 Points = NDArray[np.float32]  # (N, 2) xy px
 Pixels = tuple[NDArray[np.intp], NDArray[np.intp]]  # rows and columns
@@ -17,9 +19,9 @@ Pixels = tuple[NDArray[np.intp], NDArray[np.intp]]  # rows and columns
 def clicked_parts(mask: Mask, points: Points) -> Mask:
     """The 8-connected parts of a mask (H, W) bool that hold one of some positive clicks, (N, 2) xy px.
 
-    If none does, the part nearest to a click; without clicks, or of one part or none, the mask itself.
+    If none does, the part nearest to a click; without clicks, or where the mask is empty, the mask itself.
     """
-    if not len(points) or _is_single(mask):
+    if not len(points) or not mask.any():
         return mask
     rows, columns = _pixels(points, mask.shape)
     held = mask[rows, columns]
@@ -54,12 +56,6 @@ def _pixels(points: Points, shape: tuple[int, ...]) -> Pixels:
     return rows.clip(0, shape[0] - 1), columns.clip(0, shape[1] - 1)
 
 
-def _is_single(mask: Mask) -> bool:
-    """Whether a mask has one 8-connected part at most: outlines take a sixth of the time that numbering parts does."""
-    _, tree = cv2.findContours(mask.view(np.uint8), cv2.RETR_CCOMP, cv2.CHAIN_APPROX_SIMPLE)
-    return tree is None or np.count_nonzero(tree[0, :, 3] < 0) <= 1
-
-
 def _nearest(mask: Mask, points: Points) -> Pixels:
     """Row and column, (1,) each, of a mask's pixel that is nearest to a click."""
     rows, columns = np.nonzero(mask)
@@ -73,12 +69,15 @@ def _nearest(mask: Mask, points: Points) -> Pixels:
 
 
 def _parts_at(mask: Mask, rows: NDArray[np.intp], columns: NDArray[np.intp]) -> Mask:
-    """The 8-connected parts of a mask that hold some of its pixels."""
-    there = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
-    down, across = (slice(int(each[0]), int(each[-1]) + 1) for each in there)
-    _, numbered = cv2.connectedComponents(mask[down, across].view(np.uint8), connectivity=8)
-    kept = np.zeros(int(numbered.max()) + 1, bool)
-    kept[numbered[rows - down.start, columns - across.start]] = True
+    """The 8-connected parts of a mask that hold some of its pixels.
+
+    They are filled from these: to number all parts of a mask takes twenty times as long where it has many.
+    """
+    painted = mask.astype(np.uint8)
     out = np.zeros(mask.shape, bool)
-    out[down, across] = kept[numbered]
+    for row, column in zip(rows.tolist(), columns.tolist(), strict=True):
+        if painted[row, column] == 1:
+            left, top, width, height = cv2.floodFill(painted, None, (column, row), PAINTED, flags=8)[3]
+            window = slice(top, top + height), slice(left, left + width)
+            out[window] = painted[window] == PAINTED
     return out
