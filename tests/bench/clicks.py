@@ -12,6 +12,7 @@ from segment_anything.modeling import Sam
 from torch import nn
 
 from model import sam, synthetic
+from model.clicked import clicked_parts
 from model.evaluate import interior_point, iou
 from model.mobile_sam import build_mobile_sam
 from model.runtime import Session
@@ -121,7 +122,10 @@ class _Positional(nn.Module):
 
 
 def agreement(ours: Segmenter, peer: SamPredictor, image: np.ndarray) -> float:
-    """The least IoU of the two masks over some clicks; the predictor is given our embedding, which is float16."""
+    """The least IoU of the two masks over some clicks, of the parts that were clicked.
+
+    The predictor is given our embedding, which is float16.
+    """
     embedding = ours.embed(image)
     peer.features = torch.from_numpy(embedding.features)[None].float()
     rng = np.random.default_rng(0)
@@ -131,7 +135,7 @@ def agreement(ours: Segmenter, peer: SamPredictor, image: np.ndarray) -> float:
         mine = ours.segment(embedding, Prompt.of([(x, y, True)]))
         theirs, scores, _ = peer.predict(np.array([[x, y]]), np.array([1]), multimask_output=True)
         for mask, other in zip(mine.masks, theirs[np.argsort(-scores)], strict=True):
-            least = min(least, iou(mask, other))
+            least = min(least, iou(mask, clicked_parts(other, np.array([[x, y]], np.float32))))
     return least
 
 
