@@ -23,6 +23,9 @@ demo: $(VENV)/.installed $(LABEL_STUDIO_VENV)/.installed
 test: lint $(MOTO_VENV)/.installed
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/ruff format --check .
+	mkdir -p build/types/skylight
+	ln -sfn ../../../backend build/types/skylight/backend
+	ln -sfn ../../../model build/types/skylight/model
 	$(VENV)/bin/mypy
 	$(VENV)/bin/bandit -q -c pyproject.toml -r backend model
 	OMP_NUM_THREADS=1 $(VENV)/bin/python -m pytest -n auto --dist worksteal

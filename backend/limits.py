@@ -1,12 +1,13 @@
 """What one request may ask for at most; each answer beyond says which limit, how much came, and what to do.
 
-Limits of the masks themselves are where they are read: `model.rle`, `model.masks`, `model.images`.
+Limits of the masks themselves are where they are read: `skylight.model.masks.brush_rle`,
+`skylight.model.masks.bitmask`, `skylight.model.images.decoding`.
 """
 
 import re
 from typing import Any
 
-from backend.errors import BadRequest
+from skylight.backend.errors import BadRequest
 
 MAX_DEPTH = 64  # lists and objects in each other; Label Studio's bodies have at most 10
 MAX_TASKS = 100_000  # of one /predict; Label Studio sends all that were selected in one, some 700 bytes of memory each

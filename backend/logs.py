@@ -12,8 +12,8 @@ from typing import Any
 
 import orjson
 
-from backend.settings import Settings
-from backend.trace import CURRENT
+from skylight.backend.settings import Settings
+from skylight.backend.trace import CURRENT
 
 SENTENCE = "%(asctime)s %(levelname).1s %(name)s: %(message)s"
 HIDDEN = "***"

@@ -9,31 +9,33 @@ from pathlib import Path
 import redis
 from safetensors import SafetensorError
 
-from backend import media
-from backend.addresses import Addresses
-from backend.admission import Admission
-from backend.aside import Asides
-from backend.errors import SetAside, Stopping, Unavailable
-from backend.failures import MACHINE, Failures
-from backend.labeling import Labeling, parse_config
-from backend.labelstudio import LabelStudio
-from backend.large import Large
-from backend.normalisation import Normalisations
-from backend.opened import Opened
-from backend.pictures import Pictures
-from backend.queue import Queue, connect
-from backend.secret import Secret
-from backend.settings import MEGABYTE, Settings
-from backend.store import Store
-from backend.turns import Turns
-from backend.versions import Versions
-from model import checkpoints, decoder, sam
-from model.decoder import DomainDecoder, OtherLayout
-from model.embeddings import EmbeddingCache
-from model.images import content_hash
-from model.sam import weights_of
-from model.tiles import default_side
-from model.train import TrainConfig
+from skylight.backend.errors import SetAside, Stopping, Unavailable
+from skylight.backend.images import download
+from skylight.backend.images.embedder import Pictures
+from skylight.backend.images.large_images import Large
+from skylight.backend.images.prefetch_thread import Opened
+from skylight.backend.inference.click_sessions import Turns
+from skylight.backend.labelstudio.client import LabelStudio
+from skylight.backend.labelstudio.label_config import Labeling, parse_config
+from skylight.backend.queue.failures import MACHINE, Failures
+from skylight.backend.queue.quarantine import Asides
+from skylight.backend.queue.queue import Queue, connect
+from skylight.backend.security.webhook_secret import Secret
+from skylight.backend.settings import MEGABYTE, Settings
+from skylight.backend.store.normalization import Normalisations
+from skylight.backend.store.samples import Store
+from skylight.backend.store.url_index import Addresses
+from skylight.backend.store.versions import Versions
+from skylight.backend.web.admission import Admission
+from skylight.model.decoder import network as decoder
+from skylight.model.decoder.network import DomainDecoder, OtherLayout
+from skylight.model.decoder.training import TrainConfig
+from skylight.model.embeddings.cache import EmbeddingCache
+from skylight.model.images.decoding import content_hash
+from skylight.model.mapping.tiled_inference import default_side
+from skylight.model.sam import checkpoints
+from skylight.model.sam import segmenter as sam
+from skylight.model.sam.segmenter import weights_of
 
 REMADE = "What was lost is made again from Label Studio or by the next training; until then the rest is used."
 
@@ -135,7 +137,7 @@ class Service:
     def _fetch(self, url: str) -> bytes:
         """An image's file; which image it is goes to `addresses`."""
         with self.admission.outside():
-            data = media.fetch(url, settings=self.settings, client=self._labelstudio)
+            data = download.fetch(url, settings=self.settings, client=self._labelstudio)
         self.addresses.note(url, content_hash(data))
         return data
 

@@ -15,14 +15,14 @@ from pathlib import Path
 from typing import Any, NamedTuple
 from urllib.parse import urlsplit
 
-from backend.errors import ConfigError
-from backend.hosts import Hosts
+from skylight.backend.allowed_hosts import Hosts
+from skylight.backend.errors import ConfigError
 
 PREFIX = "SKYLIGHT_"
 MEGABYTE = 2**20  # what "MB" means below
 ACCEPTED = ("submitted", "ground_truth", "reviewed")
 CONSENSUS = ("newest", "majority")
-PRECISIONS = ("auto", "float32")  # as `model.sam.PRECISIONS`
+PRECISIONS = ("auto", "float32")  # as `skylight.model.sam.segmenter.PRECISIONS`
 OUTPUTS = ("brush", "bitmask", "polygon", "vector", "rectangle")
 LOG_LEVELS = ("DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL")
 LOG_FORMATS = ("auto", "text", "json")
@@ -397,12 +397,12 @@ def _in_bucket(url: str, values: Mapping[str, Any]) -> Path:
     """The home in a bucket. Raises ConfigError without the package for it, or a secret that all machines know."""
     if not values.get("webhook_secret"):
         raise ConfigError("SKYLIGHT_HOME is in a bucket, so set SKYLIGHT_WEBHOOK_SECRET, the same on all machines.")
-    from model import shared
+    from skylight.backend.store import bucket_path
 
     defaults = Settings()
     limit = values.get("disk_mb", defaults.disk_mb) * MEGABYTE
     try:
-        return shared.at(url, values.get("copy", defaults.copy), limit)
+        return bucket_path.at(url, values.get("copy", defaults.copy), limit)
     except ImportError:
         raise ConfigError(
             "SKYLIGHT_HOME is in a bucket; install what that needs: pip install 'label-studio-skylight[s3]'"

@@ -1,6 +1,6 @@
 """What is noted of the request or the job in hand: at its end it becomes one line of the log and moves the figures.
 
-Code on the way says what it knows (`note`, `fail`); whoever began the trace (`backend.tracing`) says the
+Code on the way says what it knows (`note`, `fail`); whoever began the trace (`skylight.backend.web.tracing`) says the
 line. Where there is none, as in a thread of its own, nothing is noted.
 """
 

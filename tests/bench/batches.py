@@ -6,18 +6,17 @@ from pathlib import Path
 
 import orjson
 
-from backend.settings import Settings
-from backend.training import train_version
-from model import synthetic
-from model.images import content_hash
-from model.train import TrainConfig
-
-from ..planted import png
-from ..studio import CONFIG, KEY, Studio, wait_until
-from .clicks import chance_weights
-from .serving import OtherWeights, Served, Service, background, memory, served
-from .timing import Table
-from .training import fill
+from skylight.backend.learning.training import train_version
+from skylight.backend.settings import Settings
+from skylight.model.datasets import synthetic_scenes
+from skylight.model.decoder.training import TrainConfig
+from skylight.model.images.decoding import content_hash
+from tests.bench.clicks import chance_weights
+from tests.bench.serving import OtherWeights, Served, Service, background, memory, served
+from tests.bench.timing import Table
+from tests.bench.training import fill
+from tests.support.label_studio_double import CONFIG, KEY, Studio, wait_until
+from tests.support.planted_embeddings import png
 
 BATCH = 200  # tasks in one /predict
 LIMIT = 100.0  # s, after which Label Studio gives up on it
@@ -44,7 +43,7 @@ def a_batch(table: Table, home: Path, broker: str, name: str, sam: str = "tiny",
         with background("worker", web.studio, home, broker, sam, weights):
             wait_until(lambda: service.queue.progress(project), PATIENCE)  # it has looked, and found no open task
             for seed in range(BATCH):
-                web.studio.add_task(project, png(synthetic.scene(SEEDS + seed).image))
+                web.studio.add_task(project, png(synthetic_scenes.scene(SEEDS + seed).image))
             tasks = [{"id": task["id"], "data": task["data"]} for task in web.studio.tasks.values()]
             seconds, answers = ask(web, project, tasks)
             what = f"batch of {BATCH} tasks, nothing cached, {name}"
@@ -92,10 +91,10 @@ def large_project(table: Table, home: Path, broker: str) -> None:
     """A worker's rate and memory, over many tasks whose images are embedded."""
     with Studio() as studio:
         project, service = prepare(studio, home, broker)
-        pictures = [png(synthetic.scene(SEEDS + seed).image) for seed in range(IMAGES)]
+        pictures = [png(synthetic_scenes.scene(SEEDS + seed).image) for seed in range(IMAGES)]
         for seed, picture in enumerate(pictures):
             embed = service.pictures.segmenter.embed
-            service.pictures.cache.get(content_hash(picture), lambda: embed(synthetic.scene(SEEDS + seed).image))  # noqa: B023
+            service.pictures.cache.get(content_hash(picture), lambda: embed(synthetic_scenes.scene(SEEDS + seed).image))  # noqa: B023
         for number in range(TASKS):
             studio.add_task(project, pictures[number % IMAGES])
         done: list[float] = []

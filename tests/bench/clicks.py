@@ -11,17 +11,17 @@ from segment_anything import SamPredictor
 from segment_anything.modeling import Sam
 from torch import nn
 
-from model import sam, synthetic
-from model.clicked import clicked_parts
-from model.evaluate import interior_point, iou
-from model.mobile_sam import build_mobile_sam
-from model.runtime import Session
-from model.sam import Prompt, Segmenter
-
-from ..weights import random_weights
-from .peer import CLICK, answer, clicking
-from .serving import scene, served
-from .timing import Table, interleaved
+from skylight.model.datasets import synthetic_scenes
+from skylight.model.evaluation.simulated_clicks import interior_point, iou
+from skylight.model.masks.clicked_parts import clicked_parts
+from skylight.model.runtime.onnx import Session
+from skylight.model.sam import segmenter
+from skylight.model.sam.mobile_sam import build_mobile_sam
+from skylight.model.sam.segmenter import Prompt, Segmenter
+from tests.bench.peer import CLICK, answer, clicking
+from tests.bench.serving import scene, served
+from tests.bench.timing import Table, interleaved
+from tests.support.random_weights import random_weights
 
 SIDES = (1024, 2048, 4096)
 ROUNDS = 20
@@ -37,7 +37,7 @@ def run(table: Table, broker: str) -> None:
         file = chance_weights(Path(folder))
         slow = build_mobile_sam()
         slow.load_state_dict(torch.load(file, weights_only=True))
-        ours, peer = sam.load("mobile_sam", file, "cpu"), SamPredictor(slow)
+        ours, peer = segmenter.load("mobile_sam", file, "cpu"), SamPredictor(slow)
         plain = build_mobile_sam().eval().requires_grad_(False)
         plain.load_state_dict(slow.state_dict())
         plain.mask_decoder = Official(plain)
@@ -82,7 +82,7 @@ def chance_weights(folder: Path) -> Path:
     return file
 
 
-def bare(network: Sam, embedding: sam.Embedding, prompt: Prompt) -> Callable[[], object]:
+def bare(network: Sam, embedding: segmenter.Embedding, prompt: Prompt) -> Callable[[], object]:
     """A mask decoder's forward with everything in its hands."""
     features = torch.from_numpy(embedding.features)[None].float()
     points = torch.from_numpy(prompt.points)[None], torch.ones(1, len(prompt.points))
@@ -141,7 +141,7 @@ def agreement(ours: Segmenter, peer: SamPredictor, image: np.ndarray) -> float:
 
 def bundled(table: Table, home: Path, broker: str) -> None:
     """The tiny SAM at 1024 px: on a scene's largest object, which it looks at once, and its smallest: twice."""
-    made = synthetic.scene(3, 1024)
+    made = synthetic_scenes.scene(3, 1024)
     rng = np.random.default_rng(0)
     ranked = sorted((each.mask for each in made.objects), key=lambda mask: int(mask.sum()))
     with served(home, broker=broker) as web:

@@ -10,18 +10,17 @@ from label_studio_sdk.converter.brush import mask2rle
 from numpy.typing import NDArray
 from PIL import Image
 
-from model import synthetic
-from model.masks import decode_png, decode_rle, encode_png, encode_rle
-from model.polygons import polygons
-
-from .timing import Table, interleaved
+from skylight.model.datasets import synthetic_scenes
+from skylight.model.masks.bitmask import decode_png, decode_rle, encode_png, encode_rle
+from skylight.model.masks.polygonize import polygons
+from tests.bench.timing import Table, interleaved
 
 SIDES = (512, 1024, 2048, 4096)
 
 
 def run(table: Table, broker: str) -> None:
     """The mask of a procedural scene's largest object, as a click gives it, scaled."""
-    largest = max((each.mask for each in synthetic.scene(3).objects), key=lambda mask: int(mask.sum()))
+    largest = max((each.mask for each in synthetic_scenes.scene(3).objects), key=lambda mask: int(mask.sum()))
     for side in SIDES:
         mask: NDArray[np.bool_] = np.kron(largest, np.ones((side // 512, side // 512), bool))
         rounds = 20 if side < 2048 else 6

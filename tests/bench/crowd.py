@@ -15,18 +15,17 @@ import numpy as np
 import orjson
 import requests
 
-from backend.cli import WORKER_NICENESS
-from backend.serve import TUNING
-from backend.service import Service
-from model.evaluate import iou
-from model.masks import decode_rle
-
-from . import peer
-from .clicks import chance_weights
-from .peer import CLICK
-from .serving import Served, memory, scene, served
-from .timing import Table, Times
-from .training import fill, service_in
+from skylight.backend.cli.main import WORKER_NICENESS
+from skylight.backend.process.supervisor import TUNING
+from skylight.backend.service import Service
+from skylight.model.evaluation.simulated_clicks import iou
+from skylight.model.masks.bitmask import decode_rle
+from tests.bench import peer
+from tests.bench.clicks import chance_weights
+from tests.bench.peer import CLICK
+from tests.bench.serving import Served, memory, scene, served
+from tests.bench.timing import Table, Times
+from tests.bench.training import fill, service_in
 
 CLIENTS = (2, 4, 8)
 SECONDS = 8.0

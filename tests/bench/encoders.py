@@ -5,14 +5,13 @@ from functools import partial
 
 import torch
 
-from model import sam
-from model.mobile_sam import build_mobile_sam
-from model.runtime import accelerate
-from model.tiny import TinySam
-
-from ..weights import random_weights
-from .serving import scene
-from .timing import Table, interleaved
+from skylight.model.runtime.onnx import accelerate
+from skylight.model.sam import segmenter as sam
+from skylight.model.sam.mobile_sam import build_mobile_sam
+from skylight.model.sam.tiny_sam import TinySam
+from tests.bench.serving import scene
+from tests.bench.timing import Table, interleaved
+from tests.support.random_weights import random_weights
 
 LEAST = 2.5
 

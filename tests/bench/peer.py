@@ -14,11 +14,10 @@ from label_studio_sdk.converter.brush import mask2rle
 from numpy.typing import NDArray
 from segment_anything import SamPredictor
 
-from model.mobile_sam import build_mobile_sam
-
-from ..weights import random_weights
-from .serving import scene
-from .timing import Times, interleaved
+from skylight.model.sam.mobile_sam import build_mobile_sam
+from tests.bench.serving import scene
+from tests.bench.timing import Times, interleaved
+from tests.support.random_weights import random_weights
 
 CLICK = 115.0  # ms
 SIDE = 1024

@@ -17,18 +17,17 @@ import requests
 from numpy.typing import NDArray
 from PIL import Image
 
-from backend import worker
-from backend.app import create_app
-from backend.cli import WORKER_NICENESS
-from backend.labelstudio_server import free_port
-from backend.serve import TUNING
-from backend.service import Service
-from backend.settings import Settings
-from backend.web import Server
-from model import synthetic
-
-from ..planted import key_point, png
-from ..studio import CONFIG, KEY, Studio, wait_until
+from skylight.backend.cli.main import WORKER_NICENESS
+from skylight.backend.demo.labelstudio_server import free_port
+from skylight.backend.process.supervisor import TUNING
+from skylight.backend.service import Service
+from skylight.backend.settings import Settings
+from skylight.backend.web.app import create_app
+from skylight.backend.web.server import Server
+from skylight.backend.worker import worker
+from skylight.model.datasets import synthetic_scenes
+from tests.support.label_studio_double import CONFIG, KEY, Studio, wait_until
+from tests.support.planted_embeddings import key_point, png
 
 PROJECT = "1.1"
 
@@ -130,7 +129,7 @@ def background(
     environ |= {"SKYLIGHT_HOME": str(home), "SKYLIGHT_SAM": sam, "SKYLIGHT_LOG_LEVEL": "WARNING"}
     if tile:
         environ["SKYLIGHT_TILE"] = str(tile)
-    command = [sys.executable, "-m", "backend.cli", kind, *(["--port", str(port)] if port else [])]
+    command = [sys.executable, "-m", "skylight.backend.cli.main", kind, *(["--port", str(port)] if port else [])]
     if weights:
         command = [sys.executable, "-m", "tests.bench.serving", kind, str(port), str(weights)]
     with subprocess.Popen(command, env=environ, cwd=Path(__file__).parents[2]) as process:
@@ -149,7 +148,9 @@ def _is_up(url: str) -> bool:
 
 def scene(side: int, seed: int = 3) -> NDArray[np.uint8]:
     """A procedural scene, (side, side, 3) uint8, made at 512 px and scaled."""
-    return np.asarray(Image.fromarray(synthetic.scene(seed).image).resize((side, side), Image.Resampling.BICUBIC))
+    return np.asarray(
+        Image.fromarray(synthetic_scenes.scene(seed).image).resize((side, side), Image.Resampling.BICUBIC)
+    )
 
 
 def memory(pid: int) -> float:

@@ -10,18 +10,17 @@ from pathlib import Path
 
 import numpy as np
 
-from backend.settings import Settings
-from backend.store import SampleRecord
-from backend.training import train_version
-from backend.versions import Versions
-from model import synthetic
-from model.images import content_hash
-from model.predict import instances, predict_pixels
-
-from ..planted import png
-from ..studio import CONFIG
-from .serving import PROJECT, Service
-from .timing import Table
+from skylight.backend.learning.training import train_version
+from skylight.backend.settings import Settings
+from skylight.backend.store.samples import SampleRecord
+from skylight.backend.store.versions import Versions
+from skylight.model.datasets import synthetic_scenes
+from skylight.model.decoder.inference import instances, predict_pixels
+from skylight.model.images.decoding import content_hash
+from tests.bench.serving import PROJECT, Service
+from tests.bench.timing import Table
+from tests.support.label_studio_double import CONFIG
+from tests.support.planted_embeddings import png
 
 SIZES = (20, 100, 500)
 # s: what 20 images may take, and 500. A second training is of the same images and one more.
@@ -54,7 +53,7 @@ def service_in(home: Path, broker: str) -> Service:
 def fill(service: Service, count: int, project: str = PROJECT) -> None:
     """Embed procedural scenes, and keep their pits as accepted annotations."""
     for number in range(1, count + 1):
-        scene = synthetic.scene(FIRST_SEED + number)
+        scene = synthetic_scenes.scene(FIRST_SEED + number)
         digest = content_hash(png(scene.image))
         service.pictures.cache.get(digest, lambda: service.pictures.segmenter.embed(scene.image))  # noqa: B023
         objects = np.zeros(scene.image.shape[:2], np.uint16)

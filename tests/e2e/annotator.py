@@ -7,11 +7,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from backend.labelstudio import LabelStudio
-from model.annotator import CORRECTIONS, SMALLEST
-from model.effort import SATISFIED
-from model.evaluate import correction_click, interior_point, iou
-from model.masks import decode_rle
+from skylight.backend.labelstudio.client import LabelStudio
+from skylight.model.evaluation.simulated_clicks import correction_click, interior_point, iou
+from skylight.model.experiments.annotation_cost import SATISFIED
+from skylight.model.experiments.simulated_annotator import CORRECTIONS, SMALLEST
+from skylight.model.masks.bitmask import decode_rle
 
 Mask = NDArray[np.bool_]
 

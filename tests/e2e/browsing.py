@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import requests
 
-from .annotator import Mask
+from tests.e2e.annotator import Mask
 
 LOADED = """() => window.Htx?.annotationStore?.selected && [...Htx.annotationStore.selected.names.values()]
   .find(each => each.type === 'image').currentImageEntity.imageLoaded"""

@@ -15,12 +15,12 @@ from typing import Any
 
 import pytest
 
-from backend.demo import await_skylight
-from backend.labelstudio import LabelStudio
-from backend.labelstudio_server import LabelStudioServer, free_port
-from backend.secret import Secret
-from backend.serve import Supervisor
-from backend.settings import Settings
+from skylight.backend.demo.demo import await_skylight
+from skylight.backend.demo.labelstudio_server import LabelStudioServer, free_port
+from skylight.backend.labelstudio.client import LabelStudio
+from skylight.backend.process.supervisor import Supervisor
+from skylight.backend.security.webhook_secret import Secret
+from skylight.backend.settings import Settings
 
 BUILD = Path(__file__).parents[2] / "build"
 CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")

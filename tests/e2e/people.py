@@ -7,13 +7,12 @@ from typing import Any
 
 import numpy as np
 
-from model.evaluate import interior_point
-
-from ..pace import look_seconds
-from .annotator import Mask
-from .browsing import Editor
-from .conftest import BUILD
-from .scenes import masks_of, union
+from skylight.model.evaluation.simulated_clicks import interior_point
+from tests.e2e.annotator import Mask
+from tests.e2e.browsing import Editor
+from tests.e2e.conftest import BUILD
+from tests.e2e.scenes import masks_of, union
+from tests.support.annotator_pace import look_seconds
 
 SHARE_MADE_ANEW = 0.4  # of the pre-annotated tasks: a region is deleted, and clicked anew
 SELECTABLE = 300  # px of a region that a click on the image selects: on those of 208 and less it was seen not to

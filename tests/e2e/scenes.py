@@ -8,13 +8,12 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from backend.connect import connect
-from backend.demo import label_config, png
-from model import synthetic
-from model.evaluate import interior_point
-
-from .annotator import Mask, region_mask
-from .conftest import Stack
+from skylight.backend.admin.connect import connect
+from skylight.backend.demo.demo import label_config, png
+from skylight.model.datasets import synthetic_scenes
+from skylight.model.evaluation.simulated_clicks import interior_point
+from tests.e2e.annotator import Mask, region_mask
+from tests.e2e.conftest import Stack
 
 SMALLEST = 700  # px of 512 x 512
 TRAINING_SECONDS = 600
@@ -33,11 +32,11 @@ class Project:
 
 def make_project(stack: Stack, title: str, seed: int, count: int, side: int = 512, **options: Any) -> Project:
     """Scenes from a seed on, each with one or two pits that are not tiny; `options` are of Label Studio's project."""
-    scenes: list[synthetic.Scene] = []
+    scenes: list[synthetic_scenes.Scene] = []
     pits: list[list[Mask]] = []
     distractors: list[Mask] = []
     while len(scenes) < count:
-        scene = synthetic.scene(seed, side)
+        scene = synthetic_scenes.scene(seed, side)
         found = [each.mask for each in scene.objects if each.kind == "pit"]
         others = [each.mask for each in scene.objects if each.kind != "pit"]
         if len(found) in (1, 2) and min(mask.sum() for mask in found) > SMALLEST * (side / 512) ** 2 and others:

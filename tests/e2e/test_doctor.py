@@ -18,16 +18,16 @@ import requests
 from click.testing import CliRunner, Result
 from PIL import Image
 
-from backend import cli, media
-from backend.demo import await_skylight, label_config, png
-from backend.labelstudio import LabelStudio
-from backend.labelstudio_server import LabelStudioServer, free_port
-from backend.serve import Supervisor
-from backend.settings import Settings
-from model import synthetic
-
-from .bucket import bucket
-from .conftest import BUILD, Rows
+from skylight.backend.cli import main
+from skylight.backend.demo.demo import await_skylight, label_config, png
+from skylight.backend.demo.labelstudio_server import LabelStudioServer, free_port
+from skylight.backend.images import download
+from skylight.backend.labelstudio.client import LabelStudio
+from skylight.backend.process.supervisor import Supervisor
+from skylight.backend.settings import Settings
+from skylight.model.datasets import synthetic_scenes
+from tests.e2e.bucket import bucket
+from tests.e2e.conftest import BUILD, Rows
 
 EMAIL, PASSWORD = "doctor@example.com", secrets.token_urlsafe(9)
 LOGIN = "label-studio", secrets.token_urlsafe(9)  # of Skylight
@@ -51,7 +51,7 @@ class Ward:
     def run(self, *arguments: object, **environ: str) -> Result:
         """Run `skylight` with a personal token, as beside `skylight serve`."""
         env = {"SKYLIGHT_DATA": None, "SKYLIGHT_CASES": None, **self.environ, **environ}  # the tests' own, no settings
-        return CliRunner(env=env).invoke(cli.cli, [str(each) for each in arguments])
+        return CliRunner(env=env).invoke(main.cli, [str(each) for each in arguments])
 
     def restart(self, **variables: str) -> None:
         self.server.stop()
@@ -91,7 +91,7 @@ def ward(request: pytest.FixtureRequest) -> Iterator[Ward]:
         await_skylight(f"http://127.0.0.1:{port}", threading.Event())
         client = LabelStudio(server.url, personal)
         project = int(client.create_project("e2e doctor", label_config(["Pit"]))["id"])
-        client.import_files(project, {"a.png": png(Image.fromarray(synthetic.scene(1).image))})
+        client.import_files(project, {"a.png": png(Image.fromarray(synthetic_scenes.scene(1).image))})
         print("\nLabel Studio and Skylight run", file=sys.stderr)
         yield Ward(server, personal, environ, f"http://127.0.0.1:{port}", project)
 
@@ -128,7 +128,7 @@ def test_both_kinds_of_token_open_the_api_and_images(ward: Ward) -> None:
         client = LabelStudio(ward.server.url, key, clock=lambda: clock)
         settings = Settings(label_studio_url=ward.server.url, label_studio_api_key=key)
         assert client.whoami() == EMAIL
-        assert media.fetch(task.data["image"], settings, client).startswith(b"\x89PNG")
+        assert download.fetch(task.data["image"], settings, client).startswith(b"\x89PNG")
     client = LabelStudio(ward.server.url, ward.personal, clock=lambda: clock)
     first = client.headers()
     clock += 299
@@ -190,7 +190,7 @@ def test_a_lost_login_is_named_and_given_again_and_training_is_asked_for_with_it
 def test_pictures_in_a_bucket_are_answered_for(ward: Ward, presign: bool) -> None:
     seen: list[tuple[str, bool, bool]] = []
     name = f"bucket-{presign}".lower()
-    with bucket(name, {"a b/c.png": png(Image.fromarray(synthetic.scene(2).image))}, seen) as endpoint:
+    with bucket(name, {"a b/c.png": png(Image.fromarray(synthetic_scenes.scene(2).image))}, seen) as endpoint:
         client = ward.client
         project = int(client.create_project(f"e2e {name}", label_config(["Pit"]))["id"])
         ward.run("connect", "--project", project, "--url", ward.skylight)
@@ -202,13 +202,13 @@ def test_pictures_in_a_bucket_are_answered_for(ward: Ward, presign: bool) -> Non
         (task,) = client.tasks(project)
         (backend,) = client.ml_backends(project)
         pit = {"x": 50, "y": 50, "width": 0.3, "keypointlabels": ["Pit"]}
-        size = synthetic.scene(2).image.shape
+        size = synthetic_scenes.scene(2).image.shape
         point = {"original_width": size[1], "original_height": size[0], "image_rotation": 0, "is_positive": True}
         names = {"from_name": "point", "to_name": "image", "type": "keypointlabels", "id": "a"}
         answer: Any = client.interactive(backend["id"], task.id, {"result": [{**names, **point, "value": pit}]})
         assert len(answer["result"]) == 1
         assert ("a b/c.png", presign, not presign) in seen, seen
-        assert media.through_label_studio(task.data["image"], task.id).startswith(f"/tasks/{task.id}/resolve/")
+        assert download.through_label_studio(task.data["image"], task.id).startswith(f"/tasks/{task.id}/resolve/")
         print(f"\n{task.data} -> {seen}", file=sys.stderr)
 
 

@@ -8,13 +8,12 @@ import numpy as np
 import pytest
 import requests
 
-from backend.demo import COLOURS
-from model.evaluate import iou
-
-from .annotator import Mask, region_mask
-from .browsing import Editor, is_click, sign_up
-from .conftest import BUILD, Rows, Stack
-from .scenes import beside, make_project, middle, stored_masks, union, wait
+from skylight.backend.demo.demo import COLOURS
+from skylight.model.evaluation.simulated_clicks import iou
+from tests.e2e.annotator import Mask, region_mask
+from tests.e2e.browsing import Editor, is_click, sign_up
+from tests.e2e.conftest import BUILD, Rows, Stack
+from tests.e2e.scenes import beside, make_project, middle, stored_masks, union, wait
 
 SEED = 50_500
 SCENES = 7

@@ -16,19 +16,18 @@ import redis
 import requests
 from PIL import Image
 
-from backend.connect import connect
-from backend.demo import label_config, png
-from backend.drawing import draw
-from backend.labeling import parse_config
-from backend.labelstudio_server import free_port
-from backend.login import Login
-from backend.secret import HEADER, Secret
-from backend.settings import Settings
-from model import synthetic
-from model.evaluate import interior_point, iou
-
-from .annotator import key_point, region_mask
-from .conftest import BUILD, Rows, Stack
+from skylight.backend.admin.connect import connect
+from skylight.backend.demo.demo import label_config, png
+from skylight.backend.demo.labelstudio_server import free_port
+from skylight.backend.labelstudio.label_config import parse_config
+from skylight.backend.labelstudio.region_writer import draw
+from skylight.backend.security.basic_auth import Login
+from skylight.backend.security.webhook_secret import HEADER, Secret
+from skylight.backend.settings import Settings
+from skylight.model.datasets import synthetic_scenes
+from skylight.model.evaluation.simulated_clicks import interior_point, iou
+from tests.e2e.annotator import key_point, region_mask
+from tests.e2e.conftest import BUILD, Rows, Stack
 
 SEED = 60_700
 CONFIG = label_config(["Pit"])
@@ -72,11 +71,13 @@ def host(stack: Stack) -> Iterator[str]:
     }
     port = free_port(9690)
     with contextlib.ExitStack() as everything, (home / "log").open("wb") as log:
-        broker = [sys.executable, "-m", "backend.broker", str(home / "broker"), str(socket)]
+        broker = [sys.executable, "-m", "skylight.backend.process.broker", str(home / "broker"), str(socket)]
         everything.enter_context(running(broker, environ, log))
         wait(lambda: answers(redis.Redis(unix_socket_path=str(socket))), READY_SECONDS)
-        everything.enter_context(running([sys.executable, "-m", "backend.cli", "worker"], environ, log))
-        everything.enter_context(running([sys.executable, "-m", "tests.hosting", str(port)], environ, log))
+        everything.enter_context(running([sys.executable, "-m", "skylight.backend.cli.main", "worker"], environ, log))
+        everything.enter_context(
+            running([sys.executable, "-m", "tests.support.label_studio_ml_host", str(port)], environ, log)
+        )
         url = f"http://127.0.0.1:{port}"
         wait(lambda: alive(url), READY_SECONDS)
         yield url
@@ -101,7 +102,7 @@ def test_it_is_set_up_answers_clicks_hears_of_annotations_and_serves_a_version(
 ) -> None:
     assert requests.get(f"{host}/health", timeout=5).status_code == 401
     client = stack.client
-    scenes = [synthetic.scene(SEED + i) for i in range(5)]
+    scenes = [synthetic_scenes.scene(SEED + i) for i in range(5)]
     pits = [[each.mask for each in scene.objects if each.kind == "pit"] for scene in scenes]
     project = int(client.create_project("Hosted by label-studio-ml", CONFIG)["id"])
     connect(client, Secret(Settings(home=BUILD / HOME / "skylight")), project, host, LOGIN)

@@ -11,14 +11,13 @@ import requests
 from numpy.typing import NDArray
 from PIL import Image
 
-from backend.connect import connect
-from backend.demo import label_config, png
-from model import packs, synthetic
-from model.evaluate import LabelScores
-from model.instances import numbers_of
-
-from .annotator import Log, Mask, annotate, region_mask
-from .conftest import Rows, Stack
+from skylight.backend.admin.connect import connect
+from skylight.backend.demo.demo import label_config, png
+from skylight.model.datasets import packs, synthetic_scenes
+from skylight.model.evaluation.simulated_clicks import LabelScores
+from skylight.model.masks.instance_map import numbers_of
+from tests.e2e.annotator import Log, Mask, annotate, region_mask
+from tests.e2e.conftest import Rows, Stack
 
 DATA = os.environ.get("SKYLIGHT_DATA", "")
 PROMOTION_SECONDS = 600
@@ -41,7 +40,7 @@ class Picture:
 def test_procedural_pits(stack: Stack, rows: Rows) -> None:
     pictures = []
     for seed in range(SEED, SEED + 30):
-        scene = synthetic.scene(seed)
+        scene = synthetic_scenes.scene(seed)
         pictures.append(Picture(scene.image, [each.mask for each in scene.objects if each.kind == "pit"]))
     clicked, found = loop(stack, rows, "pits", "Pit", pictures, annotated=15, goals=(0.80, 0.70))
     # The rows say whether the goals are met; these floors say that the loop works, on any processor.

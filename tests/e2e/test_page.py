@@ -9,12 +9,11 @@ import pytest
 import requests
 from PIL import Image
 
-from backend.connect import connect
-from backend.demo import label_config, png
-from backend.regions import make_region, parse_config
-from model import synthetic
-
-from .conftest import BUILD, Stack
+from skylight.backend.admin.connect import connect
+from skylight.backend.demo.demo import label_config, png
+from skylight.backend.labelstudio.region_reader import make_region, parse_config
+from skylight.model.datasets import synthetic_scenes
+from tests.e2e.conftest import BUILD, Stack
 
 SEED = 40_000
 CONFIG = label_config(["Pit"])
@@ -22,9 +21,9 @@ TRAINING_SECONDS = 600
 
 
 @pytest.fixture(scope="module")
-def project(stack: Stack) -> tuple[int, list[int], list[synthetic.Scene]]:
+def project(stack: Stack) -> tuple[int, list[int], list[synthetic_scenes.Scene]]:
     """Six scenes, three of them annotated and learned from; gives its id, the tasks, and the scenes."""
-    scenes = [synthetic.scene(SEED + i) for i in range(6)]
+    scenes = [synthetic_scenes.scene(SEED + i) for i in range(6)]
     made = int(stack.client.create_project("Pits & skylights", CONFIG)["id"])
     connect(stack.client, stack.secret, made, stack.skylight)
     files = {f"{i}.png": png(Image.fromarray(scene.image)) for i, scene in enumerate(scenes)}
@@ -37,7 +36,7 @@ def project(stack: Stack) -> tuple[int, list[int], list[synthetic.Scene]]:
     return made, tasks, scenes
 
 
-def annotate(stack: Stack, task: int, scene: synthetic.Scene, shift: int = 0) -> None:
+def annotate(stack: Stack, task: int, scene: synthetic_scenes.Scene, shift: int = 0) -> None:
     """Submit the true pits, moved to the right by some pixels."""
     labeling = parse_config(CONFIG)
     masks = [np.roll(each.mask, shift, axis=1) for each in scene.objects if each.kind == "pit"]

@@ -13,16 +13,15 @@ from typing import Any
 import numpy as np
 import requests
 
-from backend.demo import label_config
-from backend.regions import parse_config
-from backend.store import Store
-
-from ..planted import brush
-from .annotator import Mask
-from .browsing import STREAM_WIDTH, Editor, is_draft, sign_up
-from .conftest import Rows, Stack, chromium
-from .people import Person, Regions, Work, correct, differing
-from .scenes import Project, make_project, masks_of, middle, union, wait
+from skylight.backend.demo.demo import label_config
+from skylight.backend.labelstudio.region_reader import parse_config
+from skylight.backend.store.samples import Store
+from tests.e2e.annotator import Mask
+from tests.e2e.browsing import STREAM_WIDTH, Editor, is_draft, sign_up
+from tests.e2e.conftest import Rows, Stack, chromium
+from tests.e2e.people import Person, Regions, Work, correct, differing
+from tests.e2e.scenes import Project, make_project, masks_of, middle, union, wait
+from tests.support.planted_embeddings import brush
 
 SEED = 80_000
 SIDE = 320  # px of the scenes

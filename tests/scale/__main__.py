@@ -10,10 +10,10 @@ import os
 
 import numpy as np
 
-from ..bench.timing import BUILD, Table
-from . import rasters
-from .embedding import rate
-from .team import ANNOTATORS, IMAGES, PROJECTS, days, team, waits
+from tests.bench.timing import BUILD, Table
+from tests.scale import rasters
+from tests.scale.embedding import rate
+from tests.scale.team import ANNOTATORS, IMAGES, PROJECTS, days, team, waits
 
 # README, "How fast", two CPU cores: ms, s, and pre-annotations a second.
 README = {"click 1024 px, tiny SAM, small object, p50": 28.0, "training, 20 images": 11.0, "pre-annotation from": 36.0}

@@ -19,22 +19,22 @@ from PIL import Image
 from rasterio.windows import Window
 from scipy import ndimage
 
-from backend.demo import label_config
-from backend.labeling import Labeling, parse_config
-from backend.large import Large
-from backend.large_answers import preannotation_large
-from backend.pictures import Pictures
-from backend.predict import click
-from backend.service import Service
-from backend.settings import Settings
-from model import decoder as decoders
-from model import sam
-from model.decoder import DecoderConfig
-from model.embeddings import EmbeddingCache
-from model.predict import predict_pixels
-from model.synthetic import fractal_noise, scene
-from model.train import Sample, TrainConfig, train
-from tests.planted import key_point
+from skylight.backend.demo.demo import label_config
+from skylight.backend.images.embedder import Pictures
+from skylight.backend.images.large_images import Large
+from skylight.backend.inference.large_answers import preannotation_large
+from skylight.backend.labelstudio.label_config import Labeling, parse_config
+from skylight.backend.service import Service
+from skylight.backend.settings import Settings
+from skylight.backend.web.predict import click
+from skylight.model.datasets.synthetic_scenes import fractal_noise, scene
+from skylight.model.decoder import network
+from skylight.model.decoder.inference import predict_pixels
+from skylight.model.decoder.network import DecoderConfig
+from skylight.model.decoder.training import Sample, TrainConfig, train
+from skylight.model.embeddings.cache import EmbeddingCache
+from skylight.model.sam import segmenter as sam
+from tests.support.planted_embeddings import key_point
 
 SIDE, SMALL, CELL = 20_000, 1024, 128  # px: the large picture, the small one, a cell
 VARIANTS, RARE = 48, 0.05  # cells with pits that there are, and their share
@@ -143,7 +143,7 @@ def _train(home: Path, crops: list[tuple[np.ndarray, np.ndarray]]) -> None:
     segmenter = sam.load("tiny", None, "cpu")
     samples = [Sample(str(k), segmenter.embed(image), truth.astype(np.uint8)) for k, (image, truth) in enumerate(crops)]
     config = DecoderConfig(POLYGONS.labels, segmenter.encoder_id)
-    decoders.save(train(samples, [], config, TrainConfig(folds=1)).decoder, home / "decoder.safetensors")
+    network.save(train(samples, [], config, TrainConfig(folds=1)).decoder, home / "decoder.safetensors")
 
 
 def _click(service: Service, url: str, x: float, y: float, size: tuple[int, int]) -> float:
@@ -167,7 +167,7 @@ def _first_click(home: Path, url: str, at: tuple[float, float]) -> dict[str, flo
 
 
 def _preannotate(home: Path, labeling: Labeling) -> dict[str, Any]:
-    service, decoder = _service(home), decoders.load(home / "decoder.safetensors")
+    service, decoder = _service(home), network.load(home / "decoder.safetensors")
     digest, raster = service.pictures.look("large.tif")
     began = time.perf_counter()
     regions, _ = preannotation_large(service, decoder, labeling, digest, raster)
@@ -176,11 +176,11 @@ def _preannotate(home: Path, labeling: Labeling) -> dict[str, Any]:
 
 def _small_objects(home: Path, mosaic: Mosaic) -> dict[str, float]:
     """Share of small objects that a decoder finds in the large picture, and in a crop around each."""
-    from model.objects import Map
-    from model.rasters import open_raster
-    from model.tiles import strips
+    from skylight.model.images.raster import open_raster
+    from skylight.model.mapping.component_merging import Map
+    from skylight.model.mapping.tiled_inference import strips
 
-    decoder, segmenter = decoders.load(home / "decoder.safetensors"), sam.load("tiny", None, "cpu")
+    decoder, segmenter = network.load(home / "decoder.safetensors"), sam.load("tiny", None, "cpu")
     raster = open_raster(home / "large.tif")
     part = min(mosaic.side, 4096)
     raster.size = part, part  # its first rows and columns: tiles of the same size, and as many seams a px

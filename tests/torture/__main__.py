@@ -9,7 +9,7 @@ import signal
 import sys
 from pathlib import Path
 
-from .report import Report
+from tests.torture.report import Report
 
 OTHERS = ("__main__", "annotators", "machines", "namespaces", "report", "running")  # modules here that are no parts
 

@@ -15,9 +15,9 @@ from typing import Any, NamedTuple
 import orjson
 import requests
 
-from ..pace import look_seconds
-from ..planted import key_point
-from ..studio import CONFIG, KEY
+from tests.support.annotator_pace import look_seconds
+from tests.support.label_studio_double import CONFIG, KEY
+from tests.support.planted_embeddings import key_point
 
 ANNOTATORS = 8
 PEOPLE = 3  # at a human pace

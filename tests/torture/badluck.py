@@ -18,24 +18,24 @@ import numpy as np
 import redis
 import torch
 
-from backend import layout, worker
-from backend.app import create_app
-from backend.errors import SetAside
-from backend.labeling import parse_config
-from backend.pictures import Pictures
-from backend.reconcile import reconcile
-from backend.service import Service
-from backend.settings import Settings
-from backend.training import train_version
-from backend.trouble import AGAIN_SECONDS, take_up
-from model.embeddings import EmbeddingCache
-from model.seals import unseal
-from model.train import TrainConfig
-
-from ..flips import fill, flip, small_disk, writable
-from ..planted import Planted, brush, png, square
-from ..studio import CONFIG, KEY, Studio, wait_until
-from .report import Report
+from skylight.backend.errors import SetAside
+from skylight.backend.images.embedder import Pictures
+from skylight.backend.labelstudio.label_config import parse_config
+from skylight.backend.learning.reconcile import reconcile
+from skylight.backend.learning.training import train_version
+from skylight.backend.queue.retries import AGAIN_SECONDS, take_up
+from skylight.backend.service import Service
+from skylight.backend.settings import Settings
+from skylight.backend.store import migrations
+from skylight.backend.web.app import create_app
+from skylight.backend.worker import worker
+from skylight.model.decoder.training import TrainConfig
+from skylight.model.embeddings.cache import EmbeddingCache
+from skylight.model.storage.checksums import unseal
+from tests.support.bit_flips import fill, flip, small_disk, writable
+from tests.support.label_studio_double import CONFIG, KEY, Studio, wait_until
+from tests.support.planted_embeddings import Planted, brush, png, square
+from tests.torture.report import Report
 
 FLIPS = 40  # rounds for each kind of file
 BITS = 12  # turned at most in a round
@@ -84,13 +84,13 @@ def scene(home: Path) -> Iterator[Scene]:
     """Broker, Label Studio, one project with four samples and two versions."""
     with tempfile.TemporaryDirectory() as folder, Studio() as studio:
         socket = Path(folder) / "s"
-        with subprocess.Popen([sys.executable, "-m", "backend.broker", folder, str(socket)]) as broker:
+        with subprocess.Popen([sys.executable, "-m", "skylight.backend.process.broker", folder, str(socket)]) as broker:
             connection = redis.Redis(unix_socket_path=str(socket))
             wait_until(lambda: _answers(connection))
             made = Scene(studio, Settings(studio.url, KEY, f"unix://{socket}", home, device="cpu"))
             made.project = studio.add_project()
             service = made.service()
-            layout.check(service)
+            migrations.check(service)
             service.store.save_config(made.project, CONFIG)
             for seed in range(4):
                 made.annotate(seed)
@@ -177,7 +177,7 @@ def _problem(made: Scene, truth: dict[str, Any]) -> str:
     """What is wrong after a restart, a look at the page, and two reconciliations; "" if all is as it was."""
     service = made.service()
     try:
-        layout.check(service)
+        migrations.check(service)
         client = create_app(made.settings, service).test_client()
         pages = [client.get(path).status_code for path in ("/health", "/status", "/")]
         if pages != [200, 200, 200]:
@@ -304,9 +304,9 @@ def _migrations(report: Report) -> None:
             with get_context("spawn").Pool(4) as pool:
                 pool.map(_migrate, [home] * 8)
             found = [unseal(path.read_bytes())["annotation"] for path in samples.glob("*.json")]
-            lost += sorted(found) != list(range(files)) or layout.stored(home) != layout.LAYOUT
+            lost += sorted(found) != list(range(files)) or migrations.stored(home) != migrations.LAYOUT
     report.fault("eight processes that migrate at once", rounds, lost)
 
 
 def _migrate(home: Path) -> None:
-    layout.check(Service(Settings(home=home, redis_url="unix:///nowhere/s")))
+    migrations.check(Service(Settings(home=home, redis_url="unix:///nowhere/s")))

@@ -16,12 +16,11 @@ from typing import Any
 
 import requests
 
-from backend.regions import parse_config
-
-from ..planted import brush, png, square
-from ..studio import CONFIG, Studio, wait_until
-from .report import Report
-from .running import Skylight, held, learned, skylight, unsound
+from skylight.backend.labelstudio.region_reader import parse_config
+from tests.support.label_studio_double import CONFIG, Studio, wait_until
+from tests.support.planted_embeddings import brush, png, square
+from tests.torture.report import Report
+from tests.torture.running import Skylight, held, learned, skylight, unsound
 
 EVENTS = 5000
 CONNECTIONS = 32

@@ -14,9 +14,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from tests import fuzzing, talking
-
-from .report import Report
+from tests.support import fuzzing, raw_http
+from tests.torture.report import Report
 
 MEMORY = 2**30  # bytes that a target may take more than it had before the first input
 SLOWEST_S = 1.0  # of one input
@@ -43,7 +42,7 @@ def run(report: Report) -> None:
         report.fault(f"fuzzed: {name}", count, len(found.crashes))
         report.figure(f"fuzzed: {name}: slowest", found.slowest_s, "s", most=SLOWEST_S)
         report.figure(f"fuzzed: {name}: memory", found.memory / 2**20, "MB", most=MEMORY / 2**20)
-    total += talking.torture(report)
+    total += raw_http.torture(report)
     report.figure("fuzzed: inputs in all", total, "", least=1_000_000)
 
 

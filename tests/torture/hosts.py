@@ -11,15 +11,14 @@ from typing import Any
 
 import requests
 
-from backend.csrf import FIELD
-from backend.queue import key
-from backend.regions import parse_config
-
-from ..planted import brush, png, square
-from ..studio import CONFIG, wait_until
-from .machines import Host, Site, site
-from .namespaces import Machine
-from .report import Report
+from skylight.backend.labelstudio.region_reader import parse_config
+from skylight.backend.queue.queue import key
+from skylight.backend.web.csrf import FIELD
+from tests.support.label_studio_double import CONFIG, wait_until
+from tests.support.planted_embeddings import brush, png, square
+from tests.torture.machines import Host, Site, site
+from tests.torture.namespaces import Machine
+from tests.torture.report import Report
 
 LABELING = parse_config(CONFIG)
 SLOW_SECONDS = 0.3  # of each connection to the bucket

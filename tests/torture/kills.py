@@ -18,11 +18,11 @@ from pathlib import Path
 
 import requests
 
-from ..planted import png, square
-from ..studio import Studio, wait_until
-from .bursts import REGIONS
-from .report import Report
-from .running import Skylight, held, learned, skylight, unsound
+from tests.support.label_studio_double import Studio, wait_until
+from tests.support.planted_embeddings import png, square
+from tests.torture.bursts import REGIONS
+from tests.torture.report import Report
+from tests.torture.running import Skylight, held, learned, skylight, unsound
 
 ROUNDS = int(os.environ.get("ROUNDS", "200"))
 VICTIMS = ("worker", "web", "master", "valkey", "broker")

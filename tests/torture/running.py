@@ -13,21 +13,22 @@ from typing import Any
 
 import requests
 
-from backend.labelstudio_server import free_port
-from backend.store import Store
-from backend.versions import Versions
-from model import decoder
-
-from ..studio import KEY, Studio, wait_until
+from skylight.backend.demo.labelstudio_server import free_port
+from skylight.backend.store.samples import Store
+from skylight.backend.store.versions import Versions
+from skylight.model.decoder import network
+from tests.support.label_studio_double import KEY, Studio, wait_until
 
 # `skylight` as it is, but for what makes it slow to test: a training of two steps, short locks, frequent comparisons.
 QUICK = """
 import sys
-from backend import queue, service, upkeep
-from backend.cli import main
-from model.train import TrainConfig
+from skylight.backend import service
+from skylight.backend.cli.main import main
+from skylight.backend.queue import queue
+from skylight.backend.worker import maintenance
+from skylight.model.decoder.training import TrainConfig
 queue.LOCK_SECONDS = 3.0
-upkeep.EVERY_SECONDS = 1.0
+maintenance.EVERY_SECONDS = 1.0
 service.TrainConfig = lambda: TrainConfig(steps={steps}, first_steps={steps}, batch=2)
 main()
 """
@@ -50,7 +51,7 @@ class Skylight:
                 found["worker"] = pid
             elif "web" in line:
                 found["web" if "master" in found else "master"] = pid
-            elif "backend.broker" in line:
+            elif "skylight.backend.process.broker" in line:
                 found["broker"] = pid
             elif "valkey-server" in line[0]:
                 found["valkey"] = pid
@@ -117,10 +118,10 @@ def skylight(home: Path, studio: Studio, steps: int = 2, **more: str) -> Iterato
     program = home / "quick.py"
     program.write_text(QUICK.format(steps=steps))
     port = free_port(0)
-    # Its children are started as `python -m backend.cli`; this file takes that place.
+    # Its children are started as `python -m skylight.backend.cli.main`; this file takes that place.
     start = (
-        "import sys; from backend import serve; from backend.cli import main; "
-        f"serve.PROGRAM = [sys.executable, {str(program)!r}]; "
+        "import sys; from skylight.backend.process import supervisor; from skylight.backend.cli.main import main; "
+        f"supervisor.PROGRAM = [sys.executable, {str(program)!r}]; "
         f"sys.argv = ['skylight', 'serve', '--port', '{port}']; main()"
     )
     with (home / "log.txt").open("ab") as out:
@@ -159,7 +160,7 @@ def unsound(store: Store, project: str) -> list[str]:
     for number in versions.numbers(project):
         try:
             assert versions.card(project, number)["version"] == number
-            decoder.load(versions.weights(project, number))
+            network.load(versions.weights(project, number))
         except Exception as error:  # noqa: BLE001 (whatever it is)
             found.append(f"version {number}: {error!r}")
     current = versions.current(project)

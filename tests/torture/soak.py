@@ -25,14 +25,13 @@ from typing import Any
 import numpy as np
 import requests
 
-from backend.labelstudio_server import free_port
-from model import synthetic
-
-from ..bench.serving import memory
-from ..planted import png
-from ..studio import CONFIG, KEY, Studio, wait_until
-from .annotators import ANNOTATORS, PEOPLE, Place, Said, Site, work
-from .report import Report
+from skylight.backend.demo.labelstudio_server import free_port
+from skylight.model.datasets import synthetic_scenes
+from tests.bench.serving import memory
+from tests.support.label_studio_double import CONFIG, KEY, Studio, wait_until
+from tests.support.planted_embeddings import png
+from tests.torture.annotators import ANNOTATORS, PEOPLE, Place, Said, Site, work
+from tests.torture.report import Report
 
 MINUTES = float(os.environ.get("TORTURE_SOAK_MINUTES", "30"))
 IDLE_SECONDS = 60.0  # of clicks alone, before
@@ -95,7 +94,7 @@ def serving(studio: Studio, home: Path) -> Iterator[Serve]:
     environ = {name: value for name, value in os.environ.items() if not name.startswith(("SKYLIGHT_", "REDIS_URL"))}
     environ |= {"LABEL_STUDIO_URL": studio.url, "LABEL_STUDIO_API_KEY": KEY, "SKYLIGHT_HOME": str(home / "home")}
     environ |= {"SKYLIGHT_DEVICE": "cpu", "SKYLIGHT_WEBHOOK_SECRET": SECRET, "SKYLIGHT_RETRAIN_EVERY": RETRAIN_EVERY}
-    command = [sys.executable, "-m", "backend.cli", "serve", "--port", str(port)]
+    command = [sys.executable, "-m", "skylight.backend.cli.main", "serve", "--port", str(port)]
     with log.open("w") as file, subprocess.Popen(command, env=environ, stdout=file, stderr=file) as process:
         try:
             served = Serve(f"http://127.0.0.1:{port}", process.pid, log)
@@ -128,7 +127,7 @@ class Team:
         self.recent: deque[int] = deque()  # annotations made at a human pace
         self.seen: set[str] = set()  # versions whose predictions open tasks had while all were at work
         for number in range(TASKS + OPEN):
-            scene = synthetic.scene(FIRST_SEED + number, SIDE)
+            scene = synthetic_scenes.scene(FIRST_SEED + number, SIDE)
             task = studio.add_task(self.project, png(scene.image))
             pits = [each.mask for each in scene.objects if each.kind == "pit"]
             if pits:

@@ -1,7 +1,7 @@
 """Tasks whose pictures' addresses lead where Skylight must not call: written, redirected, renamed in all ways."""
 
-from ..attacks import climbing, direct, network, redirected
-from .report import Report
+from tests.support.attacks import climbing, direct, network, redirected
+from tests.torture.report import Report
 
 NAMED_ONLY = "none"  # nothing but Label Studio
 

@@ -8,13 +8,12 @@ from pathlib import Path
 
 import requests
 
-from backend.regions import parse_config
-from model import synthetic
-
-from ..planted import brush, key_point, png
-from ..studio import CONFIG, Studio, wait_until
-from .report import Report
-from .running import command, descendants, held, learned, skylight
+from skylight.backend.labelstudio.region_reader import parse_config
+from skylight.model.datasets import synthetic_scenes
+from tests.support.label_studio_double import CONFIG, Studio, wait_until
+from tests.support.planted_embeddings import brush, key_point, png
+from tests.torture.report import Report
+from tests.torture.running import command, descendants, held, learned, skylight
 
 ROUNDS = 5
 LABELING = parse_config(CONFIG)
@@ -25,7 +24,7 @@ def run(report: Report, rounds: int = ROUNDS) -> None:
     slowest, broken, left, lost = 0.0, 0, 0, 0
     with tempfile.TemporaryDirectory() as folder, Studio() as studio:
         project, home = studio.add_project(), Path(folder) / "home"
-        scenes = [synthetic.scene(seed, 256) for seed in range(rounds + 3)]
+        scenes = [synthetic_scenes.scene(seed, 256) for seed in range(rounds + 3)]
         for scene in scenes[:3]:
             studio.annotate(studio.add_task(project, png(scene.image)), [brush(LABELING, scene.truth())])
         for number in range(rounds):

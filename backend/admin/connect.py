@@ -1,0 +1,190 @@
+"""Connecting a project of Label Studio to Skylight by its API: what one would click, and the webhook's secret."""
+
+import functools
+from dataclasses import dataclass
+from typing import Any, NoReturn
+
+import redis
+
+from skylight.backend.admin.connection import TITLE, Link, Who, find, identify, missing_actions
+from skylight.backend.errors import LabelStudioError, Unavailable
+from skylight.backend.labelstudio.client import LabelStudio
+from skylight.backend.queue import prefetch_requests
+from skylight.backend.security.basic_auth import Login
+from skylight.backend.security.webhook_secret import Secret
+from skylight.backend.service import Service
+from skylight.backend.web.webhook import project_key
+
+# The two guards of Label Studio 1.23.2 against calls into private networks, and what switches each off.
+ML_GATE = "ML_BLOCK_LOCAL_IP=false"
+WEBHOOK_GATE = "SSRF_PROTECTION_ENABLED=false"
+REFUSED = ("reserved network address", "URL was not allowed")  # what they answer with their 403
+NO_LOGIN = Login()
+SAMPLING = "Uncertainty sampling"  # the open task with the lowest score comes next
+DEFAULT_URL = "http://127.0.0.1:9090"
+
+
+@dataclass(frozen=True)
+class Change:
+    """One thing that has to be so, and whether it was made so now or was so before."""
+
+    what: str
+    made: bool
+
+
+def connect(client: LabelStudio, secret: Secret, number: int, url: str = "", login: Login = NO_LOGIN) -> list[Change]:
+    """Connect a project: ML backend, interactive, with the login; webhook with its secret header; order of tasks and
+    display of predictions.
+
+    `url` is Skylight as Label Studio reaches it; without one that of the connection there is, or this machine's.
+    What is right already is left alone. Raises LabelStudioError, and Unavailable if Label Studio's guards refuse.
+    """
+    who = functools.cache(lambda address: identify(address, secret.instance))
+    project = client.project(number)
+    link = find(client, project, who, url=url.rstrip("/"))
+    url = url.rstrip("/") or (link.url if link else default_url(client.url))
+    _check(url, who(url))
+    changes = [_row(client, project, link, url, login)]
+    link = find(client, project, who, url=url)
+    if link is None or link.url != url:
+        raise LabelStudioError(f"Label Studio does not list the ML backend {url} that it has just taken; try again.")
+    return changes + repair(client, secret, link, login)
+
+
+def want_embeddings(service: Service, number: int) -> list[Change]:
+    """Have the images of a connected project embedded; nothing where this process does not reach Skylight's Redis.
+
+    Skylight itself, which then is on another machine, asks for the same when Label Studio tells it of the project.
+    """
+    assert service.labelstudio is not None
+    project = project_key(service.labelstudio.project(number))
+    try:
+        return [Change("images: embedded in the background", prefetch_requests.want(service, project))]
+    except redis.RedisError:
+        return []
+
+
+def _check(url: str, who: Who) -> None:
+    if who == "foreign":
+        raise Unavailable(f"another program than Skylight answers at {url}; give the right address with --url")
+    if who == "another":
+        raise Unavailable(
+            f"at {url} a Skylight with another secret answers; set SKYLIGHT_HOME (and SKYLIGHT_WEBHOOK_SECRET, if that "
+            "one has it) as they are set there"
+        )
+
+
+def default_url(label_studio: str) -> str:
+    """Where `skylight serve` listens, if Label Studio is on this machine too. Raises Unavailable if it is not."""
+    if label_studio.startswith(("http://127.0.0.1", "http://localhost")):
+        return DEFAULT_URL
+    raise Unavailable(
+        f"Label Studio, at {label_studio}, is on another machine; give --url, Skylight's address as seen from there"
+    )
+
+
+def repair(client: LabelStudio, secret: Secret, link: Link, login: Login = NO_LOGIN) -> list[Change]:
+    """Bring what belongs to an ML backend into order. Raises as `connect`."""
+    changes = [
+        *_login(client, link, login),
+        _interactive(client, link, login),
+        *_webhook(client, secret, link, login),
+        *_project(client, link.project),
+    ]
+    secret.expect(project_key(link.project))
+    return changes
+
+
+def _row(client: LabelStudio, project: dict[str, Any], link: Link | None, url: str, login: Login) -> Change:
+    number, what = int(project["id"]), f"ML backend {url}"
+    if link and link.url == url:
+        return Change(what, False)
+    try:
+        if link is None:
+            client.connect_ml_backend(number, url, TITLE, **login.fields)
+            return Change(what, True)
+        client.update_ml_backend(number, int(link.row["id"]), url, **login.fields)
+    except LabelStudioError as error:
+        # Label Studio refuses the webhook after it has stored the backend: then the webhook's own error says more.
+        if not _is_refusal(error):
+            raise LabelStudioError(f"{error} {url} must be Skylight's address as seen from Label Studio.") from error
+        if not any(str(row["url"]).rstrip("/") == url for row in client.ml_backends(number)):
+            _refuse(url, "ML backend", f"{ML_GATE} and {WEBHOOK_GATE}")
+        return Change(what, True)
+    for webhook in link.webhooks:
+        _save_webhook(client, link, url, int(webhook["id"]), {})
+    return Change(f"{what}, moved from {link.url}", True)
+
+
+def _login(client: LabelStudio, link: Link, login: Login) -> list[Change]:
+    if not login:
+        return []
+    lacking = bool(login.lacking(link.row))
+    if lacking:
+        client.update_ml_backend(link.number, int(link.row["id"]), str(link.row["url"]), **login.fields)
+    return [Change(f"login: user {login.user} and the password", lacking)]
+
+
+def _interactive(client: LabelStudio, link: Link, login: Login) -> Change:
+    if not link.row["is_interactive"]:
+        fields = {"is_interactive": True, **login.fields}
+        client.update_ml_backend(link.number, int(link.row["id"]), str(link.row["url"]), **fields)
+    return Change("interactive: clicks are answered", not link.row["is_interactive"])
+
+
+def webhook_headers(secret: Secret, link: Link, login: Login) -> dict[str, str]:
+    """What a project's webhook has to carry: the secret, and the login where nobody comes in without, as by
+    label-studio-ml.
+    """
+    return {**secret.headers, **(login.headers if link.who == "locked" else {})}
+
+
+def _webhook(client: LabelStudio, secret: Secret, link: Link, login: Login) -> list[Change]:
+    """One webhook that brings everything, with the secret; others with the same events are switched off."""
+    what = f"webhook {link.webhook_url}, all events, with its secret header"
+    ranked = sorted(link.webhooks, key=lambda one: not one["is_active"])
+    first = ranked[0] if ranked else None
+    headers = {**((first or {}).get("headers") or {}), **webhook_headers(secret, link, login)}
+    wanted = {"is_active": True, "send_payload": True, "headers": headers}
+    made = first is None or missing_actions(first) != [] or any(first[name] != wanted[name] for name in wanted)
+    if made:
+        fields = {**wanted, "send_for_all_actions": True, "actions": []}
+        _save_webhook(client, link, link.url, int(first["id"]) if first else 0, fields)
+    changes = [Change(what, made)]
+    for other in [*(one for one in ranked[1:] if one["is_active"]), *link.strays]:
+        client.update_webhook(int(other["id"]), str(other["url"]), is_active=False, actions=other["actions"])
+        changes.append(Change(f"second webhook {other['url']}, switched off", True))
+    return changes
+
+
+def _save_webhook(client: LabelStudio, link: Link, url: str, webhook: int, fields: dict[str, Any]) -> None:
+    """Make (0) or change a webhook to the ML backend at `url`."""
+    try:
+        if webhook:
+            client.update_webhook(webhook, f"{url}/webhook", **fields)
+        else:
+            client.create_webhook(link.number, f"{url}/webhook", **fields)
+    except LabelStudioError as error:
+        if not _is_refusal(error):
+            raise
+        _refuse(url, "webhook", WEBHOOK_GATE)
+
+
+def _project(client: LabelStudio, project: dict[str, Any]) -> list[Change]:
+    wanted = {"sampling": SAMPLING, "show_collab_predictions": True}
+    named = {"sampling": f"{SAMPLING}: least certain first", "show_collab_predictions": "predictions shown"}
+    differing = {name: value for name, value in wanted.items() if project.get(name) != value}
+    if differing:
+        client.update_project(int(project["id"]), **differing)
+    return [Change(named[name], name in differing) for name in wanted]
+
+
+def _is_refusal(error: LabelStudioError) -> bool:
+    return any(part in str(error) for part in REFUSED)
+
+
+def _refuse(url: str, what: str, gates: str) -> NoReturn:
+    raise Unavailable(
+        f"Label Studio refuses the {what} at {url}, an address in a private network. Start Label Studio with {gates} "
+        "in its environment, then run this again."
+    )

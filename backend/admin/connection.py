@@ -1,0 +1,139 @@
+"""How a project of Label Studio is tied to Skylight: its entry among the ML backends, and its webhooks."""
+
+import ipaddress
+import socket
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Any, Literal
+from urllib.parse import urlsplit
+
+import requests
+
+from skylight.backend.labelstudio.client import LabelStudio
+
+TITLE = "Skylight"  # of the ML backends that Skylight connects itself
+HEALTH_SECONDS = 2.0  # for an ML backend to say what it is; Label Studio gives it 1 s
+# What Skylight works with of all that Label Studio can send to a project's webhook.
+ACTIONS = (
+    "ANNOTATION_CREATED",
+    "ANNOTATIONS_CREATED",
+    "ANNOTATION_UPDATED",
+    "ANNOTATIONS_DELETED",
+    "TASKS_CREATED",
+    "TASKS_DELETED",
+    "PROJECT_UPDATED",
+)
+
+Who = Literal["here", "another", "hosted", "locked", "foreign", "silent"]
+Identify = Callable[[str], Who]
+
+
+def identify(url: str, instance: str) -> Who:
+    """Who answers at an ML backend's address: this Skylight ("here", its `Secret.instance` is known), another Skylight,
+    one hosted by label-studio-ml, which does not say which it is, a program that says nothing without a login
+    ("locked": label-studio-ml with one, or a proxy), a foreign one, or nobody that can be reached from here.
+    """
+    try:
+        answer = requests.get(f"{url.rstrip('/')}/health", timeout=HEALTH_SECONDS, allow_redirects=False)
+    except requests.RequestException:
+        return "silent"
+    if answer.status_code == 401 and answer.headers.get("WWW-Authenticate", "").lower().startswith("basic"):
+        return "locked"
+    try:
+        said = answer.json()
+    except requests.JSONDecodeError:
+        said = None
+    if not isinstance(said, dict) or said.get("model_class") != "Skylight":
+        return "foreign"
+    if "instance" not in said:
+        return "hosted"
+    return "here" if said["instance"] == instance else "another"
+
+
+@dataclass(frozen=True)
+class Link:
+    """One project's tie to Skylight, as Label Studio has it. Objects are those of its API."""
+
+    project: dict[str, Any]
+    row: dict[str, Any]  # the ML backend
+    who: Who
+    first: bool  # whether it is the first of the project's ML backends
+    webhooks: tuple[dict[str, Any], ...]  # those to this ML backend
+    strays: tuple[dict[str, Any], ...]  # active ones that bring the same events to this Skylight by another address
+
+    @property
+    def number(self) -> int:
+        """The project's id."""
+        return int(self.project["id"])
+
+    @property
+    def name(self) -> str:
+        """The project, as messages call it."""
+        return f"project {self.number} {self.project['title']!r}"
+
+    @property
+    def url(self) -> str:
+        """The ML backend's address, without trailing slash."""
+        return str(self.row["url"]).rstrip("/")
+
+    @property
+    def webhook_url(self) -> str:
+        """Where the webhook has to go."""
+        return f"{self.url}/webhook"
+
+
+def find(
+    client: LabelStudio, project: dict[str, Any], who: Identify, known: bool = False, url: str = ""
+) -> Link | None:
+    """The project's tie to Skylight; None if none of its ML backends looks like one.
+
+    It is the one at `url` if there is one; else the one where this Skylight answers; else one with its title, or where
+    another Skylight answers, or may; else, if the project is `known` to have called, one that cannot be reached from
+    here, or asks for a login.
+    Asking for ML backends makes Label Studio call /health and /setup of each.
+    """
+    rows = client.ml_backends(int(project["id"]))
+    found = [(row, who(str(row["url"]))) for row in rows]
+    tests: list[Callable[[dict[str, Any], Who], bool]] = [
+        lambda row, who: bool(url) and str(row["url"]).rstrip("/") == url,
+        lambda row, who: who == "here",
+        lambda row, who: row.get("title") == TITLE,
+        lambda row, who: who in ("another", "hosted"),
+        lambda row, who: who in ("silent", "locked") and known,
+    ]
+    for test in tests:
+        for row, answers in found:
+            if test(row, answers):
+                return _link(client, project, row, answers, row is rows[0], who)
+    return None
+
+
+def _link(
+    client: LabelStudio, project: dict[str, Any], row: dict[str, Any], answers: Who, first: bool, who: Identify
+) -> Link:
+    mine, strays = [], []
+    for webhook in client.webhooks(int(project["id"])):
+        base, slash, end = str(webhook["url"]).rpartition("/")
+        if base.rstrip("/") == str(row["url"]).rstrip("/") and end == "webhook":
+            mine.append(webhook)
+        elif end == "webhook" and webhook["is_active"] and who(base) == "here":
+            strays.append(webhook)
+    return Link(project, row, answers, first, tuple(mine), tuple(strays))
+
+
+def missing_actions(webhook: dict[str, Any]) -> list[str]:
+    """The events that a webhook does not bring."""
+    if webhook["send_for_all_actions"]:
+        return []
+    return [action for action in ACTIONS if action not in webhook["actions"]]
+
+
+def is_private(url: str) -> bool:
+    """Whether Label Studio would by default refuse to call an address: it is in a private network, or has a name that
+    is not known here, as a container's.
+    """
+    try:
+        found: Iterable[Any] = socket.getaddrinfo(urlsplit(url).hostname, None)
+    except OSError:
+        return True
+    return any(not ipaddress.ip_address(address[4][0]).is_global for address in found)

@@ -1,0 +1,74 @@
+"""What `skylight cache` says of the embeddings on disk, and how it makes room."""
+
+import shutil
+from collections.abc import Iterator
+from datetime import datetime
+from pathlib import Path
+
+from skylight.backend.admin.machine_checks import free_bytes
+from skylight.backend.errors import BadRequest
+from skylight.backend.images.large_images import KEPT_BYTES
+from skylight.backend.settings import MEGABYTE, Settings
+from skylight.model.sam import checkpoints, segmenter
+from skylight.model.sam.checkpoints import CheckpointError
+from skylight.model.storage import lru_folder
+
+
+def folder(settings: Settings) -> Path:
+    """Where the embeddings of all SAMs are."""
+    return settings.home / "embeddings"
+
+
+def in_use(settings: Settings) -> str:
+    """The encoder's id of the SAM that is set, "" if its checkpoint is not there."""
+    try:
+        file = checkpoints.needed(settings.sam, settings.home / "checkpoints")
+        return segmenter.identify_on(settings.sam, file, settings.device, settings.precision)
+    except (CheckpointError, OSError):
+        return ""
+
+
+def report(settings: Settings) -> Iterator[str]:
+    """Each encoder's images, bytes, and when one was used first and last; all, large pictures, and the free disk."""
+    place, current = folder(settings), in_use(settings)
+    rows = lru_folder.usage(place)
+    if rows:
+        width = max(len(row.encoder_id) for row in rows)
+        yield f"{'encoder':{width}}  {'images':>8}  {'MB':>9}  {'oldest use':16}  {'newest use':16}"
+    for row in rows:
+        used = "  in use" if row.encoder_id == current else ""
+        what = f"{row.encoder_id:{width}}  {row.files:8}  {row.size / MEGABYTE:9.1f}"
+        yield f"{what}  {_when(row.oldest)}  {_when(row.newest)}{used}"
+    held, files = sum(row.size for row in rows), sum(row.files for row in rows)
+    cap = f"of at most {settings.disk_mb} MB" if settings.disk_mb else "and no limit"
+    yield f"{place}: {files} images, {held / MEGABYTE:.1f} MB {cap} (SKYLIGHT_DISK_MB)"
+    pictures = [path.stat().st_size for path in (settings.home / "pictures").glob("**/*") if path.is_file()]
+    if pictures:
+        size, most = (each / MEGABYTE for each in (sum(pictures), KEPT_BYTES))
+        yield f"{settings.home}/pictures: {len(pictures)} large pictures, {size:.1f} MB of at most {most:.0f} MB"
+    yield f"{free_bytes(place) / MEGABYTE:.0f} MB are free on this disk"
+
+
+def trim(settings: Settings, megabytes: int) -> str:
+    """Delete the least recently used embeddings until `megabytes` are left, and say what was done."""
+    evicted, size, left = lru_folder.trim(folder(settings), megabytes * MEGABYTE, spared=0)
+    return f"deleted {evicted} embeddings, {size / MEGABYTE:.1f} MB; {left / MEGABYTE:.1f} MB are left"
+
+
+def clear(settings: Settings, encoder_id: str) -> str:
+    """Delete all embeddings of an encoder and say what was done.
+
+    Raises BadRequest if there are none, or if it is the one in use: processes write to its folder.
+    """
+    rows = {row.encoder_id: row for row in lru_folder.usage(folder(settings))}
+    if encoder_id not in rows:
+        raise BadRequest(f"there are no embeddings of {encoder_id!r}, only of: {', '.join(rows) or 'no encoder'}")
+    if encoder_id == in_use(settings):
+        raise BadRequest(f"{encoder_id} is in use (SKYLIGHT_SAM={settings.sam}); --trim makes room of its embeddings")
+    shutil.rmtree(folder(settings) / encoder_id)
+    row = rows[encoder_id]
+    return f"deleted all of {encoder_id}: {row.files} embeddings, {row.size / MEGABYTE:.1f} MB"
+
+
+def _when(time: float) -> str:
+    return f"{datetime.fromtimestamp(time):%Y-%m-%d %H:%M}"

@@ -1,0 +1,144 @@
+"""What `skylight doctor` looks at of one connected project: ML backend, webhook, events that came, order of tasks."""
+
+import time
+from collections.abc import Iterator
+from datetime import datetime
+
+import redis
+
+from skylight.backend.admin.connect import ML_GATE, SAMPLING, WEBHOOK_GATE, webhook_headers
+from skylight.backend.admin.connection import Link, is_private, missing_actions
+from skylight.backend.admin.finding import Finding
+from skylight.backend.labelstudio.client import LabelStudio
+from skylight.backend.queue.queue import key
+from skylight.backend.security.basic_auth import Login
+from skylight.backend.security.webhook_secret import HEADER
+from skylight.backend.service import Service
+from skylight.backend.web.webhook import project_key
+from skylight.backend.worker.webhook_reactivation import reactivated
+
+SILENCE_SECONDS = 90.0  # an annotation that is older than this should have been announced
+UNSEEN = {
+    "silent": "; not reachable from here, so not compared with this Skylight",
+    "hosted": "; hosted by label-studio-ml, which does not say whether it is this Skylight",
+    "locked": "; it tells nothing without a login, so it is not compared with this Skylight",
+}
+FIX = "Run: skylight doctor --fix"
+PRIVATE = f"Start Label Studio with {ML_GATE} and {WEBHOOK_GATE}: it refuses to call addresses in private networks."
+
+
+def findings(service: Service, client: LabelStudio, link: Link) -> list[Finding]:
+    """How one project's connection stands. Raises LabelStudioError."""
+    return [_backend(service, link), *_webhooks(service, link), *_heard(service, client, link), _order(link)]
+
+
+def _backend(service: Service, link: Link) -> Finding:
+    what = f"{link.name}: ML backend"
+    if link.who in ("foreign", "another"):
+        other = "another program" if link.who == "foreign" else "another Skylight (other SKYLIGHT_HOME or secret)"
+        step = f"Run: skylight connect --project {link.number} --url http://... with this Skylight's address."
+        return Finding(what, "fail", f"at {link.url} {other} answers", step)
+    if lacking := Login.of(service.settings).lacking(link.row):
+        detail = f"{link.url} {lacking}, so Label Studio's calls are refused"
+        return Finding(what, "fail", detail, FIX)
+    if link.row["state"] != "CO":
+        detail = f"Label Studio cannot use {link.url}: {link.row.get('error_message') or 'it does not answer'}"
+        step = "Is Skylight running, and is that its address as seen from Label Studio?"
+        return Finding(what, "fail", detail, f"{step} {PRIVATE}" if is_private(link.url) else step)
+    if not link.row["is_interactive"]:
+        return Finding(what, "warn", f"{link.url} is not asked for clicks: interactive preannotations are off", FIX)
+    if not link.first:
+        step = "Remove the ML backend before it: 'Retrieve predictions' asks only the first."
+        return Finding(what, "warn", f"{link.url} is not the project's first", step)
+    return Finding(what, "ok", f"{link.url}, connected, interactive{UNSEEN.get(link.who, '')}")
+
+
+def _webhooks(service: Service, link: Link) -> Iterator[Finding]:
+    what = f"{link.name}: webhook"
+    active = [webhook for webhook in link.webhooks if webhook["is_active"]]
+    if not active:
+        detail = "connected but no webhook: clicks work, but Skylight never hears of a submitted annotation"
+        if link.webhooks:
+            detail = f"{link.webhook_url} is switched off, by a person as far as is known, so Skylight leaves it so"
+        elif is_private(link.url):
+            yield Finding(what, "fail", detail, f"Start Label Studio with {WEBHOOK_GATE} too. Then {FIX.lower()}")
+            return
+        yield Finding(what, "fail", detail, FIX)
+        return
+    webhook, problems = active[0], []
+    if not webhook["send_payload"]:
+        problems.append("sends no payload")
+    if missing := missing_actions(webhook):
+        problems.append(f"does not bring {', '.join(missing)}")
+    carried = webhook.get("headers") or {}
+    signed = service.secret.matches(carried.get(HEADER))
+    expected = bool(service.settings.user) or service.secret.expected(project_key(link.project))
+    if not signed and expected:
+        problems.append(f"lacks the right {HEADER} header, so its events are refused")
+    needed = webhook_headers(service.secret, link, Login.of(service.settings))
+    if "Authorization" in needed and carried.get("Authorization") != needed["Authorization"]:
+        problems.append("lacks the login without which label-studio-ml lets nothing in")
+    if problems:
+        yield Finding(what, "fail", f"{link.webhook_url} {', '.join(problems)}", FIX)
+    elif not signed:
+        yield Finding(what, "warn", f"{link.webhook_url} carries no secret: anyone could send events", FIX)
+    else:
+        yield Finding(what, "ok", f"{link.webhook_url}, all events, with the secret header")
+    if since := _reactivated(service, link):
+        ago = _age(since)
+        detail = f"Label Studio had switched it off, as after 50 failed deliveries; switched on again {ago} ago"
+        step = "Was Skylight away, or not reached by Label Studio? What was missed has been fetched."
+        yield Finding(what, "warn", detail, step)
+    for stray in [*active[1:], *link.strays]:
+        yield Finding(what, "warn", f"{stray['url']} brings the same events a second time", FIX)
+
+
+def _reactivated(service: Service, link: Link) -> float:
+    try:
+        return reactivated(service, project_key(link.project))
+    except redis.RedisError:  # which is said elsewhere
+        return 0.0
+
+
+def _heard(service: Service, client: LabelStudio, link: Link) -> Iterator[Finding]:
+    """Whether the newest annotation was announced: a webhook may be there and not be delivered."""
+    what = f"{link.name}: events"
+    newest, since = client.newest_annotation(link.number), _seconds(str(link.row["created_at"]))
+    try:
+        heard = int(service.queue.redis.get(key(project_key(link.project), "heard")) or 0)
+    except redis.RedisError:
+        return  # which is said elsewhere
+    made = _seconds(newest) if newest else 0.0
+    if made <= since or heard >= made - SILENCE_SECONDS or time.time() - made < SILENCE_SECONDS:
+        ago = f"the last came {_age(heard)} ago" if heard else "none came yet"
+        yield Finding(what, "ok", ago)
+        return
+    detail = f"the newest annotation ({_age(made)} old) was never announced"
+    step = (
+        "If Skylight was down then, all is well: it is fetched at the next training. Else Label Studio's log says why."
+    )
+    if is_private(link.url):
+        step += f" It delivers to private networks only with {WEBHOOK_GATE}."
+    yield Finding(what, "warn", detail, step)
+
+
+def _order(link: Link) -> Finding:
+    what, sampling = f"{link.name}: order of tasks", link.project.get("sampling")
+    if not link.project.get("show_collab_predictions"):
+        return Finding(what, "warn", "predictions are not shown to annotators", FIX)
+    if sampling != SAMPLING:
+        return Finding(what, "warn", f"{sampling}: Label Studio does not serve the least certain task first", FIX)
+    return Finding(what, "ok", str(sampling))
+
+
+def _seconds(when: str) -> float:
+    return datetime.fromisoformat(when).timestamp()
+
+
+def _age(when: float) -> str:
+    """How long ago, in words."""
+    seconds = max(time.time() - when, 0.0)
+    for size, unit in ((86400, "days"), (3600, "hours"), (60, "min")):
+        if seconds >= 2 * size:
+            return f"{seconds / size:.0f} {unit}"
+    return f"{seconds:.0f} s"

@@ -1,0 +1,235 @@
+"""The bytes behind a task's image URL, without handing Label Studio's key to anyone else or asking hosts inside.
+
+Credentials go to the origin (scheme, host, port) of `label_studio_url`, for the paths at which it hands out files, and
+to nothing else. A redirect from there to another origin, as Label Studio answers for cloud storage, is followed without
+them; once a chain of redirects has left that origin it gets none any more, even if it comes back.
+
+Other hosts are asked if `allowed_hosts` says so: those that are named, and any that it allows if the address that the
+socket goes to is public. That holds for every redirect anew.
+"""
+
+from __future__ import annotations
+
+import base64
+import re
+from urllib.parse import urljoin, urlsplit
+
+import requests
+from urllib3.exceptions import HTTPError
+from urllib3.util import parse_url
+
+from skylight.backend.errors import MediaError
+from skylight.backend.images.guarded_http import Adapter, Line, NotPublic
+from skylight.backend.images.user_agent import agent
+from skylight.backend.labelstudio.client import LabelStudio
+from skylight.backend.labelstudio.file_paths import climbs, hands_out_files
+from skylight.backend.labelstudio.task_data import browser_address
+from skylight.backend.settings import Settings
+
+MAX_BYTES = 200 * 2**20
+"""Size at which a download is given up, bytes; a 100-megapixel photograph is 50 MB or so."""
+CONNECT_SECONDS = 5.0
+READ_SECONDS = 60.0
+"""The longest silence of a server in the middle of an answer."""
+TOTAL_SECONDS = 300.0
+"""The longest time for one image with all redirects, so that a server that drips cannot hold a thread."""
+MAX_REDIRECTS = 5
+CHUNK_BYTES = 2**18
+KINDS = "an http:// or https:// URL, or a path of Label Studio such as /data/upload/1/a.png"
+CLOUD = ("s3://", "gs://", "azure-blob://")
+"""Schemes of the cloud storages that Label Studio 1.23.2 resolves."""
+RESOLVED = re.compile(r"(?:https?://[^/?#]+)?(?:/[^?#]*)?/tasks/[0-9]+/(?:resolve|presign)/\?fileuri=([\w=-]+)")
+
+Origin = tuple[str, str, int]
+
+
+def through_label_studio(url: str, task: object) -> str:
+    """Return the path at which Label Studio hands out a task's file in cloud storage; any other address as it is.
+
+    `url` is a cloud URI, as Label Studio sends it to ML backends, or the address of the same endpoint on whatever
+    host Label Studio believes to be, as it lists it elsewhere: both give the same path. The endpoint, of the task,
+    answers with the content or with a redirect to a presigned address (Label Studio's io_storages/proxy_api.py).
+    `task` is its id; anything but a number leaves the address as it is.
+    """
+    resolved = RESOLVED.fullmatch(url)
+    if not isinstance(task, int) or not (resolved or url.lower().startswith(CLOUD)):
+        return url
+    file = resolved[1] if resolved else base64.urlsafe_b64encode(url.encode()).decode()
+    return f"/tasks/{task}/resolve/?fileuri={file}"
+
+
+def fetch(url: str, settings: Settings, client: LabelStudio) -> bytes:
+    """Return the content of a task's image URL.
+
+    `url` is what stands in the task's data: a path on Label Studio (`/data/...`) or an absolute http(s) URL.
+    Raises `MediaError` for any other kind, for a host that may not be asked, for an error answer, for more than
+    `MAX_BYTES`, and when it takes too long.
+    """
+    with Line(TOTAL_SECONDS) as line:
+        try:
+            return _follow(browser_address(url), settings, client, line)
+        except MediaError:
+            if line.over:
+                slow = f"{_shown(url)} took longer than {TOTAL_SECONDS:.0f} s; is the network slow?"
+                raise MediaError(slow) from None
+            raise
+
+
+def _follow(url: str, settings: Settings, client: LabelStudio, line: Line) -> bytes:
+    home, trusted = settings.label_studio_url, True
+    target = url
+    for _ in range(MAX_REDIRECTS + 1):
+        target, own = _checked(_absolute(target, home), home)
+        trusted = trusted and own
+        public = not own and _needs_public(target, settings)
+        try:
+            with _get(target, client if trusted and hands_out_files(target, home) else None, line, public) as response:
+                if not response.is_redirect:
+                    return _read(response, target, home, trusted, line)
+                target = urljoin(target, response.headers["Location"])
+        except NotPublic as error:
+            raise MediaError(_not_allowed(target, error.host, home)) from None
+    raise MediaError(f"{_shown(url)} redirects more than {MAX_REDIRECTS} times; give the image's final address.")
+
+
+def _checked(url: str, home: str) -> tuple[str, bool]:
+    """The address as it is sent, and whether it is of Label Studio's origin: then its path may not climb."""
+    try:
+        sent = requests.Request("GET", url).prepare().url or ""
+    except (requests.RequestException, HTTPError, ValueError):
+        raise MediaError(f"{_shown(url)} is not a URL; the image must be {KINDS}.") from None
+    own = bool(home) and _origin(sent) == _origin(home)
+    if own and (climbs(url) or climbs(sent)):
+        raise MediaError(f"Cannot fetch {_shown(url)}: its path leads out of its folder; give the file's own path.")
+    return sent, own
+
+
+def _needs_public(url: str, settings: Settings) -> bool:
+    """Whether a host that is not Label Studio's may be asked at a public address only. Raises MediaError if at none."""
+    _, host, port = _origin(url)
+    if settings.allowed_hosts.named(host, port):
+        return False
+    if settings.allowed_hosts.allowed_if_public(host):
+        return True
+    raise MediaError(_not_allowed(url, host, settings.label_studio_url))
+
+
+def _absolute(url: str, home: str) -> str:
+    """Return `url` as an absolute http(s) URL, a path being one of Label Studio's, as in a page of it."""
+    if url.startswith("/") and not url.startswith("//"):
+        if not home:
+            raise MediaError(f"{_shown(url)} is a path of Label Studio; set LABEL_STUDIO_URL to its address.")
+        prefix = urlsplit(home).path
+        # served below a path, Label Studio puts that path in front of its own links
+        below = bool(prefix) and url.startswith(f"{prefix}/")
+        return (home.removesuffix(prefix) if below else home) + url
+    if url.startswith("//"):  # by the scheme of the page that shows it
+        return f"{urlsplit(home).scheme or 'https'}:{url}"
+    if not url.lower().startswith(("http://", "https://")):
+        raise MediaError(f"Cannot fetch {_shown(url)}: the image must be {KINDS}.")
+    return url
+
+
+def _origin(url: str) -> Origin:
+    """Return scheme, host and port, read by the HTTP client's own parser, so that both see one host."""
+    try:
+        parts = parse_url(url)
+    except HTTPError:
+        raise MediaError(f"{_shown(url)} is not a URL; the image must be {KINDS}.") from None
+    scheme = parts.scheme or ""
+    return scheme, parts.host or "", parts.port or (443 if scheme == "https" else 80)
+
+
+def _get(url: str, client: LabelStudio | None, line: Line, public: bool) -> requests.Response:
+    """Send one GET, with credentials if there is a client, again with fresh ones after a 401."""
+    headers = client.headers() if client else {}
+    response = _send(url, headers, line, public)
+    if client and headers and response.status_code == 401:
+        again = client.headers(refused=headers["Authorization"])
+        if again != headers:
+            response.close()
+            response = _send(url, again, line, public)
+    return response
+
+
+def _send(url: str, headers: dict[str, str], line: Line, public: bool) -> requests.Response:
+    def authorize(prepared: requests.PreparedRequest) -> requests.PreparedRequest:
+        # given as `auth`, so that neither .netrc nor a name in the URL adds other credentials
+        prepared.headers.update(headers)
+        return prepared
+
+    timeout = (CONNECT_SECONDS, READ_SECONDS)
+    try:
+        with requests.Session() as session:
+            session.headers["User-Agent"] = agent()  # some hosts refuse the names of HTTP libraries
+            for scheme in ("http://", "https://"):
+                session.mount(scheme, Adapter(line, public))
+            return session.get(url, auth=authorize, timeout=timeout, stream=True, allow_redirects=False)
+    except (requests.RequestException, HTTPError) as error:
+        raise MediaError(f"Cannot fetch {_shown(url)} ({type(error).__name__}). Is the server up?") from None
+
+
+def _read(response: requests.Response, url: str, home: str, trusted: bool, line: Line) -> bytes:
+    if response.status_code != 200:
+        raise MediaError(_refusal(response.status_code, url, home, trusted))
+    too_large = f"{_shown(url)} is larger than {MAX_BYTES // 2**20} MB, the limit; use a smaller image."
+    length = response.headers.get("Content-Length", "")
+    if length.isdecimal() and int(length) > MAX_BYTES:
+        raise MediaError(too_large)
+    content = bytearray()
+    try:
+        for chunk in response.iter_content(CHUNK_BYTES):
+            content += chunk
+            if len(content) > MAX_BYTES:
+                raise MediaError(too_large)
+    except (requests.RequestException, HTTPError) as error:
+        raise MediaError(f"{_shown(url)} broke off ({type(error).__name__}); try again.") from None
+    if line.over:  # its socket was shut, which without a length looks like the end
+        raise MediaError(f"{_shown(url)} broke off.")
+    return bytes(content)
+
+
+def _refusal(status: int, url: str, home: str, trusted: bool) -> str:
+    message = f"{_shown(url)} answered {status}."
+    if trusted and status in (404, 424) and RESOLVED.fullmatch(url):
+        return (
+            f"{message} Is the file there, and does the project have a storage (Settings > Cloud Storage) for its "
+            "bucket?"
+        )
+    if status not in (401, 403):
+        return f"{message} Does the file still exist?" if status in (404, 410) else message
+    if trusted:
+        return f"{message} Check LABEL_STUDIO_API_KEY."
+    if "/data/" in url:
+        return f"{message} {_if_label_studio(home)}"
+    if status == 401:
+        return f"{message} Skylight can only open addresses that need no login."
+    return (
+        f"{message} The host refuses it: perhaps it wants a login, a newer signature, or no programs. Skylight calls "
+        f"itself {agent()!r} there; allow that name, or upload the picture."
+    )
+
+
+def _not_allowed(url: str, host: str, home: str) -> str:
+    message = f"Cannot fetch {_shown(url)}: its host is neither Label Studio's nor public, or is not allowed."
+    if "/data/" in url:
+        message += f" {_if_label_studio(home)}"
+    return f"{message} If pictures may come from there, add {host} to SKYLIGHT_ALLOWED_HOSTS."
+
+
+def _if_label_studio(home: str) -> str:
+    return (
+        f"If that is Label Studio: the key goes only to LABEL_STUDIO_URL ({home or 'not set'}), "
+        "so LABEL_STUDIO_URL here and LABEL_STUDIO_HOST there must be the same address."
+    )
+
+
+def _shown(url: str) -> str:
+    """The URL as messages may show it: without its query (a signature may be in it) and user name."""
+    try:
+        parts = urlsplit(url)
+    except ValueError:
+        return "the image's URL"
+    if parts.scheme == "data":
+        return "a data: URL"
+    return parts._replace(netloc=parts.netloc.rpartition("@")[2], query="", fragment="").geturl()[:300]

@@ -1,0 +1,203 @@
+"""From an event to a sample: embedding, label map and single objects. Idempotent by annotation id and `updated_at`."""
+
+import logging
+import re
+
+from skylight.backend.errors import DATA_ERRORS, POISON_ERRORS, MediaError, SkylightError
+from skylight.backend.labelstudio.region_reader import READING, label_map
+from skylight.backend.learning.agreement import agreement
+from skylight.backend.queue import prefetch_requests
+from skylight.backend.queue.quarantine import state_of
+from skylight.backend.queue.time_slice import Turn
+from skylight.backend.service import Service
+from skylight.backend.store.samples import SampleRecord
+from skylight.backend.trace import fail
+from skylight.backend.web.predict import image_url
+from skylight.backend.web.webhook import Event
+from skylight.model.images.decoding import ImageError
+
+ELLIPSES = re.compile("<ellipse", re.IGNORECASE)  # in a configuration: a control for them
+
+log = logging.getLogger(__name__)
+
+
+def drain(service: Service, project: str) -> int:
+    """Work through the inbox; an event leaves it when it is done. Gives how many there were.
+
+    An annotation that cannot be used (its image is gone, say) is set aside, see `skylight.backend.queue.quarantine`,
+    and holds up nothing.
+    Where other projects' events wait, or after a slice (see `skylight.backend.queue.time_slice`), some may be left
+    for another turn.
+    """
+    count = 0
+    with service.queue.lock(project, "ingest") as held:
+        if not held:  # another worker is at it
+            return 0
+        bury(service, project)
+        turn = Turn(service.queue, "ingest")
+        turn.work()
+        for event in service.queue.inbox(project):
+            service.check_stop()
+            handle(service, project, event)
+            count += 1
+            if turn.is_over:
+                break  # with it in the inbox still, to be found done when it is its turn again
+    return count
+
+
+def bury(service: Service, project: str) -> None:
+    """Note by which annotation a worker ended, if one did. To be called with the lock "ingest"."""
+    if event := service.asides.left_behind(project):
+        reason = "the worker ended while it was read: out of memory, perhaps, or stopped"
+        _fail(service, project, event, reason, own=False, death=True)
+
+
+def retry(service: Service, project: str) -> bool:
+    """Try the annotations that were set aside and are due, for a slice at most; gives whether a sample changed.
+
+    Those that Label Studio can be asked for are left to a reconciliation.
+    """
+    changed = False
+    with service.queue.lock(project, "ingest") as held:
+        turn = Turn(service.queue, "ingest")
+        for each in service.asides.due(project) if held else ():
+            if turn.is_over:
+                break  # and due still
+            if each.event is not None:
+                # Without its configuration, which is of when it came.
+                changed |= handle(service, project, {**each.event, "label_config": ""})
+            else:
+                service.queue.want_reconciliation(project)
+    return changed
+
+
+def handle(service: Service, project: str, event: Event) -> bool:
+    """Apply one event to the store; gives whether it changed a sample. One that cannot be read is left out."""
+    try:
+        return _apply(service, project, event)
+    except DATA_ERRORS as error:
+        log.exception("project %s: the event %.100r cannot be read and is left out", project, event)
+        fail(error)
+        service.queue.want_reconciliation(project)
+        return False
+
+
+def _apply(service: Service, project: str, event: Event) -> bool:
+    if event.get("label_config"):
+        save_config(service, project, event["label_config"])
+    if event.get("reconcile"):
+        service.queue.want_reconciliation(project)
+    what = event.get("what")
+    if what == "train":
+        service.queue.want_training(project)
+    if what == "tasks_created":
+        prefetch_requests.want(service, project)
+    if what == "annotations_deleted":
+        service.asides.drop(project, *event["ids"])
+        return any([service.store.remove(project, each) for each in event["ids"]])
+    if what == "tasks_deleted":
+        service.asides.drop_tasks(project, set(event["ids"]))
+        return bool(service.store.remove_tasks(project, set(event["ids"])))
+    if what != "annotation":
+        return False
+    if not service.asides.waits(project, event["id"], state_of(event)):
+        return _try(service, project, event)
+    if service.labelstudio is None:  # which could be asked for it again
+        service.asides.keep(project, event)
+    return False
+
+
+def _try(service: Service, project: str, event: Event) -> bool:
+    """Use an annotation, or set it aside."""
+    service.asides.begin(project, event)
+    try:
+        changed = _annotation(service, project, event)
+        service.asides.drop(project, event["id"])
+    except MediaError as error:  # the storage may be away, or the image may come back
+        fail(error)
+        changed = _fail(service, project, event, str(error), own=False)
+    except (SkylightError, ImageError) as error:
+        fail(error)
+        changed = _fail(service, project, event, str(error), own=True)
+    except POISON_ERRORS as error:
+        log.exception("project %s annotation %s: an error that Skylight did not foresee", project, event["id"])
+        fail(error)
+        changed = _fail(service, project, event, f"{type(error).__name__}: {error}", own=True)
+    except OSError:  # the store's; the annotation is not to blame, nor has a worker ended by it
+        service.asides.end(project)
+        raise
+    service.asides.end(project)
+    return changed
+
+
+def _fail(service: Service, project: str, event: Event, reason: str, own: bool, death: bool = False) -> bool:
+    keep = service.labelstudio is None and not death
+    found = service.asides.fail(project, event, reason, own, death, keep)
+    tried = "is set aside and tried again"
+    if found.quarantined:
+        tried = "is quarantined until it or the configuration changes"
+    log.error("project %s annotation %s cannot be learned from, %s: %s", project, event["id"], tried, reason)
+    return False
+
+
+def save_config(service: Service, project: str, label_config: str) -> None:
+    """Keep the configuration. Another may show other images; other labels than before call for another training."""
+    before = service.store.config(project)
+    if not service.store.save_config(project, label_config):
+        return
+    prefetch_requests.want(service, project)
+    if before:
+        try:
+            if service.labeling(before).labels != service.labeling(label_config).labels:
+                service.queue.touch(project)
+                service.queue.want_reconciliation(project)  # regions of labels that were missing may have theirs now
+        except SkylightError as error:
+            log.warning("project %s: %s", project, error)
+
+
+def parked(service: Service, project: str, record: SampleRecord) -> bool:
+    """Whether a sample lacks regions that can be read by now: of labels that the configuration has, or ellipses."""
+    if record.reading < READING and ELLIPSES.search(service.store.config(project)):
+        return True
+    if not record.parked:
+        return False
+    labeling = service.labeling(service.store.config(project))
+    return any(labeling.number(label) for label in record.parked)
+
+
+def _annotation(service: Service, project: str, event: Event) -> bool:
+    earlier = service.store.get(project, event["id"])
+    marks = {"ground_truth": event.get("ground_truth", False), "reviewed": event.get("reviewed", False)}
+    known = earlier is not None and not earlier.outdated(event["updated_at"], **marks)
+    if earlier and known and not parked(service, project, earlier):
+        return False
+    if event["skipped"]:
+        return service.store.remove(project, event["id"])
+    labeling = service.labeling(service.store.config(project))
+    url = image_url({"id": event["task"], "data": event["data"]}, labeling)
+    digest, embedding = service.pictures_of(project).embedding(url)
+    found = label_map(event["result"], labeling, embedding.size)
+    for reason in found.ignored:
+        log.info("project %s annotation %s: %s", project, event["id"], reason)
+    if event["result"] and not found.regions and not found.parked:
+        log.warning("project %s annotation %s holds prompts but no mask; not learned from", project, event["id"])
+        return service.store.remove(project, event["id"])
+    shown = event.get("shown")
+    agreed = agreement(shown, found, labeling)
+    record = SampleRecord(
+        annotation=event["id"],
+        task=event["task"],
+        updated_at=event["updated_at"],
+        url=url,
+        image=digest,
+        size=embedding.size,
+        labels=labeling.labels,
+        regions=found.regions,
+        shown=shown["version"] if shown and agreed is not None else "",
+        agreement=agreed,
+        parked=found.parked,
+        reading=READING,
+        **marks,
+    )
+    service.store.put(project, record, found.array, found.instances)
+    return True

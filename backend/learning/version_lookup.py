@@ -1,0 +1,68 @@
+"""A project's trained version, by what a person calls the project: for commands that work without Label Studio."""
+
+from dataclasses import dataclass
+from typing import Any
+
+from skylight.backend.errors import BadRequest, Unavailable
+from skylight.backend.limits import project_name
+from skylight.backend.service import Service
+from skylight.backend.store.samples import Store
+from skylight.model.decoder.network import DomainDecoder
+
+
+@dataclass(frozen=True)
+class Version:
+    """A trained version: its project's name in the store, number, decoder, and card."""
+
+    project: str
+    number: int
+    decoder: DomainDecoder
+    card: dict[str, Any]
+
+    @property
+    def name(self) -> str:
+        """As Label Studio's predictions carry it."""
+        return f"skylight-{self.number}"
+
+
+def named(store: Store, given: str) -> str:
+    """The project in the store that is called `given`: its whole name, or Label Studio's number alone.
+
+    Raises BadRequest if there is none, or more than one, or if none can be called so.
+    """
+    known = store.projects()
+    found = [each for each in known if given in (each, each.partition(".")[0])]
+    if given in found:
+        return given
+    if len(found) == 1:
+        return found[0]
+    if found:
+        raise BadRequest(f"project {given} may be {' or '.join(found)}: give the whole name")
+    project_name(given if "." in given or not given.isdecimal() else f"{given}.0")
+    there = ", ".join(known) or "none"
+    raise BadRequest(f"project {given} is not in {store.home}, there: {there}. Is SKYLIGHT_HOME the server's?")
+
+
+def trained(service: Service, given: str, number: int | None = None) -> Version:
+    """A version of the project called `given`, the one that is served if `number` is None.
+
+    Raises BadRequest if there is no such project, Unavailable if there is no such version, or if it was trained on
+    another SAM's embeddings than `SKYLIGHT_SAM`'s.
+    """
+    project = named(service.store, given)
+    chosen = number or service.versions.current(project)
+    numbers = service.versions.numbers(project)
+    if chosen not in numbers:
+        there = f"it has {', '.join(map(str, numbers))}" if numbers else "it has none: annotate first"
+        what = f"no version {number}" if number else "no version that is served"
+        raise Unavailable(f"project {project} has {what}; {there}")
+    decoder = service.decoder_of(project, chosen)
+    if decoder is None:
+        raise Unavailable(f"version {chosen} of project {project} is of another release of Skylight; train anew")
+    encoder = service.pictures.segmenter.encoder_id
+    if not service.reads(decoder.config.encoder_id):
+        raise Unavailable(
+            f"version {chosen} of project {project} reads embeddings of {decoder.config.encoder_id}, not of {encoder}; "
+            "set SKYLIGHT_SAM to that SAM, or train anew"
+        )
+    return Version(project, chosen, decoder, service.versions.card(project, chosen))

@@ -1,0 +1,116 @@
+"""How the store and Redis are laid out: a number in each. What is older is brought up to date, what is newer refused.
+
+    SKYLIGHT_HOME/layout.json   {"layout": 1}
+    skylight:layout             1
+
+Layout 0 is what was before there was a number: JSON without checksums, cards without their weights' sha256. Layout 1
+has them. Whatever changes the store's files or Redis's keys such that another release would misread them counts
+`LAYOUT` up and adds a step to `STEPS`.
+"""
+
+import fcntl
+import hashlib
+import json
+import logging
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import redis
+
+from skylight.backend.errors import Unavailable
+from skylight.backend.queue.queue import LAYOUT_KEY
+from skylight.backend.service import Service
+from skylight.model.storage.atomic_write import write
+from skylight.model.storage.checksums import is_sealed, seal, unseal
+
+LAYOUT = 1
+NAME = "layout.json"
+
+log = logging.getLogger(__name__)
+
+
+def check(service: Service) -> None:
+    """Bring the store and Redis up to date before anything is read; of several processes one does it.
+
+    Raises Unavailable if either is a newer Skylight's, or if an older store cannot be written. A Redis that is away is
+    looked at by the next process that starts.
+    """
+    _check_store(service.settings.home)
+    try:
+        _check_redis(service.queue.redis)
+    except redis.RedisError as error:
+        log.warning("Redis is away (%s), so its layout is not known", error)
+
+
+def _check_store(home: Path) -> None:
+    found = stored(home)
+    if found == LAYOUT:
+        return
+    if found > LAYOUT:
+        raise Unavailable(_newer(f"{home} has", found))
+    try:
+        home.mkdir(parents=True, exist_ok=True)
+        with (home / f".{NAME}.lock").open("a") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            for step in STEPS[stored(home) :]:  # none if another process was first
+                step(home)
+            write(home / NAME, seal({"layout": LAYOUT}))
+    except OSError as error:
+        if next(home.glob("projects/*"), None) is None:
+            log.error("%s cannot be written: %s", home, error)
+            return  # nothing is there to be misread; clicks work, and `doctor` says it
+        text = (
+            f"{home} has layout {found}, which this Skylight would bring to {LAYOUT}, but it cannot be written: {error}"
+        )
+        raise Unavailable(f"{text}. Make it writable, then start again") from error
+
+
+def _check_redis(connection: redis.Redis) -> None:
+    connection.set(LAYOUT_KEY, LAYOUT, nx=True)  # the keys of before the number are those of layout 1
+    found: Any = connection.get(LAYOUT_KEY)
+    if int(found) > LAYOUT:
+        raise Unavailable(_newer("Redis (REDIS_URL) has", int(found)))
+
+
+def _newer(what: str, found: int) -> str:
+    return (
+        f"{what} layout {found}, written by a newer Skylight; this one knows layouts up to {LAYOUT}. "
+        "Install the newer Skylight again, or give this one another SKYLIGHT_HOME and REDIS_URL"
+    )
+
+
+def stored(home: Path) -> int:
+    """The layout of a store; 0 where there is no number, or a damaged one: to bring up to date twice does no harm."""
+    try:
+        return int(unseal((home / NAME).read_bytes())["layout"])
+    except (OSError, LookupError, TypeError, ValueError):
+        return 0
+
+
+def _add_checksums(home: Path) -> None:
+    """From 0 to 1. A file that cannot be read is left, and set aside when it is asked for."""
+    count = 0
+    for path in _files(home):
+        try:
+            data = path.read_bytes()
+            if is_sealed(data):
+                continue
+            content = json.loads(data)
+            if path.name == "card.json" and "sha256" not in content:
+                content["sha256"] = hashlib.sha256((path.parent / "decoder.safetensors").read_bytes()).hexdigest()
+        except (ValueError, TypeError, OSError) as error:
+            log.error("%s cannot be read: %s", path, error)
+            continue
+        write(path, seal(content, indent=1 if path.name == "card.json" else None))
+        count += 1
+    if count:
+        log.info("%s has layout 1 now: %d files were given checksums", home, count)
+
+
+def _files(home: Path) -> Iterator[Path]:
+    for pattern in ("project.json", "current*.json", "samples/*.json", "versions/*/card.json"):
+        yield from home.glob(f"projects/*/{pattern}")
+
+
+STEPS: tuple[Callable[[Path], None], ...] = (_add_checksums,)  # STEPS[n] brings layout n to n + 1

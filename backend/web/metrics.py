@@ -1,0 +1,166 @@
+"""/metrics, for Prometheus: what this web process has measured, what workers have counted, and how projects stand."""
+
+import functools
+import logging
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from threading import Lock
+
+import redis
+from flask import Blueprint, Flask, Response, current_app
+from prometheus_client import CollectorRegistry, Histogram
+from prometheus_client.core import CounterMetricFamily as Counts
+from prometheus_client.core import GaugeMetricFamily as Gauge
+from prometheus_client.core import Metric
+from prometheus_client.core import SummaryMetricFamily as Summary
+from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
+from prometheus_client.registry import Collector
+
+from skylight.backend.errors import DATA_ERRORS
+from skylight.backend.queue import counters
+from skylight.backend.queue.counters import Figures
+from skylight.backend.queue.workers import running
+from skylight.backend.service import Service
+from skylight.backend.trace import Trace
+from skylight.backend.web.bounded import Bounded
+from skylight.backend.web.http import service_of
+from skylight.backend.web.page.overview import Records
+
+REDIS_SECONDS = 1.0  # for what Redis holds; without it the rest is told
+CLICK_BUCKETS = (0.01, 0.02, 0.03, 0.05, 0.075, 0.1, 0.15, 0.2, 0.3, 0.5, 1, 2, 5, 10, 30)  # s
+WEBHOOK_BUCKETS = (0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1)  # s; Label Studio waits one
+LOOKUPS = ("memory", "disk", "miss")
+NAME = "skylight-metrics"
+
+blueprint = Blueprint("metrics", __name__)
+log = logging.getLogger(__name__)
+
+
+@blueprint.route("/metrics", methods=["GET"])
+def metrics() -> Response:
+    """All figures."""
+    found: Metrics = current_app.extensions[NAME]
+    return Response(generate_latest(found.registry), content_type=CONTENT_TYPE_LATEST)
+
+
+class Metrics(Collector):
+    """One application's figures. A click costs it two additions; everything else is found when it is asked for."""
+
+    def __init__(self, service: Service) -> None:
+        self.service = service
+        self.records = Records(service)
+        self.shared = Bounded(functools.partial(_shared, service), REDIS_SECONDS)
+        self.registry = CollectorRegistry()
+        click, webhook = "Answering a click.", "Answering a webhook."
+        self.clicks = Histogram("skylight_click_seconds", click, registry=self.registry, buckets=CLICK_BUCKETS)
+        self.webhooks = Histogram("skylight_webhook_seconds", webhook, registry=self.registry, buckets=WEBHOOK_BUCKETS)
+        self._lock = Lock()
+        self._requests: Counter[tuple[str, str]] = Counter()
+        self._failures: Counter[tuple[str, str]] = Counter()
+        self.registry.register(self)
+
+    def observe(self, trace: Trace, seconds: float, outcome: str) -> None:
+        """Count a request that has been answered."""
+        what = trace.what.partition(" ")[0]  # what follows was named by the caller
+        if what == "click":
+            self.clicks.observe(seconds)
+        elif what == "webhook":
+            self.webhooks.observe(seconds)
+        with self._lock:
+            self._requests[what, outcome] += 1
+            for cause, count in trace.causes.items():
+                self._failures[what, cause] += count
+
+    def collect(self) -> Iterator[Metric]:
+        """Everything but the histograms."""
+        shared, workers = self._look()
+        with self._lock:
+            requests, failures = Counter(self._requests), Counter(self._failures)
+        yield _counts("requests", "Requests answered.", ("what", "outcome"), requests)
+        failures.update(shared.failures if shared else {})
+        yield _counts("failures", "What failed, in requests and jobs, by cause.", ("what", "cause"), failures)
+        yield self._lookups(shared)
+        yield _gauge("redis_up", "Whether Redis answers.", float(shared is not None))
+        if shared:
+            yield from _queue(shared, workers)
+        yield from self._projects()
+
+    def describe(self) -> list[Metric]:
+        """Nothing: it would take looking at everything once more."""
+        return []
+
+    def _look(self) -> tuple[Figures | None, int]:
+        try:
+            found = self.shared.get()
+        except redis.RedisError as error:
+            log.warning("/metrics does without Redis: %s", error)
+            found = None
+        return found or (None, 0)
+
+    def _lookups(self, shared: Figures | None) -> Metric:
+        pictures = self.service.loaded
+        found = {("web", where): pictures.cache.lookups[where] if pictures else 0 for where in LOOKUPS}
+        if shared:
+            found |= {("worker", where): shared.lookups.get(where, 0) for where in LOOKUPS}
+        return _counts("cache_lookups", "Embeddings looked up, by where they were.", ("process", "result"), found)
+
+    def _projects(self) -> Iterator[Metric]:
+        samples = Gauge("skylight_samples", "Accepted annotations that are learned from.", labels=["project"])
+        current = Gauge("skylight_current_version", "Version served, 0: SAM alone.", labels=["project"])
+        quality = Gauge("skylight_current_miou", "Its mean IoU on the validation images.", labels=["project"])
+        trained = Summary("skylight_training_seconds", "Trainings that made a version.", labels=["project"])
+        for project in self.service.store.projects():
+            try:
+                samples.add_metric([project], self.service.store.count(project))
+                versions, number = self.records.versions(project), self.service.versions.current(project)
+            except (OSError, *DATA_ERRORS) as error:
+                log.warning("/metrics leaves out project %s: %s", project, error)
+                continue
+            current.add_metric([project], number)
+            trained.add_metric([project], len(versions), sum(version.seconds for version in versions))
+            for version in versions:
+                if version.number == number and version.mean_iou is not None:
+                    quality.add_metric([project], version.mean_iou)
+        yield from (samples, current, quality, trained)
+
+
+def install(app: Flask) -> Metrics:
+    """The application's figures, at /metrics."""
+    made: Metrics = Metrics(service_of(app))
+    app.extensions[NAME] = made
+    return made
+
+
+def _shared(service: Service) -> tuple[Figures, int]:
+    return counters.gather(service), len(running(service.queue))
+
+
+def _queue(shared: Figures, workers: int) -> Iterator[Metric]:
+    yield _gauge("workers", "Workers that run.", workers)
+    depth = Gauge("skylight_queue_depth", "Jobs that wait.", labels=["kind"])
+    waited = Gauge("skylight_queue_age_seconds", "How long the first job has waited.", labels=["kind"])
+    failed = Gauge("skylight_jobs_failed", "Jobs that failed within the last week.", labels=["kind"])
+    for kind in shared.depth:
+        depth.add_metric([kind], shared.depth[kind])
+        waited.add_metric([kind], shared.waited[kind])
+        failed.add_metric([kind], shared.failed[kind])
+    length = Gauge("skylight_inbox_events", "Accepted events that wait to be ingested.", labels=["project"])
+    age = Gauge("skylight_inbox_age_seconds", "How long the oldest of them has waited.", labels=["project"])
+    for project in shared.inbox:
+        length.add_metric([project], shared.inbox[project])
+        age.add_metric([project], shared.age[project])
+    jobs = Summary("skylight_job_seconds", "Jobs done.", labels=["kind", "outcome"])
+    for each, (count, seconds) in sorted(shared.jobs.items()):
+        jobs.add_metric(each, count, seconds)
+    yield from (depth, waited, failed, length, age, jobs)
+
+
+def _counts(name: str, text: str, labels: tuple[str, ...], found: Mapping[tuple[str, str], int]) -> Metric:
+    made = Counts(f"skylight_{name}", text, labels=labels)
+    for each, count in sorted(found.items()):
+        made.add_metric(each, count)
+    return made
+
+
+def _gauge(name: str, text: str, value: float) -> Metric:
+    return Gauge(f"skylight_{name}", text, value=value)

@@ -1,0 +1,109 @@
+"""/health, /setup and /versions as Label Studio asks for them, and /status for people and scripts."""
+
+import logging
+from dataclasses import asdict
+from typing import Any
+
+import redis
+from flask import Blueprint, Response, current_app, request
+
+from skylight.backend.errors import SkylightError
+from skylight.backend.limits import check_config, project_name
+from skylight.backend.queue.failures import MACHINE
+from skylight.backend.queue.progress import job_states
+from skylight.backend.service import Service
+from skylight.backend.trace import note
+from skylight.backend.web.http import body_object, json_response, service_of
+
+ASIDE_FIELDS = ("annotation", "task", "reason", "tries", "at", "again", "quarantined")  # of an Aside
+JOB_FIELDS = ("running", "queued", "failed", "done", "total", "rate")  # of a JobState
+
+blueprint = Blueprint("status", __name__)
+log = logging.getLogger(__name__)
+
+
+@blueprint.route("/health")
+def health() -> Response:
+    """Alive, and which Skylight it is; asked before every /setup, so little is looked up."""
+    try:
+        instance = service_of(current_app).secret.instance
+    except OSError as error:  # alive all the same
+        log.error("SKYLIGHT_HOME cannot be used: %s", error)
+        instance = ""
+    return json_response({"status": "UP", "model_class": "Skylight", "instance": instance})
+
+
+@blueprint.route("/setup", methods=["POST"])
+def setup() -> Response:
+    """Take note of a project's configuration; name what it is served."""
+    return json_response({"model_version": set_up(service_of(current_app), body_object(request))})
+
+
+def set_up(service: Service, body: dict[str, Any]) -> str:
+    """Take note of what a /setup says; gives the `model_version`. Called all the time, so it changes nothing twice.
+
+    The token and host name that Label Studio sends along are not used: the token is dead where legacy tokens are off.
+    Raises BadRequest if it names no project, or not as Label Studio does.
+    """
+    project, label_config = project_name(body.get("project")), str(body.get("schema") or "")
+    check_config(label_config)
+    note(project=project)
+    if label_config:
+        _note(service, project, label_config)
+    return service.version_name(project)
+
+
+def _note(service: Service, project: str, label_config: str) -> None:
+    known = service.store.config(project)
+    if known == label_config:
+        return
+    try:
+        service.labeling(label_config)
+    except SkylightError as error:
+        log.warning("project %s cannot be served: %s", project, error)
+    try:
+        if not known:  # just connected: it may have annotations already
+            service.queue.want_reconciliation(project)
+        service.queue.accept(project, {"what": "config", "label_config": label_config}, dirty=False)
+    except redis.RedisError as error:
+        log.error("Redis is away: %s", error)
+
+
+@blueprint.route("/versions")
+def versions() -> Response:
+    """The names of all versions; Label Studio does not say which project it asks for."""
+    service = service_of(current_app)
+    numbers = {n for project in service.store.projects() for n in service.versions.numbers(project)}
+    return json_response({"versions": [f"sam-{service.settings.sam}", *(f"skylight-{n}" for n in sorted(numbers))]})
+
+
+@blueprint.route("/status")
+def status() -> Response:
+    """Where every project stands: samples, what waits and runs, whether it is trained, and its versions' metrics."""
+    service = service_of(current_app)
+    return json_response({name: project_status(service, name) for name in service.store.projects()})
+
+
+def project_status(service: Service, project: str) -> dict[str, Any]:
+    """Where one project stands."""
+    queue, samples = service.queue, service.store.samples(project)
+    cards, gone = service.versions.cards(project), queue.gone().get(project)
+    return {
+        "model_version": service.version_name(project),
+        "normalisation": service.normalisations.of(project).stored,
+        "annotations": len(samples),
+        "tasks": len({record.task for record in samples}),
+        "inbox": queue.inbox_length(project),
+        "up_to_date": not queue.inbox_length(project) and queue.trained(project) >= queue.dirty(project),
+        "jobs": {job.kind: {name: getattr(job, name) for name in JOB_FIELDS} for job in job_states(queue, project)},
+        "versions": [
+            {
+                name: card.get(name)
+                for name in ("version", "created_at", "training_images", "validation", "seconds", "verdict")
+            }
+            for card in cards
+        ],
+        "failures": [asdict(each) for each in [*service.failures.of(project), *service.failures.of(MACHINE)]],
+        "set_aside": [{name: getattr(each, name) for name in ASIDE_FIELDS} for each in service.asides.of(project)],
+        **({"gone": gone} if gone else {}),  # how it is known that Label Studio has it no more
+    }

@@ -1,0 +1,167 @@
+"""What a worker does. Each job names a project only; everything else it looks up itself."""
+
+import functools
+import logging
+from collections.abc import Callable
+from contextlib import suppress
+from contextvars import ContextVar
+
+import redis
+
+from skylight.backend.learning.ingest import drain, retry
+from skylight.backend.learning.preannotate_tasks import preannotate as preannotate_open_tasks
+from skylight.backend.learning.precompute import embed_project
+from skylight.backend.learning.reconcile import reconcile
+from skylight.backend.learning.training import train_version
+from skylight.backend.queue import prefetch_requests
+from skylight.backend.queue.queue import Kind
+from skylight.backend.queue.recovery import in_hand
+from skylight.backend.queue.retries import watching
+from skylight.backend.service import Service
+from skylight.backend.web.tracing import traced
+
+CURRENT_SERVICE: ContextVar[Service] = ContextVar("service")  # set by the worker before it takes jobs
+TURN_SECONDS = 20.0  # of pre-annotation after each training that made a version to be served
+TRACED = traced(CURRENT_SERVICE)
+
+log = logging.getLogger(__name__)
+
+
+def watched(job: Callable[[str], None]) -> Callable[[str], None]:
+    """A job that is in hand while it runs, whose failure is noted for people to see, and which is taken up again."""
+
+    @functools.wraps(job)
+    def run(project: str) -> None:
+        service = CURRENT_SERVICE.get()
+        kind: Kind = job.__name__  # type: ignore[assignment]
+        with (
+            in_hand(service.queue, project, kind),
+            watching(service, project, kind, writes=kind in ("ingest", "train")),
+        ):
+            job(project)
+
+    return run
+
+
+@TRACED
+@watched
+def ingest(project: str) -> None:
+    """Empty the inbox into the store, then see what follows from it."""
+    service = CURRENT_SERVICE.get()
+    queue, news = service.queue, drain(service, project)
+    if retry(service, project):
+        queue.touch(project)
+        news += 1
+    if news and queue.is_gone(project):  # so it may be there again
+        queue.want_reconciliation(project)
+    if wish := queue.take_reconciliation(project):
+        if wish == "all":
+            prefetch_requests.want(service, project)
+        if changed := _reconciled(service, project, wish):
+            queue.touch(project)
+        news += changed or wish == "all"
+    if queue.inbox_length(project):  # another worker held it for long, and looks no more
+        queue.request(project, "ingest")
+    if queue.is_gone(project):
+        return
+    if queue.dirty(project) > queue.trained(project):
+        queue.request(project, "train")
+    elif _has_predicted(service, project) and (news or not _all_predicted(service, project)):
+        queue.request(project, "preannotate")
+
+
+def _reconciled(service: Service, project: str, wish: str) -> int:
+    """As `reconcile`; what does not come to its end is wanted again."""
+    try:
+        return reconcile(service, project, glance=wish == "glance")
+    except BaseException:  # also the end of the process, or of the time that a job may take
+        with suppress(redis.RedisError):  # then the job stays in hand, and a sweep wants it again
+            service.queue.want_reconciliation(project)
+        raise
+
+
+def _has_predicted(service: Service, project: str) -> bool:
+    """Whether a version is served, or was: its predictions may be in Label Studio still."""
+    return bool(service.versions.current(project)) or service.queue.progress(project) is not None
+
+
+def _all_predicted(service: Service, project: str) -> bool:
+    """Whether the last round of pre-annotation came to its end, and was the current version's."""
+    progress = service.queue.progress(project)
+    done = progress is not None and progress.done >= progress.total
+    return done and progress is not None and progress.version == service.version_name(project)
+
+
+@TRACED
+@watched
+def train(project: str) -> None:
+    """Train on everything there is; again if more came meanwhile."""
+    service = CURRENT_SERVICE.get()
+    with service.queue.lock(project, "train") as held:
+        if not held:
+            return  # whoever trains looks for more before it lets the project go
+        if reconcile(service, project):
+            service.queue.touch(project)
+        dirty = service.queue.dirty(project)
+        drain(service, project)
+        if _has_more(service, project):  # what `dirty` counts must be ingested before it counts as trained
+            return
+        wanted = service.queue.wanted(project)
+        service.versions.settle(project)
+        promoted = train_version(service, project, asked=wanted > 0)
+        service.queue.grant(project, wanted)
+        service.queue.set_trained(project, dirty)
+    if service.queue.dirty(project) > dirty:
+        service.queue.request(project, "train")
+    if promoted:
+        _show(service, project)
+    if service.versions.current(project):  # also an old one: there may be new tasks
+        service.queue.request(project, "preannotate")
+
+
+def _has_more(service: Service, project: str) -> bool:
+    """Whether annotations are left that a turn was too short for; an ingest job takes them, and then it is trained."""
+    queue = service.queue
+    if not queue.inbox_length(project) and not queue.wants_reconciliation(project):
+        return False
+    queue.request(project, "ingest")
+    if queue.wanted(project):  # else it comes by what is dirty
+        queue.request(project, "train")
+    return True
+
+
+def _show(service: Service, project: str) -> None:
+    """Begin to bring a new version to the open tasks, whatever waits: of a team that never pauses, a training does."""
+    with service.queue.lock(project, "preannotate") as held:
+        if held:
+            preannotate_open_tasks(service, project, TURN_SECONDS)
+
+
+@TRACED
+@watched
+def preannotate(project: str) -> None:
+    """Bring the current version's predictions to the open tasks."""
+    service = CURRENT_SERVICE.get()
+    with service.queue.lock(project, "preannotate") as held:
+        left = not held or preannotate_open_tasks(service, project)
+    if left:
+        service.queue.request(project, "preannotate")
+
+
+@TRACED
+@watched
+def embed(project: str) -> None:
+    """Embed the images that are wanted before anybody clicks on them."""
+    service = CURRENT_SERVICE.get()
+    with service.queue.lock(project, "embed") as held:
+        if not held:
+            return  # whoever embeds looks for more when he is done
+        wanted = prefetch_requests.wanted(service.queue, project)
+        left = embed_project(service, project)
+    # What was asked for meanwhile, perhaps through a job that could not have the lock.
+    newer = (
+        prefetch_requests.wanted(service.queue, project) > wanted
+        or prefetch_requests.opened(service.queue, project) is not None
+    )
+    if left or newer:
+        service.queue.request(project, "embed")

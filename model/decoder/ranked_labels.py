@@ -1,0 +1,156 @@
+"""What a decoder with many labels says of a picture: of every pixel the background and the likeliest few labels.
+
+A plane for every label of a picture of 1024 px takes 4 MB, and so do the sums on the way to it: 4 GB with 254 labels.
+Hardly any pixel is in doubt between more than a handful. So the picture is gone through in tiles of the decoder's grid:
+which labels could win in a tile is told by a quarter of its cells, and only these are computed in full and enlarged.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from torch import Tensor
+
+from skylight.model.decoder import guided_filter
+from skylight.model.decoder.network import DomainDecoder
+
+RANKS = 4  # labels that are kept of each pixel, beside the background
+TILE = 64  # cells of the decoder's grid, a tile's side
+# Labels that are enlarged in a tile: those that win cells of it, at most the second number, and up to the first those
+# with the highest logits. Where more than that win, the decoder is guessing.
+CANDIDATES = 12, 32
+NOTHING = -50.0  # log-odds of the other labels together where there are no others
+
+
+@dataclass(frozen=True)
+class Seen:
+    """A picture as the decoder's answer is laid along it.
+
+    `grey` (n, n) in [0, 1] of the decoder's grid, of which `extent` (rows, columns) are the picture; `fine` (H, W) of
+    its own size.
+    """
+
+    grey: Tensor
+    extent: tuple[int, int]
+    fine: Tensor
+
+
+def rank(decoder: DomainDecoder, trunk: Tensor, seen: Seen) -> tuple[NDArray[np.float32], NDArray[np.uint8]]:
+    """Probabilities and classes (RANKS + 1, H, W), the background first, then the likeliest labels, falling.
+
+    `trunk` (1, C, n / 2, n / 2) is what the decoder's heads read. What the probabilities lack to 1 other labels have.
+    """
+    height, width = seen.fine.shape
+    rows, columns = seen.extent
+    probabilities = np.zeros((RANKS + 1, height, width), np.float32)
+    classes = np.zeros((RANKS + 1, height, width), np.uint8)
+    for top in range(0, rows, TILE):
+        for left in range(0, columns, TILE):
+            tile = (top, min(top + TILE, rows)), (left, min(left + TILE, columns))
+            spans = [_pixels(*tile[axis], seen.extent[axis], seen.fine.shape[axis]) for axis in (0, 1)]
+            where = np.s_[:, spans[0][0] : spans[0][1], spans[1][0] : spans[1][1]]
+            said, known = _tile(decoder, trunk, seen, tile, spans)
+            probabilities[where], classes[where] = said.numpy(), known.numpy()
+    return probabilities, classes
+
+
+Span = tuple[int, int]  # begin, end
+
+
+def _pixels(begin: int, end: int, count: int, length: int) -> Span:
+    """The pixels, of `length`, whose centres lie in the cells `begin` to `end` of `count`."""
+    first, last = (int(np.ceil(each * length / count - 0.5)) for each in (begin, end))
+    return first, length if end == count else last
+
+
+def _tile(
+    decoder: DomainDecoder, trunk: Tensor, seen: Seen, tile: tuple[Span, Span], spans: list[Span]
+) -> tuple[Tensor, Tensor]:
+    """As `rank`, of the pixels `spans` (rows, columns) of a tile of cells."""
+    cells = len(seen.grey)
+    reach = guided_filter.reach(cells)
+    halo = 2 * reach + 2  # what the lines look at, and the cell beside the tile that its pixels are interpolated with
+    wide = [(max(begin - halo, 0) // 2 * 2, min((end + halo + 1) // 2 * 2, cells)) for begin, end in tile]
+    (top, bottom), (left, right) = wide
+    part = trunk[:, :, top // 2 : bottom // 2, left // 2 : right // 2]
+    coarse = _coarse_odds(decoder, part)
+    (up, down_to), (from_left, to_right) = (
+        ((begin - low) // 2, (end - low + 1) // 2) for (begin, end), (low, _) in zip(tile, wide, strict=True)
+    )
+    chosen = _candidates(coarse[:, up:down_to, from_left:to_right])
+    logits = decoder.logits(part, torch.cat([torch.zeros(1, dtype=torch.long), chosen + 1]))[0]
+    odds = (logits[1:] - logits[:1]) / decoder.config.temperature
+    coarse[chosen] = -torch.inf
+    rest = coarse.logsumexp(0).clamp(min=NOTHING).repeat_interleave(2, 0).repeat_interleave(2, 1)
+    inside = torch.zeros(bottom - top, right - left)
+    inside[: max(seen.extent[0] - top, 0), : max(seen.extent[1] - left, 0)] = 1
+    grey = seen.grey[top:bottom, left:right]
+    slope, start = guided_filter.lines(odds, grey, inside, reach)
+    every = torch.cat([slope, start, rest[None]])
+    down, across = (
+        _weights(span, low, count, high - low, length)
+        for span, (low, high), count, length in zip(spans, wide, seen.extent, seen.fine.shape, strict=True)
+    )
+    scaled = down @ every @ across.T
+    steep, begin = scaled[:-1].chunk(2)
+    fine = seen.fine[spans[0][0] : spans[0][1], spans[1][0] : spans[1][1]]
+    said = guided_filter.logits(torch.cat([steep * fine + begin, scaled[-1:]])).softmax(0)
+    likeliest, order = said[1:-1].topk(RANKS, 0)
+    found = torch.cat([torch.zeros_like(order[:1]), chosen[order] + 1])
+    return torch.cat([said[:1], likeliest]), found.to(torch.uint8)
+
+
+def _coarse_odds(decoder: DomainDecoder, part: Tensor) -> Tensor:
+    """Log-odds (L, h, w) of all labels, of what the heads read (1, C, h, w): the mean of each cell's four quarters."""
+    weight, bias = decoder.head.weight, decoder.head.bias
+    means = weight.reshape(-1, 4, *weight.shape[1:]).mean(1), None if bias is None else bias.reshape(-1, 4).mean(1)
+    logits = F.conv2d(part, *means)[0]
+    return (logits[1:] - logits[:1]) / decoder.config.temperature
+
+
+def _candidates(odds: Tensor) -> Tensor:
+    """The labels (K,) int64, 0 for the first, that could win somewhere in a tile of log-odds (L, h, w)."""
+    fewest, most = (min(number, len(odds)) for number in CANDIDATES)
+    cells = odds.flatten(1)
+    highest, winner = cells.max(0)
+    won = torch.bincount(winner[highest > -guided_filter.RATHER], minlength=len(odds))
+    order = torch.where(won > 0, 1e6 + won, cells.amax(1))
+    count = min(max(fewest, int((won > 0).sum())), most)
+    return order.topk(count).indices.sort().values
+
+
+def _weights(span: Span, low: int, count: int, size: int, length: int) -> Tensor:
+    """How much of the cells from `low` on, `size` of them, each pixel of a span has, (pixels, size) float32.
+
+    As torch interpolates `count` cells to `length` pixels, bilinear, without aligned corners.
+    """
+    at = ((torch.arange(*span, dtype=torch.float64) + 0.5) * count / length - 0.5).clamp(0, count - 1)
+    first = at.floor().long()
+    share = (at - first).float()
+    out = torch.zeros(len(at), size)
+    pixel = torch.arange(len(at))
+    out[pixel, first - low] = 1 - share
+    second = (first + 1).clamp(max=count - 1) - low
+    out[pixel, second] += share
+    return out
+
+
+def add(
+    held: NDArray[np.float16], classes: NDArray[np.uint8], more: NDArray[np.float16], theirs: NDArray[np.uint8]
+) -> None:
+    """Add one tile's weighed probabilities to those held, in place; all (RANKS + 1, h, w), the background first.
+
+    A label that is held already is added up; another takes the place of the least likely one, if it is likelier.
+    """
+    held[0] += more[0]
+    for share, label in zip(more[1:], theirs[1:], strict=True):
+        same = (classes[1:] == label) & (held[1:] > 0)
+        held[1:] += np.where(same, share, 0)
+        new = (share > 0) & ~same.any(0)
+        least = held[1:].argmin(0)[None] + 1
+        new &= share > np.take_along_axis(held, least, 0)[0]
+        for values, value in ((held, share), (classes, label)):
+            before = np.take_along_axis(values, least, 0)
+            np.put_along_axis(values, least, np.where(new, value, before), 0)

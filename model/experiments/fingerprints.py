@@ -1,0 +1,29 @@
+"""Which methods were measured: a fingerprint of all settings that decide what each learns, and of its size.
+
+A change of the code that neither shows, of the augmentation say, leaves it as it is: then results want another folder.
+"""
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import replace
+
+from skylight.model.decoder.network import DecoderConfig, DomainDecoder
+from skylight.model.decoder.training import TrainConfig
+from skylight.model.experiments.baselines.registry import ALTERNATIVES
+from skylight.model.experiments.results_csv import DECODERS
+
+
+def recipe(methods: Sequence[str], config: DecoderConfig, how: TrainConfig) -> str:
+    """Fingerprint of some methods' recipes, 8 hex digits; a decoder's is `config` and `how`, but for its seed."""
+    texts = [
+        decoder_recipe(config, how) if method in DECODERS else f"{method}: {ALTERNATIVES[method]().recipe}"
+        for method in methods
+    ]
+    return hashlib.sha256("\n".join(texts).encode()).hexdigest()[:8]
+
+
+def decoder_recipe(config: DecoderConfig, how: TrainConfig) -> str:
+    """A decoder's settings and parameters as text; pack and SAM have columns of their own, so they are not in it."""
+    size = sum(weight.numel() for weight in DomainDecoder(config).parameters())
+    same = replace(config, labels=("",), encoder_id="")
+    return f"{same!r}, {replace(how, seed=0)!r}, {size} parameters"

@@ -1,0 +1,296 @@
+"""A trained decoder over a folder of pictures or a large raster: objects, tables, label maps.
+
+OUT/<name>.png .tif .geojson .gpkg     of each input, as asked
+OUT/objects.csv summary.csv coco.json index.html
+OUT/parts/<name>.json                  what was found in an input; written last: an input that has one is done
+OUT/thumbnails/<name>.jpg
+OUT/.copies/                           of objects in a bucket, while they are mapped
+"""
+
+import csv
+import hashlib
+import io
+import json
+import shutil
+import time
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from skylight.model.decoder.network import DomainDecoder
+from skylight.model.images.decoding import MAX_PIXELS
+from skylight.model.images.normalization import OWN, Normalisation
+from skylight.model.images.raster import Place, Raster, open_raster
+from skylight.model.mapping import contact_sheet, writers
+from skylight.model.mapping.component_merging import Map
+from skylight.model.mapping.georeference import Geo
+from skylight.model.mapping.inputs import Input
+from skylight.model.mapping.map_objects import Found, Wide
+from skylight.model.mapping.tiled_inference import strips
+from skylight.model.mapping.writers import Row
+from skylight.model.sam.segmenter import Segmenter
+from skylight.model.storage import atomic_write
+
+FORMATS = ("png", "geojson", "gpkg", "coco", "geotiff")
+COPIES = ".copies"
+LEFT_SECONDS = 86_400.0  # age at which a copy was left by a process that was killed
+WRITTEN = 2  # how maps are written: 1 had background where nothing is known
+NEED_GEO = ("geojson", "gpkg", "geotiff")
+COLUMNS = (
+    "input", "object", "label", "version", "confidence", "area_px", "diameter_px", "x_px", "y_px",
+    "area_m2", "diameter_m", "x", "y", "longitude", "latitude",
+)  # fmt: skip
+SUMMED = ("input", "label", "objects", "area_px", "area_m2", "median_diameter_px", "median_diameter_m", "confidence")
+
+
+@dataclass(frozen=True)
+class Measured:
+    """What the tables say of an object: all but its mask, of which never more than one is in memory. As `Found`."""
+
+    label: int
+    top: int
+    left: int
+    height: int
+    width: int
+    area: int
+    diameter: float
+    centroid: tuple[float, float]
+    score: float
+
+    @classmethod
+    def of(cls, found: Found | Wide) -> "Measured":
+        """Of an object."""
+        box = found.top, found.left, found.height, found.width
+        return cls(found.label, *box, found.area, found.diameter, found.centroid, found.score)
+
+
+@dataclass
+class Drawn:
+    """The objects of a picture: their measures, and, of the formats that are asked for, outlines and COCO's regions."""
+
+    measured: list[Measured] = field(default_factory=list)
+    shapes: list[Any] = field(default_factory=list)
+    coco: list[dict[str, Any]] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class Options:
+    """How pictures are mapped."""
+
+    out: Path
+    formats: tuple[str, ...]
+    version: str  # the decoder's name, as in the tables
+    tile: int  # px, a tile's side
+    min_area: int  # px, of the smallest object
+    max_pixels: int = MAX_PIXELS  # of a picture that has to be read whole
+    bands: tuple[int, ...] = ()  # of these pictures, in the place of the normalisation's
+    normalisation: Normalisation = OWN
+
+    def key(self, each: Input) -> str:
+        """What a part was made of: if that is another now, it is made anew."""
+        made_of: list[Any] = [each.address, *each.state(), self.version, sorted(self.formats)]
+        made_of += [WRITTEN, self.tile, self.min_area, list(self.bands), *filter(None, [self.normalisation.mark])]
+        return hashlib.sha256(json.dumps(made_of).encode()).hexdigest()
+
+
+def done(each: Input, options: Options) -> dict[str, Any] | None:
+    """What is kept of an input that has been mapped so already, else None. Raises OSError if it is not there."""
+    try:
+        kept: dict[str, Any] = json.loads((options.out / "parts" / f"{each.name}.json").read_bytes())
+    except (FileNotFoundError, ValueError):
+        return None
+    return kept if kept.get("key") == options.key(each) else None
+
+
+def map_picture(
+    each: Input, options: Options, decoder: DomainDecoder, segmenter: Segmenter, progress: Callable[[float], None]
+) -> dict[str, Any]:
+    """Map one picture and write its own files; gives what is kept of it. `progress` hears the share that is done.
+
+    Raises ImageError if it cannot be read, OSError if it cannot be copied or written.
+    """
+    options.out.mkdir(parents=True, exist_ok=True)
+    with each.local(options.out / COPIES) as path:
+        raster = open_raster(path, options.max_pixels, options.bands, options.normalisation, alone=each.is_remote)
+        return _map(each, options, decoder, segmenter, raster, progress)
+
+
+def _map(
+    each: Input,
+    options: Options,
+    decoder: DomainDecoder,
+    segmenter: Segmenter,
+    raster: Raster,
+    progress: Callable[[float], None],
+) -> dict[str, Any]:
+    """As `map_picture`; closes the raster."""
+    config = decoder.config
+    separated = frozenset(config.labels.index(label) for label in config.separate)
+    found_map = Map(raster.size, len(config.labels), separated, options.out)
+    try:
+        for rows in found_map.fill(strips(decoder, segmenter, raster, options.tile)):
+            progress(0.9 * rows / raster.size[0])
+        drawn = _drawn(found_map, options)
+        rows_of = _rows(each, options, config.labels, drawn.measured, raster.place)
+        _write(each, options, config.labels, found_map, raster, drawn, rows_of)
+        kept = {
+            "key": options.key(each),
+            "input": each.address,
+            "size": list(raster.size),
+            "crs": raster.place.crs if raster.place else None,
+            "confidence": round(found_map.confidence, 4),
+            "known": round(found_map.known, 6),
+            "counts": dict(Counter(row["label"] for row in rows_of)),
+            "thumbnail": _thumbnail(each, options, raster, drawn.measured),
+            "rows": rows_of,
+            "coco": drawn.coco,
+        }
+    finally:
+        found_map.close()
+        raster.close()
+    atomic_write.write(options.out / "parts" / f"{each.name}.json", json.dumps(kept).encode())
+    progress(1.0)
+    return kept
+
+
+def _remove_copies(folder: Path) -> None:
+    """Remove the folder of copies, unless another process has some there; those of one that was killed are removed."""
+    with suppress(OSError):  # it is not empty, or not there
+        for path in folder.iterdir():
+            if time.time() - path.stat().st_mtime > LEFT_SECONDS:
+                path.unlink(missing_ok=True)
+        folder.rmdir()
+
+
+def finish(options: Options, labels: Sequence[str], pictures: Sequence[dict[str, Any]]) -> list[str]:
+    """Write the files of all pictures together; gives their names."""
+    out = options.out
+    _table(out / "objects.csv", COLUMNS, (row for picture in pictures for row in picture["rows"]))
+    _table(out / "summary.csv", SUMMED, (row for picture in pictures for row in _summary(picture, labels)))
+    contact_sheet.write_page(out / "index.html", f"{options.version}: {len(pictures)} pictures", pictures)
+    names = ["objects.csv", "summary.csv", "index.html"]
+    if "coco" in options.formats:
+        writers.write_coco(out / "coco.json", labels, pictures)
+        names.append("coco.json")
+    _remove_copies(out / COPIES)
+    return names
+
+
+def _drawn(found_map: Map, options: Options) -> Drawn:
+    """The objects of a map, one after the other."""
+    drawn = Drawn()
+    for found in found_map.objects(options.min_area):
+        measured = Measured.of(found)
+        drawn.measured.append(measured)
+        if "geojson" in options.formats or "gpkg" in options.formats:
+            from skylight.model.mapping.vectorize import shape
+
+            drawn.shapes.append(shape(found))
+        if "coco" in options.formats:
+            row = {"area_px": measured.area, "confidence": round(measured.score, 4)}
+            drawn.coco.append(writers.coco_annotation(found, found_map.size, row))
+    return drawn
+
+
+def _write(
+    each: Input,
+    options: Options,
+    labels: Sequence[str],
+    found: Map,
+    raster: Raster,
+    drawn: Drawn,
+    rows: Sequence[Row],
+) -> None:
+    place, at = raster.place, {kind: options.out / f"{each.name}.{kind}" for kind in (*FORMATS, "tif")}
+    if "png" in options.formats:
+        writers.write_png(at["png"], found.classes)
+    if "geotiff" in options.formats:
+        writers.write_geotiff(at["tif"], found.classes, place, labels)
+    if "geojson" in options.formats:
+        writers.write_geojson(at["geojson"], drawn.shapes, rows, place)
+    if "gpkg" in options.formats:
+        writers.write_gpkg(at["gpkg"], drawn.shapes, rows, place)
+
+
+def _rows(
+    each: Input, options: Options, labels: Sequence[str], objects: Sequence[Measured], place: Place | None
+) -> list[Row]:
+    """The table of a picture's objects."""
+    geo = Geo(place) if place else None
+    centres = np.array([found.centroid for found in objects], float).reshape(-1, 2)
+    placed = geo.xy(centres) if geo else None
+    lonlat = geo.lonlat(centres) if geo and len(centres) else None
+    rows = []
+    for i, found in enumerate(objects):
+        x, y = (float(value) for value in centres[i])
+        pixel = geo.square_metres(x, y) if geo else None
+        rows.append(
+            {
+                "input": each.address,
+                "object": i + 1,
+                "label": labels[found.label],
+                "version": options.version,
+                "confidence": round(found.score, 4),
+                "area_px": found.area,
+                "diameter_px": round(found.diameter, 2),
+                "x_px": round(x, 2),
+                "y_px": round(y, 2),
+                "area_m2": None if pixel is None else _short(found.area * pixel),
+                "diameter_m": None if pixel is None else _short(found.diameter * pixel**0.5),
+                "x": None if placed is None else _short(float(placed[i, 0]), 12),
+                "y": None if placed is None else _short(float(placed[i, 1]), 12),
+                "longitude": None if lonlat is None else round(float(lonlat[i, 0]), 8),
+                "latitude": None if lonlat is None else round(float(lonlat[i, 1]), 8),
+            }
+        )
+    return rows
+
+
+def _short(number: float, digits: int = 7) -> float:
+    return float(f"{number:.{digits}g}")
+
+
+def _thumbnail(each: Input, options: Options, raster: Raster, objects: Sequence[Measured]) -> str:
+    boxes = [(one.label, one.left, one.top, one.width, one.height) for one in objects]
+    picture = contact_sheet.draw(raster.small(contact_sheet.SIDE), raster.size, boxes)
+    buffer = io.BytesIO()
+    picture.save(buffer, "JPEG", quality=85)
+    atomic_write.write(options.out / "thumbnails" / f"{each.name}.jpg", buffer.getvalue())
+    return f"thumbnails/{each.name}.jpg"
+
+
+def _summary(picture: dict[str, Any], labels: Sequence[str]) -> Iterator[Row]:
+    """A picture's objects label by label, also where there are none."""
+    for label in labels:
+        rows = [row for row in picture["rows"] if row["label"] == label]
+        metres = [row for row in rows if row["area_m2"] is not None]
+        in_metres = bool(metres) or (picture["crs"] is not None and not rows)
+        total = _short(sum(row["area_m2"] for row in metres)) if in_metres else None
+        yield {
+            "input": picture["input"],
+            "label": label,
+            "objects": len(rows),
+            "area_px": sum(row["area_px"] for row in rows),
+            "area_m2": total,
+            "median_diameter_px": float(np.median([row["diameter_px"] for row in rows])) if rows else None,
+            "median_diameter_m": _short(float(np.median([row["diameter_m"] for row in metres]))) if metres else None,
+            "confidence": round(float(np.mean([row["confidence"] for row in rows])), 4) if rows else None,
+        }
+
+
+def _table(path: Path, columns: Sequence[str], rows: Iterable[Row]) -> None:
+    text = io.StringIO()
+    writer = csv.DictWriter(text, columns)
+    writer.writeheader()
+    writer.writerows(rows)
+    atomic_write.write(path, text.getvalue().encode())
+
+
+def forget(out: Path) -> None:
+    """Forget which inputs are done, so that all are mapped anew."""
+    shutil.rmtree(out / "parts", ignore_errors=True)

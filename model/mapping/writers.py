@@ -1,0 +1,181 @@
+"""What `skylight map` writes of a picture: label maps as PNG or GeoTIFF, objects as GeoJSON, GeoPackage or COCO."""
+
+import json
+import logging
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from skylight.model.images.disk_array import Plane
+from skylight.model.images.raster import Place
+from skylight.model.mapping.component_merging import UNKNOWN
+from skylight.model.mapping.georeference import Geo
+from skylight.model.mapping.map_objects import Found, Wide
+from skylight.model.masks.contours import outlines
+from skylight.model.masks.png import write_palette
+from skylight.model.masks.polygon_simplification import simplify
+from skylight.model.storage import atomic_write
+
+COLOURS = ((228, 26, 28), (55, 126, 184), (77, 175, 74), (152, 78, 163), (255, 127, 0), (166, 86, 40), (247, 129, 191))
+ROWS = 512  # of a label map that are written at a time
+COCO_TOLERANCE = 0.999  # px, as polygons in Label Studio
+FIELDS = ("label", "confidence", "area_px", "diameter_px", "area_m2", "diameter_m", "version")
+
+Row = dict[str, Any]  # of the table of objects
+
+
+def colour(label: int) -> tuple[int, int, int]:
+    """RGB of a label, 0 for the first."""
+    return COLOURS[label % len(COLOURS)]
+
+
+def write_png(path: Path, classes: Plane) -> None:
+    """The label map as PNG with a palette: 0 background, k + 1 the k-th label, 255, which is clear, not known."""
+    palette = bytes([0, 0, 0, *(level for k in range(UNKNOWN - 1) for level in colour(k)), 0, 0, 0])
+    with atomic_write.replacing(path) as part, part.open("wb") as file:
+        write_palette(file, classes.size, (rows for _, rows in _strips(classes)), palette, b"\xff" * UNKNOWN + b"\0")
+
+
+def _strips(classes: Plane) -> Iterator[tuple[int, NDArray[np.uint8]]]:
+    """A label map's rows, some at a time, with the first one's number."""
+    height, width = classes.size
+    for top in range(0, height, ROWS):
+        yield top, classes.read((top, 0, min(ROWS, height - top), width))
+
+
+def write_geotiff(path: Path, classes: Plane, place: Place | None, labels: Sequence[str]) -> None:
+    """The label map as GeoTIFF, in the input's place: 0 background, 255 nodata, what is not known, with a colour table.
+
+    A tag `labels` has the labels' names, from background on.
+    """
+    import rasterio
+    import rasterio.errors
+    import rasterio.windows
+
+    height, width = classes.size
+    where: dict[str, Any] = {"nodata": UNKNOWN}
+    if place:
+        where |= {"transform": rasterio.Affine(*place.transform), **({"crs": place.crs} if place.crs else {})}
+    how = {"compress": "deflate", "tiled": True, "blockxsize": ROWS, "blockysize": ROWS, "bigtiff": "if_safer"}
+    with (
+        atomic_write.replacing(path) as part,
+        warnings.catch_warnings(action="ignore", category=rasterio.errors.NotGeoreferencedWarning),
+        rasterio.open(part, "w", "GTiff", width, height, 1, dtype="uint8", **where, **how) as file,
+    ):
+        colours = {k: (*colour(k - 1), 255) for k in range(1, len(labels) + 1)}
+        file.write_colormap(1, {0: (0, 0, 0, 0), UNKNOWN: (0, 0, 0, 0), **colours})
+        file.update_tags(labels=json.dumps(["background", *labels]))
+        for top, rows in _strips(classes):
+            file.write(rows, 1, window=rasterio.windows.Window(0, top, width, len(rows)))
+
+
+def write_geojson(path: Path, shapes: Sequence[Any], rows: Sequence[Row], place: Place | None) -> None:
+    """Objects as GeoJSON: longitude and latitude on the Earth (RFC 7946), on another body its own system, see `geo`.
+
+    Without a place the coordinates are px, y down; without a system those of the geotransform. `shapes` as of
+    `shapes.shape`, one for each row.
+    """
+    import shapely
+
+    geo = Geo(place) if place else None
+    features = []
+    for shape, row in zip(shapes, rows, strict=True):
+        placed = shapely.transform(shape, geo.geojson) if geo else shape
+        wound = shapely.normalize(placed)  # outer rings clockwise
+        geometry = shapely.geometry.mapping(shapely.reverse(wound))  # RFC 7946 wants them counterclockwise
+        properties = {name: row[name] for name in FIELDS}
+        features.append({"type": "Feature", "id": row["object"], "geometry": geometry, "properties": properties})
+    head = geo.geojson_crs() if geo else {"coordinates": "px from the upper left corner, y down"}
+    atomic_write.write(path, json.dumps({"type": "FeatureCollection", **head, "features": features}).encode())
+
+
+def write_gpkg(path: Path, shapes: Sequence[Any], rows: Sequence[Row], place: Place | None) -> None:
+    """Objects as a GeoPackage's layer `objects`, in the input's coordinate reference system; without one in px."""
+    import shapely
+    from pyogrio.raw import write
+
+    placed = [shapely.transform(shape, Geo(place).xy) for shape in shapes] if place else list(shapes)
+    multi = [shapely.MultiPolygon(shapely.get_parts(shape).tolist()) for shape in placed]
+    # It logs every file, and warns of one without a coordinate reference system.
+    logging.getLogger("pyogrio").setLevel(logging.WARNING)
+    with atomic_write.replacing(path) as part, warnings.catch_warnings(action="ignore"):
+        write(
+            part,
+            geometry=np.array(shapely.to_wkb(np.array(multi, object)) if multi else [], object),
+            field_data=[_column(name, rows) for name in FIELDS],
+            fields=list(FIELDS),
+            layer="objects",
+            driver="GPKG",
+            geometry_type="MultiPolygon",
+            crs=place.crs if place else None,
+        )
+
+
+def _column(name: str, rows: Sequence[Row]) -> NDArray[Any]:
+    values = [row[name] for row in rows]
+    if name in ("label", "version"):
+        return np.array(values, object)
+    if name == "area_px":
+        return np.array(values, np.int64)
+    return np.array([np.nan if value is None else value for value in values], np.float64)
+
+
+def coco_annotation(found: Found | Wide, size: tuple[int, int], row: Row) -> dict[str, Any]:
+    """An object as COCO has it, without ids of its own: a polygon, or the runs of its pixels.
+
+    Those if it has holes, or is too large to be one array.
+    """
+    rings = outlines(found.mask) if isinstance(found, Found) else []
+    segmentation: Any
+    if len(rings) != 1:
+        segmentation = {"size": list(size), "counts": runs(found, size)}
+    else:
+        ring = simplify(rings[0], COCO_TOLERANCE)
+        ring = (ring if len(ring) >= 3 else rings[0]) + (found.left, found.top)
+        segmentation = [np.round(ring, 2).ravel().tolist()]
+    return {
+        "category_id": found.label + 1,
+        "bbox": [found.left, found.top, found.width, found.height],
+        "area": row["area_px"],
+        "score": row["confidence"],
+        "segmentation": segmentation,
+        "iscrowd": 0,
+    }
+
+
+def runs(found: Found | Wide, size: tuple[int, int]) -> list[int]:
+    """COCO's uncompressed runs, column by column, the first of the background, of an object in a picture (H, W)."""
+    height, width = size
+    begins: list[NDArray[np.int64]] = []
+    ends: list[NDArray[np.int64]] = []
+    above, bottom = np.zeros(found.width, bool), found.top
+    for top, mask in found.strips():
+        before = np.concatenate([above[None], mask[:-1]])
+        for places, there in ((begins, mask & ~before), (ends, before & ~mask)):
+            rows, columns = np.nonzero(there)
+            places.append((columns + found.left) * height + rows + top)
+        above, bottom = mask[-1], top + len(mask)
+    ends.append((np.flatnonzero(above) + found.left) * height + bottom)
+    begin, end = np.sort(np.concatenate(begins)), np.sort(np.concatenate(ends))
+    apart = begin[1:] != end[:-1]  # a run to the bottom of a column may go on at the top of the next
+    begin, end = begin[np.append(True, apart)], end[np.append(apart, True)]
+    edges = np.concatenate([[0], np.stack([begin, end], 1).ravel(), [height * width]])
+    return [int(each) for each in np.diff(edges)]
+
+
+def write_coco(path: Path, labels: Sequence[str], pictures: Sequence[Mapping[str, Any]]) -> None:
+    """All pictures' objects as one COCO file; `pictures` as they are kept by `mapping`."""
+    images: list[Row] = []
+    annotations: list[Row] = []
+    for number, picture in enumerate(pictures, 1):
+        height, width = picture["size"]
+        images.append({"id": number, "file_name": picture["input"], "height": height, "width": width})
+        for each in picture["coco"]:
+            annotations.append({"id": len(annotations) + 1, "image_id": number, **each})
+    categories = [{"id": k, "name": label} for k, label in enumerate(labels, 1)]
+    body = {"images": images, "annotations": annotations, "categories": categories}
+    atomic_write.write(path, json.dumps(body).encode())

@@ -1,0 +1,233 @@
+"""Masks as regions of every kind, and back."""
+
+import json
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import assume, given, settings
+from hypothesis import strategies as st
+from label_studio_sdk.converter import brush
+from numpy.typing import NDArray
+from scipy import ndimage
+
+from skylight.backend.errors import InvalidRegion
+from skylight.backend.labelstudio.label_config import Labeling, parse_config
+from skylight.backend.labelstudio.region_reader import label_map
+from skylight.backend.labelstudio.region_validator import check_regions
+from skylight.backend.labelstudio.region_writer import draw, make_region
+from skylight.backend.settings import OUTPUTS
+from skylight.model.evaluation.simulated_clicks import iou
+from skylight.model.masks.bitmask import components, decode_png
+from skylight.model.masks.polygonize import FAITHFUL, HOLE_SHARE, SMALLEST_HOLE
+from tests.support.editor import CONFIG, LABELS, RNG, SIZE
+from tests.support.shapes import apart
+
+Mask = NDArray[np.bool_]
+EVERY = CONFIG.replace("</View>", "") + "".join(
+    f'<{kind}Labels name="{kind}" toName="image" closable="true">{LABELS}</{kind}Labels>'
+    for kind in ("Bitmask", "Polygon", "Vector")
+)
+EVERY += "</View>"
+
+
+def labeling_for(kind: str) -> Labeling:
+    return parse_config(EVERY, kind)
+
+
+def regions(kind: str, mask: Mask, label: str = "Object", **more: Any) -> list[dict[str, Any]]:
+    return draw(labeling_for(kind).output(label), mask, label, 0.5, **more)
+
+
+def blob(seed: int, height: int, width: int) -> Mask:
+    """One smooth thing, possibly with a hole."""
+    rng = np.random.default_rng(seed)
+    y, x = np.mgrid[:height, :width]
+    cy, cx = rng.uniform(0.25, 0.75, 2) * (height, width)
+    distance, angle = np.hypot(y - cy, x - cx), np.arctan2(y - cy, x - cx)
+    radius = rng.uniform(0.15, 0.45) * min(height, width)
+    wave = 1 + rng.uniform(0, 0.3) * np.sin(rng.integers(2, 5) * angle + rng.uniform(0, 6))
+    hole = distance < radius * rng.choice([0, 0.4])
+    found: Mask = (distance < radius * wave) & ~hole
+    return found
+
+
+def pinholes(mask: Mask) -> bool:
+    """Whether it has holes too small to be cut."""
+    holes = apart(components(ndimage.binary_fill_holes(mask) & ~mask, 1))
+    return any(hole.sum() < max(SMALLEST_HOLE, HOLE_SHARE * mask.sum()) for hole in holes)
+
+
+def test_a_brush_region_has_exactly_what_label_studio_keeps() -> None:
+    mask = RNG.random(SIZE) < 0.4
+    (region,) = draw(labeling_for("brush").output("Object"), mask, "Object", np.float32(0.876543))
+    rle = brush.mask2rle(mask.astype(np.uint8) * 255)
+    assert len(region.pop("id")) == 10
+    assert region == {
+        "from_name": "brush",
+        "to_name": "image",
+        "type": "brushlabels",
+        "original_width": 80,
+        "original_height": 60,
+        "image_rotation": 0,
+        "score": 0.8765,
+        "origin": "prediction",
+        "value": {"format": "rle", "rle": rle, "brushlabels": ["Object"]},
+    }
+    assert json.loads(json.dumps(region)) == region
+
+
+def test_a_bitmask_region_holds_a_png() -> None:
+    mask = RNG.random(SIZE) < 0.4
+    (region,) = regions("bitmask", mask)
+    assert set(region["value"]) == {"imageDataURL", "bitmasklabels"}
+    np.testing.assert_array_equal(decode_png(region["value"]["imageDataURL"]), mask)
+
+
+def test_a_vector_is_a_closed_chain() -> None:
+    (region,) = regions("vector", blob(1, *SIZE))
+    vertices = region["value"]["vertices"]
+    assert region["value"]["closed"] is True and len(vertices) >= 3
+    assert [each["prevPointId"] for each in vertices] == [None, *(each["id"] for each in vertices[:-1])]
+
+
+def test_a_rectangle_is_around_the_mask() -> None:
+    mask = np.zeros(SIZE, bool)
+    mask[10:20, 20:60] = mask[15:45, 30:32] = True
+    (region,) = regions("rectangle", mask)
+    percent = [region["value"][key] for key in ("x", "y", "width", "height", "rotation")]
+    assert percent == pytest.approx([25, 100 / 6, 50, 350 / 6, 0], abs=1e-4)
+
+
+@pytest.mark.parametrize("kind", OUTPUTS)
+def test_an_empty_mask_is_no_region(kind: str) -> None:
+    assert regions(kind, np.zeros(SIZE, bool)) == []
+
+
+@pytest.mark.parametrize(
+    ("kind", "count"), [("brush", 1), ("bitmask", 1), ("polygon", 2), ("vector", 2), ("rectangle", 1)]
+)
+def test_two_pieces_are_two_polygons_and_one_of_the_others(kind: str, count: int) -> None:
+    mask = np.zeros(SIZE, bool)
+    mask[5:25, 5:25] = mask[30:50, 50:70] = True
+    found = regions(kind, mask)
+    assert len({region["id"] for region in found}) == len(found) == count
+
+
+@pytest.mark.parametrize(
+    ("mask", "label", "score"),
+    [
+        (np.ones(SIZE, np.uint8), "Dog", 0.5),
+        (np.ones((1, *SIZE), bool), "Dog", 0.5),
+        (np.ones(SIZE, bool), "Cat", 0.5),
+        (np.ones(SIZE, bool), "Dog", 1.01),
+        (np.ones(SIZE, bool), "Dog", float("nan")),
+    ],
+)
+@pytest.mark.parametrize("kind", OUTPUTS)
+def test_a_region_that_would_lock_the_annotation_is_not_made(
+    kind: str, mask: NDArray[np.bool_], label: str, score: float
+) -> None:
+    with pytest.raises(ValueError):
+        draw(labeling_for(kind).output("Dog"), mask, label, score)
+
+
+@settings(max_examples=80, deadline=None)
+@given(
+    kind=st.sampled_from(OUTPUTS),
+    seed=st.integers(0, 2**32 - 1),
+    height=st.integers(1, 130),
+    width=st.integers(1, 130),
+    rotation=st.sampled_from([0, 90, 180, 270]),
+    index=st.none() | st.integers(0, 3),
+    noise=st.booleans(),
+)
+def test_what_is_drawn_passes_the_checks_and_is_read_back(
+    kind: str, seed: int, height: int, width: int, rotation: int, index: int | None, noise: bool
+) -> None:
+    mask = np.random.default_rng(seed).random((height, width)) < 0.5 if noise else blob(seed, height, width)
+    assume(mask.any())
+    found = regions(kind, mask, item_index=index, rotation=rotation)
+    labeling = labeling_for(kind)
+    check_regions(found, labeling, mask.shape)
+    assert {(each["image_rotation"], each.get("item_index")) for each in found} == {(rotation, index)}
+    read = label_map(json.loads(json.dumps(found)), labeling, mask.shape, index or 0)
+    assert (read.ignored, read.regions) == ((), len(found))
+    back = read.array == 2
+    assert set(np.unique(read.array)) <= {0, 2}
+    if kind in ("brush", "bitmask"):
+        np.testing.assert_array_equal(back, mask)
+    elif not noise and len(apart(components(mask, 1))) == 1 and not pinholes(mask):
+        if kind == "rectangle":
+            rows, columns = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
+            expected = np.zeros_like(mask)
+            expected[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1] = True
+            np.testing.assert_array_equal(back, expected)
+        else:
+            assert iou(back, mask) >= FAITHFUL - 0.02  # the corners are rounded to percent
+
+
+GOOD = {kind: regions(kind, blob(3, *SIZE))[0] for kind in OUTPUTS}
+
+
+@pytest.mark.parametrize("kind", OUTPUTS)
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"id": ""}, "no id"),
+        ({"id": None}, "no id"),
+        ({"from_name": "kp"}, "'kp' takes no"),
+        ({"to_name": "other"}, "of 'other'"),
+        ({"type": "ellipselabels"}, "ellipselabels"),
+        ({"original_width": 81}, "81"),
+        ({"original_height": 60.5}, "60.5"),
+        ({"score": float("nan")}, "score is nan"),
+        ({"score": None}, "score"),
+        ({"score": 1.1}, "score is 1.1"),
+        ({"item_index": -1}, "item_index"),
+        ({"value": None}, "takes no"),
+    ],
+)
+def test_a_region_that_must_not_leave_is_held_back(kind: str, change: dict[str, Any], words: str) -> None:
+    labeling = labeling_for(kind)
+    check_regions([GOOD[kind]], labeling, SIZE)
+    with pytest.raises(InvalidRegion, match=words):
+        check_regions([GOOD[kind] | change], labeling, SIZE)
+
+
+@pytest.mark.parametrize(
+    ("kind", "value", "words"),
+    [
+        ("brush", {"rle": regions("brush", np.ones((60, 81), bool))[0]["value"]["rle"]}, "RLE"),
+        ("bitmask", {"imageDataURL": regions("bitmask", np.ones((61, 80), bool))[0]["value"]["imageDataURL"]}, "PNG"),
+        ("polygon", {"points": [[0, 0], [1, float("inf")], [2, 2]]}, "inf %"),
+        ("polygon", {"points": [[0, 0], [1, 100.1], [2, 2]]}, "100.1 %"),
+        ("polygon", {"points": [[0, 0], [1, 1]]}, "2 points"),
+        ("vector", {"vertices": [{"id": "a", "x": 1, "y": 1}, {"id": "a", "x": 1, "y": 2}]}, "same id"),
+        ("vector", {"vertices": [{"id": i, "x": -1, "y": 1} for i in "abc"]}, "-1 %"),
+        ("rectangle", {"width": 0}, "sides"),
+        ("rectangle", {"x": 99.0}, "%"),
+        ("rectangle", {"x": float("nan")}, "nan %"),
+        ("brush", {"brushlabels": ["Cat"]}, "no label"),
+        ("polygon", {"polygonlabels": []}, "no label"),
+    ],
+)
+def test_a_shape_that_must_not_leave_is_held_back(kind: str, value: dict[str, Any], words: str) -> None:
+    wrong = GOOD[kind] | {"value": GOOD[kind]["value"] | value}
+    with pytest.raises(InvalidRegion, match=words):
+        check_regions([wrong], labeling_for(kind), SIZE)
+
+
+def test_two_regions_of_one_id_are_held_back() -> None:
+    with pytest.raises(InvalidRegion, match="two regions"):
+        check_regions([GOOD["brush"], GOOD["polygon"] | {"id": GOOD["brush"]["id"]}], labeling_for("brush"), SIZE)
+
+
+def test_one_region_of_a_mask_can_be_made_and_named() -> None:
+    mask = np.zeros(SIZE, bool)
+    mask[5:25, 5:25] = mask[30:50, 50:60] = True
+    region = make_region(labeling_for("polygon"), mask, "object", 0.5, "mine", 2)
+    assert (region["id"], region["item_index"], region["value"]["polygonlabels"]) == ("mine", 2, ["Object"])
+    assert max(x for x, _ in region["value"]["points"]) < 40
+    with pytest.raises(ValueError, match="empty"):
+        make_region(labeling_for("polygon"), np.zeros(SIZE, bool), "Object", 0.5)

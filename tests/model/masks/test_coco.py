@@ -1,0 +1,345 @@
+"""COCO files: runs and polygons to masks, and what is refused."""
+
+import json
+from contextlib import suppress
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
+
+from skylight.model.mapping.component_merging import Found
+from skylight.model.mapping.writers import coco_annotation, runs
+from skylight.model.masks.coco import Coco, CocoError, decompress, runs_mask
+
+SIZE = (6, 8)
+
+
+@pytest.fixture
+def read(tmp_path):
+    """A COCO file of one picture of 8 x 6 px and these annotations, as it is read."""
+
+    def make(*annotations, **changed):
+        body = {
+            "info": {"year": 2026},
+            "images": [{"id": 7, "file_name": "a/b.png", "height": 6, "width": 8}],
+            "annotations": [{"id": k, "image_id": 7, "category_id": 3, **one} for k, one in enumerate(annotations)],
+            "categories": [{"id": 1, "name": "unused"}, {"id": 3, "name": "Pit"}, {"id": 4, "name": "Crater"}],
+        }
+        path = tmp_path / "coco.json"
+        path.write_text(json.dumps({**body, **changed}, indent=1))
+        return Coco(path)
+
+    return make
+
+
+def drawn(coco, *boxes):
+    """All objects of the first picture as whole masks with their labels."""
+    whole = []
+    for each in coco.objects(coco.pictures[0], boxes):
+        mask = np.zeros(coco.pictures[0].size, bool)
+        mask[each.top : each.top + each.mask.shape[0], each.left : each.left + each.mask.shape[1]] = each.mask
+        whole.append((coco.labels[each.label], mask))
+    return whole
+
+
+def compress(counts):
+    """As rleToString of COCO's maskApi.c."""
+    text = ""
+    for k, count in enumerate(counts):
+        x = count - counts[k - 2] if k > 2 else count
+        more = True
+        while more:
+            c, x = x & 31, x >> 5
+            more = x != -1 if c & 16 else x != 0
+            text += chr(c + 32 * more + 48)
+    return text
+
+
+@pytest.mark.parametrize(
+    ("text", "counts"),
+    [("T3", [100]), ("52203", [5, 2, 2, 2, 5]), ("", []), ("0\\9", [0, 300])],
+)
+def test_known_compressed_runs(text, counts):
+    assert decompress(text) == counts
+
+
+def test_masks_that_pycocotools_wrote():
+    y, x = np.mgrid[:70, :50]
+    ring = ((y - 30) ** 2 / 900 + (x - 20) ** 2 / 225 <= 1) & ~((y - 35) ** 2 + (x - 22) ** 2 <= 16)
+    half = np.arange(2000) >= 1000
+    corner = np.arange(20).reshape(5, 4) == 0
+    for mask, counts in (
+        (ring, "l;1k1d0B8H8J4L4L4M2N2N2N2O0O2OWOFF:8JF5:MF39MF49NF2;LF59KF6;HF9;CF?o02N2N3L4L4L6H8H>\\OPn0"),
+        (((x + y) % 7 == 0)[:9, :11], "0160100000000000O10O100000M"),
+        (np.repeat(half[None], 1000, 0), "Pb`n0Pb`n0"),
+        (corner, "01c0"),
+    ):
+        assert (runs_mask({"size": list(mask.shape), "counts": counts}, mask.shape) == mask).all()
+
+
+@given(st.lists(st.integers(0, 2**32 - 1), max_size=50))
+def test_compressed_runs_come_back(counts):
+    assert decompress(compress(counts)) == counts
+
+
+@given(arrays(bool, st.tuples(st.integers(1, 9), st.integers(1, 9))))
+def test_runs_of_any_mask_come_back_compressed_or_not(mask):
+    counts = runs(Found(0, 0, 0, mask, 1.0), mask.shape) if mask.any() else [mask.size]
+    for given_ in (counts, compress(counts)):
+        assert (runs_mask({"size": list(mask.shape), "counts": given_}, mask.shape) == mask).all()
+
+
+@given(st.text(max_size=40))
+def test_any_text_is_read_or_refused_as_coco_error(text):
+    with suppress(CocoError):
+        assert all(type(each) is int for each in decompress(text))
+
+
+def test_polygons_runs_and_crowds_are_objects_with_their_label(read):
+    square = np.zeros(SIZE, bool)
+    square[1:4, 2:6] = True
+    corner = np.zeros(SIZE, bool)
+    corner[5, 7] = True
+    coco = read(
+        {"segmentation": [[2, 1, 6, 1, 6, 4, 2, 4], [7, 5, 20, 5, 20, 9, 7, 9]], "iscrowd": 0},
+        {"segmentation": {"size": [6, 8], "counts": runs(Found(0, 0, 0, square, 1.0), SIZE)}, "iscrowd": 1},
+        {"segmentation": {"size": [6, 8], "counts": compress([47, 1])}, "category_id": 4},
+    )
+    assert [(each.name, each.size) for each in coco.pictures] == [("a/b.png", SIZE)]
+    assert coco.labels == ["Pit", "Crater"]
+    (one, first), (two, crowd), (other, last) = drawn(coco)
+    assert (one, two, other) == ("Pit", "Pit", "Crater")
+    assert (first == square | corner).all() and (crowd == square).all() and (last == corner).all()
+
+
+def test_an_object_that_covers_no_pixels_centre_is_empty(read):
+    outside = [[9, 1, 12, 1, 12, 4]]
+    thin = [[1.1, 1.1, 1.2, 1.1, 1.2, 1.2]]
+    assert not any(mask.any() for _, mask in drawn(read({"segmentation": outside}, {"segmentation": thin})))
+
+
+def test_a_box_is_an_object_only_where_boxes_are_wanted(read):
+    coco = read({"segmentation": [], "bbox": [2, 1, 3, 2]})
+    ((_, mask),) = drawn(coco, "Pit")
+    assert mask.sum() == 6 and mask[1:3, 2:5].all()
+    with pytest.raises(CocoError, match="annotation 0: it has no segmentation, and a box is no mask"):
+        drawn(coco)
+
+
+def test_what_map_writes_is_read_as_it_was(read):
+    ring = np.ones((4, 5), bool)
+    ring[2, 2] = False
+    for mask in (ring, np.ones((3, 4), bool)):
+        made = coco_annotation(Found(0, 1, 2, mask, 0.9), SIZE, {"area_px": 1, "confidence": 0.9})
+        ((_, back),) = drawn(read({"segmentation": made["segmentation"]}))
+        assert (back == np.pad(mask, ((1, 5 - len(mask)), (2, 6 - mask.shape[1])))).all()
+
+
+@pytest.mark.parametrize(
+    ("segmentation", "said"),
+    [
+        ({"size": [8, 6], "counts": [48]}, r"its size \[8, 6\] is not the image's, height 6, width 8"),
+        ({"size": [6, 8], "counts": [10**12]}, "counts are of 1000000000000 pixels, but 8 x 6 are 48"),
+        ({"size": [6, 8], "counts": [50, -2]}, "whole numbers from 0 on"),
+        ({"size": [6, 8], "counts": [1.5]}, "whole numbers from 0 on"),
+        ({"size": [6, 8], "counts": 5}, "must be a text"),
+        ({"size": [6, 8], "counts": "\x7f"}, "damaged after 0 numbers"),
+        ({"size": [6, 8], "counts": "P" * 13}, "damaged after 0 numbers"),
+        ({"size": [6, 8], "counts": "0P"}, "break off after 1 numbers"),
+        ({"size": None, "counts": [48]}, "its size None is not the image's"),
+        ([[1, 2, 3, 4, 5]], "a list of x, y, x, y"),
+        ([3], "a list of x, y, x, y"),
+        ([[1, 2, 3, 4, 5, None]], "must be finite numbers"),
+        ([[1, 2, 3, 4, 5, "x"]], "must be finite numbers"),
+        ([[1, 2, 3, 4, 5, True]], "must be finite numbers"),
+        ([[1, 2, 3, 4, 5, float("nan")]], "must be finite numbers"),
+        ([[1, 2, 3, 4, 5, 10**400]], "must be finite numbers"),
+        (None, "it has no segmentation"),
+    ],
+)
+def test_damaged_segmentations_are_refused_with_their_annotation(read, segmentation, said):
+    with pytest.raises(CocoError, match=f"annotation 0: .*{said}"):
+        drawn(read({"segmentation": segmentation}))
+
+
+ODD = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text("0P1\x7f", max_size=9),
+    lambda inner: st.lists(inner, max_size=8) | st.dictionaries(st.sampled_from(["size", "counts", "x"]), inner),
+    max_leaves=20,
+)
+
+
+@settings(max_examples=100, suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+@given(ODD | st.fixed_dictionaries({"size": st.just([6, 8]), "counts": ODD}) | st.lists(ODD, max_size=2), ODD)
+def test_whatever_stands_in_an_annotation_it_is_read_or_refused_as_coco_error(read, segmentation, bbox):
+    with suppress(CocoError):
+        assert len(drawn(read({"segmentation": segmentation, "bbox": bbox}), "Pit")) == 1
+
+
+@settings(max_examples=100, suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+@given(st.dictionaries(st.sampled_from(["images", "annotations", "categories", "info"]), ODD | st.lists(ODD)))
+def test_whatever_a_file_holds_it_is_read_or_refused_as_coco_error(read, changed):
+    with suppress(CocoError):
+        read({"segmentation": []}, **changed)
+
+
+IMAGE = {"id": 7, "file_name": "a.png", "height": 6, "width": 8}
+
+
+@pytest.mark.parametrize(
+    ("changed", "said"),
+    [
+        ({"images": [3]}, "images holds '3', not objects"),
+        ({"annotations": ["x"]}, "annotations holds 'x', not objects"),
+    ],
+)
+def test_a_file_of_other_things_is_refused(read, changed, said):
+    with pytest.raises(CocoError, match=f"coco.json is not a COCO file of instances: .*{said}"):
+        read({"segmentation": []}, **changed)
+
+
+OTHER = {"id": 9, "file_name": "other.png", "height": 6, "width": 8}
+
+
+@pytest.mark.parametrize(
+    ("changed", "said"),
+    [
+        ({"images": [IMAGE, {**IMAGE, "file_name": "b.png"}, OTHER]}, "2 images of the file have the id 7"),
+        ({"images": [{**IMAGE, "width": 0}, OTHER]}, "its height and width are 6, 0 in the file, not px"),
+        ({"images": [{**IMAGE, "height": 6.5}, OTHER]}, "its height and width are 6.5, 8 in the file"),
+        (
+            {"images": [IMAGE, OTHER], "categories": []},
+            "annotation 0: it is of category 3, which the file does not list",
+        ),
+        (
+            {"images": [IMAGE, OTHER], "categories": [{"id": 3, "name": "Pit"}, {"id": 3, "name": "Rock"}]},
+            "annotation 0: its category 3 is listed more than once, as 'Pit', 'Rock'",
+        ),
+    ],
+)
+def test_what_contradicts_itself_costs_its_picture_only(read, changed, said):
+    coco = read({"segmentation": [[2, 1, 6, 1, 6, 4]]}, **changed)
+    *bad, good = coco.pictures
+    for each in bad:
+        with pytest.raises(CocoError, match=said):
+            list(coco.objects(each))
+    assert (good.name, good.problem, list(coco.objects(good))) == ("other.png", "", [])
+
+
+@pytest.mark.parametrize(
+    ("changed", "problems"),
+    [
+        ({"images": [OTHER]}, [("annotations (1)", "they are of image 7, which the file does not list")]),
+        ({"images": [{**IMAGE, "file_name": "/"}, OTHER]}, [("image 7", "it has no file_name")]),
+        (
+            {"images": [OTHER], "annotations": [{"id": 1, "category_id": 3}] * 2},
+            [("annotations (2)", "they are without an image_id")],
+        ),
+    ],
+)
+def test_what_belongs_to_no_picture_is_named(read, changed, problems):
+    coco = read({"segmentation": []}, **changed)
+    assert (coco.problems, [each.name for each in coco.pictures]) == (problems, ["other.png"])
+
+
+def test_an_image_listed_twice_alike_is_one(read):
+    coco = read({"segmentation": [[2, 1, 6, 1, 6, 4]]}, images=[IMAGE, IMAGE])
+    assert len(coco.pictures) == 1 and len(drawn(coco)) == 1
+
+
+@pytest.mark.parametrize("ids", [("7", "3"), (7.0, 3.0), ("img-1", "a"), (-1, 0), ("7.5", 2.5)])
+def test_ids_are_only_compared(read, ids):
+    image, category = ids
+    coco = read(
+        {"segmentation": [[2, 1, 6, 1, 6, 4]], "image_id": image, "category_id": category, "id": None},
+        images=[{**IMAGE, "id": image}],
+        categories=[{"id": category, "name": "Pit"}],
+    )
+    assert coco.labels == ["Pit"] and [label for label, _ in drawn(coco)] == ["Pit"]
+
+
+def test_an_id_is_the_same_as_a_number_and_as_a_text_but_texts_differ(read):
+    assert len(drawn(read({"segmentation": [[2, 1, 6, 1, 6, 4]], "image_id": "7", "category_id": 3.0}))) == 1
+    coco = read({"segmentation": []}, images=[{**IMAGE, "id": each} for each in ("7", "07", "7.0")])
+    assert len(coco.pictures) == 3 and not any(each.problem for each in coco.pictures)
+
+
+@pytest.mark.parametrize("size", [(6.0, 8.0), ("6", "8"), ("6.0", 8), (6, 8)])
+def test_sizes_may_be_floats_or_texts(read, size):
+    coco = read({"segmentation": [[2, 1, 6, 1, 6, 4]]}, images=[{**IMAGE, "height": size[0], "width": size[1]}])
+    assert coco.pictures[0].size == SIZE and drawn(coco)[0][1].sum() == 6
+
+
+@pytest.mark.parametrize("size", [{}, {"height": None, "width": None}, {"height": 6}, {"width": 8.0, "height": None}])
+def test_missing_sizes_are_the_pictures_own(read, size):
+    shape = {"size": [6.0, "8"], "counts": [10.0, "2", 36]}
+    coco = read(
+        {"segmentation": [[2, 1, 6, 1, 6, 4]]},
+        {"segmentation": shape},
+        images=[{"id": 7, "file_name": "a.png", **size}, {"id": 8, "file_name": "b.png"}],
+    )
+    first, second = coco.pictures
+    assert list(coco.objects(second)) == []
+    assert [int(each.mask.sum()) for each in coco.objects(first, shown=SIZE)] == [6, 2]
+    with pytest.raises(CocoError, match="annotation 0: its image has no height and width"):
+        list(coco.objects(first))
+
+
+def test_sizes_that_make_no_sense_matter_only_where_there_are_objects(read):
+    coco = read(images=[{**IMAGE, "height": 0, "width": "wide"}])
+    assert coco.pictures[0].size == (None, None) and list(coco.objects(coco.pictures[0], shown=SIZE)) == []
+
+
+@pytest.mark.parametrize(
+    "shape",
+    [
+        [[]],
+        [[], []],
+        [[1, 1]],
+        [[1, 1, 3, 3]],
+        {"size": [6, 8], "counts": []},
+        {"size": [6, 8], "counts": ""},
+    ],
+)
+def test_an_object_without_a_shape_has_no_pixel_and_the_others_are_read(read, shape):
+    found = drawn(read({"segmentation": shape}, {"segmentation": [[2, 1, 6, 1, 6, 4]]}))
+    assert [int(mask.sum()) for _, mask in found] == [0, 6]
+
+
+def test_rings_of_two_points_are_left_out_beside_good_ones(read):
+    coco = read({"segmentation": [[0, 0, 1, 1], [2, 1, 6, 1, 6, 4], []]})
+    (found,) = coco.objects(coco.pictures[0])
+    assert found.mask.sum() == 6 and len(found.rings) == 1
+
+
+def test_key_points_that_label_studio_exported_are_no_object(read):
+    points = {"keypoints": [3, 3, 2], "num_keypoints": 1, "bbox": [3, 3, 0, 0]}
+    assert [int(mask.sum()) for _, mask in drawn(read({**points, "segmentation": []}, points), "Pit")] == [0, 0]
+
+
+def test_members_that_are_null_are_empty(read):
+    coco = read(annotations=None, categories=None)
+    assert coco.labels == [] and len(coco.pictures) == 1
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("[", "a value at character 1"),
+        ("3", "neither a list nor an object"),
+        ('{"info": [1 2]}', "',' is missing at character 12"),
+        ('{"info": [{}', "is missing at character 12"),
+        ('{"info": {}}', "it lists no images"),
+        ('{"images": []} {}', "something follows its end"),
+        ('{"images": [], }', "a value is missing"),
+        ('{"images": ' + "[" * 100_000, "cannot be read"),
+        (b"\xff\xfe", "not UTF-8"),
+    ],
+)
+def test_what_is_not_json_of_coco_is_refused(tmp_path, text, said):
+    path = tmp_path / "x.json"
+    path.write_bytes(text if isinstance(text, bytes) else text.encode())
+    with pytest.raises(CocoError, match=said):
+        Coco(path)
