@@ -16,6 +16,7 @@ from label_studio_ml.model import LabelStudioMLBase
 from label_studio_ml.response import ModelResponse
 
 from skylight.backend.errors import ConfigError, SkylightError
+from skylight.backend.labelstudio.events import project_key
 from skylight.backend.security.basic_auth import Login
 from skylight.backend.security.webhook_secret import HEADER
 from skylight.backend.service import Service
@@ -25,7 +26,7 @@ from skylight.backend.web.auth import CHALLENGE
 from skylight.backend.web.http import body_object, error_response
 from skylight.backend.web.predict import results
 from skylight.backend.web.setup import set_up
-from skylight.backend.web.webhook import project_key, take
+from skylight.backend.web.webhook import take
 
 UNKNOWN = "0"  # seconds of a project's creation, where nothing tells them
 NO_LOGIN = (
@@ -42,7 +43,7 @@ def service() -> Service:
         raise ConfigError("REDIS_URL is not set; beside label-studio-ml no broker is started inside")
     bucket_path.hurry(settings.home)
     made = Service(settings)
-    migrations.check(made)
+    migrations.check(made.settings.home, made.queue.redis)
     return made
 
 

@@ -9,6 +9,8 @@ from typing import Any
 
 from skylight.backend.errors import BadRequest
 
+MACHINE = "*"  # in the place of a project, for what belongs to none
+
 MAX_DEPTH = 64  # lists and objects in each other; Label Studio's bodies have at most 10
 MAX_TASKS = 100_000  # of one /predict; Label Studio sends all that were selected in one, some 700 bytes of memory each
 MAX_CLICKED = 1  # tasks of a /predict with a prompt; each is a run of SAM's mask decoder

@@ -9,24 +9,27 @@ from pathlib import Path
 import redis
 from safetensors import SafetensorError
 
+from skylight.backend.click_sessions import Turns
 from skylight.backend.errors import SetAside, Stopping, Unavailable
 from skylight.backend.images import download
 from skylight.backend.images.embedder import Pictures
 from skylight.backend.images.large_images import Large
 from skylight.backend.images.prefetch_thread import Opened
-from skylight.backend.inference.click_sessions import Turns
 from skylight.backend.labelstudio.client import LabelStudio
 from skylight.backend.labelstudio.label_config import Labeling, parse_config
-from skylight.backend.queue.failures import MACHINE, Failures
+from skylight.backend.limits import MACHINE
+from skylight.backend.process.admission import Admission
+from skylight.backend.queue.failures import Failures
+from skylight.backend.queue.prefetch_requests import PrefetchRequests
 from skylight.backend.queue.quarantine import Asides
 from skylight.backend.queue.queue import Queue, connect
+from skylight.backend.queue.retries import Retries
 from skylight.backend.security.webhook_secret import Secret
 from skylight.backend.settings import MEGABYTE, Settings
 from skylight.backend.store.normalization import Normalisations
 from skylight.backend.store.samples import Store
 from skylight.backend.store.url_index import Addresses
 from skylight.backend.store.versions import Versions
-from skylight.backend.web.admission import Admission
 from skylight.model.decoder import network as decoder
 from skylight.model.decoder.network import DomainDecoder, OtherLayout
 from skylight.model.decoder.training import TrainConfig
@@ -63,6 +66,8 @@ class Service:
         connection = connect(settings.redis_url)
         self.recipe = TrainConfig()
         self.queue = Queue(connection)
+        enabled = bool(settings.label_studio_url and settings.label_studio_api_key)
+        self.prefetch_requests = PrefetchRequests(self.queue, enabled)
         self.store = Store(settings.home)
         self.addresses = Addresses(settings.home / "addresses")
         self.secret = Secret(settings)
@@ -70,6 +75,7 @@ class Service:
         self.normalisations = Normalisations(self.store, self.versions)
         self.failures = Failures(connection)
         self.asides = Asides(connection, configuration=self.configuration)
+        self.retries = Retries(self.queue, self.failures, self.asides, self.store)
         self.store.damage.listener = self._damaged
         self._labelstudio = LabelStudio(settings.label_studio_url, settings.label_studio_api_key)
         self.admission = Admission(settings.threads)

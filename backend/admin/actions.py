@@ -7,7 +7,6 @@ import redis
 from skylight.backend.errors import BadRequest
 from skylight.backend.learning.prediction_delivery import forget
 from skylight.backend.learning.version_lookup import named
-from skylight.backend.queue import prefetch_requests
 from skylight.backend.service import Service
 
 
@@ -77,7 +76,7 @@ def normalise(
     try:
         service.queue.touch(project)
         service.queue.request(project, "ingest")
-        prefetch_requests.want(service, project)
+        service.prefetch_requests.request_all(project)
     except redis.RedisError as error:
         return f"{said}\nRedis is away ({type(error).__name__}): the next annotation has it learned with"
     return f"{said}\nIts images are embedded anew, and the next training, which is due, learns with it"

@@ -6,14 +6,13 @@ from typing import Any, NoReturn
 
 import redis
 
-from skylight.backend.admin.connection import TITLE, Link, Who, find, identify, missing_actions
 from skylight.backend.errors import LabelStudioError, Unavailable
 from skylight.backend.labelstudio.client import LabelStudio
-from skylight.backend.queue import prefetch_requests
+from skylight.backend.labelstudio.events import project_key
+from skylight.backend.labelstudio.project_connection import TITLE, Link, Who, find, identify, missing_actions
 from skylight.backend.security.basic_auth import Login
 from skylight.backend.security.webhook_secret import Secret
 from skylight.backend.service import Service
-from skylight.backend.web.webhook import project_key
 
 # The two guards of Label Studio 1.23.2 against calls into private networks, and what switches each off.
 ML_GATE = "ML_BLOCK_LOCAL_IP=false"
@@ -59,7 +58,7 @@ def want_embeddings(service: Service, number: int) -> list[Change]:
     assert service.labelstudio is not None
     project = project_key(service.labelstudio.project(number))
     try:
-        return [Change("images: embedded in the background", prefetch_requests.want(service, project))]
+        return [Change("images: embedded in the background", service.prefetch_requests.request_all(project))]
     except redis.RedisError:
         return []
 

@@ -8,15 +8,14 @@ import redis
 
 from skylight.backend.admin import machine_checks, project_checks
 from skylight.backend.admin.connect import Change, repair
-from skylight.backend.admin.connection import Identify, find, identify
 from skylight.backend.admin.finding import Finding, State
 from skylight.backend.errors import SkylightError
 from skylight.backend.labelstudio.client import LabelStudio
-from skylight.backend.limits import PROJECT
-from skylight.backend.queue.failures import MACHINE
+from skylight.backend.labelstudio.events import project_key
+from skylight.backend.labelstudio.project_connection import Identify, find, identify
+from skylight.backend.limits import MACHINE, PROJECT
 from skylight.backend.security.basic_auth import Login
 from skylight.backend.service import Service
-from skylight.backend.web.webhook import project_key
 
 MAX_PROJECTS = 100  # looked at, the newest ones and all that are known; each takes Label Studio some 30 ms
 SKEW_WARN, SKEW_FAIL = 30.0, 300.0  # s; a presigned address stops working at 900

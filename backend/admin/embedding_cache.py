@@ -5,10 +5,10 @@ from collections.abc import Iterator
 from datetime import datetime
 from pathlib import Path
 
-from skylight.backend.admin.machine_checks import free_bytes
 from skylight.backend.errors import BadRequest
 from skylight.backend.images.large_images import KEPT_BYTES
 from skylight.backend.settings import MEGABYTE, Settings
+from skylight.backend.store.disk_space import free_bytes
 from skylight.model.sam import checkpoints, segmenter
 from skylight.model.sam.checkpoints import CheckpointError
 from skylight.model.storage import lru_folder

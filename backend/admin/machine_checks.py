@@ -3,7 +3,6 @@
 import functools
 import hashlib
 import os
-import shutil
 import time
 from collections.abc import Sequence
 from contextlib import suppress
@@ -19,14 +18,14 @@ from skylight.backend.queue.queue import KINDS, Kind
 from skylight.backend.queue.workers import running
 from skylight.backend.service import Service
 from skylight.backend.settings import MEGABYTE, Settings, redact_url
+from skylight.backend.store.disk_space import DISK_FAIL, GIGABYTE, _existing, free_bytes
 from skylight.model.sam import checkpoints
 from skylight.model.sam.checkpoints import CheckpointError
 from skylight.model.sam.segmenter import TINY_WEIGHTS
 from skylight.model.storage.lru_folder import stored
 
 OLDEST_REDIS = 6  # RQ 3 asks for it
-GIGABYTE = 1e9
-DISK_WARN, DISK_FAIL = 5 * GIGABYTE, 1 * GIGABYTE  # an embedding has 0.8 to 1.8 MB: 2700 to 6000 images
+DISK_WARN = 5 * GIGABYTE  # an embedding has 0.8 to 1.8 MB: 2700 to 6000 images
 INBOX_SECONDS = 600.0  # an event that has waited for longer is worth an alarm
 MAKE_ROOM = "Make room (`skylight cache --trim`, SKYLIGHT_DISK_MB), or move SKYLIGHT_HOME to a larger disk."
 NAMED = 5  # damaged files that are named
@@ -125,9 +124,9 @@ def _only(kinds: Sequence[Kind]) -> str:
 
 def _inbox(service: Service) -> Finding:
     """How long the oldest event waits, in Redis or on disk."""
-    oldest = counters.spooled_age(service)
+    oldest = counters.spooled_age(service.settings.home)
     with suppress(redis.RedisError):  # which is said elsewhere
-        oldest = max(oldest, *counters.gather(service).age.values(), 0.0)
+        oldest = max(oldest, *counters.gather(service.queue, service.store.projects()).age.values(), 0.0)
     if oldest > INBOX_SECONDS:
         step = "Is a worker busy with a long training, or ended? Its log says; more workers: SKYLIGHT_WORKERS."
         return Finding("inbox", "fail", f"the oldest event has waited for {oldest / 60:.0f} min", step)
@@ -159,15 +158,6 @@ def _sha256(path: Path, size: int, changed: int) -> str:
     """The sha256 of a file; read again (2.6 GB take seconds) only if it has changed."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def free_bytes(home: Path) -> int:
-    """Free space on the disk of a folder, which need not be there yet."""
-    return shutil.disk_usage(_existing(home)).free
-
-
-def _existing(home: Path) -> Path:
-    return next(path for path in (home.absolute(), *home.absolute().parents) if path.is_dir())
 
 
 def _room(settings: Settings) -> list[Finding]:

@@ -7,15 +7,15 @@ from datetime import datetime
 import redis
 
 from skylight.backend.admin.connect import ML_GATE, SAMPLING, WEBHOOK_GATE, webhook_headers
-from skylight.backend.admin.connection import Link, is_private, missing_actions
 from skylight.backend.admin.finding import Finding
 from skylight.backend.labelstudio.client import LabelStudio
+from skylight.backend.labelstudio.events import project_key
+from skylight.backend.labelstudio.project_connection import Link, is_private, missing_actions
+from skylight.backend.learning.webhook_reactivation import reactivated
 from skylight.backend.queue.queue import key
 from skylight.backend.security.basic_auth import Login
 from skylight.backend.security.webhook_secret import HEADER
 from skylight.backend.service import Service
-from skylight.backend.web.webhook import project_key
-from skylight.backend.worker.webhook_reactivation import reactivated
 
 SILENCE_SECONDS = 90.0  # an annotation that is older than this should have been announced
 UNSEEN = {

@@ -3,12 +3,13 @@
 from collections.abc import Iterator
 
 from skylight.backend.errors import LabelStudioError, SkylightError
+from skylight.backend.labelstudio.events import project_key
 from skylight.backend.learning.reconcile import reconcile
 from skylight.backend.queue import recovery
+from skylight.backend.queue.inbox import replay
 from skylight.backend.queue.queue import PROJECTS
 from skylight.backend.security.webhook_secret import HEADER
 from skylight.backend.service import Service
-from skylight.backend.web.webhook import project_key, replay
 
 
 def rebuild(service: Service) -> Iterator[str]:
@@ -17,7 +18,7 @@ def rebuild(service: Service) -> Iterator[str]:
     Nothing is done twice: where nothing is missing it only says so. Which version is current, and all versions and
     samples, are files of the store and were not lost. Raises redis.RedisError while Redis is away.
     """
-    replay(service)
+    replay(service.queue, service.store)
     yield from _connected(service)
     projects = service.store.projects()
     known = service.queue.projects()

@@ -1,14 +1,19 @@
 """What `skylight status` says: every project in some lines, failures with what to do about them."""
 
 from collections.abc import Iterator, Mapping
+from dataclasses import asdict
 from datetime import UTC, datetime
 from typing import Any
 
 import redis
 
+from skylight.backend.limits import MACHINE
+from skylight.backend.queue.progress import job_states
 from skylight.backend.service import Service
-from skylight.backend.web.setup import project_status
 from skylight.model.images.normalization import OWN, Normalisation
+
+ASIDE_FIELDS = ("annotation", "task", "reason", "tries", "at", "again", "quarantined")  # of an Aside
+JOB_FIELDS = ("running", "queued", "failed", "done", "total", "rate")  # of a JobState
 
 
 def of_all(service: Service) -> dict[str, dict[str, Any]]:
@@ -59,3 +64,28 @@ def _busy(kinds: list[str]) -> str:
 
 def _when(at: float) -> str:
     return f"{datetime.fromtimestamp(at, UTC):%Y-%m-%d %H:%M} UTC"
+
+
+def project_status(service: Service, project: str) -> dict[str, Any]:
+    """Where one project stands."""
+    queue, samples = service.queue, service.store.samples(project)
+    cards, gone = service.versions.cards(project), queue.gone().get(project)
+    return {
+        "model_version": service.version_name(project),
+        "normalisation": service.normalisations.of(project).stored,
+        "annotations": len(samples),
+        "tasks": len({record.task for record in samples}),
+        "inbox": queue.inbox_length(project),
+        "up_to_date": not queue.inbox_length(project) and queue.trained(project) >= queue.dirty(project),
+        "jobs": {job.kind: {name: getattr(job, name) for name in JOB_FIELDS} for job in job_states(queue, project)},
+        "versions": [
+            {
+                name: card.get(name)
+                for name in ("version", "created_at", "training_images", "validation", "seconds", "verdict")
+            }
+            for card in cards
+        ],
+        "failures": [asdict(each) for each in [*service.failures.of(project), *service.failures.of(MACHINE)]],
+        "set_aside": [{name: getattr(each, name) for name in ASIDE_FIELDS} for each in service.asides.of(project)],
+        **({"gone": gone} if gone else {}),  # how it is known that Label Studio has it no more
+    }

@@ -10,8 +10,6 @@ socket goes to is public. That holds for every redirect anew.
 
 from __future__ import annotations
 
-import base64
-import re
 from urllib.parse import urljoin, urlsplit
 
 import requests
@@ -23,7 +21,7 @@ from skylight.backend.images.guarded_http import Adapter, Line, NotPublic
 from skylight.backend.images.user_agent import agent
 from skylight.backend.labelstudio.client import LabelStudio
 from skylight.backend.labelstudio.file_paths import climbs, hands_out_files
-from skylight.backend.labelstudio.task_data import browser_address
+from skylight.backend.labelstudio.image_urls import RESOLVED, browser_address
 from skylight.backend.settings import Settings
 
 MAX_BYTES = 200 * 2**20
@@ -36,26 +34,9 @@ TOTAL_SECONDS = 300.0
 MAX_REDIRECTS = 5
 CHUNK_BYTES = 2**18
 KINDS = "an http:// or https:// URL, or a path of Label Studio such as /data/upload/1/a.png"
-CLOUD = ("s3://", "gs://", "azure-blob://")
 """Schemes of the cloud storages that Label Studio 1.23.2 resolves."""
-RESOLVED = re.compile(r"(?:https?://[^/?#]+)?(?:/[^?#]*)?/tasks/[0-9]+/(?:resolve|presign)/\?fileuri=([\w=-]+)")
 
 Origin = tuple[str, str, int]
-
-
-def through_label_studio(url: str, task: object) -> str:
-    """Return the path at which Label Studio hands out a task's file in cloud storage; any other address as it is.
-
-    `url` is a cloud URI, as Label Studio sends it to ML backends, or the address of the same endpoint on whatever
-    host Label Studio believes to be, as it lists it elsewhere: both give the same path. The endpoint, of the task,
-    answers with the content or with a redirect to a presigned address (Label Studio's io_storages/proxy_api.py).
-    `task` is its id; anything but a number leaves the address as it is.
-    """
-    resolved = RESOLVED.fullmatch(url)
-    if not isinstance(task, int) or not (resolved or url.lower().startswith(CLOUD)):
-        return url
-    file = resolved[1] if resolved else base64.urlsafe_b64encode(url.encode()).decode()
-    return f"/tasks/{task}/resolve/?fileuri={file}"
 
 
 def fetch(url: str, settings: Settings, client: LabelStudio) -> bytes:

@@ -15,10 +15,9 @@ from skylight.backend.importing.formats import Kind, kind_of
 from skylight.backend.importing.matching import ByAddress, Index, path_of, readings, spelled, uploaded_name
 from skylight.backend.importing.targets import NAMED, Labelled, Made, Project
 from skylight.backend.labelstudio.client import LabelStudio, TaskSummary
+from skylight.backend.labelstudio.image_urls import image_url, value_at
 from skylight.backend.labelstudio.label_config import controls
-from skylight.backend.labelstudio.task_data import value_at
 from skylight.backend.service import Service
-from skylight.backend.web.predict import image_url
 from skylight.model.images.decoding import ImageError
 from skylight.model.images.file_names import files_below, is_picture
 from skylight.model.images.raster import size_of

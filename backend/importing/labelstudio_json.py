@@ -8,6 +8,7 @@ from typing import Any
 from skylight.backend.errors import BadRequest
 from skylight.backend.importing.json_items import item_at, read_text, walk
 from skylight.backend.importing.targets import NAMED, Labelled, Made, Project, Size, other_size
+from skylight.backend.labelstudio.image_urls import value_at
 from skylight.backend.labelstudio.label_config import POINT, Control, find
 from skylight.backend.labelstudio.region_reader import (
     READABLE,
@@ -21,7 +22,6 @@ from skylight.backend.labelstudio.region_reader import (
     size_of,
 )
 from skylight.backend.labelstudio.region_writer import Region
-from skylight.backend.labelstudio.task_data import value_at
 from skylight.model.masks.coco import cut
 
 RELATION = "relation"

@@ -10,7 +10,7 @@ from pathlib import PurePosixPath
 from typing import Generic, TypeVar
 from urllib.parse import parse_qs, unquote, urlsplit
 
-from skylight.backend.labelstudio.task_data import browser_address
+from skylight.backend.labelstudio.image_urls import browser_address
 
 T = TypeVar("T")
 Parts = tuple[str, ...]  # folders, and the file's name as `spelled`

@@ -11,7 +11,6 @@ from skylight.backend.labelstudio.region_reader import LabelMap, label_map
 from skylight.backend.store.samples import SampleRecord
 from skylight.model.evaluation.simulated_clicks import LabelScores
 
-OURS = "skylight-"  # how the versions of a decoder are named; SAM alone pre-annotates nothing
 RECENT = 10  # accepted annotations of which the agreement is averaged
 UNCHANGED = 0.98  # IoU from which an annotation counts as accepted as it was: a stroke's rim is redrawn now and then
 
@@ -43,22 +42,6 @@ class Agreement:
     at: datetime
     version: str
     iou: float
-
-
-def shown_prediction(annotation: Mapping[str, Any]) -> dict[str, Any] | None:
-    """The pre-annotation that a task had when a webhook's annotation was made; None if it was none of Skylight's.
-
-    Label Studio keeps a copy of the prediction of the project's model version with each new annotation, also where the
-    prediction is deleted later. Only webhooks carry it; annotations listed by the API do not. It is of the version
-    shown at the submit: where the editor was opened with another, it is not what the annotator began with, so None.
-    """
-    found, parent = annotation.get("prediction"), annotation.get("parent_prediction")
-    if not isinstance(found, dict) or not str(found.get("model_version") or "").startswith(OURS):
-        return None
-    if parent is not None and found.get("id") not in (None, parent):
-        return None
-    result = found.get("result")
-    return {"version": str(found["model_version"]), "result": result} if isinstance(result, list) else None
 
 
 def agreement(shown: Mapping[str, Any] | None, accepted: LabelMap, labeling: Labeling) -> float | None:

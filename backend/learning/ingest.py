@@ -4,16 +4,15 @@ import logging
 import re
 
 from skylight.backend.errors import DATA_ERRORS, POISON_ERRORS, MediaError, SkylightError
+from skylight.backend.labelstudio.events import Event
+from skylight.backend.labelstudio.image_urls import image_url
 from skylight.backend.labelstudio.region_reader import READING, label_map
 from skylight.backend.learning.agreement import agreement
-from skylight.backend.queue import prefetch_requests
 from skylight.backend.queue.quarantine import state_of
 from skylight.backend.queue.time_slice import Turn
 from skylight.backend.service import Service
 from skylight.backend.store.samples import SampleRecord
 from skylight.backend.trace import fail
-from skylight.backend.web.predict import image_url
-from skylight.backend.web.webhook import Event
 from skylight.model.images.decoding import ImageError
 
 ELLIPSES = re.compile("<ellipse", re.IGNORECASE)  # in a configuration: a control for them
@@ -91,7 +90,7 @@ def _apply(service: Service, project: str, event: Event) -> bool:
     if what == "train":
         service.queue.want_training(project)
     if what == "tasks_created":
-        prefetch_requests.want(service, project)
+        service.prefetch_requests.request_all(project)
     if what == "annotations_deleted":
         service.asides.drop(project, *event["ids"])
         return any([service.store.remove(project, each) for each in event["ids"]])
@@ -145,7 +144,7 @@ def save_config(service: Service, project: str, label_config: str) -> None:
     before = service.store.config(project)
     if not service.store.save_config(project, label_config):
         return
-    prefetch_requests.want(service, project)
+    service.prefetch_requests.request_all(project)
     if before:
         try:
             if service.labeling(before).labels != service.labeling(label_config).labels:

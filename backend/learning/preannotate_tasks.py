@@ -11,18 +11,18 @@ import numpy as np
 from numpy.typing import NDArray
 
 from skylight.backend.errors import BadRequest, LabelStudioError, SkylightError
+from skylight.backend.inference.preannotation import preannotation
 from skylight.backend.labelstudio.client import LabelStudio, TaskSummary
+from skylight.backend.labelstudio.events import project_key
+from skylight.backend.labelstudio.image_urls import image_url
 from skylight.backend.labelstudio.label_config import Labeling
 from skylight.backend.learning.clusters import cluster_of, find_clusters
 from skylight.backend.learning.prediction_delivery import EMPTY, MARK_SECONDS, Delivery, forget
 from skylight.backend.learning.superseded_predictions import note, number_of
 from skylight.backend.queue.queue import Progress
-from skylight.backend.queue.retries import refused
 from skylight.backend.queue.time_slice import TURN_SECONDS, Turn
 from skylight.backend.service import Service
 from skylight.backend.trace import fail
-from skylight.backend.web.predict import image_url, preannotation
-from skylight.backend.web.webhook import project_key
 from skylight.model.decoder.network import DomainDecoder
 from skylight.model.images.decoding import ImageError
 
@@ -56,7 +56,7 @@ def preannotate(service: Service, project: str, undisturbed: float = 0.0) -> boo
         return found is not None and found.run()
     except LabelStudioError as error:
         log.warning("project %s is not pre-annotated: %s", project, error)
-        refused(service, project, "preannotate", REFUSED, error)
+        service.retries.refused(project, "preannotate", REFUSED, error)
     except SkylightError as error:
         log.warning("project %s is not pre-annotated: %s", project, error)
         fail(error)
@@ -167,7 +167,7 @@ class _Round:
                 self.version,
             )
         if latest:
-            refused(self.service, self.project, "preannotate", REFUSED, latest)
+            self.service.retries.refused(self.project, "preannotate", REFUSED, latest)
         else:
             self.service.failures.clear(self.project, REFUSED)
 

@@ -11,20 +11,18 @@ from itertools import islice
 import numpy as np
 from numpy.typing import NDArray
 
-from skylight.backend.admin.machine_checks import DISK_FAIL, GIGABYTE, free_bytes
 from skylight.backend.errors import DATA_ERRORS, LabelStudioError, MediaError, SkylightError, Unavailable
 from skylight.backend.labelstudio.client import LIGHT_PAGE, LabelStudio, TaskSummary
+from skylight.backend.labelstudio.events import project_key
+from skylight.backend.labelstudio.image_urls import image_urls
 from skylight.backend.labelstudio.label_config import Labeling
 from skylight.backend.learning.coverage import readiness_test
-from skylight.backend.queue import prefetch_requests
 from skylight.backend.queue.progress import reporter
-from skylight.backend.queue.retries import refused
 from skylight.backend.queue.time_slice import SLICE_SECONDS, Turn
 from skylight.backend.service import Service
+from skylight.backend.store.disk_space import DISK_FAIL, GIGABYTE, free_bytes
 from skylight.backend.store.normalization import ENOUGH
 from skylight.backend.trace import fail
-from skylight.backend.web.predict import image_urls
-from skylight.backend.web.webhook import project_key
 from skylight.model.images.decoding import ImageError
 from skylight.model.images.normalization import Normalisation
 
@@ -189,11 +187,11 @@ def embed_project(service: Service, project: str) -> bool:
         return left
     except LabelStudioError as error:
         log.warning("project %s: its images are not embedded: %s", project, error)
-        refused(service, project, "embed", REFUSED, error)
+        service.retries.refused(project, "embed", REFUSED, error)
     except SkylightError as error:
         log.warning("project %s: its images are not embedded: %s", project, error)
         fail(error)
-    prefetch_requests.forget(service.queue, project)  # by the time of the next try other tasks are open
+    service.prefetch_requests.forget_opened(project)  # by the time of the next try other tasks are open
     return False
 
 
@@ -215,7 +213,7 @@ class _Round:
     def run(self) -> bool:
         """As `embed_project`."""
         queue = self.service.queue
-        wanted = prefetch_requests.wanted(queue, self.project)
+        wanted = self.service.prefetch_requests.newest(self.project)
         if self._interrupted():
             return True
         if not wanted:
@@ -223,7 +221,7 @@ class _Round:
         images = images_of(self.client.tasks(self.number), self.labeling)
         ready = readiness_test(self.service, self.project)
         missing = {image.url: image for image in images if not ready(image.url)}
-        todo = [missing[url] for url in prefetch_requests.without_failed(queue, self.project, missing)]
+        todo = [missing[url] for url in self.service.prefetch_requests.without_failed(self.project, missing)]
         how = self.service.normalisations.of(self.project)
         tally = Tally(len(images), there=len(images) - len(todo))  # or have failed before
         report = reporter(queue, self.project, "embed")
@@ -233,9 +231,11 @@ class _Round:
             report(tally.done, tally.total, tally.rate)
             if self._interrupted():
                 return True
-        prefetch_requests.grant(queue, self.project, wanted)
+        self.service.prefetch_requests.mark_done(self.project, wanted)
         if self.service.normalisations.settle(self.project, tally.quantiles) != how:
-            prefetch_requests.want(self.service, self.project)  # the first ones once more, by what they have settled
+            self.service.prefetch_requests.request_all(
+                self.project
+            )  # the first ones once more, by what they have settled
         self._log(tally)
         return False
 
@@ -249,21 +249,20 @@ class _Round:
 
     def _follow(self) -> bool:
         """Embed what comes after the tasks opened last; gives whether something more urgent came between."""
-        queue = self.service.queue
-        while (task := prefetch_requests.opened(queue, self.project)) is not None:
+        while (task := self.service.prefetch_requests.last_opened(self.project)) is not None:
             page = islice(self.client.tasks(self.number, after=task), LIGHT_PAGE)
             following = islice((each for each in page if not each.annotations and not each.skipped), NEXT)
             for _ in self._embed(images_of(following, self.labeling), Tally(0)):
                 if self._must_end():
                     return True
-            prefetch_requests.followed(queue, self.project, task)
+            self.service.prefetch_requests.mark_next_done(self.project, task)
         return False
 
     def _embed(self, images: Iterable[TaskImage], tally: Tally) -> Iterator[TaskImage]:
         for image, reason in embed_each(self.service, self.client, self.project, images, tally):
             if reason:
                 log.warning("project %s task %s: its image is not embedded: %s", self.project, image.task, reason)
-                prefetch_requests.fail(self.service.queue, self.project, image.url)
+                self.service.prefetch_requests.note_failure(self.project, image.url)
             yield image
 
     def _log(self, tally: Tally) -> None:

@@ -8,15 +8,15 @@ from typing import Any, NamedTuple
 
 from skylight.backend.errors import LabelStudioError, NotThere
 from skylight.backend.labelstudio.client import AnnotationSummary
+from skylight.backend.labelstudio.events import annotation_event, project_key
 from skylight.backend.learning.ingest import bury, handle, parked, save_config
+from skylight.backend.learning.webhook_reactivation import reactivate
 from skylight.backend.queue.quarantine import State
 from skylight.backend.queue.queue import key
 from skylight.backend.queue.time_slice import Turn
 from skylight.backend.service import Service
 from skylight.backend.store.samples import SampleRecord
 from skylight.backend.trace import fail
-from skylight.backend.web.webhook import annotation_event, project_key
-from skylight.backend.worker.webhook_reactivation import reactivate
 
 # Of Label Studio's project: with the time of the newest change of a task they tell of whatever was done to annotations
 # (1.23.2: submit, update, skip, delete, deletion of many, of tasks, imports; each seen to change one of them).

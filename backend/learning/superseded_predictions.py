@@ -16,9 +16,9 @@ from typing import Any
 
 from skylight.backend.errors import LabelStudioError
 from skylight.backend.labelstudio.client import LabelStudio, StoredPrediction, TaskReferences
+from skylight.backend.labelstudio.events import project_key
 from skylight.backend.queue.queue import key
 from skylight.backend.service import Service
-from skylight.backend.web.webhook import project_key
 from skylight.model.sam.checkpoints import CHECKPOINTS
 
 DECODER = "skylight-"  # and its number: a model version

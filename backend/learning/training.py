@@ -16,7 +16,6 @@ from skylight.backend.images.embedder import Pictures
 from skylight.backend.labelstudio.label_config import Labeling
 from skylight.backend.learning.acceptance import accepted, by_task
 from skylight.backend.learning.tile_samples import pieces
-from skylight.backend.queue import prefetch_requests
 from skylight.backend.queue.progress import reporter
 from skylight.backend.queue.training_attempts import Attempts
 from skylight.backend.service import Service
@@ -65,7 +64,7 @@ def _train_version(service: Service, project: str, asked: bool, shelf: Shelf) ->
     if settled != pictures.how:
         pictures = service.pictures.seen(settled)
         used = load(service, pictures, project, labeling, tasks, shelf)
-        prefetch_requests.want(service, project)
+        service.prefetch_requests.request_all(project)
     note_left_out(service, project, labeling, tasks, used)
     samples = _learned_from(pictures, used, shelf)
     training = [sample for sample in samples if not in_validation(sample.group)]
@@ -89,7 +88,7 @@ def _train_version(service: Service, project: str, asked: bool, shelf: Shelf) ->
         if reason.startswith(UNCHANGED):
             service.failures.clear(project, "train")
         return 0
-    attempts = Attempts(service, project, ingredients)
+    attempts = Attempts(service.queue.redis, project, ingredients)
     if attempts.hopeless and not asked:
         log.warning("project %s is not trained: %s", project, attempts.hopeless)
         service.failures.note(project, "train", f"training is given up: {attempts.hopeless}", TRY_AGAIN)

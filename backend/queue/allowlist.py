@@ -21,6 +21,7 @@ from skylight.backend.limits import PROJECT
 MODULE = "skylight.backend.worker.jobs"
 MODULES = (MODULE, "backend.jobs")  # the second is its name in jobs that release 0.1 has queued
 NAMES = ("ingest", "train", "preannotate", "embed")  # functions in it
+HANDLERS: dict[str, Callable[[str], None]] = {}  # what does them, by name: `skylight.backend.worker.jobs` registers it
 # Of a job's fields in Redis those that are read. Not among them: callbacks, webhooks, dependencies, repetitions,
 # limits of rate, results, and what else a later RQ may think of.
 FIELDS = frozenset(
@@ -30,6 +31,14 @@ FIELDS = frozenset(
 NOTHING = (b"", b"0", b"[]", b"{}")  # values that RQ itself leaves in other fields
 
 log = logging.getLogger(__name__)
+
+
+def handles(job: Callable[[str], None]) -> Callable[[str], None]:
+    """A decorator that registers a function as what does the jobs of its name. Raises ValueError for another name."""
+    if job.__name__ not in NAMES:
+        raise ValueError(f"{job.__name__!r} is not among the allowed jobs {NAMES}")
+    HANDLERS[job.__name__] = job
+    return job
 
 
 class AllowedJob(Job):
@@ -50,10 +59,7 @@ class AllowedJob(Job):
                 f"job {self.id} asks for {str(name)[:80]!r} with {str(args)[:80]}, which no worker does: only "
                 f"{', '.join(NAMES)} of {MODULE} for one project; see who can write to Redis"
             )
-        from skylight.backend.worker import jobs  # which imports the queue, which imports this
-
-        found: Callable[[str], None] = getattr(jobs, str(name).rpartition(".")[2])
-        return found
+        return HANDLERS[str(name).rpartition(".")[2]]
 
     def restore(self, raw_data: dict[Any, bytes]) -> None:
         """Take over what Redis holds of it. Raises NoSuchJobError if that is no job, after a line in the log."""

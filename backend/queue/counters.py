@@ -7,14 +7,14 @@ web server reads for /metrics.
 import re
 import time
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
+from pathlib import Path
 
 from skylight.backend.limits import PROJECT
 from skylight.backend.queue.allowlist import AllowedJob
 from skylight.backend.queue.queue import KINDS, PROJECTS, Kind, Queue, key
-from skylight.backend.service import Service
 
 JOBS, FAILURES, LOOKUPS = (key("*", f"counted-{noun}") for noun in ("jobs", "failures", "lookups"))  # of all projects
 RECEIVED = re.compile(rb'"received": ?([0-9.]+)')  # of an event, whose first field it is
@@ -71,9 +71,8 @@ def backlog(queue: Queue) -> list[Backlog]:
     return [Backlog(kind, jobs, _since(at)) for kind, jobs, at in zip(KINDS, answers[::2], since, strict=True)]
 
 
-def gather(service: Service) -> Figures:
-    """All figures, in four turns to Redis and back. Raises redis.RedisError."""
-    queue = service.queue
+def gather(queue: Queue, stored: Iterable[str]) -> Figures:
+    """All counters, in four round trips to Redis. `stored`: the projects on disk. Raises redis.RedisError."""
     waiting = backlog(queue)
     with queue.redis.pipeline(transaction=False) as pipe:
         pipe.smembers(PROJECTS)
@@ -91,7 +90,7 @@ def gather(service: Service) -> Figures:
         lookups=_numbers(lookups),
     )
     names = {each.decode() for each in known}
-    projects = sorted({each for each in names if PROJECT.fullmatch(each)} | set(service.store.projects()))
+    projects = sorted({each for each in names if PROJECT.fullmatch(each)} | set(stored))
     with queue.redis.pipeline(transaction=False) as pipe:
         for project in projects:
             pipe.llen(key(project, "inbox"))
@@ -109,9 +108,9 @@ def age(event: bytes | None, now: float | None = None) -> float:
     return max((now or time.time()) - float(match[1]), 0.0) if match else 0.0
 
 
-def spooled_age(service: Service) -> float:
+def spooled_age(home: Path) -> float:
     """Seconds since the oldest event that waits on disk, for Redis to come back, was accepted; 0 without one."""
-    oldest = min((path for path in (service.settings.home / "spool").glob("*.json")), default=None)
+    oldest = min((path for path in (home / "spool").glob("*.json")), default=None)
     try:
         return max(time.time() - oldest.stat().st_mtime, 0.0) if oldest else 0.0
     except FileNotFoundError:  # taken just now

@@ -14,7 +14,6 @@ import redis
 
 from skylight.backend.queue.queue import key
 
-MACHINE = "*"  # in the place of a project, for what belongs to none
 KEPT_SECONDS = 7 * 24 * 3600  # what nobody has said again for so long is over
 
 log = logging.getLogger(__name__)

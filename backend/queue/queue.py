@@ -48,7 +48,6 @@ def job_id(project: str, kind: Kind, generation: Any = "") -> str:
 
 PROJECTS = "skylight:projects"  # set of the projects that ever wrote
 GONE = "skylight:gone"  # hash: projects that Label Studio has no more, and how it is known
-LAYOUT_KEY = "skylight:layout"  # see `skylight.backend.store.migrations`
 
 RECONCILED = "skylight:reconciled"  # there, while it is too early to have all projects compared again
 

@@ -10,15 +10,17 @@ import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any, cast
+from typing import cast
 
 import redis
 from redis.client import Pipeline
 from rq.timeouts import JobTimeoutException
 
 from skylight.backend.errors import SkylightError, Stopping
-from skylight.backend.queue.queue import JOB_SECONDS, KINDS, Kind, key
-from skylight.backend.service import Service
+from skylight.backend.queue.failures import Failures
+from skylight.backend.queue.quarantine import Asides
+from skylight.backend.queue.queue import JOB_SECONDS, KINDS, Kind, Queue, key
+from skylight.backend.store.samples import Store
 from skylight.backend.trace import fail
 from skylight.model.decoder.training import Diverged
 
@@ -67,80 +69,79 @@ def check_room(home: Path) -> None:
             probe.unlink()
 
 
-@contextmanager
-def watching(service: Service, project: str, kind: Kind, writes: bool = True) -> Iterator[None]:
-    """Around a job: how it failed is noted and when it is tried again, or that it went well.
+class Retries:
+    """Failed jobs of all projects: what is noted of them, and when they are queued again."""
 
-    A training says itself that it went well: it may have found nothing to do. Whatever was raised goes on.
-    """
-    home = service.settings.home
-    try:
-        if writes:
-            check_room(home)
-        yield
-    except (redis.RedisError, Stopping):
-        raise  # the next event, or the next worker, goes on from there
-    except Exception as error:
-        reason, step = explain(error, home)
-        log.error("project %s: %s failed: %s", project, kind, reason)
-        service.failures.note(project, kind, reason, step)
-        again(service, project, kind, error)
-        raise
-    if kind != "train":
-        service.failures.clear(project, kind)
+    def __init__(self, queue: Queue, failures: Failures, quarantine: Asides, store: Store) -> None:
+        self.queue = queue
+        self.failures = failures
+        self.quarantine = quarantine
+        self.store = store
 
+    @contextmanager
+    def watching(self, project: str, kind: Kind, writes: bool = True) -> Iterator[None]:
+        """Around a job: how it failed is noted and when it is tried again, or that it went well.
 
-def refused(service: Service, project: str, kind: Kind, what: str, error: SkylightError) -> None:
-    """Label Studio refused what a job asked of it, or did not answer: noted as `what`, until that is cleared, and the
-    job is taken up again after a while.
-    """
-    fail(error)
-    step = "It is tried again by itself; `skylight doctor` says how Label Studio stands"
-    service.failures.note(project, what, str(error), step)
-    again(service, project, kind, error, what)
+        A training says itself that it went well: it may have found nothing to do. Whatever was raised goes on.
+        """
+        home = self.store.home
+        try:
+            if writes:
+                check_room(home)
+            yield
+        except (redis.RedisError, Stopping):
+            raise  # the next event, or the next worker, goes on from there
+        except Exception as error:
+            reason, step = explain(error, home)
+            log.error("project %s: %s failed: %s", project, kind, reason)
+            self.failures.note(project, kind, reason, step)
+            self.again(project, kind, error)
+            raise
+        if kind != "train":
+            self.failures.clear(project, kind)
 
+    def refused(self, project: str, kind: Kind, what: str, error: SkylightError) -> None:
+        """Note that Label Studio refused a job's request, or did not answer, and have the job queued again later.
 
-def again(service: Service, project: str, kind: Kind, error: BaseException, what: str = "") -> None:
-    """Have a job that failed taken up again after a while; a training not, unless it was for the disk.
+        It is noted as `what`, until that is cleared.
+        """
+        fail(error)
+        step = "It is tried again by itself; `skylight doctor` says how Label Studio stands"
+        self.failures.note(project, what, str(error), step)
+        self.again(project, kind, error, what)
 
-    The pause grows with the number of failures noted as `what`, or as the kind of job.
-    """
-    disk = isinstance(error, OSError)
-    if kind == "train" and not disk:
-        return
-    count = next((each.count for each in service.failures.of(project) if each.what == (what or kind)), 1)
-    pause = AGAIN_SECONDS if disk else min(AGAIN_SECONDS * 2 ** min(count - 1, 20), LATEST_SECONDS)
-    with suppress(redis.RedisError):
-        service.queue.redis.zadd(AGAIN, {f"{kind} {project}": time.time() + pause})
+    def again(self, project: str, kind: Kind, error: BaseException, what: str = "") -> None:
+        """Have a job that failed taken up again after a while; a training not, unless it was for the disk.
 
+        The pause grows with the number of failures noted as `what`, or as the kind of job.
+        """
+        disk = isinstance(error, OSError)
+        if kind == "train" and not disk:
+            return
+        count = next((each.count for each in self.failures.of(project) if each.what == (what or kind)), 1)
+        pause = AGAIN_SECONDS if disk else min(AGAIN_SECONDS * 2 ** min(count - 1, 20), LATEST_SECONDS)
+        with suppress(redis.RedisError):
+            self.queue.redis.zadd(AGAIN, {f"{kind} {project}": time.time() + pause})
 
-def take_up(service: Service, now: float | None = None) -> list[str]:
-    """Request what is due: jobs that failed a while ago, annotations set aside a while ago. Raises redis.RedisError."""
-    now, where, connection = time.time() if now is None else now, AGAIN, service.queue.redis
-    found = cast(list[bytes], connection.zrangebyscore(where, 0, now))
-    taken = []
-    for member in found:
-        kind, _, project = member.decode().partition(" ")
-        if kind in KINDS:  # both or neither: no failed job is forgotten where Redis goes away in between
-            service.queue.request(project, kind, functools.partial(_take_off, member=member))
-            taken.append(member.decode())
-        else:
-            connection.zrem(where, member)
-    for project in sorted({*service.queue.projects(), *service.store.projects()} - service.queue.gone().keys()):
-        if service.asides.due(project) and connection.set(key(project, "retried"), 1, ex=RETRY_SECONDS, nx=True):
-            service.queue.request(project, "ingest")
-            taken.append(f"aside {project}")
-    return taken
+    def take_up(self, now: float | None = None) -> list[str]:
+        """Request what is due: jobs and annotations that failed a while ago. Raises redis.RedisError."""
+        now, where, connection = time.time() if now is None else now, AGAIN, self.queue.redis
+        found = cast(list[bytes], connection.zrangebyscore(where, 0, now))
+        taken = []
+        for member in found:
+            kind, _, project = member.decode().partition(" ")
+            if kind in KINDS:  # both or neither: no failed job is forgotten where Redis goes away in between
+                self.queue.request(project, kind, functools.partial(_take_off, member=member))
+                taken.append(member.decode())
+            else:
+                connection.zrem(where, member)
+        for project in sorted({*self.queue.projects(), *self.store.projects()} - self.queue.gone().keys()):
+            if self.quarantine.due(project) and connection.set(key(project, "retried"), 1, ex=RETRY_SECONDS, nx=True):
+                self.queue.request(project, "ingest")
+                taken.append(f"aside {project}")
+        return taken
 
 
 def _take_off(pipe: Pipeline, member: bytes) -> None:
     """Note that a failed job is queued again."""
-    pipe.zrem(key("*", "again"), member)
-
-
-def summary(service: Service, project: str) -> list[dict[str, Any]]:
-    """A project's failures as plain values."""
-    return [
-        {name: getattr(each, name) for name in ("what", "reason", "step", "count", "since", "at")}
-        for each in service.failures.of(project)
-    ]
+    pipe.zrem(AGAIN, member)

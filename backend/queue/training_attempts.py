@@ -4,8 +4,9 @@ import hashlib
 import json
 from typing import Any
 
+import redis
+
 from skylight.backend.queue.queue import key
-from skylight.backend.service import Service
 
 FAILED = 2  # trainings that raised an error, after which the same one is not begun again by itself
 ENDED = 5  # that ended with their worker, which may have been stopped from outside
@@ -14,8 +15,8 @@ ENDED = 5  # that ended with their worker, which may have been stopped from outs
 class Attempts:
     """The trainings of one project with one set of ingredients, begun since the last that succeeded."""
 
-    def __init__(self, service: Service, project: str, ingredients: dict[str, Any]) -> None:
-        self.redis = service.queue.redis
+    def __init__(self, connection: redis.Redis, project: str, ingredients: dict[str, Any]) -> None:
+        self.redis = connection
         self.where = key(project, "attempts")
         text = json.dumps(ingredients, sort_keys=True).encode()
         self.of = hashlib.sha256(text).hexdigest()[:16]

@@ -19,26 +19,25 @@ from typing import Any
 import redis
 
 from skylight.backend.errors import Unavailable
-from skylight.backend.queue.queue import LAYOUT_KEY
-from skylight.backend.service import Service
 from skylight.model.storage.atomic_write import write
 from skylight.model.storage.checksums import is_sealed, seal, unseal
 
 LAYOUT = 1
 NAME = "layout.json"
+LAYOUT_KEY = "skylight:layout"  # in Redis
 
 log = logging.getLogger(__name__)
 
 
-def check(service: Service) -> None:
+def check(home: Path, connection: redis.Redis) -> None:
     """Bring the store and Redis up to date before anything is read; of several processes one does it.
 
     Raises Unavailable if either is a newer Skylight's, or if an older store cannot be written. A Redis that is away is
     looked at by the next process that starts.
     """
-    _check_store(service.settings.home)
+    _check_store(home)
     try:
-        _check_redis(service.queue.redis)
+        _check_redis(connection)
     except redis.RedisError as error:
         log.warning("Redis is away (%s), so its layout is not known", error)
 

@@ -32,8 +32,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from skylight.backend.errors import BadRequest
-from skylight.backend.limits import FOLDER, PROJECT
-from skylight.backend.queue.failures import MACHINE
+from skylight.backend.limits import FOLDER, MACHINE, PROJECT
 from skylight.backend.store.damaged_files import Damage, is_unreadable
 from skylight.model.storage.atomic_write import remove_tree, write
 from skylight.model.storage.checksums import is_sealed, seal, unseal

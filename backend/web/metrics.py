@@ -132,7 +132,7 @@ def install(app: Flask) -> Metrics:
 
 
 def _shared(service: Service) -> tuple[Figures, int]:
-    return counters.gather(service), len(running(service.queue))
+    return counters.gather(service.queue, service.store.projects()), len(running(service.queue))
 
 
 def _queue(shared: Figures, workers: int) -> Iterator[Metric]:

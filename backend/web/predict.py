@@ -9,26 +9,18 @@ import redis
 from flask import Blueprint, Response, current_app, request
 
 from skylight.backend.errors import DATA_ERRORS, BadRequest, SkylightError
-from skylight.backend.images.download import through_label_studio
-from skylight.backend.inference.clicks import answered, drawn, in_turn
-from skylight.backend.inference.large_answers import click_large, preannotation_large
-from skylight.backend.labelstudio.label_config import Labeling, Output
-from skylight.backend.labelstudio.prompts import read_prompt
-from skylight.backend.labelstudio.region_validator import check_regions
-from skylight.backend.labelstudio.region_writer import Part, draw
-from skylight.backend.labelstudio.task_data import browser_address, value_at
-from skylight.backend.limits import MAX_ANSWERED, check_predict, project_name
-from skylight.backend.queue import prefetch_requests
+from skylight.backend.inference.click import click
+from skylight.backend.inference.preannotation import preannotation
+from skylight.backend.labelstudio.image_urls import (
+    image_url,
+    image_urls,
+)
+from skylight.backend.limits import check_predict, project_name
 from skylight.backend.queue.queue import key
 from skylight.backend.service import Service
 from skylight.backend.trace import fail, note
 from skylight.backend.web.http import body_object, json_response, service_of
-from skylight.model.decoder.inference import confidence, find_regions, predict_pixels
-from skylight.model.decoder.network import DomainDecoder
-from skylight.model.decoder.sam_refinement import refine
 from skylight.model.images.decoding import ImageError
-from skylight.model.images.normalization import OWN, Normalisation
-from skylight.model.sam.segmenter import Embedding
 
 BATCH_SECONDS = 80.0  # Label Studio gives up on a batch after 100 s and then throws all of it away
 MOST_TILES = 16  # of a picture that is pre-annotated in a request; the tiny SAM embeds one in 0.2 s or less
@@ -124,9 +116,9 @@ def _look_ahead(service: Service, project: str, label_config: str, tasks: list[d
         if not service.store.config(project):  # anybody could name a project; this one is not known
             return
         if len(tasks) == 1 and isinstance(tasks[0].get("id"), int):
-            prefetch_requests.follow(service, project, tasks[0]["id"])
+            service.prefetch_requests.request_next(project, tasks[0]["id"])
         elif len(tasks) > 1:
-            prefetch_requests.want(service, project)
+            service.prefetch_requests.request_all(project)
     except (redis.RedisError, OSError) as error:
         log.warning("project %s: %s; what comes next is not embedded", project, error)
 
@@ -156,81 +148,3 @@ def _one(
         log.exception("project %s task %s: an error that Skylight did not foresee", project, task.get("id"))
         fail(error)
     return [], 0.0
-
-
-def click(
-    service: Service, labeling: Labeling, task: dict[str, Any], context: dict[str, Any], how: Normalisation = OWN
-) -> tuple[list[dict[str, Any]], float]:
-    """SAM's best mask for the prompt in a context, as regions, and SAM's own estimate of its IoU.
-
-    It goes on from the answer to the same points but the last, see `clicks.answered`.
-    """
-    pictures = service.pictures.seen(how)
-    asked = read_prompt(context, labeling, lambda output, index: pictures.look(image_url(task, output, index))[1].size)
-    if asked is None:
-        return [], 0.0
-    url = image_url(task, asked.output, asked.index)
-    digest, embedding = pictures.look(url)
-    if not isinstance(embedding, Embedding):
-        return click_large(service, pictures, labeling, task, asked, digest, embedding)
-    place, asked = in_turn(service, task, asked, digest, embedding.size)
-    mask, expected = answered(service, pictures.segmenter, embedding, place, asked, asked.prompt)
-    return drawn(service, labeling, task, asked, mask, expected, Part(0, 0, embedding.size))
-
-
-def preannotation(
-    service: Service, decoder: DomainDecoder, labeling: Labeling, url: str
-) -> tuple[list[dict[str, Any]], float]:
-    """The decoder's regions for an image, and its score: low means "look at me first".
-
-    With `SKYLIGHT_REFINE` SAM is asked about each region too, and the sharper mask is taken where both agree. Of more
-    than `MAX_ANSWERED` regions the surest are taken, and the log says so.
-    """
-    digest, embedding = service.pictures.seen(decoder.config.normalisation).look(url)
-    if not isinstance(embedding, Embedding):
-        return preannotation_large(service, decoder, labeling, digest, embedding)
-    prediction = predict_pixels(decoder, embedding)
-    decided = prediction.probabilities
-    if (there := embedding.where_known()) is not None:
-        prediction.probabilities[:, ~there] = 0  # as in maps, what is not there is background, and not counted
-        prediction.probabilities[0, ~there] = 1
-        decided = prediction.probabilities[:, there] if there.any() else decided
-    every = find_regions(prediction, service.settings.min_area)
-    if len(every) > MAX_ANSWERED:
-        log.warning("%s: of %d regions the %d with the highest scores are sent", url, len(every), MAX_ANSWERED)
-    found = every.surest(MAX_ANSWERED)
-    if service.settings.refine:
-        found = refine(service.pictures.segmenter, embedding, prediction, found)
-    regions = []
-    for each in found:
-        output = labeling.output(labeling.labels[each.label])
-        part = Part(each.top, each.left, embedding.size)
-        regions += draw(output, each.part, output.spelled(labeling.labels[each.label]), each.score, part_of=part)
-    check_regions(regions, labeling, embedding.size)
-    return regions, round(confidence(decided, prediction.count), 4)
-
-
-def image_url(task: dict[str, Any], source: Labeling | Output, index: int | None = None) -> str:
-    """The address of the image that is learned from, or of that of a control; of the `index`-th where it has several.
-
-    Raises BadRequest if there is none.
-    """
-    data = task.get("data")
-    value = value_at(data, source.data_key)
-    if isinstance(value, list):
-        value = value[index or 0] if 0 <= (index or 0) < len(value) else None
-    if not isinstance(value, str) or not (value := browser_address(value)):
-        raise BadRequest(f"task {task.get('id')} has no image address in data[{source.data_key!r}]")
-    return through_label_studio(value, task.get("id"))
-
-
-def image_urls(task: dict[str, Any], labeling: Labeling) -> list[str]:
-    """The addresses of all images of a task that can be clicked on, in the order of the configuration, each once."""
-    data = task.get("data")
-    found: dict[str, None] = {}
-    for output in labeling.outputs:
-        value = value_at(data, output.data_key)
-        for index in range(len(value) if isinstance(value, list) else 1):
-            with suppress(BadRequest):
-                found[image_url(task, output, index)] = None
-    return list(found)

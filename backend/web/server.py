@@ -8,9 +8,10 @@ from gunicorn.app.base import BaseApplication
 from gunicorn.glogging import Logger
 
 from skylight.backend.errors import SkylightError
+from skylight.backend.process.admission import WAITING
 from skylight.backend.settings import Settings
 from skylight.backend.store import bucket_path
-from skylight.backend.web.admission import SPARE, WAITING
+from skylight.backend.web.admission import SPARE
 from skylight.backend.web.listen import address
 from skylight.model.sam import checkpoints
 
@@ -72,7 +73,7 @@ class Server(BaseApplication):  # type: ignore[misc]
         bucket_path.hurry(self.settings.home)
         service = Service(self.settings)
         try:
-            migrations.check(service)
+            migrations.check(service.settings.home, service.queue.redis)
         except SkylightError as error:
             log.error("%s", error)
             sys.exit(APP_LOAD_ERROR)  # gunicorn ends with it, and does not try again

@@ -1,22 +1,17 @@
 """/health, /setup and /versions as Label Studio asks for them, and /status for people and scripts."""
 
 import logging
-from dataclasses import asdict
 from typing import Any
 
 import redis
 from flask import Blueprint, Response, current_app, request
 
+from skylight.backend.admin.status import project_status
 from skylight.backend.errors import SkylightError
 from skylight.backend.limits import check_config, project_name
-from skylight.backend.queue.failures import MACHINE
-from skylight.backend.queue.progress import job_states
 from skylight.backend.service import Service
 from skylight.backend.trace import note
 from skylight.backend.web.http import body_object, json_response, service_of
-
-ASIDE_FIELDS = ("annotation", "task", "reason", "tries", "at", "again", "quarantined")  # of an Aside
-JOB_FIELDS = ("running", "queued", "failed", "done", "total", "rate")  # of a JobState
 
 blueprint = Blueprint("status", __name__)
 log = logging.getLogger(__name__)
@@ -82,28 +77,3 @@ def status() -> Response:
     """Where every project stands: samples, what waits and runs, whether it is trained, and its versions' metrics."""
     service = service_of(current_app)
     return json_response({name: project_status(service, name) for name in service.store.projects()})
-
-
-def project_status(service: Service, project: str) -> dict[str, Any]:
-    """Where one project stands."""
-    queue, samples = service.queue, service.store.samples(project)
-    cards, gone = service.versions.cards(project), queue.gone().get(project)
-    return {
-        "model_version": service.version_name(project),
-        "normalisation": service.normalisations.of(project).stored,
-        "annotations": len(samples),
-        "tasks": len({record.task for record in samples}),
-        "inbox": queue.inbox_length(project),
-        "up_to_date": not queue.inbox_length(project) and queue.trained(project) >= queue.dirty(project),
-        "jobs": {job.kind: {name: getattr(job, name) for name in JOB_FIELDS} for job in job_states(queue, project)},
-        "versions": [
-            {
-                name: card.get(name)
-                for name in ("version", "created_at", "training_images", "validation", "seconds", "verdict")
-            }
-            for card in cards
-        ],
-        "failures": [asdict(each) for each in [*service.failures.of(project), *service.failures.of(MACHINE)]],
-        "set_aside": [{name: getattr(each, name) for name in ASIDE_FIELDS} for each in service.asides.of(project)],
-        **({"gone": gone} if gone else {}),  # how it is known that Label Studio has it no more
-    }

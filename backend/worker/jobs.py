@@ -13,12 +13,11 @@ from skylight.backend.learning.preannotate_tasks import preannotate as preannota
 from skylight.backend.learning.precompute import embed_project
 from skylight.backend.learning.reconcile import reconcile
 from skylight.backend.learning.training import train_version
-from skylight.backend.queue import prefetch_requests
+from skylight.backend.queue.allowlist import handles
 from skylight.backend.queue.queue import Kind
 from skylight.backend.queue.recovery import in_hand
-from skylight.backend.queue.retries import watching
 from skylight.backend.service import Service
-from skylight.backend.web.tracing import traced
+from skylight.backend.worker.tracing import traced
 
 CURRENT_SERVICE: ContextVar[Service] = ContextVar("service")  # set by the worker before it takes jobs
 TURN_SECONDS = 20.0  # of pre-annotation after each training that made a version to be served
@@ -36,13 +35,14 @@ def watched(job: Callable[[str], None]) -> Callable[[str], None]:
         kind: Kind = job.__name__  # type: ignore[assignment]
         with (
             in_hand(service.queue, project, kind),
-            watching(service, project, kind, writes=kind in ("ingest", "train")),
+            service.retries.watching(project, kind, writes=kind in ("ingest", "train")),
         ):
             job(project)
 
     return run
 
 
+@handles
 @TRACED
 @watched
 def ingest(project: str) -> None:
@@ -56,7 +56,7 @@ def ingest(project: str) -> None:
         queue.want_reconciliation(project)
     if wish := queue.take_reconciliation(project):
         if wish == "all":
-            prefetch_requests.want(service, project)
+            service.prefetch_requests.request_all(project)
         if changed := _reconciled(service, project, wish):
             queue.touch(project)
         news += changed or wish == "all"
@@ -92,6 +92,7 @@ def _all_predicted(service: Service, project: str) -> bool:
     return done and progress is not None and progress.version == service.version_name(project)
 
 
+@handles
 @TRACED
 @watched
 def train(project: str) -> None:
@@ -137,6 +138,7 @@ def _show(service: Service, project: str) -> None:
             preannotate_open_tasks(service, project, TURN_SECONDS)
 
 
+@handles
 @TRACED
 @watched
 def preannotate(project: str) -> None:
@@ -148,6 +150,7 @@ def preannotate(project: str) -> None:
         service.queue.request(project, "preannotate")
 
 
+@handles
 @TRACED
 @watched
 def embed(project: str) -> None:
@@ -156,12 +159,11 @@ def embed(project: str) -> None:
     with service.queue.lock(project, "embed") as held:
         if not held:
             return  # whoever embeds looks for more when he is done
-        wanted = prefetch_requests.wanted(service.queue, project)
+        wanted = service.prefetch_requests.newest(project)
         left = embed_project(service, project)
     # What was asked for meanwhile, perhaps through a job that could not have the lock.
     newer = (
-        prefetch_requests.wanted(service.queue, project) > wanted
-        or prefetch_requests.opened(service.queue, project) is not None
+        service.prefetch_requests.newest(project) > wanted or service.prefetch_requests.last_opened(project) is not None
     )
     if left or newer:
         service.queue.request(project, "embed")

@@ -15,11 +15,10 @@ import redis
 
 from skylight.backend.errors import LabelStudioError
 from skylight.backend.learning.superseded_predictions import DELETED, HOUR, clear
+from skylight.backend.queue.inbox import replay
 from skylight.backend.queue.queue import RECONCILED, key
 from skylight.backend.queue.recovery import Sweep
-from skylight.backend.queue.retries import take_up
 from skylight.backend.service import Service
-from skylight.backend.web.webhook import replay
 
 EVERY_SECONDS = 5.0
 CLEAR_SECONDS = 3.0  # of deleting old predictions at a time; Label Studio has other things to do as well
@@ -66,10 +65,10 @@ class Upkeep:
 
     def once(self) -> None:
         """Look once. Raises redis.RedisError while Redis is away, OSError if the spool cannot be read."""
-        replay(self.service)
+        replay(self.service.queue, self.service.store)
         if self._sweep:
             self._sweep.run()
-            take_up(self.service)
+            self.service.retries.take_up()
             self._reconcile()
             self._clear()
 

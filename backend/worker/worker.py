@@ -17,12 +17,12 @@ from rq.worker_registration import register
 
 from skylight.backend.queue import recovery
 from skylight.backend.queue.allowlist import AllowedWorker
+from skylight.backend.queue.inbox import replay
 from skylight.backend.queue.queue import KINDS, Kind, renewed
 from skylight.backend.queue.workers import ALIVE_SECONDS
 from skylight.backend.service import Service
 from skylight.backend.settings import Settings
 from skylight.backend.store import migrations
-from skylight.backend.web.webhook import replay
 from skylight.backend.worker.jobs import CURRENT_SERVICE
 from skylight.backend.worker.maintenance import Upkeep
 
@@ -84,7 +84,7 @@ def run(settings: Settings, kinds: Sequence[Kind] = KINDS) -> None:
     Jobs of these kinds only, the first kind first.
     """
     service = Service(settings)
-    migrations.check(service)
+    migrations.check(service.settings.home, service.queue.redis)
     service.check_weights()
     worker = _started(service, kinds)
     with Upkeep(service, sweep=True):
@@ -127,7 +127,7 @@ def start(service: Service, kinds: Sequence[Kind] = KINDS) -> Worker:
     worker.max_connection_wait_time = RETRY_SECONDS
     worker.service = service
     try:
-        replay(service)
+        replay(service.queue, service.store)
     except OSError as error:
         log.error("what waits on disk cannot be read now; it is tried again beside the work: %s", error)
     recovery.recover(service.queue, service.store.projects())

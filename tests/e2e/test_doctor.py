@@ -22,6 +22,7 @@ from skylight.backend.cli import main
 from skylight.backend.demo.demo import await_skylight, label_config, png
 from skylight.backend.demo.labelstudio_server import LabelStudioServer, free_port
 from skylight.backend.images import download
+from skylight.backend.labelstudio import image_urls
 from skylight.backend.labelstudio.client import LabelStudio
 from skylight.backend.process.supervisor import Supervisor
 from skylight.backend.settings import Settings
@@ -208,7 +209,7 @@ def test_pictures_in_a_bucket_are_answered_for(ward: Ward, presign: bool) -> Non
         answer: Any = client.interactive(backend["id"], task.id, {"result": [{**names, **point, "value": pit}]})
         assert len(answer["result"]) == 1
         assert ("a b/c.png", presign, not presign) in seen, seen
-        assert download.through_label_studio(task.data["image"], task.id).startswith(f"/tasks/{task.id}/resolve/")
+        assert image_urls.through_label_studio(task.data["image"], task.id).startswith(f"/tasks/{task.id}/resolve/")
         print(f"\n{task.data} -> {seen}", file=sys.stderr)
 
 

@@ -22,11 +22,11 @@ from scipy import ndimage
 from skylight.backend.demo.demo import label_config
 from skylight.backend.images.embedder import Pictures
 from skylight.backend.images.large_images import Large
-from skylight.backend.inference.large_answers import preannotation_large
+from skylight.backend.inference.click import click
+from skylight.backend.inference.preannotation import preannotation_large
 from skylight.backend.labelstudio.label_config import Labeling, parse_config
 from skylight.backend.service import Service
 from skylight.backend.settings import Settings
-from skylight.backend.web.predict import click
 from skylight.model.datasets.synthetic_scenes import fractal_noise, scene
 from skylight.model.decoder import network
 from skylight.model.decoder.inference import predict_pixels

@@ -14,11 +14,11 @@ import numpy as np
 from PIL import Image
 
 from skylight.backend.errors import SkylightError
+from skylight.backend.labelstudio import events
 from skylight.backend.labelstudio.label_config import parse_config
 from skylight.backend.labelstudio.prompts import read_prompt
 from skylight.backend.labelstudio.region_reader import label_map
 from skylight.backend.limits import check_depth
-from skylight.backend.web import webhook
 from skylight.model.images.decoding import ImageError
 from skylight.model.images.raster import in_memory
 from skylight.model.masks.bitmask import MaskError, decode_png, decode_rle, encode_png, encode_rle, polygon_mask
@@ -164,8 +164,8 @@ def event(rng: Random) -> None:
         return
     try:
         check_depth(body)
-        webhook.project_key(body.get("project"))
-        for each in webhook.events(body):
+        events.project_key(body.get("project"))
+        for each in events.events(body):
             json.dumps(each)
             if each["what"] == "annotation":
                 label_map(each["result"], pick(LABELINGS, rng), SIZE)

@@ -23,7 +23,7 @@ from skylight.backend.images.embedder import Pictures
 from skylight.backend.labelstudio.label_config import parse_config
 from skylight.backend.learning.reconcile import reconcile
 from skylight.backend.learning.training import train_version
-from skylight.backend.queue.retries import AGAIN_SECONDS, take_up
+from skylight.backend.queue.retries import AGAIN_SECONDS
 from skylight.backend.service import Service
 from skylight.backend.settings import Settings
 from skylight.backend.store import migrations
@@ -90,7 +90,7 @@ def scene(home: Path) -> Iterator[Scene]:
             made = Scene(studio, Settings(studio.url, KEY, f"unix://{socket}", home, device="cpu"))
             made.project = studio.add_project()
             service = made.service()
-            migrations.check(service)
+            migrations.check(service.settings.home, service.queue.redis)
             service.store.save_config(made.project, CONFIG)
             for seed in range(4):
                 made.annotate(seed)
@@ -177,7 +177,7 @@ def _problem(made: Scene, truth: dict[str, Any]) -> str:
     """What is wrong after a restart, a look at the page, and two reconciliations; "" if all is as it was."""
     service = made.service()
     try:
-        migrations.check(service)
+        migrations.check(service.settings.home, service.queue.redis)
         client = create_app(made.settings, service).test_client()
         pages = [client.get(path).status_code for path in ("/health", "/status", "/")]
         if pages != [200, 200, 200]:
@@ -279,7 +279,7 @@ def _disks(report: Report, made: Scene, disk: Path) -> None:
             else:
                 writable(disk, True)
             started = time.monotonic()
-            take_up(service, time.time() + AGAIN_SECONDS + 1)
+            service.retries.take_up(time.time() + AGAIN_SECONDS + 1)
             worker.start(service).work(burst=True, logging_level="CRITICAL")
             there = service.store.get(made.project, annotation["id"]) is not None
             longest = max(longest, time.monotonic() - started)

@@ -14,12 +14,12 @@ from skylight.backend.learning import training
 from skylight.backend.learning.ingest import bury, drain
 from skylight.backend.learning.reconcile import reconcile
 from skylight.backend.learning.training import train_version
-from skylight.backend.queue.failures import MACHINE
+from skylight.backend.limits import MACHINE
 from skylight.backend.queue.quarantine import DEATHS
-from skylight.backend.queue.queue import LAYOUT_KEY
-from skylight.backend.queue.retries import AGAIN_SECONDS, explain, take_up
+from skylight.backend.queue.retries import AGAIN_SECONDS, explain
 from skylight.backend.service import Service
 from skylight.backend.store import migrations
+from skylight.backend.store.migrations import LAYOUT_KEY
 from skylight.backend.web.app import create_app
 from skylight.backend.worker.jobs import CURRENT_SERVICE
 from skylight.model.decoder.training import Diverged, TrainConfig
@@ -173,7 +173,7 @@ def test_an_image_that_cannot_be_fetched_is_no_fault_of_the_annotation(planted, 
     assert not aside.quarantined
     studio.pictures[url] = picture
     planted.asides.clock = lambda: time.time() + 3601
-    assert take_up(planted) == [f"aside {project}"]
+    assert planted.retries.take_up() == [f"aside {project}"]
     assert reconcile(planted, project) == 1 and planted.asides.of(project) == []
 
 
@@ -219,10 +219,10 @@ def test_a_job_without_room_says_so_and_is_taken_up_when_there_is(planted, studi
     assert "is full" in reasons(planted, project)["ingest"]
     assert planted.queue.inbox_length(project) == 1
     assert "is full" in client.get(f"/projects/{project}").get_data(as_text=True)
-    assert take_up(planted) == []
+    assert planted.retries.take_up() == []
     monkeypatch.undo()
     planted._pictures = planted.pictures
-    assert take_up(planted, time.time() + LATER) == [f"ingest {project}"]
+    assert planted.retries.take_up(time.time() + LATER) == [f"ingest {project}"]
     work()
     assert len(planted.store.samples(project)) == 1
     assert "ingest" not in reasons(planted, project)
@@ -329,32 +329,32 @@ def test_a_store_of_before_there_were_layouts_is_brought_up_to_date(planted, stu
     two_versions(planted, studio, project)
     before, card = planted.store.samples(project), planted.versions.card(project, 2)
     unnumbered(planted, project)
-    migrations.check(planted)
+    migrations.check(planted.settings.home, planted.queue.redis)
     assert planted.store.samples(project) == before and planted.versions.card(project, 2) == card
     assert planted.store.config(project) == CONFIG and planted.versions.before(project) == 1
     assert all(is_sealed(path.read_bytes()) for path in planted.settings.home.rglob("*.json"))
     assert migrations.stored(planted.settings.home) == migrations.LAYOUT
-    migrations.check(planted)
+    migrations.check(planted.settings.home, planted.queue.redis)
 
 
 def test_a_file_of_an_old_store_that_cannot_be_read_keeps_no_process_from_starting(planted):
     folder = planted.store.folder("1.1795340435")
     (folder / "samples" / "7.json").mkdir(parents=True)
     (folder / "project.json").write_text(json.dumps({"label_config": CONFIG}))
-    migrations.check(planted)
+    migrations.check(planted.settings.home, planted.queue.redis)
     assert migrations.stored(planted.settings.home) == migrations.LAYOUT
     assert planted.store.config("1.1795340435") == CONFIG and planted.store.samples("1.1795340435") == []
 
 
 def test_a_newer_layout_is_refused_with_both_numbers(planted, settings):
-    migrations.check(planted)
+    migrations.check(planted.settings.home, planted.queue.redis)
     planted.queue.redis.set(LAYOUT_KEY, migrations.LAYOUT + 1)
     with pytest.raises(Unavailable, match=r"Redis .* layout 2, written by a newer Skylight; this one knows .* up to 1"):
-        migrations.check(planted)
+        migrations.check(planted.settings.home, planted.queue.redis)
     planted.queue.redis.delete(LAYOUT_KEY)
     (settings.home / migrations.NAME).write_bytes(seal({"layout": 7}))
     with pytest.raises(Unavailable, match=r"layout 7, .*Install the newer Skylight again"):
-        migrations.check(planted)
+        migrations.check(planted.settings.home, planted.queue.redis)
 
 
 def test_the_page_stands_whatever_is_damaged(planted, studio, project):

@@ -20,8 +20,9 @@ from skylight.backend.learning.agreement import (
     summary,
 )
 from skylight.backend.learning.coverage import Readiness
+from skylight.backend.limits import MACHINE
 from skylight.backend.queue.counters import Backlog, backlog
-from skylight.backend.queue.failures import MACHINE, Failure
+from skylight.backend.queue.failures import Failure
 from skylight.backend.queue.progress import JobState, job_states
 from skylight.backend.queue.quarantine import Aside
 from skylight.backend.queue.workers import running

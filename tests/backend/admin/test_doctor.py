@@ -9,10 +9,10 @@ import pytest
 
 from skylight.backend.admin import doctor, project_checks
 from skylight.backend.admin.connect import connect
-from skylight.backend.admin.connection import ACTIONS
 from skylight.backend.admin.finding import Finding
 from skylight.backend.errors import Unavailable
 from skylight.backend.labelstudio.client import LabelStudio
+from skylight.backend.labelstudio.project_connection import ACTIONS
 from skylight.backend.learning.preannotate_tasks import preannotate
 from skylight.backend.queue.queue import key
 from skylight.backend.security.webhook_secret import HEADER

@@ -14,7 +14,7 @@ from skylight.backend.labelstudio.label_config import parse_config
 from skylight.backend.learning.reconcile import reconcile
 from skylight.backend.limits import project_name
 from skylight.backend.queue.queue import KINDS, PROJECTS, key
-from skylight.backend.queue.retries import AGAIN, take_up
+from skylight.backend.queue.retries import AGAIN
 from skylight.backend.service import Service
 from skylight.backend.store.samples import Store
 from skylight.backend.worker.jobs import CURRENT_SERVICE, ingest
@@ -221,7 +221,7 @@ def test_a_project_that_label_studio_has_no_more_is_left_out_and_kept(client, pl
     planted.asides.fail(P, {"id": 7, "task": 1, "updated_at": "2027"}, "gone", own=False)
     Upkeep(planted, sweep=True).once()
     assert [tuple(job.args) for job in planted.queue.queues["ingest"].jobs] == [(OTHER,)]
-    assert take_up(planted) == []
+    assert planted.retries.take_up() == []
     page = client.get(f"/projects/{P}").text
     assert "Label Studio does not have this project any more" in page and f"skylight forget --project {P}" in page
     assert "Not in Label Studio any more" in client.get("/").text

@@ -11,6 +11,7 @@ from skylight.backend.allowed_hosts import Hosts
 from skylight.backend.errors import MediaError
 from skylight.backend.images import download
 from skylight.backend.images.user_agent import agent
+from skylight.backend.labelstudio import image_urls
 from skylight.backend.labelstudio.client import LabelStudio
 from skylight.backend.settings import Settings
 from tests.support.picture_sites import IMAGE, KEY, Site, serving
@@ -122,20 +123,20 @@ RESOLVE = "/tasks/5/resolve/?fileuri=czM6Ly9waWN0dXJlcy9tYXJzL2ElMjBiLnBuZw=="
     ],
 )
 def test_a_cloud_address_becomes_one_path_of_label_studio_however_it_was_written(url):
-    assert download.through_label_studio(url, 5) == RESOLVE
+    assert image_urls.through_label_studio(url, 5) == RESOLVE
 
 
 @pytest.mark.parametrize("url", ["gs://bucket/a.png", "azure-blob://container/a.png", "S3://bucket/a.png"])
 def test_every_storage_is_asked_for_through_the_task(url):
-    path = download.through_label_studio(url, 12)
+    path = image_urls.through_label_studio(url, 12)
     assert path.startswith("/tasks/12/resolve/?fileuri=")
     assert base64.urlsafe_b64decode(path.partition("=")[2]).decode() == url
 
 
 @pytest.mark.parametrize("url", ["/data/upload/1/a.png", "https://host/a.png?x=s3://b/c", "/tasks/5/resolve/?x=1"])
 def test_other_addresses_stay_as_they_are(url):
-    assert download.through_label_studio(url, 5) == url
-    assert download.through_label_studio(S3, "5/../6") == S3
+    assert image_urls.through_label_studio(url, 5) == url
+    assert image_urls.through_label_studio(S3, "5/../6") == S3
 
 
 def test_a_cloud_picture_is_fetched_from_the_presigned_address_without_the_key(home, elsewhere):

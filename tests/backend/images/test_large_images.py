@@ -19,13 +19,13 @@ from skylight.backend.images import large_images
 from skylight.backend.images.embedder import Pictures
 from skylight.backend.images.large_images import Large
 from skylight.backend.inference import large_answers
-from skylight.backend.inference.large_answers import preannotation_large
+from skylight.backend.inference.click import click
+from skylight.backend.inference.preannotation import preannotation, preannotation_large
 from skylight.backend.labelstudio.label_config import parse_config
 from skylight.backend.labelstudio.region_reader import read_mask
 from skylight.backend.learning.tile_samples import chosen, pieces
 from skylight.backend.service import Service
 from skylight.backend.store.samples import SampleRecord
-from skylight.backend.web.predict import click, preannotation
 from skylight.model.datasets.synthetic_scenes import scene
 from skylight.model.decoder.training import Sample
 from skylight.model.embeddings.cache import EmbeddingCache, has_reader

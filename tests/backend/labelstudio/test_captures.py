@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from skylight.backend.labelstudio.events import project_key
 from skylight.backend.labelstudio.label_config import parse_config
 from skylight.backend.labelstudio.prompts import Asked, read_prompt
 from skylight.backend.labelstudio.region_reader import label_map, read_mask
 from skylight.backend.labelstudio.region_validator import check_regions
-from skylight.backend.web.webhook import project_key
 from skylight.model.evaluation.simulated_clicks import iou
 from tests.backend.web.test_predict import serve_decoder
 from tests.support.label_studio_double import CAPTURES, Studio, capture

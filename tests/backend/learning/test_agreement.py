@@ -3,16 +3,9 @@
 import numpy as np
 import pytest
 
+from skylight.backend.labelstudio.events import shown_prediction
 from skylight.backend.labelstudio.region_reader import label_map, parse_config
-from skylight.backend.learning.agreement import (
-    agreement,
-    agreements,
-    learning_curve,
-    moment,
-    running_mean,
-    shown_prediction,
-    summary,
-)
+from skylight.backend.learning.agreement import agreement, agreements, learning_curve, moment, running_mean, summary
 from skylight.backend.store.samples import SampleRecord
 from tests.support.label_studio_double import CONFIG, capture
 from tests.support.planted_embeddings import brush

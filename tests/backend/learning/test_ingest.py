@@ -7,9 +7,9 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from skylight.backend.labelstudio.events import annotation_event, events, project_key
 from skylight.backend.labelstudio.region_reader import parse_config
 from skylight.backend.learning.ingest import drain, handle, save_config
-from skylight.backend.web.webhook import annotation_event, events, project_key
 from tests.support.label_studio_double import CONFIG, capture
 from tests.support.planted_embeddings import brush, key_point, png, square
 

@@ -11,7 +11,7 @@ from skylight.backend.learning.clusters import cluster_of, find_clusters
 from skylight.backend.learning.preannotate_tasks import preannotate
 from skylight.backend.learning.superseded_predictions import MOST_EARLIER
 from skylight.backend.queue.queue import Progress
-from skylight.backend.queue.retries import AGAIN_SECONDS, take_up
+from skylight.backend.queue.retries import AGAIN_SECONDS
 from skylight.backend.service import Service
 from skylight.model.decoder import network
 from skylight.model.decoder.network import DecoderConfig, DomainDecoder
@@ -367,7 +367,7 @@ def test_what_label_studio_refuses_is_tried_again_by_itself(planted, studio, pro
     assert not preannotate(planted, project)
     assert planted.failures.of(project)[0].what == "pre-annotation"
     studio.on_predictions = lambda: None
-    assert take_up(planted, time.time() + AGAIN_SECONDS + 1) == [f"preannotate {project}"]
+    assert planted.retries.take_up(time.time() + AGAIN_SECONDS + 1) == [f"preannotate {project}"]
 
 
 def test_a_model_version_that_label_studio_refuses_is_noted(planted, studio, project, monkeypatch):

@@ -10,10 +10,9 @@ from skylight.backend.errors import LabelStudioError, Unavailable
 from skylight.backend.labelstudio.region_reader import parse_config
 from skylight.backend.learning import precompute as module
 from skylight.backend.learning.precompute import Tally, embed_project, precompute
-from skylight.backend.queue import prefetch_requests
 from skylight.backend.queue.progress import job_states
 from skylight.backend.queue.queue import key
-from skylight.backend.queue.retries import AGAIN_SECONDS, take_up
+from skylight.backend.queue.retries import AGAIN_SECONDS
 from skylight.backend.trace import CURRENT, Trace
 from skylight.backend.worker import jobs
 from skylight.backend.worker.jobs import CURRENT_SERVICE
@@ -82,11 +81,11 @@ def ingested(service) -> None:
 
 
 def test_a_project_is_embedded_once(planted, studio, project, encoded):
-    prefetch_requests.want(planted, project)
+    planted.prefetch_requests.request_all(project)
     assert not embed_project(planted, project)
     assert fetched(studio) == list(range(1, TASKS + 1)) and len(encoded) == TASKS
-    assert prefetch_requests.wanted(planted.queue, project) == 0
-    prefetch_requests.want(planted, project)
+    assert planted.prefetch_requests.newest(project) == 0
+    planted.prefetch_requests.request_all(project)
     planted.pictures.cache._memory.clear()
     assert not embed_project(planted, project)
     assert len(studio.fetched) == len(encoded) == TASKS
@@ -97,7 +96,7 @@ def test_several_at_once_are_embedded_in_order_and_what_fails_is_noted_of_the_jo
 ):
     monkeypatch.setattr(planted.pictures.segmenter, "batch", 3)
     del studio.pictures[next(iter(studio.tasks.values()))["data"]["image"]]
-    prefetch_requests.want(planted, project)
+    planted.prefetch_requests.request_all(project)
     trace = Trace("1", "embed")
     token = CURRENT.set(trace)
     assert not embed_project(planted, project)
@@ -115,7 +114,7 @@ def test_something_urgent_interrupts_it_and_it_embeds_only_what_is_missing_after
     planted, studio, project, encoded, monkeypatch
 ):
     interrupt_after(monkeypatch, planted, 4)
-    prefetch_requests.want(planted, project)
+    planted.prefetch_requests.request_all(project)
     assert embed_project(planted, project)
     assert embed_project(planted, project)  # it still waits
     assert len(encoded) == 4
@@ -127,7 +126,7 @@ def test_something_urgent_interrupts_it_and_it_embeds_only_what_is_missing_after
 
 @pytest.mark.parametrize("kind", ["ingest", "train", "preannotate"])
 def test_it_gives_way_to_every_other_kind_of_job(planted, studio, project, kind):
-    prefetch_requests.want(planted, project)
+    planted.prefetch_requests.request_all(project)
     planted.queue.request("2.1", kind)
     assert embed_project(planted, project)
     assert studio.fetched == []
@@ -136,10 +135,10 @@ def test_it_gives_way_to_every_other_kind_of_job(planted, studio, project, kind)
 def test_a_job_ends_long_before_it_would_be_ended_and_another_goes_on(planted, studio, project, encoded, monkeypatch):
     CURRENT_SERVICE.set(planted)
     monkeypatch.setattr(module, "SLICE_SECONDS", -1.0)
-    prefetch_requests.want(planted, project)
+    planted.prefetch_requests.request_all(project)
     planted.queue.queues["embed"].empty()
     jobs.embed(project)
-    assert planted.queue.queues["embed"].count == 1 and prefetch_requests.wanted(planted.queue, project)
+    assert planted.queue.queues["embed"].count == 1 and planted.prefetch_requests.newest(project)
     monkeypatch.undo()
     planted.queue.queues["embed"].empty()
     jobs.embed(project)
@@ -152,7 +151,7 @@ def test_pictures_that_are_away_or_broken_stop_no_other_and_are_tried_again_in_t
     kept = studio.pictures.pop(address(studio, 1))
     studio.pictures[address(studio, 2)] = b"no picture"
     studio.tasks[3]["data"] = {}
-    prefetch_requests.want(planted, project)
+    planted.prefetch_requests.request_all(project)
     interrupt_after(monkeypatch, planted, 5)
     assert embed_project(planted, project)
     ingested(planted)
@@ -161,7 +160,7 @@ def test_pictures_that_are_away_or_broken_stop_no_other_and_are_tried_again_in_t
     assert (studio.fetched.count(address(studio, 1)), studio.fetched.count(address(studio, 2))) == (1, 1)
     assert "task 1: its image is not embedded" in caplog.text and "task 2: its image" in caplog.text
     studio.pictures[address(studio, 1)] = kept
-    prefetch_requests.want(planted, project)
+    planted.prefetch_requests.request_all(project)
     embed_project(planted, project)
     assert len(encoded) == TASKS - 2
 
@@ -176,7 +175,7 @@ def test_every_image_that_can_be_clicked_on_is_embedded(planted, studio, project
         del studio.tasks[task]
     studio.tasks[1]["data"] = {"images": images[:3], "r": images[3]}
     studio.tasks[2]["data"] = {"images": images[:1], "r": images[4]}
-    prefetch_requests.want(planted, project)
+    planted.prefetch_requests.request_all(project)
     embed_project(planted, project)
     assert studio.fetched == [images[0], images[1], images[2], images[3], images[4]]
 
@@ -192,7 +191,7 @@ def test_progress_and_rate_are_told_while_it_runs(planted, project, client, monk
         return embed(image)
 
     planted.pictures.segmenter.embed = watched
-    prefetch_requests.want(planted, project)
+    planted.prefetch_requests.request_all(project)
     jobs.embed(project)
     assert [(each.done, each.total) for each, _ in seen] == [(done, TASKS) for done in range(1, TASKS)]
     assert seen[0][0].rate == 0 and all(each.rate > 0 for each, _ in seen[1:])
@@ -211,9 +210,9 @@ def test_the_rate_counts_what_was_embedded(monkeypatch):
 def test_what_follows_an_opened_task_goes_before_everything_else(planted, studio, project, encoded):
     studio.annotate(8, [brush(parse_config(CONFIG), square(7)[1])])
     studio.annotate(9, [], skip=True)
-    prefetch_requests.want(planted, project)
-    prefetch_requests.follow(planted, project, 3)
-    prefetch_requests.follow(planted, project, 6)
+    planted.prefetch_requests.request_all(project)
+    planted.prefetch_requests.request_next(project, 3)
+    planted.prefetch_requests.request_next(project, 6)
     embed_project(planted, project)
     assert fetched(studio) == [7, 10, 11, 12, 4, 5, 6, 1, 2, 3, 8, 9]  # of 4 to 8 seven was there
     assert len(encoded) == TASKS
@@ -224,24 +223,24 @@ def test_a_task_that_is_opened_meanwhile_is_followed_at_once(planted, studio, pr
 
     def opens(image):
         if len(studio.fetched) == 2:
-            prefetch_requests.follow(planted, project, 7)
+            planted.prefetch_requests.request_next(project, 7)
         return embed(image)
 
     planted.pictures.segmenter.embed = opens
-    prefetch_requests.want(planted, project)
+    planted.prefetch_requests.request_all(project)
     embed_project(planted, project)
     assert fetched(studio) == [1, 2, 8, 9, 10, 11, 12, 3, 4, 5, 6, 7]
 
 
 def test_an_opened_task_alone_has_no_more_than_the_next_ones_embedded(planted, studio, project, monkeypatch):
-    prefetch_requests.follow(planted, project, 2)
+    planted.prefetch_requests.request_next(project, 2)
     interrupt_after(monkeypatch, planted, 3)
     assert embed_project(planted, project)
-    assert prefetch_requests.opened(planted.queue, project) == 2
+    assert planted.prefetch_requests.last_opened(project) == 2
     ingested(planted)
     assert not embed_project(planted, project)
     assert fetched(studio) == [3, 4, 5, 6, 7]
-    assert prefetch_requests.opened(planted.queue, project) is None
+    assert planted.prefetch_requests.last_opened(project) is None
 
 
 def test_two_webhooks_queue_one_job(client, planted, studio, project, work, encoded):
@@ -296,27 +295,27 @@ def test_while_label_studio_is_down_no_picture_is_blamed_and_the_next_event_brin
         return embed(image)
 
     planted.pictures.segmenter.embed = stops
-    prefetch_requests.want(planted, project)
+    planted.prefetch_requests.request_all(project)
     planted.queue.queues["embed"].empty()
     jobs.embed(project)
     assert "its images are not embedded" in caplog.text
     assert planted.queue.queues["embed"].count == 0  # not again and again
     studio.start()
-    prefetch_requests.follow(planted, project, 1)
+    planted.prefetch_requests.request_next(project, 1)
     jobs.embed(project)
     assert len(encoded) == TASKS
 
 
 def test_a_project_that_is_another_one_now_is_let_be(planted, studio, project):
     studio.projects[1]["created_at"] = "2026-11-22T12:00:00.000000Z"
-    prefetch_requests.want(planted, project)
+    planted.prefetch_requests.request_all(project)
     assert not embed_project(planted, project)
     assert studio.fetched == []
 
 
 def test_a_full_disk_ends_it(planted, studio, project, monkeypatch, caplog):
     monkeypatch.setattr(module, "free_bytes", lambda _: 10**8)
-    prefetch_requests.want(planted, project)
+    planted.prefetch_requests.request_all(project)
     assert not embed_project(planted, project)
     assert "only 0.1 GB are free" in caplog.text and studio.fetched == []
 
@@ -326,7 +325,7 @@ def test_what_was_asked_of_another_worker_is_looked_for_by_the_one_that_embeds(p
     CURRENT_SERVICE.set(planted)
 
     def meanwhile(service, project: str) -> bool:
-        prefetch_requests.want(planted, project)
+        planted.prefetch_requests.request_all(project)
         planted.queue.queues["embed"].empty()
         jobs.embed(project)  # the other's, which finds this one at it
         assert planted.queue.queues["embed"].count == 0
@@ -424,14 +423,14 @@ def test_opening_a_task_of_an_unknown_project_queues_nothing(client, planted, st
 
 
 def test_an_error_of_label_studio_ends_no_round_for_good(planted, studio, project, encoded, work):
-    prefetch_requests.want(planted, project)
+    planted.prefetch_requests.request_all(project)
     studio.stop()
     work()
     reasons = {failure.what: failure.reason for failure in planted.failures.of(project)}
     assert "did not answer" in reasons["embedding"] and "did not answer" in reasons["reconciliation"]
     assert not encoded and planted.queue.queues["embed"].count == 0
     studio.start()
-    assert take_up(planted, time.time() + AGAIN_SECONDS + 1) == [f"embed {project}"]
+    assert planted.retries.take_up(time.time() + AGAIN_SECONDS + 1) == [f"embed {project}"]
     work()
     assert len(encoded) == TASKS
     assert "embedding" not in {failure.what for failure in planted.failures.of(project)}

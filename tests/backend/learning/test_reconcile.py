@@ -4,11 +4,11 @@ from dataclasses import replace
 
 import pytest
 
+from skylight.backend.labelstudio.events import events
 from skylight.backend.labelstudio.region_reader import parse_config
 from skylight.backend.learning.ingest import handle
 from skylight.backend.learning.reconcile import reconcile
 from skylight.backend.service import Service
-from skylight.backend.web.webhook import events
 from tests.support.label_studio_double import CONFIG
 from tests.support.planted_embeddings import brush, key_point, png, square
 

@@ -5,6 +5,7 @@ from dataclasses import replace
 import pytest
 
 from skylight.backend.queue import prefetch_requests
+from skylight.backend.queue.prefetch_requests import PrefetchRequests
 from skylight.backend.service import Service
 
 P = "1.1795340401"
@@ -20,54 +21,54 @@ def jobs(queue) -> int:
 
 
 def test_however_often_a_project_is_wanted_one_job_waits(service, queue):
-    assert prefetch_requests.want(service, P)
-    assert not prefetch_requests.want(service, P)
-    assert (prefetch_requests.wanted(queue, P), jobs(queue)) == (2, 1)
+    assert service.prefetch_requests.request_all(P)
+    assert not service.prefetch_requests.request_all(P)
+    assert (PrefetchRequests(queue).newest(P), jobs(queue)) == (2, 1)
 
 
 def test_what_is_wanted_meanwhile_is_not_granted(service, queue):
-    prefetch_requests.want(service, P)
-    began = prefetch_requests.wanted(queue, P)
-    prefetch_requests.want(service, P)
-    prefetch_requests.grant(queue, P, began)
-    assert prefetch_requests.wanted(queue, P) == 2
-    prefetch_requests.grant(queue, P, 2)
-    assert prefetch_requests.wanted(queue, P) == 0
+    service.prefetch_requests.request_all(P)
+    began = PrefetchRequests(queue).newest(P)
+    service.prefetch_requests.request_all(P)
+    PrefetchRequests(queue).mark_done(P, began)
+    assert PrefetchRequests(queue).newest(P) == 2
+    PrefetchRequests(queue).mark_done(P, 2)
+    assert PrefetchRequests(queue).newest(P) == 0
 
 
 def test_the_task_opened_last_is_the_first(service, queue):
-    assert prefetch_requests.opened(queue, P) is None
+    assert PrefetchRequests(queue).last_opened(P) is None
     for task in (3, 5, 3, 8):
-        prefetch_requests.follow(service, P, task)
-    assert (prefetch_requests.opened(queue, P), jobs(queue)) == (8, 1)
-    prefetch_requests.followed(queue, P, 8)
-    assert prefetch_requests.opened(queue, P) == 3
-    prefetch_requests.followed(queue, P, 3)
-    assert prefetch_requests.opened(queue, P) == 5
-    prefetch_requests.forget(queue, P)
-    assert prefetch_requests.opened(queue, P) is None
+        service.prefetch_requests.request_next(P, task)
+    assert (PrefetchRequests(queue).last_opened(P), jobs(queue)) == (8, 1)
+    PrefetchRequests(queue).mark_next_done(P, 8)
+    assert PrefetchRequests(queue).last_opened(P) == 3
+    PrefetchRequests(queue).mark_next_done(P, 3)
+    assert PrefetchRequests(queue).last_opened(P) == 5
+    PrefetchRequests(queue).forget_opened(P)
+    assert PrefetchRequests(queue).last_opened(P) is None
 
 
 def test_whoever_opens_very_many_has_left_the_earliest(service, queue):
     for task in range(50):
-        prefetch_requests.follow(service, P, task)
+        service.prefetch_requests.request_next(P, task)
     seen = []
-    while (task := prefetch_requests.opened(queue, P)) is not None:
+    while (task := PrefetchRequests(queue).last_opened(P)) is not None:
         seen.append(task)
-        prefetch_requests.followed(queue, P, task)
+        PrefetchRequests(queue).mark_next_done(P, task)
     assert seen == list(range(49, 49 - prefetch_requests.OPENED, -1))
 
 
 def test_what_failed_is_left_out_until_the_round_ends(queue):
-    prefetch_requests.fail(queue, P, "/b")
-    assert prefetch_requests.without_failed(queue, P, ["/a", "/b", "/c"]) == ["/a", "/c"]
-    prefetch_requests.grant(queue, P, 1)
-    assert prefetch_requests.without_failed(queue, P, ["/a", "/b"]) == ["/a", "/b"]
+    PrefetchRequests(queue).note_failure(P, "/b")
+    assert PrefetchRequests(queue).without_failed(P, ["/a", "/b", "/c"]) == ["/a", "/c"]
+    PrefetchRequests(queue).mark_done(P, 1)
+    assert PrefetchRequests(queue).without_failed(P, ["/a", "/b"]) == ["/a", "/b"]
 
 
 @pytest.mark.parametrize("name", ["label_studio_url", "label_studio_api_key"])
 def test_without_label_studio_nothing_is_asked_for(settings, name):
     service = Service(replace(settings, **{name: ""}))
-    assert not prefetch_requests.want(service, P)
-    prefetch_requests.follow(service, P, 3)
+    assert not service.prefetch_requests.request_all(P)
+    service.prefetch_requests.request_next(P, 3)
     assert service.queue.redis.keys() == []

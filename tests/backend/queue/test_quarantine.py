@@ -11,7 +11,6 @@ from skylight.backend.learning.ingest import drain
 from skylight.backend.learning.reconcile import reconcile
 from skylight.backend.queue.quarantine import Asides
 from skylight.backend.queue.queue import key
-from skylight.backend.queue.retries import take_up
 from skylight.backend.service import Service
 from skylight.backend.web.app import create_app
 from tests.support.label_studio_double import CONFIG
@@ -81,11 +80,11 @@ def test_mended_settings_free_what_the_bad_ones_quarantined(planted, studio, pro
     annotation = submit(studio, project)
     quarantine(poor, studio, project, annotation)
     assert "more than the 10 allowed" in poor.asides.of(project)[0].reason
-    assert take_up(poor) == [] and reconcile(poor, project) == 0
+    assert poor.retries.take_up() == [] and reconcile(poor, project) == 0
     again = settled(planted, max_pixels=10)  # started again with nothing mended
-    assert take_up(again) == [] and reconcile(again, project) == 0
+    assert again.retries.take_up() == [] and reconcile(again, project) == 0
     mended = settled(planted, max_pixels=10**6)
-    assert take_up(mended) == [f"aside {project}"]
+    assert mended.retries.take_up() == [f"aside {project}"]
     assert reconcile(mended, project) == 1
     assert learned(mended, project) == [annotation["id"]] and mended.asides.of(project) == []
 

@@ -7,14 +7,14 @@ from click.testing import CliRunner
 
 from skylight.backend.admin import machine_checks
 from skylight.backend.cli import main
+from skylight.backend.labelstudio.events import events
 from skylight.backend.labelstudio.region_reader import parse_config
 from skylight.backend.learning.ingest import drain
 from skylight.backend.learning.preannotate_tasks import preannotate
-from skylight.backend.queue import prefetch_requests
 from skylight.backend.queue.counters import backlog
+from skylight.backend.queue.inbox import accept
 from skylight.backend.queue.queue import JOB_SECONDS, Queue, connect, key
 from skylight.backend.queue.time_slice import SLICE_SECONDS, Turn
-from skylight.backend.web.webhook import accept, events
 from skylight.backend.worker import jobs, worker
 from skylight.backend.worker.jobs import CURRENT_SERVICE
 from tests.backend.learning.test_preannotate_tasks import promote
@@ -108,7 +108,7 @@ def test_a_small_project_is_embedded_long_before_a_big_one_is_done(planted, stud
     inner = planted.pictures.embedding
     monkeypatch.setattr(planted.pictures, "embedding", lambda url: (order.append(url), inner(url))[1])
     for project in projects:
-        prefetch_requests.want(planted, project)
+        planted.prefetch_requests.request_all(project)
     work()
     assert len(order) == 14
     small = {task.data["image"] for task in planted.labelstudio.tasks(int(projects[1].partition(".")[0]))}

@@ -114,7 +114,7 @@ def test_a_store_of_before_checksums_is_brought_up_to_date_in_a_bucket(own_bucke
     atomic_write.write(home / "projects" / P / "versions" / "1" / "decoder.safetensors", b"weights")
     atomic_write.write(home / "projects" / P / "versions" / "1" / "card.json", b'{"labels": ["Pit"]}')
     service.settings = dataclasses.replace(service.settings, home=home)
-    migrations.check(service)
+    migrations.check(service.settings.home, service.queue.redis)
     machine = bucket_path.at(own_bucket + prefix, tmp_path / "other")
     assert migrations.stored(machine) == migrations.LAYOUT and Store(machine).config(P) == "<View/>"
     assert Versions(Store(machine)).card(P, 1)["sha256"] == hashlib.sha256(b"weights").hexdigest()
@@ -128,12 +128,12 @@ def test_a_store_in_a_bucket_that_cannot_be_brought_up_to_date_is_not_misread(ow
     service.settings = dataclasses.replace(service.settings, home=home)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Bucket, "write", refuse)
-        migrations.check(service)  # nothing is there to be misread
+        migrations.check(service.settings.home, service.queue.redis)  # nothing is there to be misread
     atomic_write.write(home / "projects" / P / "project.json", b'{"label_config": "<View/>"}')
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Bucket, "write", refuse)
         with pytest.raises(Unavailable, match="access is refused"):
-            migrations.check(service)
+            migrations.check(service.settings.home, service.queue.redis)
 
 
 def test_a_folder_has_another_time_once_anything_in_it_has_changed(machine):

@@ -13,14 +13,14 @@ from rasterio.io import MemoryFile
 from skylight.backend.admin.actions import normalise
 from skylight.backend.admin.status import lines, of_all
 from skylight.backend.cli import main
+from skylight.backend.inference.click import click
+from skylight.backend.inference.preannotation import preannotation
 from skylight.backend.labelstudio.region_reader import parse_config
 from skylight.backend.learning.coverage import readiness
 from skylight.backend.learning.precompute import embed_project, precompute
 from skylight.backend.learning.reconcile import reconcile
 from skylight.backend.learning.training import train_version
-from skylight.backend.queue import prefetch_requests
 from skylight.backend.web.page.gallery import Gallery
-from skylight.backend.web.predict import click, preannotation
 from skylight.model.decoder.training import TrainConfig, in_validation
 from skylight.model.images.decoding import content_hash
 from skylight.model.images.normalization import OWN, Normalisation
@@ -73,8 +73,8 @@ def annotate(service, studio, project) -> None:
 
 def embed(service, project) -> None:
     """As workers do until nothing is wanted."""
-    prefetch_requests.want(service, project)
-    while prefetch_requests.wanted(service.queue, project):
+    service.prefetch_requests.request_all(project)
+    while service.prefetch_requests.newest(project):
         embed_project(service, project)
 
 
@@ -240,7 +240,7 @@ def test_the_command_shows_and_sets_it_and_the_page_shows_it(planted, project, c
     assert "black and white by each picture's own percentiles" in skylight().output
     assert planted.queue.dirty(project) == 0
     assert "bands 3, 2, 1; -5 is black, 4000 white" in skylight("--bands", "3,2,1", "--range", "-5,4000").output
-    assert planted.queue.dirty(project) == 1 and prefetch_requests.wanted(planted.queue, project)
+    assert planted.queue.dirty(project) == 1 and planted.prefetch_requests.newest(project)
     assert "  rasters: bands 3, 2, 1; -5 is black, 4000 white" in list(lines(of_all(planted)))
     assert "Rasters: bands 3, 2, 1; -5 is black, 4000 white." in client.get(f"/projects/{project}").text
     assert "bands 3, 2, 1; black and white by" in skylight("--range", "auto").output

@@ -15,8 +15,8 @@ import requests
 
 from skylight.backend.demo.labelstudio_server import free_port
 from skylight.backend.errors import Unavailable
+from skylight.backend.process.admission import WAITING, Admission
 from skylight.backend.service import Service
-from skylight.backend.web.admission import WAITING, Admission
 from skylight.backend.web.app import create_app
 from tests.support.label_studio_double import CONFIG, KEY, wait_until
 from tests.support.planted_embeddings import key_point, png, square
@@ -201,7 +201,7 @@ def test_places_and_turns_are_given_back_whatever_becomes_of_a_request(single):
 
 
 def test_beyond_the_places_a_request_is_refused_at_once_and_nobody_else_is(monkeypatch):
-    monkeypatch.setattr("skylight.backend.web.admission.TURN_SECONDS", 0.05)
+    monkeypatch.setattr("skylight.backend.process.admission.TURN_SECONDS", 0.05)
     admission = Admission(1, 1)
     admission.enter()
     in_another(lambda: pytest.raises(Unavailable, admission.enter).match("no turn within"))

@@ -14,9 +14,10 @@ from numpy.typing import NDArray
 from PIL import Image
 from werkzeug.serving import make_server
 
+from skylight.backend.click_sessions import SECONDS
 from skylight.backend.demo.demo import label_config
 from skylight.backend.inference import clicks
-from skylight.backend.inference.click_sessions import SECONDS
+from skylight.backend.labelstudio import image_urls
 from skylight.backend.labelstudio.label_config import parse_config
 from skylight.backend.labelstudio.prompts import read_prompt
 from skylight.backend.labelstudio.region_reader import read_mask
@@ -400,7 +401,7 @@ def test_a_picture_is_found_wherever_the_data_has_its_address(client, planted, s
     config = CONFIG.replace('value="$image"', f'value="{value}"')
     (region,) = ask(client, click((5, 7), (40, 60), data, config))[0]["result"]
     assert mask_of(region).sum() == 20
-    assert module.image_urls({"id": 1, "data": data}, parse_config(config)) == ["/data/upload/1/a.png"]
+    assert image_urls.image_urls({"id": 1, "data": data}, parse_config(config)) == ["/data/upload/1/a.png"]
 
 
 def test_a_point_without_coordinates_does_not_cost_the_click(client, planted, studio):

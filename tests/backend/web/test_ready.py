@@ -11,6 +11,7 @@ import pytest
 from skylight.backend.admin import doctor, machine_checks
 from skylight.backend.admin.finding import Finding
 from skylight.backend.service import Service
+from skylight.backend.store import disk_space
 from skylight.backend.web.app import create_app
 from skylight.backend.worker import worker
 from tests.support.label_studio_double import CONFIG
@@ -75,7 +76,7 @@ def test_an_event_on_disk_counts_too(client, service, staffed):
 
 def test_a_full_disk_is_an_alarm(client, staffed, monkeypatch):
     usage = namedtuple("usage", "free")
-    monkeypatch.setattr(machine_checks.shutil, "disk_usage", lambda path: usage(machine_checks.DISK_FAIL - 1))
+    monkeypatch.setattr(machine_checks.shutil, "disk_usage", lambda path: usage(disk_space.DISK_FAIL - 1))
     assert list(missing(client)) == ["disk"]
     assert "1.0 GB free" in client.get("/").text
 

@@ -12,12 +12,12 @@ import pytest
 from flask.testing import FlaskClient
 
 from skylight.backend.admin import machine_checks
+from skylight.backend.labelstudio.events import project_key
 from skylight.backend.labelstudio.region_reader import parse_config
 from skylight.backend.queue.queue import key
 from skylight.backend.security.webhook_secret import HEADER
 from skylight.backend.service import Service
 from skylight.backend.web.app import create_app
-from skylight.backend.web.webhook import project_key
 from skylight.backend.worker import worker
 from tests.support.label_studio_double import CONFIG, capture
 from tests.support.planted_embeddings import brush, png, square
@@ -218,7 +218,7 @@ def submit(client: FlaskClient, number: int) -> float:
 def test_events_wait_on_disk_while_redis_is_away_and_go_first_when_it_is_back(
     service, tmp_path, broker_socket, monkeypatch
 ):
-    monkeypatch.setattr("skylight.backend.web.webhook.REPLAY_SECONDS", 60.0)
+    monkeypatch.setattr("skylight.backend.queue.inbox.REPLAY_SECONDS", 60.0)
     away, client = away_client(service, tmp_path / "redis.sock")
     assert max(submit(client, n) for n in (1, 2, 3)) < 0.9
     assert len(list((away.settings.home / "spool").glob("*.json"))) == 3
@@ -232,7 +232,7 @@ def test_events_wait_on_disk_while_redis_is_away_and_go_first_when_it_is_back(
 
 
 def test_behind_many_that_wait_on_disk_an_event_waits_too(service, client, monkeypatch):
-    monkeypatch.setattr("skylight.backend.web.webhook.REPLAY_SECONDS", -1.0)
+    monkeypatch.setattr("skylight.backend.queue.inbox.REPLAY_SECONDS", -1.0)
     service.store.spool(P, {"what": "train"})
     submit(client, 7)
     assert not inbox(service)

@@ -8,11 +8,11 @@ from dataclasses import replace
 import pytest
 
 from skylight.backend.errors import Stopping
+from skylight.backend.labelstudio.events import events
 from skylight.backend.labelstudio.region_reader import parse_config
 from skylight.backend.queue.queue import Queue, connect, key
 from skylight.backend.queue.recovery import in_hand
 from skylight.backend.service import Service
-from skylight.backend.web.webhook import events
 from skylight.backend.worker import worker
 from skylight.backend.worker.jobs import CURRENT_SERVICE, ingest, train
 from skylight.model.datasets import synthetic_scenes

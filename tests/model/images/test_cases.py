@@ -21,12 +21,12 @@ from skylight.backend.images.embedder import Pictures
 from skylight.backend.images.large_images import Large
 from skylight.backend.importing.coco_and_masks import Masks
 from skylight.backend.importing.importer import Options, plan
+from skylight.backend.inference.click import click
+from skylight.backend.labelstudio.events import events
 from skylight.backend.labelstudio.label_config import parse_config
 from skylight.backend.labelstudio.region_reader import read_mask
 from skylight.backend.learning.ingest import handle
 from skylight.backend.service import Service
-from skylight.backend.web.predict import click
-from skylight.backend.web.webhook import events
 from skylight.model.embeddings.cache import EmbeddingCache
 from skylight.model.images.raster import Raster, Whole, open_raster, size_of
 from skylight.model.mapping.inputs import inputs

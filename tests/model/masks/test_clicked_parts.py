@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
+from skylight.backend.inference.click import click as answer_to
 from skylight.backend.labelstudio.label_config import parse_config
-from skylight.backend.web.predict import click as answer_to
 from skylight.model.datasets import synthetic_scenes
 from skylight.model.evaluation.simulated_clicks import any_point, correction_click, interior_point, iou
 from skylight.model.masks.bitmask import decode_rle

@@ -2,7 +2,7 @@
 
 import pytest
 
-from skylight.backend.labelstudio.task_data import browser_address, value_at
+from skylight.backend.labelstudio.image_urls import browser_address, value_at
 
 DATA = {
     "image": "a.png",

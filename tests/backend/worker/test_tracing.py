@@ -11,7 +11,8 @@ from skylight.backend.errors import MediaError
 from skylight.backend.queue import counters
 from skylight.backend.queue.queue import KINDS
 from skylight.backend.trace import CURRENT
-from skylight.backend.web.tracing import counted_as, traced
+from skylight.backend.web.tracing import counted_as
+from skylight.backend.worker.tracing import traced
 
 
 def lines(caplog):
@@ -73,7 +74,7 @@ def test_a_job_leaves_a_line_and_is_counted(service, caplog):
         ("ingest", "1.2", "faulty"),
         ("ingest", "1.3", "failed"),
     ]
-    found = counters.gather(service)
+    found = counters.gather(service.queue, service.store.projects())
     assert {each: count for each, (count, _) in found.jobs.items()} == {
         ("ingest", "ok"): 1,
         ("ingest", "faulty"): 1,

@@ -12,8 +12,8 @@ import time
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from skylight.backend.admin.connection import identify
 from skylight.backend.errors import LabelStudioError
+from skylight.backend.labelstudio.project_connection import identify
 from skylight.backend.queue.queue import key
 from skylight.backend.security.webhook_secret import HEADER
 from skylight.backend.service import Service

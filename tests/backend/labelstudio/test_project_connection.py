@@ -3,7 +3,7 @@
 import pytest
 from flask import Flask
 
-from skylight.backend.admin.connection import identify, is_private, missing_actions
+from skylight.backend.labelstudio.project_connection import identify, is_private, missing_actions
 from tests.support.label_studio_double import Studio, serve_app
 
 

@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from skylight.backend.inference.click_sessions import KEPT, SECONDS, Turns
+from skylight.backend.click_sessions import KEPT, SECONDS, Turns
 from skylight.backend.labelstudio.label_config import parse_config
 from skylight.backend.labelstudio.prompts import Asked, read_prompt
 from tests.support.editor import CONFIG, box, point

@@ -3,15 +3,15 @@
 import pytest
 
 from skylight.backend.admin.connect import connect
-from skylight.backend.admin.connection import find, identify
 from skylight.backend.admin.project_checks import findings
 from skylight.backend.labelstudio.client import LabelStudio
+from skylight.backend.labelstudio.project_connection import find, identify
 from skylight.backend.learning.reconcile import reconcile
+from skylight.backend.learning.webhook_reactivation import reactivate
 from skylight.backend.queue.queue import key
 from skylight.backend.security.webhook_secret import HEADER
 from skylight.backend.service import Service
 from skylight.backend.worker.maintenance import Upkeep
-from skylight.backend.worker.webhook_reactivation import reactivate
 from tests.support.label_studio_double import KEY, Studio
 
 

@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from skylight.backend.inference.overlap import covered
+from skylight.backend.inference.click import covered
 from skylight.backend.labelstudio.label_config import parse_config
 from skylight.backend.labelstudio.prompts import Asked, read_prompt
 from tests.support.editor import CONFIG, SIZE, box, brushed, point

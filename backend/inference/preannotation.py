@@ -1,0 +1,87 @@
+"""An image, answered by the regions that a project's decoder predicts."""
+
+import logging
+from typing import Any
+
+from skylight.backend.labelstudio.label_config import Labeling
+from skylight.backend.labelstudio.region_validator import check_regions
+from skylight.backend.labelstudio.region_writer import Part, characters_of, draw
+from skylight.backend.limits import MAX_ANSWERED, MAX_ANSWERED_LARGE, MAX_CHARACTERS
+from skylight.backend.service import Service
+from skylight.model.decoder.inference import confidence, find_regions, predict_pixels
+from skylight.model.decoder.network import DomainDecoder
+from skylight.model.decoder.sam_refinement import refine
+from skylight.model.images.raster import Raster
+from skylight.model.mapping import tiled_inference
+from skylight.model.mapping.component_merging import Map
+from skylight.model.sam.segmenter import Embedding
+
+log = logging.getLogger(__name__)
+
+
+def preannotation(
+    service: Service, decoder: DomainDecoder, labeling: Labeling, url: str
+) -> tuple[list[dict[str, Any]], float]:
+    """The decoder's regions for an image, and its score: low means "look at me first".
+
+    With `SKYLIGHT_REFINE` SAM is asked about each region too, and the sharper mask is taken where both agree. Of more
+    than `MAX_ANSWERED` regions the surest are taken, and the log says so.
+    """
+    digest, embedding = service.pictures.seen(decoder.config.normalisation).look(url)
+    if not isinstance(embedding, Embedding):
+        return preannotation_large(service, decoder, labeling, digest, embedding)
+    prediction = predict_pixels(decoder, embedding)
+    decided = prediction.probabilities
+    if (there := embedding.where_known()) is not None:
+        prediction.probabilities[:, ~there] = 0  # as in maps, what is not there is background, and not counted
+        prediction.probabilities[0, ~there] = 1
+        decided = prediction.probabilities[:, there] if there.any() else decided
+    every = find_regions(prediction, service.settings.min_area)
+    if len(every) > MAX_ANSWERED:
+        log.warning("%s: of %d regions the %d with the highest scores are sent", url, len(every), MAX_ANSWERED)
+    found = every.surest(MAX_ANSWERED)
+    if service.settings.refine:
+        found = refine(service.pictures.segmenter, embedding, prediction, found)
+    regions = []
+    for each in found:
+        output = labeling.output(labeling.labels[each.label])
+        part = Part(each.top, each.left, embedding.size)
+        regions += draw(output, each.part, output.spelled(labeling.labels[each.label]), each.score, part_of=part)
+    check_regions(regions, labeling, embedding.size)
+    return regions, round(confidence(decided, prediction.count), 4)
+
+
+def preannotation_large(
+    service: Service, decoder: DomainDecoder, labeling: Labeling, digest: str, raster: Raster
+) -> tuple[list[dict[str, Any]], float]:
+    """As `predict.preannotation`, for a large picture; SAM is not asked about its regions."""
+    config, pictures = decoder.config, service.pictures.seen(decoder.config.normalisation)
+    separated = frozenset(config.labels.index(label) for label in config.separate)
+    found = Map(raster.size, len(config.labels), separated)
+    regions: list[dict[str, Any]] = []
+    characters = 0
+    try:
+        strips = tiled_inference.strips(
+            decoder, pictures.segmenter, raster, pictures.side, lambda window: pictures.tile(digest, raster, window)
+        )
+        for _ in found.fill(strips):
+            pass
+        for each in found.objects(service.settings.min_area, surest_first=True):
+            if len(regions) >= MAX_ANSWERED_LARGE:
+                what = "a picture has more than %d objects; those with the lowest scores are not sent"
+                log.warning(what, MAX_ANSWERED_LARGE)
+                break
+            if characters >= MAX_CHARACTERS:
+                what = "%d regions of a picture take %d MB; the others are not sent: use PolygonLabels"
+                log.warning(what, len(regions), characters // 10**6)
+                break
+            output = labeling.output(labeling.labels[each.label])
+            part = Part(each.top, each.left, raster.size)
+            label = output.spelled(labeling.labels[each.label])
+            new = draw(output, each.mask, label, each.score, part_of=part)
+            characters += sum(characters_of(region["value"]) for region in new)
+            regions += new
+        check_regions(regions, labeling, raster.size)
+        return regions, round(found.confidence, 4)
+    finally:
+        found.close()

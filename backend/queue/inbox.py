@@ -1,0 +1,54 @@
+"""From the events of webhooks to the inbox in Redis; on disk while Redis is away."""
+
+import logging
+import math
+import time
+from collections.abc import Sequence
+
+import redis
+
+from skylight.backend.labelstudio.events import Event, dirtying
+from skylight.backend.queue.queue import Queue
+from skylight.backend.store.samples import Store
+from skylight.backend.trace import fail
+
+REPLAY_SECONDS = 0.2  # of the second that Label Studio waits; the rest of what waits on disk is left to the upkeep
+
+
+log = logging.getLogger(__name__)
+
+
+def accept(queue: Queue, store: Store, project: str, found: Sequence[Event]) -> None:
+    """Put events into the inbox, all or none; on disk while Redis is away, or while others wait there still."""
+    try:
+        if _replayed(queue, store):
+            by_webhook = any(event["what"] != "train" for event in found)  # which comes as a call of the backend
+            queue.accept_all(project, found, dirtying(found), int(time.time()) if by_webhook else 0)
+            return
+    except redis.RedisError as error:
+        log.error("Redis is away (%s): %d events of project %s wait on disk", error, len(found), project)
+        fail(error)
+    if found:
+        store.spool(project, *found)
+
+
+def _replayed(queue: Queue, store: Store) -> bool:
+    """Whether events may go straight into the inbox: none waits on disk, or none can be read from there now."""
+    try:
+        return replay(queue, store, REPLAY_SECONDS)
+    except OSError as error:
+        log.error("what waits on disk cannot be read now, and newer events go before it: %s", error)
+        return True
+
+
+def replay(queue: Queue, store: Store, seconds: float = math.inf) -> bool:
+    """Take spooled events into the inbox, for so long; gives whether none is left that this process could take.
+
+    Raises redis.RedisError while Redis is away, OSError if the folder cannot be used.
+    """
+    until = time.monotonic() + seconds
+    for project, event in store.spooled():
+        if time.monotonic() > until:
+            break
+        queue.accept_all(project, [event], dirtying([event]))
+    return not store.has_spooled()
