@@ -27,6 +27,7 @@ test: lint $(MOTO_VENV)/.installed
 	ln -sfn ../../../backend build/types/skylight/backend
 	ln -sfn ../../../model build/types/skylight/model
 	$(VENV)/bin/mypy
+	$(VENV)/bin/lint-imports
 	$(VENV)/bin/bandit -q -c pyproject.toml -r backend model
 	OMP_NUM_THREADS=1 $(VENV)/bin/python -m pytest -n auto --dist worksteal
 
