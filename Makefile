@@ -1,5 +1,7 @@
 # make demo   a Label Studio with a project of planetary scenes, connected to Skylight
-# make test   format, types, containers' files and tests
+# make test   format, types, containers' files, documentation and tests
+# make docs   the documentation as a site, in build/docs; a dead link fails
+# make reference  the pages of docs/ that are made from the code
 # make lint   the files of docker/, by hadolint and docker compose
 # make audit  known holes in the packages, and bad habits in the code
 # make e2e    the whole loop on a real Label Studio, with a simulated annotator
@@ -15,12 +17,12 @@ LABEL_STUDIO := $(LABEL_STUDIO_VENV)/bin/label-studio
 PORT ?= 8080
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: demo test lint audit e2e bench scale torture clean
+.PHONY: demo test lint docs reference audit e2e bench scale torture clean
 
 demo: $(VENV)/.installed $(LABEL_STUDIO_VENV)/.installed
 	SKYLIGHT_HOME=$${SKYLIGHT_HOME:-$(CURDIR)/build/demo} $(VENV)/bin/skylight demo --label-studio $(LABEL_STUDIO) --port $(PORT)
 
-test: lint $(MOTO_VENV)/.installed
+test: lint docs $(MOTO_VENV)/.installed
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/ruff format --check .
 	mkdir -p build/types/skylight
@@ -37,6 +39,12 @@ lint: $(VENV)/.installed-dev
 	sed 's/=$$/=0123456789abcdef0123/' docker/.env.example > build/compose.env
 	$(VENV)/bin/docker-compose --env-file build/compose.env -f docker/compose.yaml config -q
 	$(VENV)/bin/docker-compose --env-file build/compose.env -f docker/compose.yaml -f docker/compose.gpu.yaml config -q
+
+docs: $(VENV)/.installed-dev
+	NO_MKDOCS_2_WARNING=1 $(VENV)/bin/mkdocs build --strict
+
+reference: $(VENV)/.installed-dev
+	$(VENV)/bin/python docs/reference.py
 
 audit: $(VENV)/.installed-dev
 	$(VENV)/bin/bandit -q -c pyproject.toml -r backend model

@@ -260,12 +260,6 @@ def test_the_table_names_each_field_with_default_and_meaning():
     assert {row.env: row.default for row in table}["SKYLIGHT_THREADS"] == str(Settings().threads)
 
 
-def test_the_readme_s_table_is_the_same():
-    readme = (Path(__file__).parents[2] / "README.md").read_text()
-    for row in Settings.table():
-        assert f"| `{row.env}` | {f'`{row.default}`' if row.default else ''} | {row.help} |\n" in readme
-
-
 def test_settings_cannot_be_changed():
     with pytest.raises(FrozenInstanceError):
         Settings().threads = 3  # type: ignore[misc]
