@@ -2,6 +2,7 @@
 
 import ast
 import re
+import tomllib
 from functools import cache
 from pathlib import Path
 
@@ -120,3 +121,14 @@ def texts() -> frozenset[str]:
 
 def test_the_readme_is_short() -> None:
     assert len(read("README.md").splitlines()) <= LONGEST_README
+
+
+def test_layers_in_the_architecture_are_those_of_the_contracts() -> None:
+    contracts = tomllib.loads(read("pyproject.toml"))["tool"]["importlinter"]["contracts"]
+    page = read("docs/architecture.md").partition("## Layers")[2]
+    for contract in contracts:
+        if contract["type"] == "layers":
+            folder = contract["containers"][0].removeprefix("skylight.")
+            table = page.partition(f"| `{folder}/`, from")[2].partition("\n\n")[0]
+            rows = [re.findall(r"`(\w+)`", row.split("|")[1]) for row in table.splitlines()[2:]]
+            assert rows == [re.findall(r"\w+", layer) for layer in contract["layers"]]
