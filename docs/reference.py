@@ -51,16 +51,26 @@ def pages() -> dict[Path, str]:
     return {DOCS / "command-line.md": command_line(), DOCS / "settings.md": settings()}
 
 
+def _sections(group: click.Group, context: click.Context) -> Iterator[tuple[str, list[str]]]:
+    """The commands by the titles under which the help lists them; those that have none under ""."""
+    titles = {panel.name: list(panel.commands) for panel in getattr(group, "panels", ()) if hasattr(panel, "commands")}
+    placed = {name for names in titles.values() for name in names}
+    yield "", [name for name in group.list_commands(context) if name not in placed]
+    yield from titles.items()
+
+
 def _commands(group: click.Group, context: click.Context, level: int) -> Iterator[str]:
-    for name in group.list_commands(context):
-        command = group.get_command(context, name)
-        if command is None or command.hidden:
-            continue
-        child = click.Context(command, info_name=name, parent=context)
-        yield f"{'#' * level} {child.command_path}"
-        yield from _described(command, child)
-        if isinstance(command, click.Group):
-            yield from _commands(command, child, level + 1)
+    for title, names in _sections(group, context):
+        if title:
+            yield f"{'#' * level} {title}"
+        for name in names:
+            command = group.get_command(context, name)
+            if command is not None and not command.hidden:
+                child = click.Context(command, info_name=name, parent=context)
+                yield f"{'#' * (level + bool(title))} {child.command_path}"
+                yield from _described(command, child)
+                if isinstance(command, click.Group):
+                    yield from _commands(command, child, level + bool(title) + 1)
 
 
 def _described(command: click.Command, context: click.Context) -> Iterator[str]:
@@ -69,7 +79,7 @@ def _described(command: click.Command, context: click.Context) -> Iterator[str]:
         yield inspect.cleandoc(command.help).replace("\b\n", "")
     records = [record for each in command.params if (record := each.get_help_record(context)) and record[1]]
     if records:
-        rows = [f"| `{names}` | {_cell(meaning)} |" for names, meaning in records]
+        rows = [f"| `{names.replace('|', ' / ')}` | {_cell(meaning)} |" for names, meaning in records]
         yield "\n".join(["| Option | Meaning |", "|---|---|", *rows])
 
 

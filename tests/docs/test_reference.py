@@ -29,6 +29,5 @@ def test_a_page_is_as_the_code_makes_it(reference: ModuleType, name: str) -> Non
 def test_every_setting_and_every_command_has_its_place(reference: ModuleType) -> None:
     settings = reference.settings()
     assert all(f"| `{row.env}` |" in settings for row in Settings.table())
-    assert {"## skylight serve", "## skylight doctor", "### skylight checkpoints download"} <= set(
-        reference.command_line().splitlines()
-    )
+    headings = {line.strip("# ") for line in reference.command_line().splitlines() if line.startswith("#")}
+    assert headings >= {"skylight serve", "skylight doctor", "skylight checkpoints download"}
