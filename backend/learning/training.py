@@ -31,7 +31,7 @@ from skylight.model.images.decoding import ImageError
 from skylight.model.images.normalization import OWN, Normalisation
 from skylight.model.masks.consensus import agreed_objects, majority
 from skylight.model.masks.label_map import IGNORE
-from skylight.model.runtime.onnx import give_back
+from skylight.model.runtime.cpu import trim_malloc
 
 IN_MEMORY = 100_000_000  # bytes of samples, some 50 of 512 px; all 500 of one training took it to 2.3 GB
 FORGET_EVERY = 4  # steps, of 8 crops, each of which reads most of an embedding's pages, 1.3 MB; or samples looked at
@@ -60,7 +60,7 @@ def _train_version(service: Service, project: str, asked: bool, shelf: Shelf) ->
         return 0
     pictures = service.pictures_of(project)
     used = load(service, pictures, project, labeling, tasks, shelf)
-    give_back()  # 70 to 380 MB of 500 images: what was read of those that are on the shelf now
+    trim_malloc()  # 70 to 380 MB of 500 images: what was read of those that are on the shelf now
     quantiles = [sample.embedding.quantiles for _, sample in used if sample.embedding.quantiles is not None]
     settled = service.normalisations.settle(project, quantiles)
     if settled != pictures.how:
@@ -162,7 +162,7 @@ def _check(service: Service, shelf: Shelf) -> Callable[[], None]:
         service.check_stop()
         if next(calls) % FORGET_EVERY == 0:
             shelf.forget()
-            give_back()
+            trim_malloc()
 
     return check
 

@@ -33,7 +33,7 @@ from skylight.model.evaluation.metrics import Calibration
 from skylight.model.evaluation.simulated_clicks import LabelScores
 from skylight.model.masks.instance_map import touching
 from skylight.model.masks.label_map import IGNORE
-from skylight.model.runtime.onnx import has_bfloat16
+from skylight.model.runtime.cpu import has_bfloat16
 
 __all__ = ["Diverged", "Sample", "TrainConfig", "Trained", "in_validation", "train", "validate"]
 

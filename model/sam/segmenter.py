@@ -22,8 +22,9 @@ from safetensors.torch import load_file
 
 from skylight.model.masks.clicked_parts import clicked_parts
 from skylight.model.masks.upsampling import enlarge
+from skylight.model.runtime.cpu import has_bfloat16, trim_malloc
 from skylight.model.runtime.micro_batching import Together
-from skylight.model.runtime.onnx import accelerate, give_back, has_bfloat16
+from skylight.model.sam.accelerated import accelerate
 from skylight.model.sam.mask_refinement import Likeness
 from skylight.model.sam.mask_scoring import Asked, fitted
 from skylight.model.sam.mobile_sam import build_mobile_sam
@@ -204,7 +205,7 @@ class Segmenter:
         self._warm = functools.lru_cache(maxsize=WARM)(self._warmed)
 
     def _warmed(self, embedding: Embedding) -> _Warm:
-        give_back()  # here as well, or what other images left between what is kept adds up to 0.2 GB
+        trim_malloc()  # here as well, or what other images left between what is kept adds up to 0.2 GB
         features = torch.from_numpy(embedding.features).to(self.device, torch.float32)[None]
         features = features.contiguous(memory_format=torch.channels_last)
         if not isinstance(self.network, TinySam):
@@ -225,7 +226,7 @@ class Segmenter:
         # Processors have nothing to gain by waiting for each other, and several may be asked at once.
         features, *taps = self._together(ready) if self.batch > 1 else self.encode([ready])[0]
         context, detail = taps or (None, None)
-        give_back()
+        trim_malloc()
         side = PER_CELL * features.shape[-1]
         thumbnail = np.zeros((side, side, 3), np.uint8)
         height, width = image.shape[:2]

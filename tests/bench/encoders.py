@@ -5,8 +5,8 @@ from functools import partial
 
 import torch
 
-from skylight.model.runtime.onnx import accelerate
 from skylight.model.sam import segmenter as sam
+from skylight.model.sam.accelerated import accelerate
 from skylight.model.sam.mobile_sam import build_mobile_sam
 from skylight.model.sam.tiny_sam import TinySam
 from tests.bench.serving import scene
