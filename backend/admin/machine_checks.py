@@ -21,7 +21,7 @@ from skylight.backend.service import Service
 from skylight.backend.settings import MEGABYTE, Settings, redact_url
 from skylight.model.sam import checkpoints
 from skylight.model.sam.checkpoints import CheckpointError
-from skylight.model.sam.segmenter import TINY_WEIGHTS
+from skylight.model.sam.loading import TINY_WEIGHTS
 from skylight.model.storage.lru_folder import stored
 
 OLDEST_REDIS = 6  # RQ 3 asks for it

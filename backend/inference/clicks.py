@@ -14,7 +14,8 @@ from skylight.backend.labelstudio.region_validator import check_regions
 from skylight.backend.labelstudio.region_writer import Part, draw
 from skylight.backend.service import Service
 from skylight.model.masks.clicked_parts import corrected
-from skylight.model.sam.segmenter import Embedding, Prompt, Segmenter
+from skylight.model.sam.segmenter import Segmenter
+from skylight.model.sam.types import Embedding, Prompt
 
 Size = tuple[int, int]  # height, width in pixels
 Mask = NDArray[np.bool_]

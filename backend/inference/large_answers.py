@@ -19,7 +19,7 @@ from skylight.model.decoder.network import DomainDecoder
 from skylight.model.images.raster import Raster, Window
 from skylight.model.mapping import tiled_inference
 from skylight.model.mapping.component_merging import Map
-from skylight.model.sam.segmenter import Prompt
+from skylight.model.sam.types import Prompt
 
 WIDER = 3  # times that a click looks again at a window of twice the side, if its object goes on beyond
 

@@ -17,7 +17,7 @@ from skylight.model.images.decoding import ImageError
 from skylight.model.images.raster import Window
 from skylight.model.mapping.tiled_inference import windows
 from skylight.model.masks.label_map import IGNORE
-from skylight.model.sam.segmenter import Embedding
+from skylight.model.sam.types import Embedding
 
 MOST = 64  # tiles of a picture with something in them: more would outweigh all other tasks
 EMPTY = (2, 16)  # of those with nothing, the fewest and the most; between them as many as with something

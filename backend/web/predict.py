@@ -28,7 +28,7 @@ from skylight.model.decoder.network import DomainDecoder
 from skylight.model.decoder.sam_refinement import refine
 from skylight.model.images.decoding import ImageError
 from skylight.model.images.normalization import OWN, Normalisation
-from skylight.model.sam.segmenter import Embedding
+from skylight.model.sam.types import Embedding
 
 BATCH_SECONDS = 80.0  # Label Studio gives up on a batch after 100 s and then throws all of it away
 MOST_TILES = 16  # of a picture that is pre-annotated in a request; the tiny SAM embeds one in 0.2 s or less

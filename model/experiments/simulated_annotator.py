@@ -13,7 +13,8 @@ from skylight.model.evaluation.simulated_clicks import correction_click, interio
 from skylight.model.experiments.annotation_cost import SATISFIED
 from skylight.model.masks.instance_map import instance_map
 from skylight.model.masks.label_map import IGNORE
-from skylight.model.sam.segmenter import Embedding, Prompt, Segmenter
+from skylight.model.sam.segmenter import Segmenter
+from skylight.model.sam.types import Embedding, Prompt
 from skylight.model.storage import atomic_write
 
 CORRECTIONS = 3  # clicks after the first, at most

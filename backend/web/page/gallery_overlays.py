@@ -15,7 +15,7 @@ from scipy import ndimage
 from skylight.model.decoder.inference import as_tensors
 from skylight.model.decoder.network import DomainDecoder
 from skylight.model.masks.label_map import IGNORE
-from skylight.model.sam.segmenter import Embedding
+from skylight.model.sam.types import Embedding
 
 SIDE = 256  # px, the longer side of one of the three; the thumbnail's is 256 (tiny) or 512
 GAP = 4  # px between two of them, clear

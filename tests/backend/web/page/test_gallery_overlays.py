@@ -20,7 +20,7 @@ from skylight.backend.web.page.gallery_overlays import (
 )
 from skylight.model.decoder.network import DecoderConfig, DomainDecoder
 from skylight.model.masks.label_map import IGNORE
-from skylight.model.sam.segmenter import Embedding
+from skylight.model.sam.types import Embedding
 
 
 def embedding(height=60, width=120, gray=100) -> Embedding:
