@@ -36,9 +36,8 @@ from skylight.model.decoder.training import TrainConfig
 from skylight.model.embeddings.cache import EmbeddingCache
 from skylight.model.images.decoding import content_hash
 from skylight.model.mapping.tiled_inference import default_side
-from skylight.model.sam import checkpoints
-from skylight.model.sam import segmenter as sam
-from skylight.model.sam.segmenter import weights_of
+from skylight.model.sam import checkpoints, loading
+from skylight.model.sam.precision import weights_of
 
 REMADE = "What was lost is made again from Label Studio or by the next training; until then the rest is used."
 
@@ -131,7 +130,7 @@ class Service:
     def _load_pictures(self) -> Pictures:
         settings = self.settings
         exports = settings.home / "exports"
-        segmenter = sam.load(settings.sam, self.check_weights(), settings.device, exports, settings.precision)
+        segmenter = loading.load(settings.sam, self.check_weights(), settings.device, exports, settings.precision)
         self.verify(segmenter.encoder_id)
         memory, disk = settings.memory_mb * MEGABYTE, settings.disk_mb * MEGABYTE
         folder = settings.home / "embeddings"

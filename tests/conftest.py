@@ -20,7 +20,8 @@ from skylight.backend.web.app import create_app
 from skylight.backend.worker import worker
 from skylight.model.decoder.training import TrainConfig
 from skylight.model.embeddings.cache import EmbeddingCache
-from skylight.model.sam import segmenter as sam
+from skylight.model.sam import loading
+from skylight.model.sam.segmenter import Segmenter
 from tests.support.label_studio_double import KEY, Studio, serving, wait_until
 from tests.support.planted_embeddings import Planted
 from tests.support.s3_double import Between, credentials, serving_s3
@@ -86,16 +87,16 @@ def settings(tmp_path: Path, broker_url: str, studio: Studio) -> Settings:
 
 
 @pytest.fixture(scope="session")
-def segmenter() -> sam.Segmenter:
+def segmenter() -> Segmenter:
     """The tiny SAM, loaded once."""
     torch.set_num_threads(1)  # two threads on two busy cores wait for each other most of the time
-    return sam.load("tiny", None, "cpu")
+    return loading.load("tiny", None, "cpu")
 
 
 @pytest.fixture
-def service(settings: Settings, segmenter: sam.Segmenter, monkeypatch: pytest.MonkeyPatch) -> Iterator[Service]:
+def service(settings: Settings, segmenter: Segmenter, monkeypatch: pytest.MonkeyPatch) -> Iterator[Service]:
     """A service with the tiny SAM; it loads nothing before it is asked for a picture."""
-    monkeypatch.setattr(sam, "load", lambda *_: segmenter)
+    monkeypatch.setattr(loading, "load", lambda *_: segmenter)
     made = Service(settings)
     made.recipe = QUICK
     yield made

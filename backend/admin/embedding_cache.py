@@ -9,7 +9,7 @@ from skylight.backend.errors import BadRequest
 from skylight.backend.images.large_images import KEPT_BYTES
 from skylight.backend.settings import MEGABYTE, Settings
 from skylight.backend.store.disk_space import free_bytes
-from skylight.model.sam import checkpoints, segmenter
+from skylight.model.sam import checkpoints, loading
 from skylight.model.sam.checkpoints import CheckpointError
 from skylight.model.storage import lru_folder
 
@@ -23,7 +23,7 @@ def in_use(settings: Settings) -> str:
     """The encoder's id of the SAM that is set, "" if its checkpoint is not there."""
     try:
         file = checkpoints.needed(settings.sam, settings.home / "checkpoints")
-        return segmenter.identify_on(settings.sam, file, settings.device, settings.precision)
+        return loading.identify_on(settings.sam, file, settings.device, settings.precision)
     except (CheckpointError, OSError):
         return ""
 

@@ -21,7 +21,7 @@ from skylight.backend.settings import MEGABYTE, Settings, redact_url
 from skylight.backend.store.disk_space import DISK_FAIL, GIGABYTE, _existing, free_bytes
 from skylight.model.sam import checkpoints
 from skylight.model.sam.checkpoints import CheckpointError
-from skylight.model.sam.segmenter import TINY_WEIGHTS
+from skylight.model.sam.loading import TINY_WEIGHTS
 from skylight.model.storage.lru_folder import stored
 
 OLDEST_REDIS = 6  # RQ 3 asks for it

@@ -211,14 +211,14 @@ def segment(image: Path, points: tuple[Any, ...], box: Any, name: str, out: Path
     from PIL import Image
 
     from skylight.model.images.raster import in_memory
-    from skylight.model.sam import checkpoints
-    from skylight.model.sam import segmenter as sam
+    from skylight.model.sam import checkpoints, loading
+    from skylight.model.sam.types import Prompt
 
     found = settings()
     checkpoint = None if name == "tiny" else checkpoints.locate(name, found.home / "checkpoints")
     try:
-        segmenter = sam.load(name, checkpoint, found.device)
-    except sam.SamError as error:
+        segmenter = loading.load(name, checkpoint, found.device)
+    except loading.SamError as error:
         raise Unavailable(str(error)) from error
     raster = in_memory(image.read_bytes(), found.max_pixels)
     height, width = raster.size
@@ -229,7 +229,7 @@ def segment(image: Path, points: tuple[Any, ...], box: Any, name: str, out: Path
     started = time.perf_counter()
     embedding = segmenter.embed(picture)
     encoded = time.perf_counter()
-    answer = segmenter.segment(embedding, sam.Prompt.of(points, box), candidates=1)
+    answer = segmenter.segment(embedding, Prompt.of(points, box), candidates=1)
     decoded = time.perf_counter()
     Image.fromarray(answer.masks[0].astype(np.uint8) * 255).save(out, "PNG")
     click.echo(
@@ -288,8 +288,7 @@ def simulate(name: str, checkpoint: Path | None, out: Path, all_images: bool, **
     from skylight.model.experiments.results_csv import METHODS, ResultsError
     from skylight.model.experiments.simulation import Options, SimulateError, left_out, run
     from skylight.model.experiments.splits import PoolError
-    from skylight.model.sam import checkpoints
-    from skylight.model.sam import segmenter as sam
+    from skylight.model.sam import checkpoints, loading
 
     found = settings()
     if checkpoint is None and name != "tiny":
@@ -300,7 +299,7 @@ def simulate(name: str, checkpoint: Path | None, out: Path, all_images: bool, **
         notes = left_out(options)
         for note in notes:
             click.echo(note)
-        segmenter = sam.load(name, checkpoint, found.device)
+        segmenter = loading.load(name, checkpoint, found.device)
         with click.progressbar(
             length=1, label="simulate", item_show_func=lambda item: item or "", show_pos=True
         ) as bar:
@@ -310,7 +309,7 @@ def simulate(name: str, checkpoint: Path | None, out: Path, all_images: bool, **
                 bar.update(done - bar.pos, what)
 
             rows = run(options, segmenter, progress)
-    except (sam.SamError, PoolError, ResultsError, SimulateError) as error:
+    except (loading.SamError, PoolError, ResultsError, SimulateError) as error:
         raise Unavailable(str(error)) from error
     click.echo(f"\n{report.report(rows, options.annotations, notes)}")
     try:

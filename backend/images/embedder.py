@@ -15,7 +15,8 @@ from skylight.model.images.decoding import content_hash
 from skylight.model.images.normalization import OWN, Normalisation
 from skylight.model.images.raster import Raster, Window, in_memory
 from skylight.model.mapping import tiled_inference
-from skylight.model.sam.segmenter import Embedding, Segmenter, is_of, pack_known
+from skylight.model.sam.segmenter import Segmenter, is_of
+from skylight.model.sam.types import Embedding, pack_known
 
 REMEMBERED_URLS = 20_000
 REMEMBERED_SECONDS = 600.0  # how long an address is trusted to show the same image without being fetched again

@@ -21,7 +21,8 @@ from skylight.model.images.normalization import OWN, Normalisation
 from skylight.model.images.raster import Raster, Window
 from skylight.model.mapping import tiled_inference
 from skylight.model.masks.clicked_parts import corrected
-from skylight.model.sam.segmenter import Embedding, Prompt, Segmenter
+from skylight.model.sam.segmenter import Segmenter
+from skylight.model.sam.types import Embedding, Prompt
 
 Size = tuple[int, int]  # height, width in pixels
 Mask = NDArray[np.bool_]

@@ -14,7 +14,7 @@ from skylight.model.decoder.sam_refinement import refine
 from skylight.model.images.raster import Raster
 from skylight.model.mapping import tiled_inference
 from skylight.model.mapping.component_merging import Map
-from skylight.model.sam.segmenter import Embedding
+from skylight.model.sam.types import Embedding
 
 log = logging.getLogger(__name__)
 

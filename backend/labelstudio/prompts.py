@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from skylight.backend.errors import BadRequest
 from skylight.backend.labelstudio.label_config import BOX, POINT, Labeling, Output
 from skylight.backend.labelstudio.region_reader import Item, Size, corners, items_of, label_of, numbers, size_of
-from skylight.model.sam.segmenter import Prompt
+from skylight.model.sam.types import Prompt
 
 COORDINATES = {POINT: ("x", "y"), BOX: ("x", "y", "width", "height")}  # without which a prompt has no place
 PictureSize = Callable[[Output, int | None], Size]  # of the picture, the `index`-th where there are several

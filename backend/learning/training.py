@@ -24,12 +24,13 @@ from skylight.backend.trace import fail
 from skylight.model.decoder import network
 from skylight.model.decoder.network import DecoderConfig
 from skylight.model.decoder.sample_spill import Shelf
-from skylight.model.decoder.training import IGNORE, NEUTRAL, HeldOut, Sample, Trained, in_validation, train, validate
+from skylight.model.decoder.training import NEUTRAL, HeldOut, Sample, Trained, in_validation, train, validate
 from skylight.model.evaluation.metrics import paired
 from skylight.model.images.decoding import ImageError
 from skylight.model.images.normalization import OWN, Normalisation
 from skylight.model.masks.consensus import agreed_objects, majority
-from skylight.model.runtime.onnx import give_back
+from skylight.model.masks.label_map import IGNORE
+from skylight.model.runtime.cpu import trim_malloc
 
 IN_MEMORY = 100_000_000  # bytes of samples, some 50 of 512 px; all 500 of one training took it to 2.3 GB
 FORGET_EVERY = 4  # steps, of 8 crops, each of which reads most of an embedding's pages, 1.3 MB; or samples looked at
@@ -58,7 +59,7 @@ def _train_version(service: Service, project: str, asked: bool, shelf: Shelf) ->
         return 0
     pictures = service.pictures_of(project)
     used = load(service, pictures, project, labeling, tasks, shelf)
-    give_back()  # 70 to 380 MB of 500 images: what was read of those that are on the shelf now
+    trim_malloc()  # 70 to 380 MB of 500 images: what was read of those that are on the shelf now
     quantiles = [sample.embedding.quantiles for _, sample in used if sample.embedding.quantiles is not None]
     settled = service.normalisations.settle(project, quantiles)
     if settled != pictures.how:
@@ -160,7 +161,7 @@ def _check(service: Service, shelf: Shelf) -> Callable[[], None]:
         service.check_stop()
         if next(calls) % FORGET_EVERY == 0:
             shelf.forget()
-            give_back()
+            trim_malloc()
 
     return check
 

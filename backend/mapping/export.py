@@ -8,7 +8,7 @@ from skylight.backend.learning.version_lookup import trained
 from skylight.backend.service import Service
 from skylight.model.datasets.synthetic_scenes import scene
 from skylight.model.decoder import onnx_export
-from skylight.model.sam import segmenter as sam
+from skylight.model.sam import loading
 
 FORMATS = ("onnx", "safetensors")
 CHECKED = ((1, 512), (2, 300), (3, 1100))  # seed and side in px of the pictures that ONNX and PyTorch are compared on
@@ -20,7 +20,7 @@ def export_version(service: Service, project: str, number: int | None, kind: str
     Raises SkylightError if there is no such version, or if it cannot be written so.
     """
     version = trained(service, project, number)
-    network = sam.load_network(service.settings.sam, service.check_weights())
+    network = loading.load_network(service.settings.sam, service.check_weights())
     whole = onnx_export.Whole(network, version.decoder)
     about = onnx_export.describe(version.decoder.config, version.project, version.number, version.card)
     said = f"{out}: {version.name} of project {version.project}"

@@ -26,7 +26,7 @@ from skylight.backend.web import (
 from skylight.backend.web.http import error_response, service_of
 from skylight.backend.web.page import views
 from skylight.model.sam.checkpoints import CheckpointError
-from skylight.model.sam.segmenter import SamError
+from skylight.model.sam.loading import SamError
 
 log = logging.getLogger(__name__)
 

@@ -10,7 +10,7 @@ import redis
 
 from skylight.backend.errors import SkylightError
 from skylight.model.sam.checkpoints import CheckpointError
-from skylight.model.sam.segmenter import SamError
+from skylight.model.sam.loading import SamError
 
 T = TypeVar("T")
 

@@ -8,7 +8,7 @@ the tissue. As a factor of today's it costs where things are rare: whatever empt
 import numpy as np
 from numpy.typing import NDArray
 
-from skylight.model.sam.segmenter import Embedding
+from skylight.model.sam.types import Embedding
 
 
 def mean_feature(embedding: Embedding) -> NDArray[np.float32]:

@@ -19,7 +19,7 @@ from skylight.model.decoder.network import DomainDecoder
 from skylight.model.decoder.ranked_labels import RANKS, Seen, rank
 from skylight.model.masks.bitmask import components
 from skylight.model.masks.instance_map import separate
-from skylight.model.sam.segmenter import Embedding
+from skylight.model.sam.types import Embedding
 
 # Classes, the background among them, up to which every one has a plane in a prediction. Above it a picture takes the
 # memory and the time of these, for however many labels.

@@ -17,7 +17,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from skylight.model.images.normalization import OWN, Normalisation
-from skylight.model.sam.segmenter import FEATURES
+from skylight.model.sam.types import FEATURES
 from skylight.model.storage.checksums import Damaged, metadata_of
 
 # Of the network below, counted up when it changes so that files of before do not fit. 1 answered at a quarter of the

@@ -24,8 +24,9 @@ from skylight.model.decoder import guided_filter
 from skylight.model.decoder.inference import predict_pixels
 from skylight.model.decoder.network import DecoderConfig, DomainDecoder
 from skylight.model.runtime.onnx import OPSET
-from skylight.model.sam.segmenter import PER_CELL, Segmenter
+from skylight.model.sam.segmenter import Segmenter
 from skylight.model.sam.tiny_sam import TinySam
+from skylight.model.sam.types import PER_CELL
 from skylight.model.storage import atomic_write
 
 LARGEST = 500_000_000  # weights: an ONNX file holds 2 GB, 4 bytes each

@@ -9,7 +9,8 @@ from scipy import ndimage
 from skylight.model.decoder.inference import Instance, Prediction
 from skylight.model.evaluation.simulated_clicks import interior_point, iou
 from skylight.model.masks.clicked_parts import clicked_parts
-from skylight.model.sam.segmenter import Cut, Embedding, Prompt, Segmentation, Segmenter
+from skylight.model.sam.segmenter import Segmenter
+from skylight.model.sam.types import Cut, Embedding, Prompt, Segmentation
 
 AGREE = 0.7  # IoU from which on two masks are taken for the same object
 LOOSE = 2  # px that a prompt's box reaches beyond the object, as one drawn by hand

@@ -20,7 +20,7 @@ from safetensors import SafetensorError
 from safetensors.numpy import load
 
 from skylight.model.embeddings.quantization import quantise, restore
-from skylight.model.sam.segmenter import Embedding
+from skylight.model.sam.types import Embedding
 from skylight.model.storage import atomic_write, checksums, lru_folder
 
 LAYOUT = "5"  # of a file; 1 had a smaller thumbnail, 2 no detail and no picture, 3 two bytes a number, 4 no checksum

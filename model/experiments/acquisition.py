@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from skylight.model.active_learning.clustering import kinds, nearest
 from skylight.model.active_learning.novelty import familiarity, farthest_first, mean_feature, spacing
 from skylight.model.experiments.splits import Source
-from skylight.model.sam.segmenter import Embedding
+from skylight.model.sam.types import Embedding
 from skylight.model.storage import atomic_write
 
 ORDERS = ("random", "uncertainty", "novelty", "clustered", "diversity")

@@ -17,7 +17,9 @@ from numpy.typing import NDArray
 
 from skylight.model.experiments.prompt_benchmark import ENOUGH, MOST_CLICKS, OBJECTS, PROCEDURAL, SMALLEST, pictures
 from skylight.model.experiments.simulated_annotator import click
-from skylight.model.sam import segmenter as sam
+from skylight.model.sam import loading
+from skylight.model.sam.segmenter import Segmenter
+from skylight.model.sam.types import Embedding
 
 LARGEST = 0.85  # share of the image; larger objects are background
 
@@ -33,16 +35,14 @@ class Clicks:
 Table = dict[str, list[Clicks]]
 
 
-def clicks_needed(
-    segmenter: sam.Segmenter, embedding: sam.Embedding, truth: NDArray[np.bool_], refine: bool
-) -> int | None:
+def clicks_needed(segmenter: Segmenter, embedding: Embedding, truth: NDArray[np.bool_], refine: bool) -> int | None:
     """Clicks to an IoU of 0.85 with an object, (H, W) bool; None if it takes more than 10."""
     rng = np.random.default_rng(0)
     _, reached = click(segmenter, embedding, truth, rng, refine, ENOUGH, MOST_CLICKS - 1)
     return len(reached) if reached[-1] >= ENOUGH else None
 
 
-def measure(segmenter: sam.Segmenter, data: Path | None, limit: int) -> Table:
+def measure(segmenter: Segmenter, data: Path | None, limit: int) -> Table:
     """Each pack's clicks, of at most 4 objects in each of at most `limit` held-out images."""
     table: Table = {}
     for pack, image, objects in pictures(data, limit):
@@ -95,7 +95,7 @@ def main(arguments: Sequence[str]) -> None:
     parser.add_argument("--sam", default="tiny")
     parser.add_argument("--checkpoint", type=Path)
     given = parser.parse_args(arguments)
-    rows = report(measure(sam.load(given.sam, given.checkpoint), given.data, given.limit))
+    rows = report(measure(loading.load(given.sam, given.checkpoint), given.data, given.limit))
     out = Path("build/refinement.json")
     out.parent.mkdir(exist_ok=True)
     command = "python -m skylight.model.evaluation.simulated_clicks refinement " + " ".join(arguments)

@@ -16,7 +16,8 @@ from skylight.model.evaluation.simulated_clicks import LabelScores
 from skylight.model.experiments import annotation_cost
 from skylight.model.experiments.simulated_annotator import SMALLEST, Annotated
 from skylight.model.masks.bitmask import components
-from skylight.model.sam.segmenter import Embedding, Segmenter
+from skylight.model.sam.segmenter import Segmenter
+from skylight.model.sam.types import Embedding
 
 
 @dataclass(frozen=True)

@@ -19,7 +19,9 @@ from skylight.model.datasets import packs, synthetic_scenes
 from skylight.model.evaluation.simulated_clicks import any_point, correction_click, interior_point, iou, loose_box
 from skylight.model.masks.clicked_parts import corrected
 from skylight.model.masks.instance_map import numbers_of
-from skylight.model.sam import segmenter as sam
+from skylight.model.sam import loading
+from skylight.model.sam.segmenter import Segmenter
+from skylight.model.sam.types import Embedding, Prompt
 
 SMALLEST = 60  # px; smaller objects are not prompted
 OBJECTS = 4  # per image, at most
@@ -64,7 +66,7 @@ def pictures(
         yield PROCEDURAL, scene.image, [each.mask for each in scene.objects if each.kind == "pit"]
 
 
-def prompt_scores(segmenter: sam.Segmenter, embedding: sam.Embedding, mask: Mask) -> PromptScores:
+def prompt_scores(segmenter: Segmenter, embedding: Embedding, mask: Mask) -> PromptScores:
     """All scores of one object, (H, W) bool."""
     rng = np.random.default_rng(0)
     clicks = [(*interior_point(mask, rng, central=True), True)]
@@ -72,7 +74,7 @@ def prompt_scores(segmenter: sam.Segmenter, embedding: sam.Embedding, mask: Mask
     best, logits = 0.0, None
     shown: Mask | None = None
     while len(reached) < MOST_CLICKS:
-        prompt = sam.Prompt.of(clicks)
+        prompt = Prompt.of(clicks)
         answer = segmenter.segment(embedding, prompt, logits)
         best = best or max(iou(each, mask) for each in answer.masks)
         found = answer.masks[0]
@@ -84,8 +86,8 @@ def prompt_scores(segmenter: sam.Segmenter, embedding: sam.Embedding, mask: Mask
             break
         clicks.append(wrong)
     noc = next((i for i, value in enumerate(reached, 1) if value >= ENOUGH), MOST_CLICKS)
-    elsewhere = segmenter.segment(embedding, sam.Prompt.of([(*any_point(mask, rng), True)]))
-    boxed = segmenter.segment(embedding, sam.Prompt.of(box=loose_box(mask, rng)))
+    elsewhere = segmenter.segment(embedding, Prompt.of([(*any_point(mask, rng), True)]))
+    boxed = segmenter.segment(embedding, Prompt.of(box=loose_box(mask, rng)))
     two, three, four = (max(reached[:n]) for n in (2, 3, 4))
     anywhere, box = iou(elsewhere.masks[0], mask), iou(boxed.masks[0], mask)
     return PromptScores(reached[0], best, anywhere, two, three, four, noc, box)
@@ -95,7 +97,7 @@ Table = dict[str, list[PromptScores]]
 
 
 def measure(
-    segmenter: sam.Segmenter, data: Path | None, limit: int, names: tuple[str, ...] = (), every: bool = False
+    segmenter: Segmenter, data: Path | None, limit: int, names: tuple[str, ...] = (), every: bool = False
 ) -> Table:
     """Each pack's scores, of at most `OBJECTS` objects an image."""
     table: Table = {}
@@ -144,10 +146,10 @@ def main(arguments: Sequence[str]) -> None:
         help="weights, and the packs that they never saw: measured on all of these packs' images, in a second table",
     )
     given = parser.parse_args(arguments)
-    rows = report("held-out images", measure(sam.load(given.sam, given.checkpoint), given.data, given.limit))
+    rows = report("held-out images", measure(loading.load(given.sam, given.checkpoint), given.data, given.limit))
     never: Table = {}
     for file, *names in given.left_out:
-        never |= measure(sam.load(given.sam, Path(file)), given.data, given.limit, tuple(names), every=True)
+        never |= measure(loading.load(given.sam, Path(file)), given.data, given.limit, tuple(names), every=True)
     if never:
         rows += report("packs never seen", never)
     out = Path("build/prompts.json")

@@ -19,7 +19,8 @@ from skylight.model.decoder.network import DecoderConfig
 from skylight.model.decoder.training import Sample, TrainConfig, in_validation, train, validate
 from skylight.model.embeddings.cache import EmbeddingCache
 from skylight.model.images.decoding import content_hash
-from skylight.model.sam import segmenter as sam
+from skylight.model.sam import loading
+from skylight.model.sam.segmenter import Segmenter
 
 PACKS = "nuclei_dsb2018", "coffee_leaf_lesions", "mars_craters_themis"
 OTHERS = 40  # images, at most, that the truth is measured on
@@ -60,7 +61,7 @@ def compare(pack: str, samples: Sequence[Sample], count: int, seed: int, encoder
 
 
 def measure(
-    segmenter: sam.Segmenter, data: Path, out: Path, packs: Sequence[str], counts: Sequence[int], seeds: Sequence[int]
+    segmenter: Segmenter, data: Path, out: Path, packs: Sequence[str], counts: Sequence[int], seeds: Sequence[int]
 ) -> Iterator[Comparison]:
     """All trainings; the embeddings are kept in a folder `out`."""
     cache = EmbeddingCache(out, segmenter.encoder_id, 0)
@@ -74,7 +75,7 @@ def measure(
                     yield found
 
 
-def _sample(item: PackImage, segmenter: sam.Segmenter, cache: EmbeddingCache) -> Sample:
+def _sample(item: PackImage, segmenter: Segmenter, cache: EmbeddingCache) -> Sample:
     image, instances = item.read()
     digest = content_hash(repr(image.shape).encode() + image.tobytes())
     embedding = cache.get(digest, lambda: segmenter.embed(image))
@@ -107,7 +108,7 @@ def main(arguments: Sequence[str]) -> None:
     parser.add_argument("--seeds", nargs="+", type=int, default=(0,))
     given = parser.parse_args(arguments)
     out = Path("build")
-    segmenter = sam.load("tiny")
+    segmenter = loading.load("tiny")
     print(f"{'pack':24}{'images':>7}{'seed':>5}  {'reported':>16}{'true':>16}{'differ by':>11}")
     found = []
     for each in measure(segmenter, given.data, out / "agreement", given.packs, given.images, given.seeds):

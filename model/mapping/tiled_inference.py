@@ -10,7 +10,8 @@ from skylight.model.decoder.inference import MOST_PLANES, planes, predict_pixels
 from skylight.model.decoder.network import DomainDecoder
 from skylight.model.decoder.ranked_labels import add
 from skylight.model.images.raster import Raster, Window
-from skylight.model.sam.segmenter import Embedding, Segmenter
+from skylight.model.sam.segmenter import Segmenter
+from skylight.model.sam.types import Embedding
 
 INPUTS = 2  # a tile's side over that of the SAM's input
 OVERLAP = 8  # of a tile's side the part in which it is blended with its neighbour, one over this

@@ -23,8 +23,10 @@ from skylight.model.datasets import packs
 from skylight.model.evaluation.simulated_clicks import any_point, correction_click, interior_point, iou, loose_box
 from skylight.model.experiments.prompt_benchmark import SMALLEST
 from skylight.model.masks.instance_map import numbers_of
-from skylight.model.sam import segmenter as sam
+from skylight.model.sam import loading
 from skylight.model.sam.mask_scoring import LEVELS, Choice, Cut
+from skylight.model.sam.segmenter import Segmenter
+from skylight.model.sam.types import Prompt
 
 HIDDEN = 16
 TEMPERATURE = 0.03  # of the IoU, in the softmax over cuts
@@ -61,7 +63,7 @@ class Everything(Choice):
 
 
 def questions(
-    segmenter: sam.Segmenter, pack: str, image: NDArray[np.uint8], masks: Sequence[NDArray[np.bool_]]
+    segmenter: Segmenter, pack: str, image: NDArray[np.uint8], masks: Sequence[NDArray[np.bool_]]
 ) -> list[Question]:
     """Prompts for some objects (H, W) bool of a picture, as `skylight.model.experiments.prompt_benchmark` gives
     them."""
@@ -70,7 +72,7 @@ def questions(
     embedding = segmenter.embed(image)
     found: list[Question] = []
 
-    def ask(prompt: sam.Prompt, logits: Array | None = None) -> None:
+    def ask(prompt: Prompt, logits: Array | None = None) -> None:
         segmenter.judge = every
         answer = segmenter.segment(embedding, prompt, logits, candidates=1 + 3 * len(LEVELS))
         segmenter.judge = judge
@@ -80,22 +82,22 @@ def questions(
     for mask in masks:
         rng = np.random.default_rng(0)
         clicks = [(*interior_point(mask, rng, central=True), True)]
-        ask(sam.Prompt.of(clicks))
-        ask(sam.Prompt.of([(*any_point(mask, rng), True)]))
-        ask(sam.Prompt.of(box=loose_box(mask, rng)))
+        ask(Prompt.of(clicks))
+        ask(Prompt.of([(*any_point(mask, rng), True)]))
+        ask(Prompt.of(box=loose_box(mask, rng)))
         logits = None
         for _ in range(CORRECTIONS):
-            answer = segmenter.segment(embedding, sam.Prompt.of(clicks), logits, candidates=1)
+            answer = segmenter.segment(embedding, Prompt.of(clicks), logits, candidates=1)
             wrong = correction_click(answer.masks[0], mask, rng)
             if wrong is None:
                 break
             clicks.append(wrong)
             logits = answer.logits[0]
-            ask(sam.Prompt.of(clicks), logits)
+            ask(Prompt.of(clicks), logits)
     return found
 
 
-def gather(segmenter: sam.Segmenter, data: Path, images: int, objects: int, every: bool) -> list[Question]:
+def gather(segmenter: Segmenter, data: Path, images: int, objects: int, every: bool) -> list[Question]:
     """Of at most `objects` objects in at most `images` images of each pack, held out from all training or `every`."""
     found: list[Question] = []
     taken: dict[str, int] = {}
@@ -174,7 +176,7 @@ def main() -> None:
     asked: list[Question] = []
     several = [(given.checkpoint, folder, False) for folder in given.data]
     for checkpoint, folder, every in several + [(weights, folder, True) for weights, folder in given.unseen]:
-        asked += gather(sam.load("tiny", checkpoint), folder, given.images, given.objects, every)
+        asked += gather(loading.load("tiny", checkpoint), folder, given.images, given.objects, every)
     save_file(fit(asked).weights, given.out)
     print(f"{len(asked)} questions about {len({each.pack for each in asked})} packs")
 

@@ -37,7 +37,7 @@ from torch import Tensor, nn
 from skylight.model.datasets import packs
 from skylight.model.evaluation.simulated_clicks import any_point, correction_click, human_click, loose_box
 from skylight.model.pretraining.data import PADDING, Picture, Pictures, usable_objects
-from skylight.model.runtime.onnx import has_bfloat16
+from skylight.model.runtime.cpu import has_bfloat16
 from skylight.model.sam.tiny_sam import GRID, INPUT_SIZE, TinySam
 from skylight.model.storage import atomic_write
 

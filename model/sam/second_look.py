@@ -7,7 +7,6 @@ prompt and the first answer alone, so nothing has to be remembered.
 
 import io
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -21,9 +20,7 @@ from skylight.model.masks.upsampling import enlarge
 from skylight.model.sam.mask_refinement import Likeness
 from skylight.model.sam.mask_scoring import Asked, Choice
 from skylight.model.sam.tiny_sam import GRID, INPUT_SIZE, TinySam
-
-if TYPE_CHECKING:
-    from skylight.model.sam.segmenter import Prompt
+from skylight.model.sam.types import Prompt, Window
 
 # Of the image's longer side: what is smaller is looked at again. On held-out images of 7 packs and procedural pits,
 # 141 objects, IoU of one click and of a box: 0.682, 0.782 without; at 0.1 0.697, 0.809, at 0.15 0.703, 0.810, at 0.2
@@ -38,8 +35,6 @@ LEAST = 48  # px of the image, the smallest window's side
 SIDE = 192
 PICTURE_SIDE = 1024  # px, longer side of the picture that an embedding keeps for this
 QUALITY = 92  # of its JPEG
-
-Window = tuple[int, int, int, int]  # row, column, height, width in px of the image
 
 
 @dataclass(frozen=True)
@@ -114,7 +109,7 @@ def answer_in(
     position: Tensor,
     picture: Image.Image,
     size: tuple[int, int],
-    prompt: "Prompt",
+    prompt: Prompt,
     judge: Choice,
     candidates: int = 3,
 ) -> tuple[NDArray[np.bool_], NDArray[np.float32], NDArray[np.float32]]:

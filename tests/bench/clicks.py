@@ -15,9 +15,10 @@ from skylight.model.datasets import synthetic_scenes
 from skylight.model.evaluation.simulated_clicks import interior_point, iou
 from skylight.model.masks.clicked_parts import clicked_parts
 from skylight.model.runtime.onnx import Session
-from skylight.model.sam import segmenter
+from skylight.model.sam import loading
 from skylight.model.sam.mobile_sam import build_mobile_sam
-from skylight.model.sam.segmenter import Prompt, Segmenter
+from skylight.model.sam.segmenter import Segmenter
+from skylight.model.sam.types import Embedding, Prompt
 from tests.bench.peer import CLICK, answer, clicking
 from tests.bench.serving import scene, served
 from tests.bench.timing import Table, interleaved
@@ -37,7 +38,7 @@ def run(table: Table, broker: str) -> None:
         file = chance_weights(Path(folder))
         slow = build_mobile_sam()
         slow.load_state_dict(torch.load(file, weights_only=True))
-        ours, peer = segmenter.load("mobile_sam", file, "cpu"), SamPredictor(slow)
+        ours, peer = loading.load("mobile_sam", file, "cpu"), SamPredictor(slow)
         plain = build_mobile_sam().eval().requires_grad_(False)
         plain.load_state_dict(slow.state_dict())
         plain.mask_decoder = Official(plain)
@@ -82,7 +83,7 @@ def chance_weights(folder: Path) -> Path:
     return file
 
 
-def bare(network: Sam, embedding: segmenter.Embedding, prompt: Prompt) -> Callable[[], object]:
+def bare(network: Sam, embedding: Embedding, prompt: Prompt) -> Callable[[], object]:
     """A mask decoder's forward with everything in its hands."""
     features = torch.from_numpy(embedding.features)[None].float()
     points = torch.from_numpy(prompt.points)[None], torch.ones(1, len(prompt.points))

@@ -5,9 +5,10 @@ from functools import partial
 
 import torch
 
-from skylight.model.runtime.onnx import accelerate
-from skylight.model.sam import segmenter as sam
+from skylight.model.sam import loading
+from skylight.model.sam.accelerated import accelerate
 from skylight.model.sam.mobile_sam import build_mobile_sam
+from skylight.model.sam.segmenter import Segmenter
 from skylight.model.sam.tiny_sam import TinySam
 from tests.bench.serving import scene
 from tests.bench.timing import Table, interleaved
@@ -22,7 +23,7 @@ def run(table: Table, broker: str) -> None:
         slow.load_state_dict(random_weights(slow, 3))
         slow.eval().requires_grad_(False)
         fast = copy.deepcopy(slow)
-        ours = sam.Segmenter(fast, name, torch.device("cpu"))
+        ours = Segmenter(fast, name, torch.device("cpu"))
         accelerate(fast, bfloat16=ours.half is not None)
         pixels = torch.randn(1, 3, ours.input_size, ours.input_size, generator=torch.Generator().manual_seed(0))
         with torch.inference_mode():
@@ -31,5 +32,5 @@ def run(table: Table, broker: str) -> None:
         table.times(f"encoder {name}", found["ours"])
         table.times(f"encoder {name}, PyTorch float32", found["torch"])
         table.add(f"encoder {name}: PyTorch over ours", found["torch"].median / found["ours"].median, "x", least=least)
-    segmenter, image = sam.load("tiny", None, "cpu"), scene(1024)
+    segmenter, image = loading.load("tiny", None, "cpu"), scene(1024)
     table.times("embed, tiny SAM, image of 1024 px", interleaved({"": lambda: segmenter.embed(image)}, 10)[""])

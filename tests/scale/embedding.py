@@ -6,7 +6,7 @@ import time
 import torch
 
 from skylight.model.datasets import synthetic_scenes
-from skylight.model.sam import segmenter as sam
+from skylight.model.sam import loading
 
 SECONDS = 12.0  # of each measurement
 SIDE = 1024
@@ -28,7 +28,7 @@ def rate(workers: int, name: str = "tiny") -> float:
 
 def _work(name: str, start: "multiprocessing.synchronize.Barrier", counts: "multiprocessing.Queue[float]") -> None:
     torch.set_num_threads(1)
-    segmenter = sam.load(name, None, "cpu")
+    segmenter = loading.load(name, None, "cpu")
     picture = synthetic_scenes.scene(1, SIDE).image
     segmenter.embed(picture)
     start.wait()

@@ -33,7 +33,7 @@ from skylight.model.decoder.inference import predict_pixels
 from skylight.model.decoder.network import DecoderConfig
 from skylight.model.decoder.training import Sample, TrainConfig, train
 from skylight.model.embeddings.cache import EmbeddingCache
-from skylight.model.sam import segmenter as sam
+from skylight.model.sam import loading
 from tests.support.planted_embeddings import key_point
 
 SIDE, SMALL, CELL = 20_000, 1024, 128  # px: the large picture, the small one, a cell
@@ -132,7 +132,7 @@ def _service(home: Path) -> Service:
     service = Service(
         Settings(redis_url="unix:///nowhere/redis.sock", home=home, device="cpu", max_pixels=10**9, min_area=20)
     )
-    segmenter = sam.load("tiny", None, "cpu")
+    segmenter = loading.load("tiny", None, "cpu")
     cache = EmbeddingCache(home / "embeddings", segmenter.encoder_id, 2**26)
     large = Large(home / "pictures", SMALL)
     service._pictures = Pictures(segmenter, cache, lambda url: (home / url).read_bytes(), 10**9, large=large)
@@ -140,7 +140,7 @@ def _service(home: Path) -> Service:
 
 
 def _train(home: Path, crops: list[tuple[np.ndarray, np.ndarray]]) -> None:
-    segmenter = sam.load("tiny", None, "cpu")
+    segmenter = loading.load("tiny", None, "cpu")
     samples = [Sample(str(k), segmenter.embed(image), truth.astype(np.uint8)) for k, (image, truth) in enumerate(crops)]
     config = DecoderConfig(POLYGONS.labels, segmenter.encoder_id)
     network.save(train(samples, [], config, TrainConfig(folds=1)).decoder, home / "decoder.safetensors")
@@ -180,7 +180,7 @@ def _small_objects(home: Path, mosaic: Mosaic) -> dict[str, float]:
     from skylight.model.mapping.component_merging import Map
     from skylight.model.mapping.tiled_inference import strips
 
-    decoder, segmenter = network.load(home / "decoder.safetensors"), sam.load("tiny", None, "cpu")
+    decoder, segmenter = network.load(home / "decoder.safetensors"), loading.load("tiny", None, "cpu")
     raster = open_raster(home / "large.tif")
     part = min(mosaic.side, 4096)
     raster.size = part, part  # its first rows and columns: tiles of the same size, and as many seams a px

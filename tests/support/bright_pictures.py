@@ -10,7 +10,7 @@ from PIL import Image
 from scipy import ndimage
 
 from skylight.model.experiments.results_csv import Row
-from skylight.model.sam.segmenter import Embedding, Prompt, Segmentation
+from skylight.model.sam.types import Embedding, Prompt, Segmentation
 from tests.support.planted_embeddings import square
 
 CELLS = 8  # of its embeddings, a side; the thumbnail has the 64 px of the pictures

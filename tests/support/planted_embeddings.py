@@ -11,7 +11,7 @@ from safetensors.numpy import load
 
 from skylight.backend.labelstudio.region_reader import Labeling, make_region
 from skylight.model.embeddings.cache import READER, pack
-from skylight.model.sam.segmenter import PER_CELL, Embedding, Prompt, Segmentation
+from skylight.model.sam.types import PER_CELL, Embedding, Prompt, Segmentation
 from skylight.model.storage import atomic_write, checksums
 
 CELLS = 8  # of a planted embedding, a side

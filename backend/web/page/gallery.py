@@ -11,7 +11,7 @@ from skylight.backend.learning.training import remap
 from skylight.backend.service import Service
 from skylight.backend.store.samples import SampleRecord
 from skylight.backend.web.page import gallery_overlays
-from skylight.model.sam.segmenter import Embedding
+from skylight.model.sam.types import Embedding
 
 KEPT = 256  # drawn pictures kept in memory, 20 to 40 kB each
 

@@ -7,8 +7,8 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from skylight.model.decoder.crops import IGNORE
-from skylight.model.sam.segmenter import Embedding
+from skylight.model.masks.label_map import IGNORE
+from skylight.model.sam.types import Embedding
 
 
 @dataclass(frozen=True)

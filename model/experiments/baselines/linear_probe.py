@@ -11,7 +11,7 @@ from PIL import Image
 
 from skylight.model.decoder.decision_bias import best_odds, spread
 from skylight.model.experiments.baselines.base import Example, check
-from skylight.model.sam.segmenter import Embedding
+from skylight.model.sam.types import Embedding
 
 # Tried for the probe: scikit-learn's C, the inverse of the regularisation. Mean IoU by 0.01 and by 1.0: one image of
 # nuclei 0.28 and 0.14, five of pits 0.39 and 0.46; with ten 0.1 and 1.0 are alike. 0.001 was best for none of them but

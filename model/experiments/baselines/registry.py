@@ -17,7 +17,7 @@ from skylight.model.experiments.baselines.base import Alternative, Example, chec
 from skylight.model.experiments.baselines.linear_probe import Probe
 from skylight.model.experiments.baselines.random_forest import Forest
 from skylight.model.experiments.baselines.unet import UNetConfig, apply_unet, build_unet, train_unet
-from skylight.model.sam.segmenter import Embedding
+from skylight.model.sam.types import Embedding
 
 SMOOTHING = 2.0  # levels of brightness; a histogram of few pixels is ragged
 

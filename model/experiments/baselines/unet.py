@@ -14,9 +14,9 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor, nn
 
-from skylight.model.decoder.crops import IGNORE
 from skylight.model.decoder.training import crop_loss
-from skylight.model.runtime.onnx import has_bfloat16
+from skylight.model.masks.label_map import IGNORE
+from skylight.model.runtime.cpu import has_bfloat16
 from skylight.model.sam.tiny_sam import TinySam
 
 Picture = tuple[NDArray[np.uint8], NDArray[np.uint8]]  # an image (H, W, 3) RGB and its label map (H, W)

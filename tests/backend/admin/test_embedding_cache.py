@@ -9,7 +9,7 @@ import pytest
 from skylight.backend.admin import embedding_cache
 from skylight.backend.errors import BadRequest
 from skylight.backend.settings import Settings
-from skylight.model.sam import segmenter as sam
+from skylight.model.sam import loading
 
 MEGABYTE = 2**20
 
@@ -17,7 +17,7 @@ MEGABYTE = 2**20
 @pytest.fixture
 def settings(tmp_path: Path) -> Settings:
     """A home with three embeddings of the SAM in use, and two of another."""
-    for hour, encoder in enumerate([sam.identify("tiny")] * 3 + ["vit_b-0123456789ab"] * 2):
+    for hour, encoder in enumerate([loading.identify("tiny")] * 3 + ["vit_b-0123456789ab"] * 2):
         path = tmp_path / "embeddings" / encoder / "00" / f"{hour}.safetensors"
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(bytes(MEGABYTE))
@@ -29,7 +29,7 @@ def test_each_encoder_has_a_line_and_all_have_one(settings, tmp_path):
     day = ["2024-05-01"]
     head, tiny, other, total, free = embedding_cache.report(settings)
     assert head.split() == ["encoder", "images", "MB", "oldest", "use", "newest", "use"]
-    assert tiny.split() == [sam.identify("tiny"), "3", "3.0", *day, "00:00", *day, "02:00", "in", "use"]
+    assert tiny.split() == [loading.identify("tiny"), "3", "3.0", *day, "00:00", *day, "02:00", "in", "use"]
     assert other.split() == ["vit_b-0123456789ab", "2", "2.0", *day, "03:00", *day, "04:00"]
     assert total == f"{tmp_path}/embeddings: 5 images, 5.0 MB of at most 100 MB (SKYLIGHT_DISK_MB)"
     assert free.endswith(" MB are free on this disk") and int(free.split()[0]) > 0
@@ -60,7 +60,7 @@ def test_clearing_deletes_an_encoder_s(settings):
         embedding_cache.clear(settings, "vit_b-0123456789ab")
         == "deleted all of vit_b-0123456789ab: 2 embeddings, 2.0 MB"
     )
-    assert [path.name for path in embedding_cache.folder(settings).iterdir()] == [sam.identify("tiny")]
+    assert [path.name for path in embedding_cache.folder(settings).iterdir()] == [loading.identify("tiny")]
 
 
 @pytest.mark.parametrize("name", ["vit_b", "../embeddings", "..", "", "/"])
@@ -71,7 +71,7 @@ def test_only_an_encoder_s_folder_can_be_cleared(settings, name):
 
 def test_the_encoder_in_use_is_not_cleared(settings):
     with pytest.raises(BadRequest, match="is in use .SKYLIGHT_SAM=tiny."):
-        embedding_cache.clear(settings, sam.identify("tiny"))
+        embedding_cache.clear(settings, loading.identify("tiny"))
 
 
 def test_a_sam_whose_checkpoint_is_not_there_is_not_in_use(tmp_path):

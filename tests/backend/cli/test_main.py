@@ -16,7 +16,9 @@ from skylight.backend.process.supervisor import MOST_STARTS, broker_note
 from skylight.backend.settings import Settings
 from skylight.model.datasets import synthetic_scenes
 from skylight.model.decoder.network import DecoderConfig, DomainDecoder
-from skylight.model.sam import segmenter as sam
+from skylight.model.sam import loading
+from skylight.model.sam.loading import NAMES
+from skylight.model.sam.segmenter import Segmenter
 from tests.support.label_studio_double import CONFIG, KEY
 from tests.support.planted_embeddings import png, square
 from tests.support.trained_versions import publish
@@ -31,13 +33,13 @@ def scene(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def skylight(tmp_path: Path, segmenter: sam.Segmenter, monkeypatch: pytest.MonkeyPatch):
+def skylight(tmp_path: Path, segmenter: Segmenter, monkeypatch: pytest.MonkeyPatch):
     """Runs the command with nothing set but a home of its own, with the SAM that is loaded already."""
     for variable in Settings.table():
         monkeypatch.delenv(variable.env, raising=False)
     monkeypatch.setenv("SKYLIGHT_HOME", str(tmp_path / "home"))
-    load = sam.load
-    monkeypatch.setattr(sam, "load", lambda name, *more: segmenter if name == "tiny" else load(name, *more))
+    load = loading.load
+    monkeypatch.setattr(loading, "load", lambda name, *more: segmenter if name == "tiny" else load(name, *more))
 
     def run(*arguments: object) -> Result:
         return CliRunner().invoke(cli.cli, [str(each) for each in arguments])
@@ -207,7 +209,7 @@ def test_checkpoints_are_listed_with_licence_and_what_is_here(skylight, tmp_path
     (tmp_path / "home" / "checkpoints").mkdir(parents=True)
     (tmp_path / "home" / "checkpoints" / "sam_vit_b_01ec64.pth").touch()
     text = skylight("checkpoints", "list").output
-    assert {line.split()[0] for line in text.splitlines()} == set(sam.NAMES)
+    assert {line.split()[0] for line in text.splitlines()} == set(NAMES)
     assert text.count("Apache-2.0") == 4
     assert [line.split()[0] for line in text.splitlines() if line.endswith("(downloaded)")] == ["vit_b"]
 

@@ -33,7 +33,7 @@ from skylight.model.mapping.georeference import Geo
 from skylight.model.mapping.vectorize import shape
 from skylight.model.mapping.writers import coco_annotation, runs
 from skylight.model.masks.coco import Coco
-from skylight.model.sam import segmenter as sam
+from skylight.model.sam import loading
 from tests.model.images.test_raster import MARS, tiff
 from tests.support.s3_double import credentials, serving_s3
 from tests.support.trained_versions import publish, train_pits
@@ -52,7 +52,7 @@ def skylight(service, decoder, segmenter, monkeypatch):
         monkeypatch.delenv(variable.env, raising=False)
     monkeypatch.setenv("SKYLIGHT_HOME", str(service.settings.home))
     monkeypatch.setenv("SKYLIGHT_TILE", "256")
-    monkeypatch.setattr(sam, "load", lambda *_: segmenter)
+    monkeypatch.setattr(loading, "load", lambda *_: segmenter)
     return lambda *arguments: CliRunner().invoke(main.cli, [str(each) for each in arguments])
 
 

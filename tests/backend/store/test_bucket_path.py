@@ -21,7 +21,7 @@ from skylight.backend.store.samples import SampleRecord, Store
 from skylight.backend.store.url_index import Addresses
 from skylight.backend.store.versions import Versions
 from skylight.model.embeddings.cache import EmbeddingCache, pack
-from skylight.model.sam.segmenter import Embedding
+from skylight.model.sam.types import Embedding
 from skylight.model.storage import atomic_write
 from tests.support.label_studio_double import wait_until
 from tests.support.s3_double import Between

@@ -15,9 +15,11 @@ from skylight.model.decoder.network import DecoderConfig, DomainDecoder, load, s
 from skylight.model.decoder.training import TrainConfig, train
 from skylight.model.embeddings.cache import nbytes, read, write
 from skylight.model.evaluation.simulated_clicks import iou
-from skylight.model.sam.segmenter import TINY_WEIGHTS, Embedding, Segmenter
-from skylight.model.sam.segmenter import load as load_sam
+from skylight.model.sam.loading import TINY_WEIGHTS
+from skylight.model.sam.loading import load as load_sam
+from skylight.model.sam.segmenter import Segmenter
 from skylight.model.sam.tiny_sam import CONTEXT_SCALE, DETAIL_SCALE, TinySam
+from skylight.model.sam.types import Embedding
 from tests.model.decoder.test_crops import made_up
 
 CONTEXT, DETAIL = 3, 2  # channels of the made-up ones

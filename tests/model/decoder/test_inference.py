@@ -22,7 +22,7 @@ from skylight.model.decoder.inference import (
 )
 from skylight.model.decoder.network import DecoderConfig, DomainDecoder
 from skylight.model.sam.second_look import keep
-from skylight.model.sam.segmenter import Embedding
+from skylight.model.sam.types import Embedding
 
 
 class BrightnessDecoder(DomainDecoder):

@@ -21,7 +21,7 @@ from skylight.model.decoder import onnx_export
 from skylight.model.decoder.inference import predict_pixels
 from skylight.model.decoder.network import DecoderConfig, DomainDecoder
 from skylight.model.images.normalization import Normalisation
-from skylight.model.sam import segmenter as sam
+from skylight.model.sam import loading
 from tests.support.trained_versions import publish, train_pits
 
 SCRIPT = Path(__file__).parents[3] / "examples" / "run_onnx.py"
@@ -34,7 +34,7 @@ def decoder(segmenter):
 
 @pytest.fixture(scope="module")
 def whole(decoder):
-    return onnx_export.Whole(sam.load_network("tiny"), decoder)
+    return onnx_export.Whole(loading.load_network("tiny"), decoder)
 
 
 @pytest.fixture(scope="module")
@@ -110,7 +110,7 @@ def test_a_safetensors_file_holds_encoder_and_decoder(service, decoder, whole, t
     assert config["labels"] == ["Pit"]
     torch.manual_seed(1)
     again = DomainDecoder(DecoderConfig(**{**config, "labels": ("Pit",), "separate": tuple(config["separate"])}))
-    rebuilt = onnx_export.Whole(sam.load_network("tiny"), again)
+    rebuilt = onnx_export.Whole(loading.load_network("tiny"), again)
     rebuilt.load_state_dict(load((tmp_path / "pits.safetensors").read_bytes()))
     picture = torch.from_numpy(scene(3, 64).image)
     # Not to the bit: how sums are split depends on where in memory they lie.

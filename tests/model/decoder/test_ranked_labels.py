@@ -15,7 +15,7 @@ from skylight.model.decoder.network import MOST_LABELS, DecoderConfig, DomainDec
 from skylight.model.decoder.ranked_labels import RANKS, add
 from skylight.model.mapping.component_merging import Map
 from skylight.model.mapping.tiled_inference import Strip
-from skylight.model.sam.segmenter import Embedding
+from skylight.model.sam.types import Embedding
 
 GRID = 32  # cells of the made-up embeddings, as of the tiny SAM's
 

@@ -11,7 +11,8 @@ from skylight.model.datasets.synthetic_scenes import scene
 from skylight.model.decoder.inference import Instance, Prediction
 from skylight.model.decoder.sam_refinement import AGREE, OUTSIDE, _scaled, prompt_for, refine, stability
 from skylight.model.evaluation.simulated_clicks import iou
-from skylight.model.sam.segmenter import Cut, Embedding, Prompt, Segmentation, Segmenter
+from skylight.model.sam.segmenter import Segmenter
+from skylight.model.sam.types import Cut, Embedding, Prompt, Segmentation
 
 CELLS = 32  # of a made-up embedding, a side
 STEEP, SOFT = 2.0, 0.2  # logits per px across a rim

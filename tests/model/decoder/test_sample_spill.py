@@ -9,7 +9,7 @@ import pytest
 
 from skylight.model.decoder.crops import Sample
 from skylight.model.decoder.sample_spill import Shelf
-from skylight.model.sam.segmenter import Embedding
+from skylight.model.sam.types import Embedding
 
 
 def sample(seed: int, whole: bool = True) -> Sample:

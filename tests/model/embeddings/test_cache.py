@@ -15,7 +15,7 @@ from safetensors.numpy import save as safetensors
 
 from skylight.model.embeddings.cache import EmbeddingCache, nbytes, read, write
 from skylight.model.embeddings.quantization import quantise, restore
-from skylight.model.sam.segmenter import Embedding
+from skylight.model.sam.types import Embedding
 from skylight.model.storage import atomic_write as files
 
 MEGABYTE = 1 << 20

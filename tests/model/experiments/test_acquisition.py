@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from skylight.model.experiments.acquisition import ORDERS, Order, lowest_first
-from skylight.model.sam.segmenter import Embedding
+from skylight.model.sam.types import Embedding
 
 
 @dataclass(frozen=True)

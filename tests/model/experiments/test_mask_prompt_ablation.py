@@ -9,7 +9,7 @@ import pytest
 from skylight.model.experiments import mask_prompt_ablation
 from skylight.model.experiments.mask_prompt_ablation import Clicks, clicks_needed, measure, report, summary
 from skylight.model.experiments.prompt_benchmark import ENOUGH, MOST_CLICKS
-from skylight.model.sam.segmenter import Embedding, Prompt, Segmentation
+from skylight.model.sam.types import Embedding, Prompt, Segmentation
 from tests.support.planted_embeddings import Planted
 
 TRUTH = np.zeros((40, 40), bool)

@@ -12,7 +12,7 @@ from skylight.model.decoder.inference import Prediction
 from skylight.model.experiments import method_scores
 from skylight.model.experiments.method_scores import Subject, Trial
 from skylight.model.masks.instance_map import distance_targets
-from skylight.model.sam.segmenter import Embedding, Prompt, Segmentation
+from skylight.model.sam.types import Embedding, Prompt, Segmentation
 
 SIZE = (64, 64)
 TRUTH = np.zeros(SIZE, np.uint16)

@@ -26,8 +26,9 @@ from skylight.model.experiments.prompt_benchmark import (
     prompt_scores,
     report,
 )
-from skylight.model.sam import segmenter as sam
-from skylight.model.sam.segmenter import Embedding, Prompt, Segmentation, Segmenter
+from skylight.model.sam import loading
+from skylight.model.sam.segmenter import Segmenter
+from skylight.model.sam.types import Embedding, Prompt, Segmentation
 
 
 def add_pack(folder: Path, name: str = "pits", count: int = 10) -> None:
@@ -203,7 +204,7 @@ def loads(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Loads:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(prompt_benchmark, "SCENES", 1)
     monkeypatch.setattr(prompt_benchmark, "prompt_scores", lambda *_: scores(0.5))
-    monkeypatch.setattr(sam, "load", load)
+    monkeypatch.setattr(loading, "load", load)
     add_pack(tmp_path / "packs")
     add_pack(tmp_path / "packs", "rocks", count=2)
     return seen

@@ -16,7 +16,9 @@ from skylight.model.experiments import simulation, splits
 from skylight.model.experiments.baselines import registry
 from skylight.model.experiments.results_csv import METHODS, OTHERS, Results, Row
 from skylight.model.experiments.simulation import Options, SimulateError, run
-from skylight.model.sam import segmenter as sam
+from skylight.model.sam import loading
+from skylight.model.sam.segmenter import Segmenter
+from skylight.model.sam.types import Segmentation
 from tests.support.bright_pictures import Bright, add_pack
 
 QUICK = TrainConfig(steps=2, batch=2)
@@ -123,9 +125,9 @@ def test_the_true_decoder_learns_the_truth_and_the_other_what_sam_made_of_it(opt
     blurred = Bright.segment
 
     class Sloppy(Bright):
-        def segment(self, *given: Any, **more: Any) -> sam.Segmentation:
+        def segment(self, *given: Any, **more: Any) -> Segmentation:
             answer = blurred(self, *given, **more)
-            return sam.Segmentation(np.roll(answer.masks, 1, axis=2), answer.scores, answer.logits)
+            return Segmentation(np.roll(answer.masks, 1, axis=2), answer.scores, answer.logits)
 
     bench.segmenter = Sloppy()
     made, true = bench._sample("decoder", source), bench._sample("decoder_true", source)
@@ -232,9 +234,9 @@ def skylight(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., A
 
 
 def test_the_command_prints_tables_and_writes_rows_curves_and_a_plot(
-    skylight: Callable[..., Any], segmenter: sam.Segmenter, monkeypatch: pytest.MonkeyPatch
+    skylight: Callable[..., Any], segmenter: Segmenter, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(sam, "load", lambda *_: segmenter)
+    monkeypatch.setattr(loading, "load", lambda *_: segmenter)
     asked = ("--methods", "threshold", "--annotations", "50,2,1", "--test-images", "1")
     done = skylight(*asked)
     assert done.exit_code == 0, done.output

@@ -19,8 +19,8 @@ from skylight.model.embeddings.cache import EmbeddingCache
 from skylight.model.images.normalization import Normalisation
 from skylight.model.images.orientation import TURNS
 from skylight.model.images.raster import in_memory, open_raster, size_of
-from skylight.model.sam import segmenter
-from skylight.model.sam.segmenter import Embedding, Segmentation
+from skylight.model.sam import loading
+from skylight.model.sam.types import Embedding, Segmentation
 from tests.support.picture_kinds import SCENE, WHITE, Kind, kinds
 
 CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
@@ -109,7 +109,7 @@ def test_every_way_to_read_a_picture_gives_the_same_pixels(
     mapped.close()
 
     watched = Watched()
-    monkeypatch.setattr(segmenter, "load", lambda *_: watched)
+    monkeypatch.setattr(loading, "load", lambda *_: watched)
     arguments = ["segment", str(path), "--point", "5,5", "--out", str(tmp_path / "mask.png")]
     done = CliRunner().invoke(cli, arguments, catch_exceptions=False)
     assert done.exit_code == 0, done.output

@@ -30,8 +30,9 @@ from skylight.backend.service import Service
 from skylight.model.embeddings.cache import EmbeddingCache
 from skylight.model.images.raster import Raster, Whole, open_raster, size_of
 from skylight.model.mapping.inputs import inputs
-from skylight.model.sam import segmenter as sam
-from skylight.model.sam.segmenter import Embedding
+from skylight.model.sam import loading
+from skylight.model.sam.segmenter import Segmenter
+from skylight.model.sam.types import Embedding
 from tests.backend.importing.test_importer import coco
 from tests.model.images.test_as_the_browser import Watched
 from tests.support.planted_embeddings import brush, key_point, png, square
@@ -78,7 +79,7 @@ def pictures(*kinds: str) -> pytest.MarkDecorator:
 
 
 @pytest.fixture
-def looked(service: Service, segmenter: sam.Segmenter) -> Service:
+def looked(service: Service, segmenter: Segmenter) -> Service:
     """A service whose tiles have 1024 px."""
     cache = EmbeddingCache(service.settings.home / "embeddings", segmenter.encoder_id, 10**7)
     large = Large(service.settings.home / "pictures", 1024)
@@ -101,7 +102,7 @@ def every_way(case: Case, folder: Path, monkeypatch: pytest.MonkeyPatch) -> dict
         there = found.where_known() if isinstance(found, Embedding) else None
         seen[f"tiles of {side} px"] = Whole(watched.shown[0], there=there) if isinstance(found, Embedding) else found
     watched = Watched()
-    monkeypatch.setattr(sam, "load", lambda *_: watched)
+    monkeypatch.setattr(loading, "load", lambda *_: watched)
     arguments = ["segment", str(case.path), "--point", "0,0", "--out", str(folder / "mask.png")]
     done = CliRunner().invoke(cli, arguments, catch_exceptions=False)
     assert done.exit_code == 0, done.output
@@ -171,7 +172,7 @@ def test_a_narrow_picture_is_answered_by_segment_a_click_and_an_annotation(
     case, looked, studio, segmenter, tmp_path, monkeypatch
 ):
     x, y = case.right["click"]
-    monkeypatch.setattr(sam, "load", lambda *_: segmenter)
+    monkeypatch.setattr(loading, "load", lambda *_: segmenter)
     out = tmp_path / "mask.png"
     arguments = ["segment", str(case.path), "--point", f"{x},{y}", "--out", str(out)]
     done = CliRunner().invoke(cli, arguments)

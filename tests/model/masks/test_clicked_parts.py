@@ -10,7 +10,7 @@ from skylight.model.evaluation.simulated_clicks import any_point, correction_cli
 from skylight.model.masks.bitmask import decode_rle
 from skylight.model.masks.clicked_parts import clicked_parts, corrected
 from skylight.model.masks.contours import pieces
-from skylight.model.sam.segmenter import Prompt
+from skylight.model.sam.types import Prompt
 from tests.support.editor import CONFIG, point
 from tests.support.planted_embeddings import png
 

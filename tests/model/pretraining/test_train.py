@@ -38,8 +38,10 @@ from skylight.model.pretraining.train import (
     step_loss,
     unfreeze,
 )
-from skylight.model.sam.segmenter import Prompt, Segmenter, load
+from skylight.model.sam.loading import load
+from skylight.model.sam.segmenter import Segmenter
 from skylight.model.sam.tiny_sam import GRID, TinySam
+from skylight.model.sam.types import Prompt
 
 SIZE = 512
 FILES = ["log.csv", "log.png", "tiny.safetensors", "training.pt"]

@@ -8,8 +8,9 @@ from numpy.typing import NDArray
 
 from skylight.model.datasets import synthetic_scenes
 from skylight.model.evaluation.simulated_clicks import any_point, iou
+from skylight.model.sam.loading import load
 from skylight.model.sam.mask_refinement import LIMIT, MOST, WEIGHT, Likeness
-from skylight.model.sam.segmenter import Prompt, load
+from skylight.model.sam.types import Prompt
 
 SIDE = 128
 FULL = 2 * SIDE, 2 * SIDE

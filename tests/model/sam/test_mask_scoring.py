@@ -10,9 +10,10 @@ from skylight.model.datasets.synthetic_scenes import scene
 from skylight.model.evaluation.simulated_clicks import any_point, interior_point, iou
 from skylight.model.experiments.prompt_benchmark import prompt_scores
 from skylight.model.pretraining import fit_mask_scoring
+from skylight.model.sam.loading import load
 from skylight.model.sam.mask_refinement import Likeness
 from skylight.model.sam.mask_scoring import LEVELS, NO, YES, Asked, Choice, Ground, fitted, measures
-from skylight.model.sam.segmenter import Prompt, load
+from skylight.model.sam.types import Prompt
 
 SIDE = 128
 NOTHING = np.zeros((0, 2))

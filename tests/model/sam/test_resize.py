@@ -5,7 +5,8 @@ import pytest
 from segment_anything.utils.transforms import ResizeLongestSide
 
 from skylight.model.sam.resize import scale_image, scale_points, scaled_size
-from skylight.model.sam.segmenter import Prompt, Segmenter
+from skylight.model.sam.segmenter import Segmenter
+from skylight.model.sam.types import Prompt
 
 
 @pytest.mark.parametrize("size", [(40, 60), (61, 33), (512, 512), (700, 1300), (1, 9)])

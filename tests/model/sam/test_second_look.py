@@ -14,6 +14,7 @@ from skylight.model.datasets import synthetic_scenes
 from skylight.model.embeddings.cache import nbytes, read, write
 from skylight.model.evaluation.simulated_clicks import any_point, correction_click, interior_point, iou, loose_box
 from skylight.model.sam import segmenter
+from skylight.model.sam.loading import load
 from skylight.model.sam.mask_scoring import Choice, Cut, fitted
 from skylight.model.sam.second_look import (
     LEAST,
@@ -27,8 +28,9 @@ from skylight.model.sam.second_look import (
     unpack,
     window_for,
 )
-from skylight.model.sam.segmenter import Prompt, Segmenter, load
+from skylight.model.sam.segmenter import Segmenter
 from skylight.model.sam.tiny_sam import TinySam
+from skylight.model.sam.types import Prompt
 
 SIZE = (400, 600)
 NONE = np.zeros((0, 2), np.float32)

@@ -19,22 +19,11 @@ from skylight.model.datasets.synthetic_scenes import scene
 from skylight.model.evaluation.simulated_clicks import any_point, correction_click, interior_point, iou, loose_box
 from skylight.model.masks.clicked_parts import clicked_parts
 from skylight.model.sam.checkpoints import CHECKPOINTS, CheckpointError, verify
+from skylight.model.sam.loading import NAMES, TINY_WEIGHTS, SamError, identify, identify_on, load, load_network
 from skylight.model.sam.mobile_sam import build_mobile_sam
-from skylight.model.sam.segmenter import (
-    NAMES,
-    SUFFIXES,
-    TINY_WEIGHTS,
-    Embedding,
-    Prompt,
-    SamError,
-    Segmenter,
-    half_type,
-    identify,
-    identify_on,
-    load,
-    load_network,
-    weights_of,
-)
+from skylight.model.sam.precision import SUFFIXES, half_type, weights_of
+from skylight.model.sam.segmenter import Segmenter
+from skylight.model.sam.types import Embedding, Prompt
 from tests.support.random_weights import random_weights
 
 # Two blocks of 64 channels in place of 12 of 768: the rest, and so all that `skylight.model.sam.segmenter` does, is
@@ -72,7 +61,7 @@ def loaded(name: str, network: Sam, file: Path, seed: int) -> Loaded:
     network.load_state_dict(random_weights(network, seed))
     torch.save(network.state_dict(), file)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("skylight.model.sam.segmenter.has_bfloat16", lambda: False)  # in float32 on every machine
+        patch.setattr("skylight.model.sam.precision.has_bfloat16", lambda: False)  # in float32 on every machine
         segmenter, predictor = load(name, file, "cpu"), SamPredictor(network)
     predictor.set_image(IMAGE)
     return Loaded(file, segmenter, segmenter.embed(IMAGE), predictor, predictor.features[0].numpy())
@@ -91,7 +80,7 @@ def test_a_large_encoder_is_computed_in_bfloat16_where_the_processor_has_bfloat1
     vit_b: Loaded, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(sam_model_registry, "vit_b", small_vit_b)
-    monkeypatch.setattr("skylight.model.sam.segmenter.has_bfloat16", lambda: True)
+    monkeypatch.setattr("skylight.model.sam.precision.has_bfloat16", lambda: True)
     segmenter = load("vit_b", vit_b.file, "cpu")
     features, exact = (each.features.astype(np.float32) for each in (segmenter.embed(IMAGE), vit_b.embedding))
     assert 1e-3 < (features - exact).std() / exact.std() < 2e-2  # 8 bits of mantissa

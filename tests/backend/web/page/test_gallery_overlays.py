@@ -8,7 +8,6 @@ from PIL import Image
 from skylight.backend.web.page import gallery_overlays
 from skylight.backend.web.page.gallery_overlays import (
     GAP,
-    IGNORE,
     INVENTED,
     MISSED,
     SIDE,
@@ -20,7 +19,8 @@ from skylight.backend.web.page.gallery_overlays import (
     rim,
 )
 from skylight.model.decoder.network import DecoderConfig, DomainDecoder
-from skylight.model.sam.segmenter import Embedding
+from skylight.model.masks.label_map import IGNORE
+from skylight.model.sam.types import Embedding
 
 
 def embedding(height=60, width=120, gray=100) -> Embedding:

@@ -7,7 +7,7 @@ import pytest
 
 from skylight.model.experiments.baselines.base import Example
 from skylight.model.experiments.baselines.random_forest import Forest, ForestConfig, pixel_features
-from skylight.model.sam.segmenter import Embedding
+from skylight.model.sam.types import Embedding
 
 
 def test_pixel_features_do_not_depend_on_how_the_picture_is_turned() -> None:

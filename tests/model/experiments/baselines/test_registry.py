@@ -11,7 +11,7 @@ from skylight.model.experiments.baselines.base import Alternative, Example
 from skylight.model.experiments.baselines.random_forest import Forest, ForestConfig
 from skylight.model.experiments.baselines.registry import ALTERNATIVES, Convolutional, best_cut
 from skylight.model.experiments.baselines.unet import UNetConfig
-from skylight.model.sam.segmenter import Embedding
+from skylight.model.sam.types import Embedding
 
 GRID = 8  # cells of the made-up embeddings
 SIZE = (64, 48)  # px of the made-up pictures: 8 x 6 cells of 8 px
