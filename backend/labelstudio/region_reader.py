@@ -14,7 +14,6 @@ from skylight.backend.labelstudio.label_config import BOX, ELLIPSE, POINT, VECTO
 from skylight.backend.labelstudio.region_writer import make_region
 from skylight.backend.labelstudio.whole_numbers import whole
 from skylight.backend.limits import MAX_REGIONS, MAX_SIDE
-from skylight.model.decoder.crops import IGNORE
 from skylight.model.masks.bitmask import (
     MAX_PERCENT,
     MAX_VERTICES,
@@ -27,6 +26,7 @@ from skylight.model.masks.bitmask import (
 )
 from skylight.model.masks.ellipses import ellipse_mask
 from skylight.model.masks.instance_map import instance_map
+from skylight.model.masks.label_map import IGNORE
 
 __all__ = [
     "READABLE",

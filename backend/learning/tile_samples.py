@@ -12,10 +12,11 @@ from numpy.typing import NDArray
 from skylight.backend.errors import SkylightError
 from skylight.backend.images.embedder import Pictures
 from skylight.backend.store.samples import SampleRecord
-from skylight.model.decoder.training import IGNORE, Sample
+from skylight.model.decoder.training import Sample
 from skylight.model.images.decoding import ImageError
 from skylight.model.images.raster import Window
 from skylight.model.mapping.tiled_inference import windows
+from skylight.model.masks.label_map import IGNORE
 from skylight.model.sam.segmenter import Embedding
 
 MOST = 64  # tiles of a picture with something in them: more would outweigh all other tasks

@@ -25,11 +25,12 @@ from skylight.backend.trace import fail
 from skylight.model.decoder import network
 from skylight.model.decoder.network import DecoderConfig
 from skylight.model.decoder.sample_spill import Shelf
-from skylight.model.decoder.training import IGNORE, NEUTRAL, HeldOut, Sample, Trained, in_validation, train, validate
+from skylight.model.decoder.training import NEUTRAL, HeldOut, Sample, Trained, in_validation, train, validate
 from skylight.model.evaluation.metrics import paired
 from skylight.model.images.decoding import ImageError
 from skylight.model.images.normalization import OWN, Normalisation
 from skylight.model.masks.consensus import agreed_objects, majority
+from skylight.model.masks.label_map import IGNORE
 from skylight.model.runtime.onnx import give_back
 
 IN_MEMORY = 100_000_000  # bytes of samples, some 50 of 512 px; all 500 of one training took it to 2.3 GB

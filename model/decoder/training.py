@@ -25,16 +25,17 @@ import torch.nn.functional as F
 from scipy import ndimage
 from torch import Tensor
 
-from skylight.model.decoder.crops import IGNORE, Batch, CropSource, Sample
+from skylight.model.decoder.crops import Batch, CropSource, Sample
 from skylight.model.decoder.edge_refinement import FOREGROUND_LOGIT_BIAS, with_background
 from skylight.model.decoder.inference import Prediction, predict_pixels
 from skylight.model.decoder.network import DecoderConfig, DomainDecoder
 from skylight.model.evaluation.metrics import Calibration
 from skylight.model.evaluation.simulated_clicks import LabelScores
 from skylight.model.masks.instance_map import touching
+from skylight.model.masks.label_map import IGNORE
 from skylight.model.runtime.onnx import has_bfloat16
 
-__all__ = ["IGNORE", "Diverged", "Sample", "TrainConfig", "Trained", "in_validation", "train", "validate"]
+__all__ = ["Diverged", "Sample", "TrainConfig", "Trained", "in_validation", "train", "validate"]
 
 VALIDATION_SHARE = 0.2
 # A label's touching objects are separated if such a share of its pixels lies in single objects, and such a share of

@@ -8,10 +8,11 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
+from skylight.model.masks.label_map import IGNORE
+
 MATCH_IOU = 0.5  # above it a pair of disjoint regions can match no other (Kirillov et al. 2018, arXiv 1801.00868)
 TOLERANCE_SHARE = 0.0075  # of the diagonal, how far a rim may be off: 5.4 px at 512 x 512; DAVIS takes 0.8 %
 BINS = 15  # of the calibration histogram, equally wide, as in Guo et al. 2017
-IGNORE = 255  # label-map value that does not count
 
 
 def boundary_f(found: NDArray[np.bool_], truth: NDArray[np.bool_], tolerance: float | None = None) -> float:

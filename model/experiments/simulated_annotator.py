@@ -9,10 +9,10 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from skylight.model.decoder.crops import IGNORE
 from skylight.model.evaluation.simulated_clicks import correction_click, interior_point, iou
 from skylight.model.experiments.annotation_cost import SATISFIED
 from skylight.model.masks.instance_map import instance_map
+from skylight.model.masks.label_map import IGNORE
 from skylight.model.sam.segmenter import Embedding, Prompt, Segmenter
 from skylight.model.storage import atomic_write
 

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from skylight.model.decoder.crops import IGNORE
+from skylight.model.masks.label_map import IGNORE
 
 
 def majority(label_maps: Sequence[NDArray[np.uint8]]) -> NDArray[np.uint8]:

@@ -14,13 +14,13 @@ from scipy import ndimage
 
 from skylight.model.decoder.inference import as_tensors
 from skylight.model.decoder.network import DomainDecoder
+from skylight.model.masks.label_map import IGNORE
 from skylight.model.sam.segmenter import Embedding
 
 SIDE = 256  # px, the longer side of one of the three; the thumbnail's is 256 (tiny) or 512
 GAP = 4  # px between two of them, clear
 FILL = 0.45  # share of a label's colour over the picture
 QUALITY = 82  # of the WebP file: 20 to 40 kB for the three, a fifth of a PNG
-IGNORE = 255  # label-map value that does not count
 AT_ONCE = 16  # classes whose logits are in memory at the same time
 # One per label, by turns: those of the page's curves, bright enough for dark pictures. Missed and invented are blue and
 # orange, which people with any kind of colour blindness can tell apart (Okabe & Ito 2008).

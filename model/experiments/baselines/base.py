@@ -7,7 +7,7 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from skylight.model.decoder.crops import IGNORE
+from skylight.model.masks.label_map import IGNORE
 from skylight.model.sam.segmenter import Embedding
 
 

@@ -9,9 +9,9 @@ from numpy.typing import NDArray
 from PIL import Image
 from scipy import ndimage
 
-from skylight.model.decoder.crops import IGNORE
 from skylight.model.decoder.decision_bias import best_odds, likeliest, spread
 from skylight.model.experiments.baselines.base import Example, check
+from skylight.model.masks.label_map import IGNORE
 from skylight.model.sam.segmenter import Embedding
 
 

@@ -17,9 +17,10 @@ from skylight.backend.learning.reconcile import reconcile
 from skylight.backend.learning.training import gate, judge, load_sample, load_task, remap, train_version
 from skylight.model.decoder.inference import predict
 from skylight.model.decoder.sample_spill import Shelf
-from skylight.model.decoder.training import IGNORE, HeldOut, TrainConfig, Trained, in_validation, validate
+from skylight.model.decoder.training import HeldOut, TrainConfig, Trained, in_validation, validate
 from skylight.model.evaluation.simulated_clicks import iou
 from skylight.model.images.decoding import content_hash
+from skylight.model.masks.label_map import IGNORE
 from skylight.model.storage.checksums import seal, unseal
 from tests.support.label_studio_double import CONFIG
 from tests.support.planted_embeddings import brush, png, square

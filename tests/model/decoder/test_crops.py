@@ -8,7 +8,6 @@ import torch
 from numpy.typing import NDArray
 
 from skylight.model.decoder.crops import (
-    IGNORE,
     MOST_CLASSES,
     SHARES,
     UNKNOWN,
@@ -19,6 +18,7 @@ from skylight.model.decoder.crops import (
     dense_targets,
     rim_distances,
 )
+from skylight.model.masks.label_map import IGNORE
 from skylight.model.sam.segmenter import PER_CELL, Embedding
 
 GRID = 8  # cells of the made-up embeddings; 16 times fewer than the tiny SAM's, so that a step takes milliseconds

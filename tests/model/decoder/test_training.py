@@ -12,7 +12,7 @@ from torch import Tensor
 
 from skylight.model.datasets.synthetic_scenes import scene
 from skylight.model.decoder import training as module
-from skylight.model.decoder.crops import IGNORE, UNKNOWN, Batch, Sample
+from skylight.model.decoder.crops import UNKNOWN, Batch, Sample
 from skylight.model.decoder.edge_refinement import FOREGROUND_LOGIT_BIAS
 from skylight.model.decoder.inference import predict, predict_pixels
 from skylight.model.decoder.network import DecoderConfig, DomainDecoder, save
@@ -31,6 +31,7 @@ from skylight.model.decoder.training import (
     train,
     validate,
 )
+from skylight.model.masks.label_map import IGNORE
 from skylight.model.sam.segmenter import Segmenter
 from tests.model.decoder.test_crops import made_up, soft_targets
 

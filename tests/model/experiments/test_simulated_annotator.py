@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from skylight.model.decoder.crops import IGNORE
 from skylight.model.experiments.simulated_annotator import MOST_OBJECTS, Annotated, annotate, cached, click, fingerprint
+from skylight.model.masks.label_map import IGNORE
 from skylight.model.sam.segmenter import Embedding, Prompt, Segmentation
 
 RNG = np.random.default_rng(0)

@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from skylight.model.decoder.crops import IGNORE
 from skylight.model.masks.consensus import agreed_objects, majority
+from skylight.model.masks.label_map import IGNORE
 
 
 def row(*values: int) -> np.ndarray:

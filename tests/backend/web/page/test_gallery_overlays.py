@@ -8,7 +8,6 @@ from PIL import Image
 from skylight.backend.web.page import gallery_overlays
 from skylight.backend.web.page.gallery_overlays import (
     GAP,
-    IGNORE,
     INVENTED,
     MISSED,
     SIDE,
@@ -20,6 +19,7 @@ from skylight.backend.web.page.gallery_overlays import (
     rim,
 )
 from skylight.model.decoder.network import DecoderConfig, DomainDecoder
+from skylight.model.masks.label_map import IGNORE
 from skylight.model.sam.segmenter import Embedding
 
 
