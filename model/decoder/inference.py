@@ -14,7 +14,7 @@ from PIL import Image
 from scipy.ndimage import find_objects
 from torch import Tensor
 
-from skylight.model.decoder import guided_filter
+from skylight.model.decoder import edge_refinement
 from skylight.model.decoder.network import DomainDecoder
 from skylight.model.decoder.ranked_labels import RANKS, Seen, rank
 from skylight.model.masks.bitmask import components
@@ -128,7 +128,7 @@ def predict_pixels(decoder: DomainDecoder, embedding: Embedding) -> Prediction:
         trunk = decoder.trunk(*inputs)
         cells = inputs[1].shape[-1]
         rows, columns = embedding.extent(cells)
-        grey = guided_filter.grey((inputs[1][0] + 1) * 127.5)
+        grey = edge_refinement.luma((inputs[1][0] + 1) * 127.5)
         fine = _grey(embedding.picture, embedding.size) if embedding.picture is not None else None
         deep = F.pixel_shuffle(decoder.distance(trunk), 2)
         every = torch.cat([deep, grey[None, None]], 1)[..., :rows, :columns]
@@ -147,13 +147,13 @@ def _dense(decoder: DomainDecoder, embedding: Embedding) -> tuple[NDArray[np.flo
         rows, columns = embedding.extent(cells)
         inside = torch.zeros(cells, cells)
         inside[:rows, :columns] = 1
-        seen = guided_filter.grey((inputs[1][0] + 1) * 127.5)
-        slope, start = guided_filter.lines((logits[1:] - logits[:1]) / decoder.config.temperature, seen, inside)
+        seen = edge_refinement.luma((inputs[1][0] + 1) * 127.5)
+        slope, start = edge_refinement.fit_lines((logits[1:] - logits[:1]) / decoder.config.temperature, seen, inside)
         every = torch.cat([slope, start, distance, seen[None]])[None, :, :rows, :columns]
         scaled = F.interpolate(every, embedding.size, mode="bilinear", align_corners=False)[0]
         slope, start = scaled[:-2].chunk(2)
         fine = scaled[-1] if embedding.picture is None else _grey(embedding.picture, embedding.size)
-        probabilities: NDArray[np.float32] = guided_filter.probabilities(slope, start, fine).numpy()
+        probabilities: NDArray[np.float32] = edge_refinement.probabilities(slope, start, fine).numpy()
         return probabilities, scaled[-2].sigmoid().numpy()
 
 

@@ -20,7 +20,7 @@ from safetensors.torch import save
 from segment_anything.modeling import Sam
 from torch import Tensor, nn
 
-from skylight.model.decoder import guided_filter
+from skylight.model.decoder import edge_refinement
 from skylight.model.decoder.inference import predict_pixels
 from skylight.model.decoder.network import DecoderConfig, DomainDecoder
 from skylight.model.runtime.onnx import OPSET
@@ -83,14 +83,14 @@ class Whole(nn.Module):
         logits, distance = self._decode(pixels[None], thumbnail[None] / 127.5 - 1)
         odds = (logits[0, 1:] - logits[0, :1]) / self.decoder.config.temperature
         beside, below = (torch.arange(cells) < each for each in (columns, rows))
-        seen = guided_filter.grey(thumbnail)
-        slope, start = guided_filter.lines(odds, seen, (below[:, None] & beside).float())
+        seen = edge_refinement.luma(thumbnail)
+        slope, start = edge_refinement.fit_lines(odds, seen, (below[:, None] & beside).float())
         down, across = _enlarging(rows, height, cells), _enlarging(columns, width, cells)
         every = torch.cat([slope, start, distance[0], seen[None]])
         every = torch.matmul(torch.matmul(down, every), across.T)
         slope, start = every[:-2].chunk(2)
-        fine = guided_filter.grey(planes) if self.taps else every[-1]  # as an embedding keeps it, or does not
-        return guided_filter.probabilities(slope, start, fine), every[-2].sigmoid()
+        fine = edge_refinement.luma(planes) if self.taps else every[-1]  # as an embedding keeps it, or does not
+        return edge_refinement.probabilities(slope, start, fine), every[-2].sigmoid()
 
     def _decode(self, pixels: Tensor, thumbnail: Tensor) -> Any:
         if not self.taps:

@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
-from skylight.model.decoder import guided_filter
+from skylight.model.decoder import edge_refinement
 from skylight.model.decoder.network import DomainDecoder
 
 RANKS = 4  # labels that are kept of each pixel, beside the background
@@ -70,7 +70,7 @@ def _tile(
 ) -> tuple[Tensor, Tensor]:
     """As `rank`, of the pixels `spans` (rows, columns) of a tile of cells."""
     cells = len(seen.grey)
-    reach = guided_filter.reach(cells)
+    reach = edge_refinement.window_radius(cells)
     halo = 2 * reach + 2  # what the lines look at, and the cell beside the tile that its pixels are interpolated with
     wide = [(max(begin - halo, 0) // 2 * 2, min((end + halo + 1) // 2 * 2, cells)) for begin, end in tile]
     (top, bottom), (left, right) = wide
@@ -87,7 +87,7 @@ def _tile(
     inside = torch.zeros(bottom - top, right - left)
     inside[: max(seen.extent[0] - top, 0), : max(seen.extent[1] - left, 0)] = 1
     grey = seen.grey[top:bottom, left:right]
-    slope, start = guided_filter.lines(odds, grey, inside, reach)
+    slope, start = edge_refinement.fit_lines(odds, grey, inside, reach)
     every = torch.cat([slope, start, rest[None]])
     down, across = (
         _weights(span, low, count, high - low, length)
@@ -96,7 +96,7 @@ def _tile(
     scaled = down @ every @ across.T
     steep, begin = scaled[:-1].chunk(2)
     fine = seen.fine[spans[0][0] : spans[0][1], spans[1][0] : spans[1][1]]
-    said = guided_filter.logits(torch.cat([steep * fine + begin, scaled[-1:]])).softmax(0)
+    said = edge_refinement.with_background(torch.cat([steep * fine + begin, scaled[-1:]])).softmax(0)
     likeliest, order = said[1:-1].topk(RANKS, 0)
     found = torch.cat([torch.zeros_like(order[:1]), chosen[order] + 1])
     return torch.cat([said[:1], likeliest]), found.to(torch.uint8)
@@ -115,7 +115,7 @@ def _candidates(odds: Tensor) -> Tensor:
     fewest, most = (min(number, len(odds)) for number in CANDIDATES)
     cells = odds.flatten(1)
     highest, winner = cells.max(0)
-    won = torch.bincount(winner[highest > -guided_filter.RATHER], minlength=len(odds))
+    won = torch.bincount(winner[highest > -edge_refinement.FOREGROUND_LOGIT_BIAS], minlength=len(odds))
     order = torch.where(won > 0, 1e6 + won, cells.amax(1))
     count = min(max(fewest, int((won > 0).sum())), most)
     return order.topk(count).indices.sort().values

@@ -25,8 +25,8 @@ import torch.nn.functional as F
 from scipy import ndimage
 from torch import Tensor
 
-from skylight.model.decoder import guided_filter
 from skylight.model.decoder.crops import Batch, CropSource, Sample
+from skylight.model.decoder.edge_refinement import FOREGROUND_LOGIT_BIAS, with_background
 from skylight.model.decoder.inference import Prediction, predict_pixels
 from skylight.model.decoder.network import DecoderConfig, DomainDecoder
 from skylight.model.evaluation.metrics import Calibration
@@ -195,7 +195,7 @@ class HeldOut:
             return NEUTRAL
         classes = torch.cat([classes for _, classes in pairs])
         odds = torch.cat([odds for odds, _ in pairs], 1)
-        losses = np.array([float(F.cross_entropy(guided_filter.logits(odds / t).T, classes)) for t in TEMPERATURES])
+        losses = np.array([float(F.cross_entropy(with_background(odds / t).T, classes)) for t in TEMPERATURES])
         good = np.flatnonzero(losses <= losses.min() + SAME_LOSS)
         if not len(good):  # none of them is a number
             return NEUTRAL
@@ -213,7 +213,7 @@ class HeldOut:
             tempered = max(self.temperature(half), least) if temperature is None else temperature
             for image in half:
                 for odds, classes in zip(self._odds[image], self._classes[image], strict=True):
-                    probabilities = guided_filter.logits(odds / tempered).softmax(0).numpy()[:, None]
+                    probabilities = with_background(odds / tempered).softmax(0).numpy()[:, None]
                     calibration.add(probabilities, classes.numpy().astype(np.uint8)[None])
         return calibration.ece
 
@@ -240,7 +240,7 @@ def _odds(prediction: Prediction, sample: Sample, pixels: Tensor) -> tuple[Tenso
         same = torch.from_numpy(prediction.classes).flatten(1)[1:, pixels] == truth
         truth = torch.where(truth == 0, 0, torch.where(same.any(0), same.int().argmax(0) + 1, len(same) + 1))
     said = probabilities.clamp(min=1e-6).log()
-    return said[1:] - said[:1] - guided_filter.RATHER, truth
+    return said[1:] - said[:1] - FOREGROUND_LOGIT_BIAS, truth
 
 
 def _hashed(name: str) -> bytes:

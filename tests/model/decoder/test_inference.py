@@ -10,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from skylight.model.decoder.guided_filter import RATHER
+from skylight.model.decoder.edge_refinement import FOREGROUND_LOGIT_BIAS
 from skylight.model.decoder.inference import (
     Prediction,
     as_tensors,
@@ -115,7 +115,9 @@ def test_a_temperature_softens_probabilities_and_leaves_the_distance() -> None:
         predict_pixels(BrightnessDecoder(DecoderConfig(("bright",), "tiny-1", channels=32, temperature=t)), asked)
         for t in (1.0, 4.0)
     )
-    odds = [np.log(each.probabilities[1] / each.probabilities[0])[:, :16] - RATHER for each in (cold, warm)]
+    odds = [
+        np.log(each.probabilities[1] / each.probabilities[0])[:, :16] - FOREGROUND_LOGIT_BIAS for each in (cold, warm)
+    ]
     np.testing.assert_allclose(odds[0], 4 * odds[1], rtol=1e-3)
     assert odds[0].mean() > 2
     np.testing.assert_array_equal(cold.distance, warm.distance)

@@ -64,13 +64,13 @@ def test_few_labels_have_a_plane_each() -> None:
 def peak(network: DomainDecoder, embedding: Embedding, monkeypatch: pytest.MonkeyPatch) -> tuple[int, int]:
     """Bytes that a prediction holds, and the cells x labels that its enlarged planes have at most."""
     planes = [0]
-    real = ranked_labels.guided.logits
+    real = ranked_labels.edge_refinement.with_background
 
     def seen(odds: torch.Tensor) -> torch.Tensor:
         planes[0] = max(planes[0], odds.numel())
         return real(odds)
 
-    monkeypatch.setattr(ranked_labels.guided, "logits", seen)
+    monkeypatch.setattr(ranked_labels.edge_refinement, "with_background", seen)
     tracemalloc.start()
     said = predict_pixels(network, embedding)
     for _ in instances(said, 64):

@@ -13,7 +13,7 @@ from torch import Tensor
 from skylight.model.datasets.synthetic_scenes import scene
 from skylight.model.decoder import training as module
 from skylight.model.decoder.crops import UNKNOWN, Batch, Sample
-from skylight.model.decoder.guided_filter import RATHER
+from skylight.model.decoder.edge_refinement import FOREGROUND_LOGIT_BIAS
 from skylight.model.decoder.inference import predict, predict_pixels
 from skylight.model.decoder.network import DecoderConfig, DomainDecoder, save
 from skylight.model.decoder.network import load as load_decoder
@@ -241,11 +241,11 @@ def right_in(share: float, wrong: int = 0) -> Sample:
 
 @pytest.mark.parametrize("already", [1.0, 2.5])
 def test_the_temperature_makes_probabilities_as_high_as_they_are_right(already: float) -> None:
-    """Right in 7/8 of the pixels: odds of 7, of which RATHER is given; whatever its temperature is now."""
+    """Right in 7/8 of the pixels: odds of 7, of which FOREGROUND_LOGIT_BIAS is given, at any temperature."""
     held = HeldOut(("pit",))
     held.add(Overconfident(replace(config(), temperature=already)), right_in(0.75))
     held.add(Overconfident(replace(config(), temperature=already)), right_in(1.0))
-    assert held.temperature() == pytest.approx(8 / (np.log(7) - RATHER), rel=0.03)
+    assert held.temperature() == pytest.approx(8 / (np.log(7) - FOREGROUND_LOGIT_BIAS), rel=0.03)
     assert held.ece(1.0) == pytest.approx(1 / 8, abs=0.001)
     assert held.ece(held.temperature()) < 0.01
 

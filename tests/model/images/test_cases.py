@@ -26,10 +26,10 @@ from skylight.backend.labelstudio.events import events
 from skylight.backend.labelstudio.label_config import parse_config
 from skylight.backend.labelstudio.region_reader import read_mask
 from skylight.backend.learning.ingest import handle
+from skylight.backend.mapping.inputs import inputs
 from skylight.backend.service import Service
 from skylight.model.embeddings.cache import EmbeddingCache
 from skylight.model.images.raster import Raster, Whole, open_raster, size_of
-from skylight.model.mapping.inputs import inputs
 from skylight.model.sam import loading
 from skylight.model.sam.segmenter import Segmenter
 from skylight.model.sam.types import Embedding

@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from skylight.model.decoder import guided_filter
+from skylight.model.decoder import edge_refinement
 from skylight.model.evaluation.simulated_clicks import iou
 
 CELLS, PX = 64, 256
@@ -32,8 +32,8 @@ def enlarged(values: Tensor) -> Tensor:
 
 def found(odds: Tensor, grey: Tensor, inside: Tensor) -> Tensor:
     """Probabilities (K + 1, PX, PX)."""
-    slope, start = guided_filter.lines(odds, cells(grey), inside)
-    return guided_filter.probabilities(enlarged(slope), enlarged(start), grey)
+    slope, start = edge_refinement.fit_lines(odds, cells(grey), inside)
+    return edge_refinement.probabilities(enlarged(slope), enlarged(start), grey)
 
 
 @pytest.mark.parametrize("axis", [0, 1])
@@ -60,7 +60,9 @@ def test_what_lies_beyond_the_picture_says_nothing() -> None:
     odds = (cells(disc) * 4 - 2)[None]
     beyond = torch.where(inside > 0, odds, 3.0)
     for one, other in zip(
-        guided_filter.lines(odds, cells(grey), inside), guided_filter.lines(beyond, cells(grey), inside), strict=True
+        edge_refinement.fit_lines(odds, cells(grey), inside),
+        edge_refinement.fit_lines(beyond, cells(grey), inside),
+        strict=True,
     ):
         torch.testing.assert_close(one[..., :40], other[..., :40])
         assert torch.isfinite(one).all()
@@ -76,4 +78,4 @@ def test_what_is_certain_stays_certain_and_of_several_labels_each_has_its_own() 
 def test_of_two_as_likely_the_object_is_rather_taken() -> None:
     even = torch.zeros(1, CELLS, CELLS)
     said = found(even, torch.full((PX, PX), 0.3), torch.ones(CELLS, CELLS))
-    np.testing.assert_allclose(said[1], 1 / (1 + np.exp(-guided_filter.RATHER)), rtol=1e-4)
+    np.testing.assert_allclose(said[1], 1 / (1 + np.exp(-edge_refinement.FOREGROUND_LOGIT_BIAS)), rtol=1e-4)
