@@ -12,7 +12,7 @@ import click
 from skylight.backend.errors import BadRequest, Unavailable
 
 if TYPE_CHECKING:
-    from skylight.model.mapping.inputs import Input
+    from skylight.backend.mapping.inputs import Input
 
 PROJECT = click.option("--project", required=True, help="Its number in Label Studio's address.")
 STEPS = 1000  # of the progress bar, for each picture
@@ -169,7 +169,7 @@ def map_(pictures: tuple[Path | str, ...], project: str, number: int | None, aga
 
 def _inputs(given: Sequence[Path | str]) -> "list[Input]":
     """The pictures there are. Raises BadRequest if there is none, Unavailable if a bucket cannot be listed."""
-    from skylight.model.mapping.inputs import inputs
+    from skylight.backend.mapping.inputs import inputs
 
     try:
         found = inputs(given)

@@ -8,11 +8,11 @@ from typing import Any
 from skylight.backend.errors import BadRequest
 from skylight.backend.learning.version_lookup import Version, trained
 from skylight.backend.mapping import processes
+from skylight.backend.mapping.inputs import Input
 from skylight.backend.service import Service
 from skylight.model.images.decoding import ImageError
 from skylight.model.images.raster import has_rasterio
 from skylight.model.mapping import pipeline
-from skylight.model.mapping.inputs import Input
 from skylight.model.mapping.pipeline import NEED_GEO, Options
 from skylight.model.mapping.tiled_inference import default_side
 from skylight.model.sam.segmenter import Segmenter

@@ -13,9 +13,9 @@ from multiprocessing.connection import Connection, wait
 from typing import TYPE_CHECKING, Any
 
 from skylight.backend.errors import Unavailable
+from skylight.backend.mapping.inputs import Input
 from skylight.backend.process.parent_watch import follow
 from skylight.backend.service import Service
-from skylight.model.mapping.inputs import Input
 from skylight.model.mapping.pipeline import Options
 
 if TYPE_CHECKING:

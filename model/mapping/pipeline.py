@@ -15,10 +15,10 @@ import shutil
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import suppress
+from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -29,7 +29,6 @@ from skylight.model.images.raster import Place, Raster, open_raster
 from skylight.model.mapping import contact_sheet, writers
 from skylight.model.mapping.component_merging import Map
 from skylight.model.mapping.georeference import Geo
-from skylight.model.mapping.inputs import Input
 from skylight.model.mapping.map_objects import Found, Wide
 from skylight.model.mapping.tiled_inference import strips
 from skylight.model.mapping.writers import Row
@@ -46,6 +45,28 @@ COLUMNS = (
     "area_m2", "diameter_m", "x", "y", "longitude", "latitude",
 )  # fmt: skip
 SUMMED = ("input", "label", "objects", "area_px", "area_m2", "median_diameter_px", "median_diameter_m", "confidence")
+
+
+class Input(Protocol):
+    """An image to be mapped, wherever it is kept."""
+
+    @property
+    def name(self) -> str:
+        """What its outputs are called; unique in a run."""
+
+    @property
+    def address(self) -> str:
+        """What the tables call it."""
+
+    @property
+    def is_remote(self) -> bool:
+        """Whether `local` gives a copy, which has no other files beside it."""
+
+    def state(self) -> tuple[int, int | str]:
+        """Its size in bytes, and a mark that changes with its content. Raises OSError if it does not exist."""
+
+    def local(self, folder: Path) -> AbstractContextManager[Path]:
+        """Its file; a copy in `folder` that is deleted at the end, if `is_remote`. Raises OSError or ImageError."""
 
 
 @dataclass(frozen=True)

@@ -14,10 +14,10 @@ from PIL import Image
 from skylight.backend.cli.main import _beside_serve as beside_serve
 from skylight.backend.errors import Unavailable
 from skylight.backend.mapping import processes
+from skylight.backend.mapping.inputs import inputs
 from skylight.backend.mapping.mapping import plan
 from skylight.backend.settings import Settings
 from skylight.model.datasets.synthetic_scenes import scene
-from skylight.model.mapping.inputs import inputs
 from tests.support.label_studio_double import wait_until
 from tests.support.trained_versions import publish, train_pits
 

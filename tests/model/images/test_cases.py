@@ -24,12 +24,12 @@ from skylight.backend.importing.importer import Options, plan
 from skylight.backend.labelstudio.label_config import parse_config
 from skylight.backend.labelstudio.region_reader import read_mask
 from skylight.backend.learning.ingest import handle
+from skylight.backend.mapping.inputs import inputs
 from skylight.backend.service import Service
 from skylight.backend.web.predict import click
 from skylight.backend.web.webhook import events
 from skylight.model.embeddings.cache import EmbeddingCache
 from skylight.model.images.raster import Raster, Whole, open_raster, size_of
-from skylight.model.mapping.inputs import inputs
 from skylight.model.sam import segmenter as sam
 from skylight.model.sam.segmenter import Embedding
 from tests.backend.importing.test_importer import coco

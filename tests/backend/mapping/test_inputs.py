@@ -6,8 +6,8 @@ import pytest
 
 from skylight.backend.mapping import bucket_inputs
 from skylight.backend.mapping.bucket_inputs import Remote
+from skylight.backend.mapping.inputs import LONGEST, Input, inputs
 from skylight.model.images.decoding import ImageError
-from skylight.model.mapping.inputs import LONGEST, Input, inputs
 
 
 def test_names_are_made_of_folders_and_are_each_one_picture_s(tmp_path):
