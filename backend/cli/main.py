@@ -354,7 +354,7 @@ def status(as_json: bool, retry: str | None) -> None:
         if retry not in (names := service.store.projects()):
             raise click.UsageError(f"there is no project {retry!r}, only: {', '.join(names) or 'none'}")
         click.echo(f"{actions.try_again(service, retry)} annotations are tried again", err=as_json)
-    found = statement.of_all(service)
+    found = statement.all_as_json(service)
     click.echo(json.dumps(found, indent=1) if as_json else "\n".join(statement.lines(found)))
     if any(each.get("failures") or each.get("set_aside") or each.get("away") for each in found.values()):
         sys.exit(1)

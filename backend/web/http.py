@@ -6,6 +6,7 @@ import orjson
 from flask import Flask, Request, Response
 from werkzeug.exceptions import RequestEntityTooLarge
 
+from skylight.backend.admin.project_state import RecordCache
 from skylight.backend.errors import BadRequest, TooLarge
 from skylight.backend.limits import check_depth
 from skylight.backend.service import Service
@@ -43,3 +44,9 @@ def service_of(app: Flask) -> Service:
     """The service that `create_app` gave the application."""
     service: Service = app.extensions["skylight"]
     return service
+
+
+def records_of(app: Flask) -> RecordCache:
+    """The samples and versions that the application has read."""
+    records: RecordCache = app.extensions.setdefault("skylight-records", RecordCache(service_of(app)))
+    return records

@@ -16,6 +16,7 @@ from prometheus_client.core import SummaryMetricFamily as Summary
 from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
 from prometheus_client.registry import Collector
 
+from skylight.backend.admin.project_state import RecordCache
 from skylight.backend.errors import DATA_ERRORS
 from skylight.backend.queue import counters
 from skylight.backend.queue.counters import Figures
@@ -23,8 +24,7 @@ from skylight.backend.queue.workers import running
 from skylight.backend.service import Service
 from skylight.backend.trace import Trace
 from skylight.backend.web.bounded import Bounded
-from skylight.backend.web.http import service_of
-from skylight.backend.web.page.overview import Records
+from skylight.backend.web.http import records_of, service_of
 
 REDIS_SECONDS = 1.0  # for what Redis holds; without it the rest is told
 CLICK_BUCKETS = (0.01, 0.02, 0.03, 0.05, 0.075, 0.1, 0.15, 0.2, 0.3, 0.5, 1, 2, 5, 10, 30)  # s
@@ -46,9 +46,9 @@ def metrics() -> Response:
 class Metrics(Collector):
     """One application's figures. A click costs it two additions; everything else is found when it is asked for."""
 
-    def __init__(self, service: Service) -> None:
+    def __init__(self, service: Service, records: RecordCache) -> None:
         self.service = service
-        self.records = Records(service)
+        self.records = records
         self.shared = Bounded(functools.partial(_shared, service), REDIS_SECONDS)
         self.registry = CollectorRegistry()
         click, webhook = "Answering a click.", "Answering a webhook."
@@ -112,7 +112,8 @@ class Metrics(Collector):
         for project in self.service.store.projects():
             try:
                 samples.add_metric([project], self.service.store.count(project))
-                versions, number = self.records.versions(project), self.service.versions.current(project)
+                versions = [version.summary for version in self.records.versions(project)]
+                number = self.service.versions.current(project)
             except (OSError, *DATA_ERRORS) as error:
                 log.warning("/metrics leaves out project %s: %s", project, error)
                 continue
@@ -126,7 +127,7 @@ class Metrics(Collector):
 
 def install(app: Flask) -> Metrics:
     """The application's figures, at /metrics."""
-    made: Metrics = Metrics(service_of(app))
+    made: Metrics = Metrics(service_of(app), records_of(app))
     app.extensions[NAME] = made
     return made
 

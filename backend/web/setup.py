@@ -6,12 +6,13 @@ from typing import Any
 import redis
 from flask import Blueprint, Response, current_app, request
 
-from skylight.backend.admin.status import project_status
+from skylight.backend.admin.project_state import project_state
+from skylight.backend.admin.status import as_json
 from skylight.backend.errors import SkylightError
 from skylight.backend.limits import check_config, project_name
 from skylight.backend.service import Service
 from skylight.backend.trace import note
-from skylight.backend.web.http import body_object, json_response, service_of
+from skylight.backend.web.http import body_object, json_response, records_of, service_of
 
 blueprint = Blueprint("status", __name__)
 log = logging.getLogger(__name__)
@@ -74,6 +75,10 @@ def versions() -> Response:
 
 @blueprint.route("/status")
 def status() -> Response:
-    """Where every project stands: samples, what waits and runs, whether it is trained, and its versions' metrics."""
-    service = service_of(current_app)
-    return json_response({name: project_status(service, name) for name in service.store.projects()})
+    """Every project's state: samples, what waits and runs, whether it is trained, and its versions' metrics."""
+    service, records = service_of(current_app), records_of(current_app)
+    states = {name: project_state(service, name, records) for name in service.store.projects()}
+    for state in states.values():
+        if state.redis_error:
+            raise state.redis_error
+    return json_response({name: as_json(state) for name, state in states.items()})

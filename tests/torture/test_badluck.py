@@ -373,9 +373,9 @@ def test_status_says_in_words_what_fails_and_what_to_do(planted, studio, project
         reconcile(planted, project)
     planted.failures.note(project, "train", "the training diverged", "Look at it")
     planted.failures.note(project, "train", "the training diverged", "Look at it")
-    text = "\n".join(status.lines(status.of_all(planted)))
+    text = "\n".join(status.lines(status.all_as_json(planted)))
     assert f"project {project}: serves sam-tiny, 0 annotations" in text
     assert "FAIL  train: the training diverged" in text and "2 times since" in text and "-> Look at it" in text
     assert f"ASIDE annotation {bad['id']} of task {bad['task']}, in quarantine" in text
     away = Service(replace(planted.settings, redis_url="unix:///nowhere/redis.sock"))
-    assert "FAIL  Redis does not answer" in "\n".join(status.lines(status.of_all(away)))
+    assert "FAIL  Redis does not answer" in "\n".join(status.lines(status.all_as_json(away)))

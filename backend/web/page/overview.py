@@ -1,38 +1,24 @@
-"""What the page says of a project: gathered from the store, the versions' cards, the queue and Label Studio."""
+"""What the page says of a project: its state, and what else the page draws or links to."""
 
-import threading
-import time
-from collections.abc import Callable, Sequence
-from contextlib import suppress
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
 import redis
 
-from skylight.backend.errors import SetAside, SkylightError
-from skylight.backend.learning.agreement import (
-    RECENT,
-    UNCHANGED,
-    Agreement,
-    Version,
-    agreements,
-    learning_curve,
-    summary,
-)
+from skylight.backend.admin.project_state import ProjectState, RecordCache, project_state, redis_away
+from skylight.backend.errors import SkylightError
+from skylight.backend.learning.agreement import RECENT, UNCHANGED, Agreement, Version, agreements, learning_curve
 from skylight.backend.learning.coverage import Readiness
-from skylight.backend.limits import MACHINE
 from skylight.backend.queue.counters import Backlog, backlog
 from skylight.backend.queue.failures import Failure
-from skylight.backend.queue.progress import JobState, job_states
+from skylight.backend.queue.progress import JobState
 from skylight.backend.queue.quarantine import Aside
 from skylight.backend.queue.workers import running
 from skylight.backend.service import Service
-from skylight.backend.store.samples import SampleRecord
 from skylight.backend.web.page.charts import Chart
 from skylight.backend.web.page.curves import agreement_chart, curve_chart
 from skylight.model.images.normalization import OWN
-
-SETTLED_SECONDS = 2.0  # a folder changed less long ago may change again without a newer time stamp
 
 
 @dataclass(frozen=True)
@@ -90,101 +76,55 @@ class ProjectView:
         return bool(self.inbox) or any(job.running or job.queued for job in self.jobs)
 
 
-@dataclass(frozen=True)
-class QueueState:
-    """What the queue says of a project."""
-
-    inbox: int = 0
-    jobs: Sequence[JobState] = ()
-    workers: int = 0
-    backlog: Sequence[Backlog] = ()  # of all projects
-    up_to_date: bool = False
-    away: str = ""
-    asides: Sequence[Aside] = ()
-    gone: str = ""
-
-
-class Records:
-    """Samples and versions of every project, each read again only if it may have changed: a page asks often."""
-
-    def __init__(self, service: Service, clock: Callable[[], float] = time.time) -> None:
-        self.service = service
-        self.clock = clock
-        self._lock = threading.Lock()
-        self._samples: dict[str, tuple[int, list[SampleRecord]]] = {}
-        self._versions: dict[tuple[str, int], Version] = {}  # immutable
-
-    def samples(self, project: str) -> list[SampleRecord]:
-        """All samples by rising annotation id."""
-        try:
-            changed = (self.service.store.folder(project) / "samples").stat().st_mtime_ns
-        except OSError:
-            return []
-        with self._lock:
-            kept = self._samples.get(project)
-        if kept and kept[0] == changed:
-            return kept[1]
-        records = self.service.store.samples(project)
-        if self.clock() - changed / 1e9 > SETTLED_SECONDS:
-            with self._lock:
-                self._samples[project] = changed, records
-        return records
-
-    def versions(self, project: str) -> list[Version]:
-        """All versions, the newest first."""
-        found = []
-        for number in reversed(self.service.versions.numbers(project)):
-            with suppress(SetAside, FileNotFoundError):
-                found.append(self._version(project, number))
-        return found
-
-    def _version(self, project: str, number: int) -> Version:
-        with self._lock:
-            kept = self._versions.get((project, number))
-        if kept is None:
-            kept = summary(self.service.versions.card(project, number))
-            with self._lock:
-                self._versions[project, number] = kept
-        return kept
-
-
-def project_view(records: Records, project: str, known: Readiness | None) -> ProjectView:
+def project_view(service: Service, project: str, records: RecordCache, readiness: Readiness | None) -> ProjectView:
     """Everything about one project; Redis and Label Studio may be away."""
-    service, samples, versions = records.service, records.samples(project), records.versions(project)
+    state = project_state(service, project, records)
+    queue = state.queue
+    workers, waiting, away = _all_projects(service, state)
     labels, problem = configured(service, project)
     number = project.partition(".")[0]
-    queue = queue_state(service, project)
     address = service.settings.label_studio_url
-    found, how = agreements(samples), service.normalisations.of(project)
+    versions = [version.summary for version in reversed(state.versions)]
+    agreed = agreements(state.samples)
     return ProjectView(
         key=project,
         number=number,
-        title=(known.title if known else "") or f"Project {number}",
+        title=(readiness.title if readiness else "") or f"Project {number}",
         link=f"{address}/projects/{number}" if address else "",
         labels=labels,
         problem=problem,
-        served=service.version_name(project),
+        served=state.model_version,
         current=service.versions.current(project),
         before=service.versions.before(project),
-        annotations=len(samples),
-        tasks=len({record.task for record in samples}),
-        inbox=queue.inbox,
-        jobs=queue.jobs,
-        away=queue.away,
-        workers=queue.workers,
-        backlog=queue.backlog,
-        up_to_date=queue.up_to_date,
+        annotations=len(state.samples),
+        tasks=state.tasks,
+        inbox=queue.inbox if queue else 0,
+        jobs=queue.jobs if queue else (),
+        away=away,
+        workers=workers,
+        backlog=waiting,
+        up_to_date=queue is not None and queue.up_to_date,
         needed=service.settings.min_annotations,
         versions=versions,
         curve=curve_chart(learning_curve(versions)),
-        agreement=agreement_chart(found),
-        correction=correction(found),
-        readiness=known,
-        failures=service.failures.of(project) + service.failures.of(MACHINE),
-        asides=queue.asides,
-        rasters="" if how == OWN else str(how),
-        gone=queue.gone,
+        agreement=agreement_chart(agreed),
+        correction=correction(agreed),
+        readiness=readiness,
+        failures=queue.failures if queue else (),
+        asides=queue.asides if queue else (),
+        rasters="" if state.normalization == OWN else str(state.normalization),
+        gone=queue.gone if queue else "",
     )
+
+
+def _all_projects(service: Service, state: ProjectState) -> tuple[int, Sequence[Backlog], str]:
+    """The number of workers, the jobs that wait for them, and why these are not known, "" if they are."""
+    if state.away:
+        return 0, (), state.away
+    try:
+        return len(running(service.queue)), backlog(service.queue), ""
+    except redis.RedisError as error:
+        return 0, (), redis_away(error)
 
 
 def configured(service: Service, project: str) -> tuple[tuple[str, ...], str]:
@@ -196,24 +136,6 @@ def configured(service: Service, project: str) -> tuple[tuple[str, ...], str]:
         return service.labeling(config).labels, ""
     except SkylightError as error:
         return (), str(error)
-
-
-def queue_state(service: Service, project: str) -> QueueState:
-    """What waits and what runs; that it is not known while Redis is away."""
-    queue = service.queue
-    try:
-        inbox = queue.inbox_length(project)
-        return QueueState(
-            inbox=inbox,
-            jobs=job_states(queue, project),
-            workers=len(running(queue)),
-            backlog=backlog(queue),
-            up_to_date=not inbox and queue.trained(project) >= queue.dirty(project),
-            asides=service.asides.of(project),
-            gone=queue.gone().get(project, ""),
-        )
-    except redis.RedisError as error:
-        return QueueState(away=f"Redis does not answer ({type(error).__name__}); clicks work, training waits for it")
 
 
 def correction(found: Sequence[Agreement]) -> Correction | None:

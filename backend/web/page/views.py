@@ -16,6 +16,7 @@ from werkzeug.wrappers import Response as AnyResponse
 
 from skylight.backend.admin import actions, doctor
 from skylight.backend.admin.finding import Finding
+from skylight.backend.admin.project_state import RecordCache
 from skylight.backend.errors import BadRequest, SkylightError
 from skylight.backend.learning.coverage import readiness
 from skylight.backend.limits import project_name
@@ -23,10 +24,10 @@ from skylight.backend.security.key_file import kept_key
 from skylight.backend.service import Service
 from skylight.backend.trace import CURRENT, fail
 from skylight.backend.web import csrf, ready, rq_dashboard
-from skylight.backend.web.http import service_of
+from skylight.backend.web.http import records_of, service_of
 from skylight.backend.web.page import gallery
 from skylight.backend.web.page.curves import counted
-from skylight.backend.web.page.overview import ProjectView, Records, project_view
+from skylight.backend.web.page.overview import ProjectView, project_view
 from skylight.backend.web.refreshed import Refreshed
 
 STATES = ("fail", "warn", "ok")  # of the doctor's findings, the worst first
@@ -55,9 +56,9 @@ log = logging.getLogger(__name__)
 class Pages:
     """What the page keeps between requests, one per application."""
 
-    def __init__(self, service: Service) -> None:
+    def __init__(self, service: Service, records: RecordCache) -> None:
         self.service = service
-        self.records = Records(service)
+        self.records = records
         self.gallery = gallery.Gallery(service)
         self.readiness = Refreshed(lambda project: readiness(service, project))
         self.findings = Refreshed(lambda _: findings(service))
@@ -81,15 +82,15 @@ class Pages:
     def view(self, project: str) -> ProjectView:
         """A project; Label Studio is asked beside the request. Raises NotFound."""
         _check_known(self.service, project)
-        known = self.readiness.get(project) if self.service.labelstudio else None
-        return project_view(self.records, project, known)
+        readiness = self.readiness.get(project) if self.service.labelstudio else None
+        return project_view(self.service, project, self.records, readiness)
 
 
 @blueprint.record_once
 def _prepare(state: BlueprintSetupState) -> None:
     app = state.app
     assert isinstance(app, Flask)
-    made = app.extensions["skylight-pages"] = Pages(service_of(app))
+    made = app.extensions["skylight-pages"] = Pages(service_of(app), records_of(app))
     app.extensions[ready.NAME] = made.alerts
 
 

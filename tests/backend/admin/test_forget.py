@@ -88,7 +88,7 @@ def test_a_store_that_has_another_name_goes_on_working(client, planted, studio, 
     planted.store.save_config(P, CONFIG)
     Upkeep(planted, sweep=True).once()
     work()
-    assert not {name, "*"} & set(status.of_all(planted))
+    assert not {name, "*"} & set(status.all_as_json(planted))
     metrics = client.get("/metrics")
     assert metrics.status_code == 200 and f'"{name}"' not in metrics.text
     assert client.get("/status").status_code == client.get("/versions").status_code == 200
@@ -227,7 +227,7 @@ def test_a_project_that_label_studio_has_no_more_is_left_out_and_kept(client, pl
     assert "Not in Label Studio any more" in client.get("/").text
     assert "does not have this project" not in client.get(f"/projects/{OTHER}").text
     assert client.get("/status").get_json()[P]["gone"] and "gone" not in client.get("/status").get_json()[OTHER]
-    assert any("GONE" in line for line in status.lines(status.of_all(planted)))
+    assert any("GONE" in line for line in status.lines(status.all_as_json(planted)))
     (said,) = [each for each in doctor.findings(planted) if each.what == f"project {P}"]
     assert said.state == "warn" and f"skylight forget --project {P}" in said.next_step
     studio.projects[1] = project  # from a backup

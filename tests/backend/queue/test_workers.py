@@ -9,10 +9,11 @@ from flask import Flask
 from rq.worker_registration import WORKERS_BY_QUEUE_KEY
 
 from skylight.backend.admin import machine_checks
+from skylight.backend.admin.project_state import RecordCache
 from skylight.backend.queue.workers import ALIVE_SECONDS, running
 from skylight.backend.service import Service
 from skylight.backend.web.metrics import install
-from skylight.backend.web.page import overview
+from skylight.backend.web.page.overview import project_view
 from skylight.backend.worker import worker
 from tests.support.label_studio_double import wait_until
 
@@ -82,7 +83,7 @@ def test_doctor_page_and_metrics_count_the_same_workers(service, registered):
     def counts() -> tuple[int, int, int]:
         said = machine_checks.urgent(service)
         doctor = next(each.detail for each in said if each.what == "worker").count("process ")
-        return doctor, overview.queue_state(service, "1.1").workers, _in_metrics(service)
+        return doctor, project_view(service, "1.1", RecordCache(service), None).workers, _in_metrics(service)
 
     assert counts() == (1, 1, 1)
     other = worker.Worker([registered.service.queue.queues["train"]], connection=registered.connection)

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from skylight.backend.admin.project_state import RecordCache
 from skylight.backend.security import key_file
 from skylight.backend.security.key_file import kept_key
 from skylight.backend.security.webhook_secret import Secret
@@ -55,7 +56,7 @@ def test_a_key_is_made_once_and_only_its_owner_may_read_it(tmp_path: Path, links
 
 def test_the_secret_and_the_key_of_the_page_need_no_hard_links(tmp_path: Path, links: int | None, service) -> None:
     assert len(Secret(Settings(home=tmp_path)).value) >= 32
-    pages = Pages(service)
+    pages = Pages(service, RecordCache(service))
     token = pages.guard.token("cookie")
     assert (service.settings.home / KEY_FILE).is_file()
     assert Guard(kept_key(service.settings.home / KEY_FILE, str))._signer.loads(token) == "cookie"

@@ -11,7 +11,7 @@ from rasterio import Affine
 from rasterio.io import MemoryFile
 
 from skylight.backend.admin.actions import normalise
-from skylight.backend.admin.status import lines, of_all
+from skylight.backend.admin.status import all_as_json, lines
 from skylight.backend.cli import main
 from skylight.backend.inference.click import click
 from skylight.backend.inference.preannotation import preannotation
@@ -198,7 +198,7 @@ def test_a_project_of_8_bits_has_none(planted, studio, project):
     assert train_version(planted, project) == 1
     assert planted.versions.card(project, 1)["normalisation"] is None
     assert not (planted.store.folder(project) / "normalisation.json").exists()
-    assert "rasters" not in "\n".join(lines(of_all(planted)))
+    assert "rasters" not in "\n".join(lines(all_as_json(planted)))
 
 
 def test_a_damaged_one_is_that_of_the_newest_version(planted, studio, project):
@@ -241,7 +241,7 @@ def test_the_command_shows_and_sets_it_and_the_page_shows_it(planted, project, c
     assert planted.queue.dirty(project) == 0
     assert "bands 3, 2, 1; -5 is black, 4000 white" in skylight("--bands", "3,2,1", "--range", "-5,4000").output
     assert planted.queue.dirty(project) == 1 and planted.prefetch_requests.newest(project)
-    assert "  rasters: bands 3, 2, 1; -5 is black, 4000 white" in list(lines(of_all(planted)))
+    assert "  rasters: bands 3, 2, 1; -5 is black, 4000 white" in list(lines(all_as_json(planted)))
     assert "Rasters: bands 3, 2, 1; -5 is black, 4000 white." in client.get(f"/projects/{project}").text
     assert "bands 3, 2, 1; black and white by" in skylight("--range", "auto").output
     assert "the first three bands" in skylight("--bands", "").output

@@ -5,11 +5,12 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from skylight.backend.admin.project_state import RecordCache
 from skylight.backend.learning.agreement import agreements
 from skylight.backend.learning.coverage import Readiness
 from skylight.backend.service import Service
 from skylight.backend.store.samples import SampleRecord
-from skylight.backend.web.page.overview import Records, correction, project_view
+from skylight.backend.web.page.overview import ProjectView, correction, project_view
 from tests.support.label_studio_double import CONFIG
 
 P = "1.1795340401"
@@ -46,8 +47,12 @@ def publish(service, made):
     service.versions.publish(P, lambda path: path.write_bytes(b"") and None, made)
 
 
+def view_of(service: Service, project: str, readiness: Readiness | None) -> ProjectView:
+    return project_view(service, project, RecordCache(service), readiness)
+
+
 def test_a_project_that_has_just_come_shows_what_it_waits_for(service, project):
-    view = project_view(Records(service), P, None)
+    view = view_of(service, P, None)
     assert (view.title, view.number, view.served, view.labels) == ("Project 1", "1", "sam-tiny", ("Pit",))
     assert (view.problem, view.away, view.now, view.curve, view.agreement) == ("", "", None, None, None)
     assert (view.annotations, view.needed, view.busy) == (0, 3, False)
@@ -56,9 +61,9 @@ def test_a_project_that_has_just_come_shows_what_it_waits_for(service, project):
 
 def test_a_configuration_that_cannot_be_served_is_named(service, project):
     service.store.save_config(P, "<View/>")
-    assert "no Image" in project_view(Records(service), P, None).problem
+    assert "no Image" in view_of(service, P, None).problem
     service.store.save_config("2.1", "")
-    assert "has not come yet" in project_view(Records(service), "2.1", None).problem
+    assert "has not come yet" in view_of(service, "2.1", None).problem
 
 
 def test_versions_are_listed_the_newest_first_with_the_one_that_is_served(service, project):
@@ -67,7 +72,7 @@ def test_versions_are_listed_the_newest_first_with_the_one_that_is_served(servic
     service.versions.promote(P, 1)
     for annotation in (1, 2):
         service.store.put(P, record(annotation, task=1), np.zeros((4, 4), np.uint8))
-    view = project_view(Records(service), P, None)
+    view = view_of(service, P, None)
     assert [(row.number, row.labels) for row in view.versions] == [(2, ("Crater",)), (1, ("Pit",))]
     assert view.now and (view.now.mean_iou, view.now.annotations, view.now.validated) == (0.4, 3, 1)
     assert view.versions[0].cross_validated
@@ -77,7 +82,7 @@ def test_versions_are_listed_the_newest_first_with_the_one_that_is_served(servic
 
 def test_what_waits_and_runs_is_shown(service, project):
     service.queue.accept(P, {"what": "config"})
-    view = project_view(Records(service), P, Readiness("Pits", 9, 1, 9, True))
+    view = view_of(service, P, Readiness("Pits", 9, 1, 9, True))
     assert (view.inbox, view.up_to_date, view.busy, view.workers, view.title) == (1, False, True, 0, "Pits")
     assert [job.queued for job in view.jobs] == [True, False, False, False]
 
@@ -86,27 +91,9 @@ def test_without_redis_the_rest_is_shown(service, project):
     publish(service, card(1, 3))
     service.versions.promote(P, 1)
     away = Service(replace(service.settings, redis_url="unix:///nowhere/redis.sock"))
-    view = project_view(Records(away), P, None)
+    view = view_of(away, P, None)
     assert "Redis does not answer" in view.away
     assert (view.served, len(view.versions), view.jobs) == ("skylight-1", 1, ())
-
-
-def test_records_are_read_again_when_one_came_or_went(service, project):
-    records = Records(service, clock=lambda: 4e9)  # as if all had settled long ago
-    assert records.samples(P) == []
-    service.store.put(P, record(1), np.zeros((4, 4), np.uint8))
-    assert [one.annotation for one in records.samples(P)] == [1]
-    assert records.samples(P) is records.samples(P)
-    service.store.put(P, record(2), np.zeros((4, 4), np.uint8))
-    assert [one.annotation for one in records.samples(P)] == [1, 2]
-    service.store.remove(P, 1)
-    assert [one.annotation for one in records.samples(P)] == [2]
-
-
-def test_records_that_may_still_change_unseen_are_not_kept(service, project):
-    records = Records(service)
-    service.store.put(P, record(1), np.zeros((4, 4), np.uint8))
-    assert records.samples(P) is not records.samples(P)
 
 
 def test_agreement_is_told_of_the_newest_and_of_all():
@@ -118,11 +105,3 @@ def test_agreement_is_told_of_the_newest_and_of_all():
     assert found.recent == pytest.approx(sum(range(11, 21)) / 200)
     assert (found.of, found.count, found.unchanged) == (10, 20, 1)
     assert correction([]) is None
-
-
-def test_a_versions_card_is_read_once(service, project, monkeypatch):
-    publish(service, card(1, 3))
-    records = Records(service)
-    (found,) = records.versions(P)
-    monkeypatch.setattr(service.versions, "card", lambda *_: pytest.fail("it is known"))
-    assert records.versions(P) == [found]
