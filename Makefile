@@ -1,8 +1,8 @@
 # make demo   a Label Studio with a project of planetary scenes, connected to Skylight
-# make test   format, types, containers' files, documentation and tests
+# make test   lint, documentation and tests
 # make docs   the documentation as a site, in build/docs; a dead link fails
 # make reference  the pages of docs/ that are made from the code
-# make lint   the files of docker/, by hadolint and docker compose
+# make lint   format, types, layers of imports, security, and the files of docker/
 # make audit  known holes in the packages, and bad habits in the code
 # make e2e    the whole loop on a real Label Studio, with a simulated annotator
 # make torture  faults on purpose, and what is lost (PARTS="bursts kills" for some)
@@ -23,6 +23,9 @@ demo: $(VENV)/.installed $(LABEL_STUDIO_VENV)/.installed
 	SKYLIGHT_HOME=$${SKYLIGHT_HOME:-$(CURDIR)/build/demo} $(VENV)/bin/skylight demo --label-studio $(LABEL_STUDIO) --port $(PORT)
 
 test: lint docs $(MOTO_VENV)/.installed
+	OMP_NUM_THREADS=1 $(VENV)/bin/python -m pytest -n auto --dist worksteal
+
+lint: $(VENV)/.installed-dev
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/ruff format --check .
 	mkdir -p build/types/skylight
@@ -31,11 +34,7 @@ test: lint docs $(MOTO_VENV)/.installed
 	$(VENV)/bin/mypy
 	$(VENV)/bin/lint-imports
 	$(VENV)/bin/bandit -q -c pyproject.toml -r backend model
-	OMP_NUM_THREADS=1 $(VENV)/bin/python -m pytest -n auto --dist worksteal
-
-lint: $(VENV)/.installed-dev
 	$(VENV)/bin/hadolint docker/Dockerfile
-	mkdir -p build
 	sed 's/=$$/=0123456789abcdef0123/' docker/.env.example > build/compose.env
 	$(VENV)/bin/docker-compose --env-file build/compose.env -f docker/compose.yaml config -q
 	$(VENV)/bin/docker-compose --env-file build/compose.env -f docker/compose.yaml -f docker/compose.gpu.yaml config -q
