@@ -9,14 +9,14 @@ import numpy as np
 
 from skylight.backend.errors import BadRequest
 from skylight.backend.importing import mask_png
+from skylight.backend.importing.coco_file import Coco, CocoError, Picture
 from skylight.backend.importing.formats import MASKS, Kind
 from skylight.backend.importing.json_items import JsonError
 from skylight.backend.importing.labelstudio_json import exported
 from skylight.backend.importing.targets import Labelled, Made, Project, Size, other_size
 from skylight.backend.labelstudio.label_config import BOX
 from skylight.model.images.file_names import files_below
-from skylight.model.mapping.component_merging import Found
-from skylight.model.masks.coco import Coco, CocoError, Picture
+from skylight.model.masks.region import MaskRegion
 
 MERGED = "default"  # the only category of Label Studio's COCO exports where key points have the labels of the masks
 MERGED_HINT = (
@@ -81,7 +81,7 @@ def _masks(source: Path, project: Project, how: Masks, max_pixels: int) -> list[
             label, folders = _by_folder(source, folders, project)
         found.setdefault("/".join((*folders, each.stem + MASKS)), []).append((each, label))
 
-    def objects(each: Path, label: str, size: Size) -> Iterator[tuple[str, Found]]:
+    def objects(each: Path, label: str, size: Size) -> Iterator[tuple[str, MaskRegion]]:
         numbers = mask_png.read(each, size, max_pixels)
         if how.values is None or not set(np.unique(numbers).tolist()) <= {0, *how.values}:
             numbers = mask_png.harden(numbers)

@@ -11,6 +11,7 @@ from typing import Any
 from skylight.backend.errors import DATA_ERRORS, BadRequest, LabelStudioError, MediaError, SkylightError, Unavailable
 from skylight.backend.images import download
 from skylight.backend.importing.coco_and_masks import Masks, labelled
+from skylight.backend.importing.coco_file import CocoError
 from skylight.backend.importing.formats import Kind, kind_of
 from skylight.backend.importing.matching import ByAddress, Index, path_of, readings, spelled, uploaded_name
 from skylight.backend.importing.targets import NAMED, Labelled, Made, Project
@@ -22,7 +23,6 @@ from skylight.model.images.decoding import ImageError
 from skylight.model.images.file_names import files_below, is_picture
 from skylight.model.images.raster import size_of
 from skylight.model.masks.bitmask import MaskError
-from skylight.model.masks.coco import CocoError
 
 LONGEST_NAME = 75  # characters of a file's name: Label Studio keeps 100 with the path it puts before, and cuts the rest
 GUESS = "which one it is, is not guessed"

@@ -22,7 +22,7 @@ from skylight.backend.labelstudio.region_reader import (
     size_of,
 )
 from skylight.backend.labelstudio.region_writer import Region
-from skylight.model.masks.coco import cut
+from skylight.model.masks.region import MaskRegion
 
 RELATION = "relation"
 
@@ -169,7 +169,7 @@ def _placed(region: Region, project: Project, size: Size) -> Sequence[Region] | 
     label = project.label(label_of(region))
     if not label:
         return []
-    drawn = project.regions(label, cut(read_mask(region, size), 0), size)
+    drawn = project.regions(label, MaskRegion.of(read_mask(region, size), 0), size)
     return [{**each, "id": region.get("id") or each["id"]} if k == 0 else each for k, each in enumerate(drawn)] or None
 
 

@@ -11,8 +11,8 @@ from PIL import Image
 from scipy import ndimage
 
 from skylight.model.images.decoding import ImageError, load
-from skylight.model.mapping.component_merging import Found
 from skylight.model.masks.bitmask import OPAQUE
+from skylight.model.masks.region import MaskRegion
 
 COLOURS = ("RGB", "RGBA", "LA")  # modes of a mask that somebody saved as a picture
 GRAY = ("1", "L", "I;16", "I")
@@ -127,7 +127,7 @@ def harden(numbers: NDArray[Any]) -> NDArray[Any]:
     return np.where(numbers > top // 2, top, 0).astype(numbers.dtype)
 
 
-def objects(numbers: NDArray[Any], classes: bool) -> Iterator[Found]:
+def objects(numbers: NDArray[Any], classes: bool) -> Iterator[MaskRegion]:
     """The objects of a mask (H, W) of whole numbers, 0 being background; each `label` is its number.
 
     Of `classes` every 8-connected part is an object, and so it is where there is one number alone; else every number.
@@ -144,10 +144,10 @@ def objects(numbers: NDArray[Any], classes: bool) -> Iterator[Found]:
         if parts:
             yield from _parts(mask, int(present[k]), rows.start, columns.start)
         else:
-            yield Found(int(present[k]), rows.start, columns.start, mask, 1.0)
+            yield MaskRegion(int(present[k]), rows.start, columns.start, mask, 1.0)
 
 
-def _parts(mask: NDArray[np.bool_], label: int, top: int, left: int) -> Iterator[Found]:
+def _parts(mask: NDArray[np.bool_], label: int, top: int, left: int) -> Iterator[MaskRegion]:
     _, numbered = cv2.connectedComponents(mask.view(np.uint8), connectivity=8)
     for k, (rows, columns) in enumerate(ndimage.find_objects(numbered), 1):
-        yield Found(label, top + rows.start, left + columns.start, numbered[rows, columns] == k, 1.0)
+        yield MaskRegion(label, top + rows.start, left + columns.start, numbered[rows, columns] == k, 1.0)

@@ -6,11 +6,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from skylight.backend.errors import BadRequest
+from skylight.backend.importing.coco_file import PolygonRegion
 from skylight.backend.labelstudio.label_config import Control, Labeling, find
 from skylight.backend.labelstudio.region_writer import Part, Region, characters_of, draw
 from skylight.backend.limits import MAX_CHARACTERS, MAX_REGIONS
-from skylight.model.mapping.component_merging import Found
-from skylight.model.masks.coco import Drawn
+from skylight.model.masks.region import MaskRegion
 
 NAMED = 5  # labels that a message names
 
@@ -81,7 +81,7 @@ class Project:
                 f"to leave its objects out{hint}"
             )
 
-    def made(self, objects: Iterable[tuple[str, Found]], size: Size) -> Made:
+    def made(self, objects: Iterable[tuple[str, MaskRegion]], size: Size) -> Made:
         """An annotation of some objects, each with its name of elsewhere. Raises BadRequest if they are too many."""
         result: list[Region] = []
         lost = characters = 0
@@ -98,10 +98,10 @@ class Project:
                 raise BadRequest(f"{much}; use PolygonLabels, or split the picture")
         return Made(result, lost=lost)
 
-    def regions(self, label: str, found: Found, size: Size) -> list[Region]:
+    def regions(self, label: str, found: MaskRegion, size: Size) -> list[Region]:
         """The regions of an object, as if somebody had drawn it; none if it has no pixel."""
         output = self.labeling.output(label)
-        part, rings = Part(found.top, found.left, size), found.rings if isinstance(found, Drawn) else ()
+        part, rings = Part(found.top, found.left, size), found.rings if isinstance(found, PolygonRegion) else ()
         drawn = draw(output, found.mask, output.spelled(label), 1.0, part_of=part, rings=rings)
         return [{**{k: v for k, v in each.items() if k != "score"}, "origin": "manual"} for each in drawn]
 

@@ -1,7 +1,7 @@
 """The single objects of a picture of any size: an object that crosses tiles is one, and memory stays bounded.
 
 What is held of every pixel is on disk. Of an object whose bounding box is too large for an array, area, centre and
-score are summed up as the strips come, and its mask is read again strip by strip (`map_objects.Wide`).
+score are summed up as the strips come, and its mask is read again strip by strip (`masks.region.StreamedRegion`).
 """
 
 from collections.abc import Iterable, Iterator
@@ -18,11 +18,9 @@ from scipy.sparse.csgraph import connected_components
 from skylight.model.decoder.inference import MARGIN, likeliest
 from skylight.model.images.disk_array import Plane
 from skylight.model.images.raster import Window
-from skylight.model.mapping.map_objects import Found, Wide
 from skylight.model.mapping.tiled_inference import Strip
 from skylight.model.masks.instance_map import separate
-
-__all__ = ["UNKNOWN", "Found", "Map", "Wide"]
+from skylight.model.masks.region import MaskRegion, StreamedRegion
 
 UNKNOWN = 255  # in a label map: nothing is known of the pixel
 SURE = 255  # a certainty of 1
@@ -184,7 +182,7 @@ class Map:
         """The share of the picture's pixels of which something is known."""
         return self._pixels / max(self.size[0] * self.size[1], 1)
 
-    def objects(self, min_area: int, surest_first: bool = False) -> Iterator[Found | Wide]:
+    def objects(self, min_area: int, surest_first: bool = False) -> Iterator[MaskRegion | StreamedRegion]:
         """All objects of `min_area` px or more, label by label, the connected parts by falling size.
 
         With `surest_first` the connected parts of all labels by falling score.
@@ -198,7 +196,7 @@ class Map:
         for i in order[areas[order] >= max(min_area, 1)].tolist():
             yield from self._of_part(int(labels[i]), of_labels[labels[i]], int(numbers[i]), min_area)
 
-    def _of_part(self, label: int, whole: Whole, number: int, min_area: int) -> Iterator[Found | Wide]:
+    def _of_part(self, label: int, whole: Whole, number: int, min_area: int) -> Iterator[MaskRegion | StreamedRegion]:
         top, left, bottom, right = whole.boxes[number].tolist()
         pixels = (bottom - top) * (right - left)
         apart = label in self.separated and pixels <= LARGEST_SEPARATED
@@ -220,7 +218,7 @@ class Map:
         for k, part in enumerate(find_objects(numbered), 1):
             yield _cut(label, window, numbered[part] == k, part, certainty[part])
 
-    def _wide(self, label: int, whole: Whole, number: int) -> Wide:
+    def _wide(self, label: int, whole: Whole, number: int) -> StreamedRegion:
         """A connected part that is too large for an array."""
         top, left, bottom, right = whole.boxes[number].tolist()
 
@@ -236,7 +234,7 @@ class Map:
 
         x, y = whole.centroids[number].tolist()
         area, score = int(whole.areas[number]), float(whole.scores[number])
-        return Wide(label, top, left, bottom - top, right - left, area, (x, y), score, read)
+        return StreamedRegion(label, top, left, bottom - top, right - left, area, (x, y), score, read)
 
     def close(self) -> None:
         """Delete its files."""
@@ -246,7 +244,7 @@ class Map:
 
 def _cut(
     label: int, window: Window, mask: NDArray[np.bool_], part: tuple[slice, slice], certainty: NDArray[np.uint8]
-) -> Found:
+) -> MaskRegion:
     """An object in its bounding box, a `part` of the window."""
     score = float(certainty[mask].mean()) / SURE
-    return Found(label, window[0] + (part[0].start or 0), window[1] + (part[1].start or 0), mask, score)
+    return MaskRegion(label, window[0] + (part[0].start or 0), window[1] + (part[1].start or 0), mask, score)

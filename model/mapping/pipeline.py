@@ -29,9 +29,9 @@ from skylight.model.images.raster import Place, Raster, open_raster
 from skylight.model.mapping import contact_sheet, writers
 from skylight.model.mapping.component_merging import Map
 from skylight.model.mapping.georeference import Geo
-from skylight.model.mapping.map_objects import Found, Wide
 from skylight.model.mapping.tiled_inference import strips
 from skylight.model.mapping.writers import Row
+from skylight.model.masks.region import MaskRegion, StreamedRegion
 from skylight.model.sam.segmenter import Segmenter
 from skylight.model.storage import atomic_write
 
@@ -71,7 +71,7 @@ class Input(Protocol):
 
 @dataclass(frozen=True)
 class Measured:
-    """What the tables say of an object: all but its mask, of which never more than one is in memory. As `Found`."""
+    """What the tables say of a `MaskRegion`: all but its mask, of which never more than one is in memory."""
 
     label: int
     top: int
@@ -84,7 +84,7 @@ class Measured:
     score: float
 
     @classmethod
-    def of(cls, found: Found | Wide) -> "Measured":
+    def of(cls, found: MaskRegion | StreamedRegion) -> "Measured":
         """Of an object."""
         box = found.top, found.left, found.height, found.width
         return cls(found.label, *box, found.area, found.diameter, found.centroid, found.score)

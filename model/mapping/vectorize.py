@@ -5,13 +5,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from skylight.model.mapping.map_objects import Found, Wide
 from skylight.model.masks.contours import pieces
+from skylight.model.masks.region import MaskRegion, StreamedRegion
 
 TOLERANCE = 0.75  # px, by how much an outline may leave the edges of the pixels: they are stairs
 
 
-def shape(found: Found | Wide) -> Any:
+def shape(found: MaskRegion | StreamedRegion) -> Any:
     """An object's valid shapely (Multi)Polygon, in px from the picture's upper left corner, with its holes.
 
     The object is 8-connected: where its pixels touch by a corner only, it is a MultiPolygon. One that is too large to

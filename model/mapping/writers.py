@@ -14,10 +14,11 @@ from skylight.model.images.disk_array import Plane
 from skylight.model.images.raster import Place
 from skylight.model.mapping.component_merging import UNKNOWN
 from skylight.model.mapping.georeference import Geo
-from skylight.model.mapping.map_objects import Found, Wide
+from skylight.model.masks.coco_rle import encode_runs
 from skylight.model.masks.contours import outlines
 from skylight.model.masks.png import write_palette
 from skylight.model.masks.polygon_simplification import simplify
+from skylight.model.masks.region import MaskRegion, StreamedRegion
 from skylight.model.storage import atomic_write
 
 COLOURS = ((228, 26, 28), (55, 126, 184), (77, 175, 74), (152, 78, 163), (255, 127, 0), (166, 86, 40), (247, 129, 191))
@@ -124,15 +125,15 @@ def _column(name: str, rows: Sequence[Row]) -> NDArray[Any]:
     return np.array([np.nan if value is None else value for value in values], np.float64)
 
 
-def coco_annotation(found: Found | Wide, size: tuple[int, int], row: Row) -> dict[str, Any]:
+def coco_annotation(found: MaskRegion | StreamedRegion, size: tuple[int, int], row: Row) -> dict[str, Any]:
     """An object as COCO has it, without ids of its own: a polygon, or the runs of its pixels.
 
     Those if it has holes, or is too large to be one array.
     """
-    rings = outlines(found.mask) if isinstance(found, Found) else []
+    rings = outlines(found.mask) if isinstance(found, MaskRegion) else []
     segmentation: Any
     if len(rings) != 1:
-        segmentation = {"size": list(size), "counts": runs(found, size)}
+        segmentation = {"size": list(size), "counts": encode_runs(found, size)}
     else:
         ring = simplify(rings[0], COCO_TOLERANCE)
         ring = (ring if len(ring) >= 3 else rings[0]) + (found.left, found.top)
@@ -145,26 +146,6 @@ def coco_annotation(found: Found | Wide, size: tuple[int, int], row: Row) -> dic
         "segmentation": segmentation,
         "iscrowd": 0,
     }
-
-
-def runs(found: Found | Wide, size: tuple[int, int]) -> list[int]:
-    """COCO's uncompressed runs, column by column, the first of the background, of an object in a picture (H, W)."""
-    height, width = size
-    begins: list[NDArray[np.int64]] = []
-    ends: list[NDArray[np.int64]] = []
-    above, bottom = np.zeros(found.width, bool), found.top
-    for top, mask in found.strips():
-        before = np.concatenate([above[None], mask[:-1]])
-        for places, there in ((begins, mask & ~before), (ends, before & ~mask)):
-            rows, columns = np.nonzero(there)
-            places.append((columns + found.left) * height + rows + top)
-        above, bottom = mask[-1], top + len(mask)
-    ends.append((np.flatnonzero(above) + found.left) * height + bottom)
-    begin, end = np.sort(np.concatenate(begins)), np.sort(np.concatenate(ends))
-    apart = begin[1:] != end[:-1]  # a run to the bottom of a column may go on at the top of the next
-    begin, end = begin[np.append(True, apart)], end[np.append(apart, True)]
-    edges = np.concatenate([[0], np.stack([begin, end], 1).ravel(), [height * width]])
-    return [int(each) for each in np.diff(edges)]
 
 
 def write_coco(path: Path, labels: Sequence[str], pictures: Sequence[Mapping[str, Any]]) -> None:

@@ -13,7 +13,7 @@ from skylight.backend.importing import targets
 from skylight.backend.importing.mask_png import harden, objects, read
 from skylight.backend.labelstudio.label_config import controls, parse_config
 from skylight.model.images.decoding import ImageError
-from skylight.model.mapping.map_objects import Found
+from skylight.model.masks.region import MaskRegion
 from tests.support.editor import CONFIG
 
 NUMBERS = np.array([[0, 1, 1, 0], [3, 0, 0, 0], [0, 0, 3, 3]], np.uint8)
@@ -227,6 +227,6 @@ def test_brushes_that_take_too_much_together_are_refused(monkeypatch):
     labeling = parse_config(CONFIG)
     monkeypatch.setattr(targets, "MAX_CHARACTERS", 1000)
     project = targets.Project(labeling, controls(CONFIG), {})
-    many = (("Dog", Found(0, row, 3, np.ones((2, 2), bool), 1.0)) for row in range(0, 500, 4))
+    many = (("Dog", MaskRegion(0, row, 3, np.ones((2, 2), bool), 1.0)) for row in range(0, 500, 4))
     with pytest.raises(BadRequest, match=r"its first \d+ regions take more than .* use PolygonLabels"):
         project.made(many, (600, 800))

@@ -20,6 +20,7 @@ from click.testing import CliRunner
 from PIL import Image
 
 from skylight.backend.cli import main
+from skylight.backend.importing.coco_file import Coco
 from skylight.backend.mapping import bucket_inputs
 from skylight.backend.mapping.mapping import plan
 from skylight.backend.settings import Settings
@@ -28,11 +29,11 @@ from skylight.model.datasets.synthetic_scenes import scene
 from skylight.model.images.normalization import Normalisation
 from skylight.model.images.raster import Place
 from skylight.model.mapping import pipeline
-from skylight.model.mapping.component_merging import Found
 from skylight.model.mapping.georeference import Geo
 from skylight.model.mapping.vectorize import shape
-from skylight.model.mapping.writers import coco_annotation, runs
-from skylight.model.masks.coco import Coco
+from skylight.model.mapping.writers import coco_annotation
+from skylight.model.masks.coco_rle import encode_runs
+from skylight.model.masks.region import MaskRegion
 from skylight.model.sam import loading
 from tests.model.images.test_raster import MARS, tiff
 from tests.support.s3_double import credentials, serving_s3
@@ -340,7 +341,7 @@ def test_shapes_are_valid_with_holes_and_where_pixels_touch_by_a_corner():
     corner = np.zeros((8, 8), bool)
     corner[:4, :4] = corner[4:, 4:] = True
     for mask, parts, holes in ((ring, 1, 1), (corner, 2, 0)):
-        made = shape(Found(0, 5, 7, mask, 1.0))
+        made = shape(MaskRegion(0, 5, 7, mask, 1.0))
         assert made.is_valid and made.area == mask.sum() and made.bounds[:2] == (7, 5)
         pieces = shapely.get_parts(made)
         assert len(pieces) == parts and sum(len(piece.interiors) for piece in pieces) == holes
@@ -351,12 +352,12 @@ def test_cocos_runs_go_down_the_columns():
     size = (4, 5)
     whole = np.zeros(size, bool)
     whole[1:4, 2:4] = mask
-    counts = runs(Found(0, 1, 2, mask, 1.0), size)
+    counts = encode_runs(MaskRegion(0, 1, 2, mask, 1.0), size)
     values = np.repeat(np.arange(len(counts)) % 2, counts)
     assert (whole == values.reshape(size[::-1]).T).all()
     ring = np.ones((9, 9), bool)
     ring[3:6, 3:6] = False
-    made = coco_annotation(Found(0, 0, 0, ring, 1.0), (9, 9), {"area_px": 72, "confidence": 1.0})
+    made = coco_annotation(MaskRegion(0, 0, 0, ring, 1.0), (9, 9), {"area_px": 72, "confidence": 1.0})
     assert sum(made["segmentation"]["counts"][1::2]) == 72
 
 

@@ -11,11 +11,13 @@ from skylight.model.datasets.synthetic_scenes import scene
 from skylight.model.decoder.inference import Prediction, instances, predict_pixels
 from skylight.model.images.raster import Whole
 from skylight.model.mapping import component_merging
-from skylight.model.mapping.component_merging import UNKNOWN, Map, Wide
+from skylight.model.mapping.component_merging import UNKNOWN, Map
 from skylight.model.mapping.tiled_inference import Strip, ramps, starts, strips, windows
 from skylight.model.mapping.vectorize import shape
-from skylight.model.mapping.writers import runs, write_geotiff, write_png
+from skylight.model.mapping.writers import write_geotiff, write_png
+from skylight.model.masks.coco_rle import encode_runs
 from skylight.model.masks.instance_map import separate
+from skylight.model.masks.region import StreamedRegion
 from tests.support.shapes import apart
 from tests.support.trained_versions import train_pits
 
@@ -139,13 +141,13 @@ def test_an_object_too_large_for_an_array_is_read_by_strips_and_is_the_same(empt
     expected = list(in_strips(empty, classes, height).objects(1))
     monkeypatch.setattr(component_merging, "LARGEST_WHOLE", 400)
     found = list(in_strips(empty, classes, height).objects(1))
-    assert sum(isinstance(each, Wide) for each in found) > 3 and len(found) == len(expected)
+    assert sum(isinstance(each, StreamedRegion) for each in found) > 3 and len(found) == len(expected)
     for one, other in zip(found, expected, strict=True):
         assert (one.label, one.top, one.left, one.area) == (other.label, other.top, other.left, other.area)
         assert (one.height, one.width, one.diameter) == (other.height, other.width, other.diameter)
         assert (one.mask == other.mask).all()
         assert one.centroid == pytest.approx(other.centroid) and one.score == pytest.approx(other.score)
-        assert runs(one, classes.shape) == runs(other, classes.shape)
+        assert encode_runs(one, classes.shape) == encode_runs(other, classes.shape)
         drawn, right = shape(one), shape(other)
         assert drawn.is_valid and drawn.symmetric_difference(right).area <= 0.3 * right.length
 
@@ -173,7 +175,7 @@ def test_memory_does_not_grow_with_the_area_of_a_raster(empty, tmp_path, monkeyp
         tracemalloc.start()
         list(found.fill(strip(top, rows) for top in range(0, height, 256)))
         (only,) = found.objects(1)
-        assert only.area == rows.sum() * height // 256 and len(runs(only, found.size)) > 100
+        assert only.area == rows.sum() * height // 256 and len(encode_runs(only, found.size)) > 100
         assert shape(only).area == pytest.approx(only.area)
         write_png(tmp_path / "a.png", found.classes)
         write_geotiff(tmp_path / "a.tif", found.classes, None, ["a", "b"])

@@ -1,4 +1,4 @@
-"""COCO files: runs and polygons to masks, and what is refused."""
+"""COCO files: images, categories and annotations, and what is refused."""
 
 import json
 from contextlib import suppress
@@ -7,11 +7,11 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from hypothesis.extra.numpy import arrays
 
-from skylight.model.mapping.component_merging import Found
-from skylight.model.mapping.writers import coco_annotation, runs
-from skylight.model.masks.coco import Coco, CocoError, decompress, runs_mask
+from skylight.backend.importing.coco_file import Coco, CocoError
+from skylight.model.mapping.writers import coco_annotation
+from skylight.model.masks.coco_rle import encode_runs
+from skylight.model.masks.region import MaskRegion
 
 SIZE = (6, 8)
 
@@ -44,59 +44,6 @@ def drawn(coco, *boxes):
     return whole
 
 
-def compress(counts):
-    """As rleToString of COCO's maskApi.c."""
-    text = ""
-    for k, count in enumerate(counts):
-        x = count - counts[k - 2] if k > 2 else count
-        more = True
-        while more:
-            c, x = x & 31, x >> 5
-            more = x != -1 if c & 16 else x != 0
-            text += chr(c + 32 * more + 48)
-    return text
-
-
-@pytest.mark.parametrize(
-    ("text", "counts"),
-    [("T3", [100]), ("52203", [5, 2, 2, 2, 5]), ("", []), ("0\\9", [0, 300])],
-)
-def test_known_compressed_runs(text, counts):
-    assert decompress(text) == counts
-
-
-def test_masks_that_pycocotools_wrote():
-    y, x = np.mgrid[:70, :50]
-    ring = ((y - 30) ** 2 / 900 + (x - 20) ** 2 / 225 <= 1) & ~((y - 35) ** 2 + (x - 22) ** 2 <= 16)
-    half = np.arange(2000) >= 1000
-    corner = np.arange(20).reshape(5, 4) == 0
-    for mask, counts in (
-        (ring, "l;1k1d0B8H8J4L4L4M2N2N2N2O0O2OWOFF:8JF5:MF39MF49NF2;LF59KF6;HF9;CF?o02N2N3L4L4L6H8H>\\OPn0"),
-        (((x + y) % 7 == 0)[:9, :11], "0160100000000000O10O100000M"),
-        (np.repeat(half[None], 1000, 0), "Pb`n0Pb`n0"),
-        (corner, "01c0"),
-    ):
-        assert (runs_mask({"size": list(mask.shape), "counts": counts}, mask.shape) == mask).all()
-
-
-@given(st.lists(st.integers(0, 2**32 - 1), max_size=50))
-def test_compressed_runs_come_back(counts):
-    assert decompress(compress(counts)) == counts
-
-
-@given(arrays(bool, st.tuples(st.integers(1, 9), st.integers(1, 9))))
-def test_runs_of_any_mask_come_back_compressed_or_not(mask):
-    counts = runs(Found(0, 0, 0, mask, 1.0), mask.shape) if mask.any() else [mask.size]
-    for given_ in (counts, compress(counts)):
-        assert (runs_mask({"size": list(mask.shape), "counts": given_}, mask.shape) == mask).all()
-
-
-@given(st.text(max_size=40))
-def test_any_text_is_read_or_refused_as_coco_error(text):
-    with suppress(CocoError):
-        assert all(type(each) is int for each in decompress(text))
-
-
 def test_polygons_runs_and_crowds_are_objects_with_their_label(read):
     square = np.zeros(SIZE, bool)
     square[1:4, 2:6] = True
@@ -104,8 +51,8 @@ def test_polygons_runs_and_crowds_are_objects_with_their_label(read):
     corner[5, 7] = True
     coco = read(
         {"segmentation": [[2, 1, 6, 1, 6, 4, 2, 4], [7, 5, 20, 5, 20, 9, 7, 9]], "iscrowd": 0},
-        {"segmentation": {"size": [6, 8], "counts": runs(Found(0, 0, 0, square, 1.0), SIZE)}, "iscrowd": 1},
-        {"segmentation": {"size": [6, 8], "counts": compress([47, 1])}, "category_id": 4},
+        {"segmentation": {"size": [6, 8], "counts": encode_runs(MaskRegion(0, 0, 0, square, 1.0), SIZE)}, "iscrowd": 1},
+        {"segmentation": {"size": [6, 8], "counts": "_11"}, "category_id": 4},  # runs of 47 and 1
     )
     assert [(each.name, each.size) for each in coco.pictures] == [("a/b.png", SIZE)]
     assert coco.labels == ["Pit", "Crater"]
@@ -132,7 +79,7 @@ def test_what_map_writes_is_read_as_it_was(read):
     ring = np.ones((4, 5), bool)
     ring[2, 2] = False
     for mask in (ring, np.ones((3, 4), bool)):
-        made = coco_annotation(Found(0, 1, 2, mask, 0.9), SIZE, {"area_px": 1, "confidence": 0.9})
+        made = coco_annotation(MaskRegion(0, 1, 2, mask, 0.9), SIZE, {"area_px": 1, "confidence": 0.9})
         ((_, back),) = drawn(read({"segmentation": made["segmentation"]}))
         assert (back == np.pad(mask, ((1, 5 - len(mask)), (2, 6 - mask.shape[1])))).all()
 

@@ -5,12 +5,13 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy import ndimage
 
 Mask = NDArray[np.bool_]
 
 
 @dataclass(frozen=True)
-class Found:
+class MaskRegion:
     """One object: its label, 0 for the first, its mask (h, w) bool and where that lies, and its mean probability."""
 
     label: int
@@ -18,6 +19,13 @@ class Found:
     left: int
     mask: Mask
     score: float
+
+    @classmethod
+    def of(cls, mask: Mask, label: int, score: float = 1.0) -> "MaskRegion":
+        """The region of a mask (H, W) bool, cut to what it covers; (0, 0) of an empty one."""
+        windows = ndimage.find_objects(mask.view(np.uint8)) if mask.size else []
+        rows, columns = windows[0] if windows else (slice(0, 0), slice(0, 0))
+        return cls(label, rows.start, columns.start, mask[rows, columns].copy(), score)
 
     @property
     def height(self) -> int:
@@ -51,10 +59,10 @@ class Found:
 
 
 @dataclass(frozen=True)
-class Wide:
+class StreamedRegion:
     """An object whose bounding box is too large to be one array: its mask is read again, some rows at a time.
 
-    `read` gives what `strips` does; all else as of `Found`.
+    `read` gives what `strips` does; all else as of `MaskRegion`.
     """
 
     label: int
@@ -69,11 +77,11 @@ class Wide:
 
     @property
     def diameter(self) -> float:
-        """As of `Found`."""
+        """As of `MaskRegion`."""
         return circle(self.area)
 
     def strips(self) -> Iterator[tuple[int, Mask]]:
-        """As of `Found`."""
+        """As of `MaskRegion`."""
         yield from self.read()
 
     @property

@@ -1,9 +1,6 @@
-"""COCO's instances: pictures, and objects as polygons or as runs of pixels.
+"""COCO files of instances: pictures, and objects as polygons or as runs of pixels.
 
-A run-length encoding goes down the columns and begins with background. Compressed, each number is written in digits of
-5 bits, the lowest first, as characters from "0" on, 32 more if another follows; the last digit's highest bit is the
-sign, and from the fourth number on it is the difference to the one two before.
-https://github.com/cocodataset/cocoapi/blob/master/common/maskApi.c
+https://cocodataset.org/#format-data
 """
 
 import math
@@ -14,15 +11,14 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import ndimage
 
 from skylight.backend.importing.json_items import JsonError, item_at, read_text, walk
 from skylight.backend.labelstudio.whole_numbers import whole
-from skylight.model.mapping.component_merging import Found
 from skylight.model.masks.bitmask import MaskError, polygon_mask
+from skylight.model.masks.coco_rle import decode_runs
 from skylight.model.masks.contours import Ring
+from skylight.model.masks.region import MaskRegion
 
-MAX_DIGITS = 12  # of a compressed number, 60 bits
 MAX_SIDE = 1_000_000  # px
 
 Size = tuple[int, int]  # H, W px
@@ -44,7 +40,7 @@ class Picture:
 
 
 @dataclass(frozen=True)
-class Drawn(Found):
+class PolygonRegion(MaskRegion):
     """An object drawn as polygons: `rings`, in px from its mask's upper left corner, none if they leave the image."""
 
     rings: tuple[Ring, ...] = ()
@@ -71,8 +67,8 @@ class Coco:
         except (JsonError, CocoError) as error:
             raise CocoError(f"{path} is not a COCO file of instances: {error}") from error
 
-    def objects(self, picture: Picture, boxes: Collection[str] = (), shown: Size | None = None) -> Iterator[Found]:
-        """A picture's objects, `Drawn` if they are polygons; a crowd is one; what has no area has no pixel.
+    def objects(self, picture: Picture, boxes: Collection[str] = (), shown: Size | None = None) -> Iterator[MaskRegion]:
+        """A picture's objects, `PolygonRegion` if they are polygons; a crowd is one; what has no area has no pixel.
 
         Of the labels in `boxes` one that has only a bbox is that box. `shown`, H, W px of the picture itself, is needed
         where the file does not say its size.
@@ -173,12 +169,12 @@ def _id(item: dict[str, Any], key: str) -> Id | None:
     return given if isinstance(given, str) else str(given) if isinstance(given, float) else None
 
 
-def _found(annotation: dict[str, Any], label: int, size: Size, box: bool) -> Found:
+def _found(annotation: dict[str, Any], label: int, size: Size, box: bool) -> MaskRegion:
     shape = annotation.get("segmentation")
     if isinstance(shape, dict):
         if shape.get("counts") in ([], ""):
             return _nothing(label)
-        return cut(runs_mask(shape, size), label)
+        return MaskRegion.of(_run_length_mask(shape, size), label)
     if isinstance(shape, list) and shape:
         return _polygons(shape, label, size)
     if annotation.get("keypoints"):  # of an export whose key points have been prompts
@@ -192,18 +188,11 @@ def _found(annotation: dict[str, Any], label: int, size: Size, box: bool) -> Fou
     return _polygons([[x, y, x + width, y, x + width, y + height, x, y + height]], label, size)
 
 
-def _nothing(label: int) -> Found:
-    return Found(label, 0, 0, np.zeros((0, 0), bool), 1.0)
+def _nothing(label: int) -> MaskRegion:
+    return MaskRegion(label, 0, 0, np.zeros((0, 0), bool), 1.0)
 
 
-def cut(mask: NDArray[np.bool_], label: int) -> Found:
-    """An object of a (H, W) bool mask, cut to what it covers; (0, 0) of an empty one."""
-    windows = ndimage.find_objects(mask.view(np.uint8)) if mask.size else []
-    rows, columns = windows[0] if windows else (slice(0, 0), slice(0, 0))
-    return Found(label, rows.start, columns.start, mask[rows, columns].copy(), 1.0)
-
-
-def _polygons(rings: Sequence[Any], label: int, size: Size) -> Found:
+def _polygons(rings: Sequence[Any], label: int, size: Size) -> MaskRegion:
     """The pixels in any of some polygons, [x, y, x, y, ..] px each, drawn in their bounding box alone.
 
     Those of fewer than three points have no inside, and are left out.
@@ -218,10 +207,12 @@ def _polygons(rings: Sequence[Any], label: int, size: Size) -> Found:
     if mask.size:
         for ring in points:
             mask |= polygon_mask((ring - (x0, y0)) * 100 / (x1 - x0, y1 - y0), *mask.shape)
-    whole = cut(mask, label)
-    top, left = whole.top + y0, whole.left + x0
-    inside = all(((ring >= 0) & (ring <= limits)).all() for ring in points) and bool(whole.mask.size)
-    return Drawn(label, top, left, whole.mask, 1.0, tuple(ring - (left, top) for ring in points) if inside else ())
+    part = MaskRegion.of(mask, label)
+    top, left = part.top + y0, part.left + x0
+    inside = all(((ring >= 0) & (ring <= limits)).all() for ring in points) and bool(part.mask.size)
+    return PolygonRegion(
+        label, top, left, part.mask, 1.0, tuple(ring - (left, top) for ring in points) if inside else ()
+    )
 
 
 def _ring(ring: Any) -> NDArray[np.float64]:
@@ -244,40 +235,11 @@ def _number(value: Any) -> float:
         return math.inf
 
 
-def runs_mask(segmentation: dict[str, Any], size: Size) -> NDArray[np.bool_]:
-    """The (H, W) bool mask of {"size": [H, W], "counts": ..}, compressed (a text) or not (a list).
-
-    Raises CocoError if it is not of `size`, or its runs are not of just as many pixels; then no array was made.
-    """
-    drawn, given = segmentation.get("size"), segmentation.get("counts")
+def _run_length_mask(segmentation: dict[str, Any], size: Size) -> NDArray[np.bool_]:
+    """The (H, W) bool mask of {"size": [H, W], "counts": ..}. Raises CocoError if it is of another size, MaskError."""
+    drawn, counts = segmentation.get("size"), segmentation.get("counts")
     if not isinstance(drawn, list) or [whole(side) for side in drawn] != list(size):
         raise CocoError(f"its size {str(drawn)[:40]} is not the image's, height {size[0]}, width {size[1]}")
-    counts = decompress(given) if isinstance(given, str) else given
     if isinstance(counts, list) and not all(type(count) is int for count in counts):
         counts = [-1 if (number := whole(count)) is None else number for count in counts]
-    if not isinstance(counts, list) or not all(type(count) is int and count >= 0 for count in counts):
-        raise CocoError("its counts must be a text, or whole numbers from 0 on")
-    if sum(counts) != size[0] * size[1]:
-        raise CocoError(f"its counts are of {sum(counts)} pixels, but {size[1]} x {size[0]} are {size[0] * size[1]}")
-    return np.repeat(np.arange(len(counts)) % 2 > 0, counts).reshape(size[1], size[0]).T
-
-
-def decompress(text: str) -> list[int]:
-    """The numbers in a compressed run-length encoding. Raises CocoError if it breaks off or holds another character."""
-    counts: list[int] = []
-    number = digits = 0
-    for character in text:
-        code = ord(character) - 48
-        if not 0 <= code < 64 or digits == MAX_DIGITS:
-            raise CocoError(f"its counts are damaged after {len(counts)} numbers")
-        number |= (code & 31) << 5 * digits
-        digits += 1
-        if code & 32:
-            continue
-        if code & 16:
-            number -= 1 << 5 * digits
-        counts.append(number + (counts[-2] if len(counts) > 2 else 0))
-        number = digits = 0
-    if digits:
-        raise CocoError(f"its counts break off after {len(counts)} numbers")
-    return counts
+    return decode_runs(counts, size)
