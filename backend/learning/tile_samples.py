@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from skylight.backend.errors import SkylightError
 from skylight.backend.images.embedder import Pictures
 from skylight.backend.store.samples import SampleRecord
-from skylight.model.decoder.training import Sample
+from skylight.model.decoder.samples import Sample
 from skylight.model.images.decoding import ImageError
 from skylight.model.images.raster import Window
 from skylight.model.mapping.tiled_inference import windows

@@ -22,9 +22,13 @@ from skylight.backend.service import Service
 from skylight.backend.store.samples import SampleRecord
 from skylight.backend.trace import fail
 from skylight.model.decoder import network
+from skylight.model.decoder.calibration import NEUTRAL_TEMPERATURE
+from skylight.model.decoder.held_out import HeldOut, validate
 from skylight.model.decoder.network import DecoderConfig
 from skylight.model.decoder.sample_spill import Shelf
-from skylight.model.decoder.training import NEUTRAL, HeldOut, Sample, Trained, in_validation, train, validate
+from skylight.model.decoder.samples import Sample
+from skylight.model.decoder.training import Trained, train
+from skylight.model.decoder.validation_split import in_validation
 from skylight.model.evaluation.metrics import paired
 from skylight.model.images.decoding import ImageError
 from skylight.model.images.normalization import OWN, Normalisation
@@ -212,7 +216,7 @@ def measured(trained: Trained, training: list[Sample], validation: list[Sample])
         "cross_validated": trained.cross_validated,
         "validation": _metrics(held),
         "per_task": held.per_task if held else {},
-        "ece": round(held.ece(least=NEUTRAL if trained.cross_validated else 0.0), 4) if held else None,
+        "ece": round(held.ece(least=NEUTRAL_TEMPERATURE if trained.cross_validated else 0.0), 4) if held else None,
     }
 
 

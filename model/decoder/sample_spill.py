@@ -10,7 +10,7 @@ from typing import IO, Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from skylight.model.decoder.crops import Sample
+from skylight.model.decoder.samples import Sample
 
 ALIGNED = 64  # bytes
 

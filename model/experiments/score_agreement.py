@@ -15,8 +15,11 @@ from pathlib import Path
 import numpy as np
 
 from skylight.model.datasets.packs import PackImage, images
+from skylight.model.decoder.held_out import validate
 from skylight.model.decoder.network import DecoderConfig
-from skylight.model.decoder.training import Sample, TrainConfig, in_validation, train, validate
+from skylight.model.decoder.samples import Sample
+from skylight.model.decoder.training import TrainConfig, train
+from skylight.model.decoder.validation_split import in_validation
 from skylight.model.embeddings.cache import EmbeddingCache
 from skylight.model.images.decoding import content_hash
 from skylight.model.sam import loading

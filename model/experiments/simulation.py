@@ -16,7 +16,8 @@ import numpy as np
 
 from skylight.model.decoder.inference import confidence, predict
 from skylight.model.decoder.network import DecoderConfig, DomainDecoder
-from skylight.model.decoder.training import Sample, TrainConfig, train
+from skylight.model.decoder.samples import Sample
+from skylight.model.decoder.training import TrainConfig, train
 from skylight.model.embeddings.cache import EmbeddingCache
 from skylight.model.experiments import simulated_annotator
 from skylight.model.experiments.acquisition import ORDERS, Order

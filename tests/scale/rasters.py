@@ -31,7 +31,8 @@ from skylight.model.datasets.synthetic_scenes import fractal_noise, scene
 from skylight.model.decoder import network
 from skylight.model.decoder.inference import predict_pixels
 from skylight.model.decoder.network import DecoderConfig
-from skylight.model.decoder.training import Sample, TrainConfig, train
+from skylight.model.decoder.samples import Sample
+from skylight.model.decoder.training import TrainConfig, train
 from skylight.model.embeddings.cache import EmbeddingCache
 from skylight.model.sam import loading
 from tests.support.planted_embeddings import key_point

@@ -6,7 +6,8 @@ from skylight.backend.service import Service
 from skylight.model.datasets.synthetic_scenes import scene
 from skylight.model.decoder import network
 from skylight.model.decoder.network import DecoderConfig, DomainDecoder
-from skylight.model.decoder.training import Sample, TrainConfig, train
+from skylight.model.decoder.samples import Sample
+from skylight.model.decoder.training import TrainConfig, train
 from skylight.model.sam.segmenter import Segmenter
 
 PROJECT = "1.1795340435"

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor, nn
 
-from skylight.model.decoder.training import crop_loss
+from skylight.model.decoder.losses import crop_loss
 from skylight.model.masks.label_map import IGNORE
 from skylight.model.runtime.cpu import has_bfloat16
 from skylight.model.sam.tiny_sam import TinySam

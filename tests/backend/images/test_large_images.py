@@ -27,7 +27,7 @@ from skylight.backend.learning.tile_samples import chosen, pieces
 from skylight.backend.service import Service
 from skylight.backend.store.samples import SampleRecord
 from skylight.model.datasets.synthetic_scenes import scene
-from skylight.model.decoder.training import Sample
+from skylight.model.decoder.samples import Sample
 from skylight.model.embeddings.cache import EmbeddingCache, has_reader
 from skylight.model.images.decoding import ImageError, content_hash
 from skylight.model.images.normalization import Normalisation

@@ -15,9 +15,11 @@ from skylight.backend.learning.agreement import summary
 from skylight.backend.learning.ingest import save_config
 from skylight.backend.learning.reconcile import reconcile
 from skylight.backend.learning.training import gate, judge, load_sample, load_task, remap, train_version
+from skylight.model.decoder.held_out import HeldOut, validate
 from skylight.model.decoder.inference import predict
 from skylight.model.decoder.sample_spill import Shelf
-from skylight.model.decoder.training import HeldOut, TrainConfig, Trained, in_validation, validate
+from skylight.model.decoder.training import TrainConfig, Trained
+from skylight.model.decoder.validation_split import in_validation
 from skylight.model.evaluation.simulated_clicks import iou
 from skylight.model.images.decoding import content_hash
 from skylight.model.masks.label_map import IGNORE

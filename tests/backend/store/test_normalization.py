@@ -21,7 +21,8 @@ from skylight.backend.learning.precompute import embed_project, precompute
 from skylight.backend.learning.reconcile import reconcile
 from skylight.backend.learning.training import train_version
 from skylight.backend.web.page.gallery import Gallery
-from skylight.model.decoder.training import TrainConfig, in_validation
+from skylight.model.decoder.training import TrainConfig
+from skylight.model.decoder.validation_split import in_validation
 from skylight.model.images.decoding import content_hash
 from skylight.model.images.normalization import OWN, Normalisation
 from tests.backend.learning.test_precompute import address

@@ -9,9 +9,10 @@ import torch
 from numpy.typing import NDArray
 from safetensors.torch import load_file
 
-from skylight.model.decoder.crops import CropSource, Sample
+from skylight.model.decoder.crop_sampler import CropSampler
 from skylight.model.decoder.inference import predict
 from skylight.model.decoder.network import DecoderConfig, DomainDecoder, load, save
+from skylight.model.decoder.samples import Sample
 from skylight.model.decoder.training import TrainConfig, train
 from skylight.model.embeddings.cache import nbytes, read, write
 from skylight.model.evaluation.simulated_clicks import iou
@@ -20,7 +21,7 @@ from skylight.model.sam.loading import load as load_sam
 from skylight.model.sam.segmenter import Segmenter
 from skylight.model.sam.tiny_sam import CONTEXT_SCALE, DETAIL_SCALE, TinySam
 from skylight.model.sam.types import Embedding
-from tests.model.decoder.test_crops import made_up
+from tests.model.decoder.made_up import made_up
 
 CONTEXT, DETAIL = 3, 2  # channels of the made-up ones
 
@@ -82,7 +83,7 @@ def test_both_are_kept_with_the_embedding(tmp_path: Path) -> None:
 
 def test_half_of_the_crops_come_without_it() -> None:
     rng = np.random.default_rng(0)
-    source = CropSource([with_context(made_up(0))], 1, rng, batch=400, crop=0.5, centred=0.5)
+    source = CropSampler([with_context(made_up(0))], 1, rng, batch=400, crop=0.5, centred=0.5)
     features = source.draw().features
     kept = features[:, 256:].flatten(1).all(1)
     assert features.shape[1] == 256 + CONTEXT and 0.4 < kept.float().mean() < 0.6
@@ -93,7 +94,7 @@ def test_a_quarter_of_the_crops_come_without_detail_and_it_is_turned_with_the_re
     sample = made_up(0)
     cells = sample.label_map[::4, ::4].astype(np.float16)  # 64 px of label map, 16 cells of detail
     sample = with_detail(sample, np.stack([1 + cells, 0 * cells]))
-    batch = CropSource([sample], 1, np.random.default_rng(0), batch=400, crop=0.5, centred=1.0).draw()
+    batch = CropSampler([sample], 1, np.random.default_rng(0), batch=400, crop=0.5, centred=1.0).draw()
     assert batch.detail.shape == (400, 2, 8, 8)
     kept = batch.detail[:, 0].flatten(1).all(1)
     assert 0.65 < kept.float().mean() < 0.85 and (batch.detail[~kept] == 0).all()

@@ -7,8 +7,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from skylight.model.decoder.crops import Sample
 from skylight.model.decoder.sample_spill import Shelf
+from skylight.model.decoder.samples import Sample
 from skylight.model.sam.types import Embedding
 
 

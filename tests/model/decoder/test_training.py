@@ -7,43 +7,22 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from numpy.typing import NDArray
-from torch import Tensor
 
 from skylight.model.datasets.synthetic_scenes import scene
 from skylight.model.decoder import training as module
-from skylight.model.decoder.crops import UNKNOWN, Batch, Sample
-from skylight.model.decoder.edge_refinement import FOREGROUND_LOGIT_BIAS
+from skylight.model.decoder.held_out import HeldOut, validate
 from skylight.model.decoder.inference import predict, predict_pixels
 from skylight.model.decoder.network import DecoderConfig, DomainDecoder, save
 from skylight.model.decoder.network import load as load_decoder
 from skylight.model.decoder.ranked_labels import RANKS
-from skylight.model.decoder.training import (
-    HeldOut,
-    TrainConfig,
-    Trained,
-    crop_loss,
-    cross_validate,
-    distance_loss,
-    fit,
-    in_validation,
-    separable,
-    train,
-    validate,
-)
+from skylight.model.decoder.samples import Sample
+from skylight.model.decoder.training import TrainConfig, cross_validate, fit, train
+from skylight.model.decoder.validation_split import sort_key
 from skylight.model.masks.label_map import IGNORE
 from skylight.model.sam.segmenter import Segmenter
-from tests.model.decoder.test_crops import made_up, soft_targets
+from tests.model.decoder.made_up import config, made_up, weights
 
 SHORT = TrainConfig(steps=40, batch=4, crop=0.5, centred=0.6, learning_rate=1e-2)
-
-
-def config(*labels: str) -> DecoderConfig:
-    return DecoderConfig(labels or ("pit",), "made-up", channels=32)
-
-
-def weights(trained: Trained) -> dict[str, Tensor]:
-    return trained.decoder.state_dict()
 
 
 def test_the_same_samples_and_seed_give_the_same_decoder() -> None:
@@ -96,41 +75,6 @@ def test_it_learns_how_deep_in_an_object_a_pixel_lies() -> None:
 def test_training_without_samples_is_refused() -> None:
     with pytest.raises(ValueError, match="at least one sample"):
         train([], [made_up(0)], config())
-
-
-def test_it_stops_early_and_keeps_the_best_weights() -> None:
-    """Training says background everywhere, validation says pit: from an untrained decoder on it only gets worse."""
-    training = [Sample("t", made_up(0).embedding, np.zeros((64, 64), np.uint8))]
-    validation = [Sample("v", made_up(1).embedding, np.ones((64, 64), np.uint8))]
-
-    def fitted(seed: int, steps: int) -> tuple[DomainDecoder, int, float, int]:
-        how = TrainConfig(steps=steps, first_steps=60, batch=2, check_every=2, patience=3, seed=seed)
-        taken = [0]
-        decoder, kept, held = fit(training, config(), how, validation, lambda step, _: taken.append(step))
-        assert held is not None
-        return decoder, kept, held.scores.mean, taken[-1]
-
-    # Not every seed's untrained decoder calls enough pixels pits to have something to lose.
-    seed = next(seed for seed in range(30) if fitted(seed, 2)[2] > 0.3)
-    best, kept, score, taken = fitted(seed, 60)
-    assert kept < taken == kept + 3 * 2 < 60
-    assert validate(best, validation).scores.mean == score > 0.3
-
-
-def test_on_the_way_it_looks_at_some_validation_images_and_at_the_end_at_all(monkeypatch: pytest.MonkeyPatch) -> None:
-    looked: list[int] = []
-    real = module.validate
-    monkeypatch.setattr(
-        module,
-        "validate",
-        lambda decoder, samples, check: (looked.append(len(samples)), real(decoder, samples, check))[1],
-    )
-    how = TrainConfig(steps=4, batch=1, check_every=2, checked=3)
-    _, _, held = fit([made_up(0)], config(), how, [made_up(i) for i in range(7)])
-    assert looked == [3, 3, 7] and held is not None and held.scores.images == 7
-    looked.clear()
-    fit([made_up(0), made_up(1)], config(), replace(how, many=1), [made_up(i) for i in range(7)])
-    assert looked == [3, 3, 7]  # of twice the steps no more often
 
 
 @pytest.mark.parametrize(("images", "expected"), [(1, 7), (3, 11), (9, 20), (12, 24), (15, 30), (17, 30)])
@@ -224,46 +168,6 @@ def test_a_single_image_or_fold_is_no_cross_validation() -> None:
     assert cross_validate([made_up(0), made_up(1)], config(), TrainConfig(folds=1)) is None
 
 
-class Overconfident(DomainDecoder):
-    """Says label 1 everywhere, by 8 in the logits."""
-
-    def forward(self, features: Tensor, picture: Tensor, detail: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        logits = torch.full((1, 2, *picture.shape[2:]), -4.0)
-        logits[:, 1] = 4
-        return logits, logits[:, :1]
-
-
-def right_in(share: float, wrong: int = 0) -> Sample:
-    label_map = np.full((64, 64), wrong, np.uint8)
-    label_map[: round(64 * share)] = 1
-    return Sample(f"right in {share}", made_up(0).embedding, label_map)
-
-
-@pytest.mark.parametrize("already", [1.0, 2.5])
-def test_the_temperature_makes_probabilities_as_high_as_they_are_right(already: float) -> None:
-    """Right in 7/8 of the pixels: odds of 7, of which FOREGROUND_LOGIT_BIAS is given, at any temperature."""
-    held = HeldOut(("pit",))
-    held.add(Overconfident(replace(config(), temperature=already)), right_in(0.75))
-    held.add(Overconfident(replace(config(), temperature=already)), right_in(1.0))
-    assert held.temperature() == pytest.approx(8 / (np.log(7) - FOREGROUND_LOGIT_BIAS), rel=0.03)
-    assert held.ece(1.0) == pytest.approx(1 / 8, abs=0.001)
-    assert held.ece(held.temperature()) < 0.01
-
-
-def test_ignored_pixels_do_not_count_against_the_probabilities() -> None:
-    held = HeldOut(("pit",))
-    held.add(Overconfident(config()), right_in(0.75, wrong=IGNORE))
-    assert held.temperature() == pytest.approx(0.5) and held.ece(1.0) < 0.001
-
-
-def test_scores_are_known_by_task_and_over_all() -> None:
-    held = HeldOut(("pit",))
-    for share in (0.25, 0.75):
-        held.add(Overconfident(config()), right_in(share))
-    assert held.per_task == {"right in 0.25": 0.25, "right in 0.75": 0.75}
-    assert held.scores.mean == 0.5 and held.scores.images == 2
-
-
 @pytest.mark.parametrize(
     ("found", "validation", "expected"), [(1.6, 0, 1.6), (0.7, 0, 1), (1.6, 2, 1.6), (0.7, 2, 0.7)]
 )
@@ -274,44 +178,6 @@ def test_a_decoder_has_its_own_temperature_and_one_of_shorter_trainings_if_that_
     others = [made_up(7 + i) for i in range(validation)]
     trained = train([made_up(0), made_up(1)], others, config(), TrainConfig(steps=2, batch=1, enough=2))
     assert trained.cross_validated == (not validation) and trained.decoder.config.temperature == expected
-
-
-def labelled(pixels: dict[int, int], single: dict[int, int]) -> Sample:
-    """A sample with so many pixels of each label, so many of them in single objects."""
-    label_map, instances = np.zeros(4096, np.uint8), np.zeros(4096, np.uint16)
-    at = 0
-    for label, count in pixels.items():
-        label_map[at : at + count] = label
-        instances[at : at + single.get(label, 0)] = 2 * label
-        instances[at : at + single.get(label, 0) // 2] = 2 * label + 1
-        at += count
-    return Sample("t", made_up(0).embedding, label_map.reshape(64, 64), instances.reshape(64, 64))
-
-
-def test_labels_of_single_objects_that_touch_are_to_be_separated() -> None:
-    labels = ("pit", "dust", "rock", "none")
-    one = labelled({1: 100, 2: 100, 3: 50}, {1: 80, 2: 79, 3: 0})
-    two = labelled({3: 450}, {3: 450})
-    assert separable([one], labels) == ("pit",)
-    assert separable([one, two], labels) == ("pit", "rock")  # 450 of 500
-    assert separable([replace(one, instances=None)], labels) == ()
-
-
-@pytest.mark.parametrize("scale", [1, 8])
-def test_what_hardly_ever_touches_is_not_to_be_separated(scale: int) -> None:
-    two = labelled({1: 450}, {1: 450})
-    assert two.instances is not None
-    alone = replace(two, instances=np.minimum(two.instances, 1))
-
-    def larger(sample: Sample) -> Sample:
-        assert sample.instances is not None
-        maps = (each.repeat(scale, 0).repeat(scale, 1) for each in (sample.label_map, sample.instances))
-        return Sample("t", sample.embedding, *maps)
-
-    two, alone = larger(two), larger(alone)
-    assert separable([alone], ["pit"]) == () and separable([two], ["pit"]) == ("pit",)
-    assert separable([two, *11 * [alone]], ["pit"]) == ("pit",)  # 2 of 13
-    assert separable([two, *12 * [alone]], ["pit"]) == ()
 
 
 def test_a_trained_decoder_knows_what_to_separate() -> None:
@@ -336,27 +202,6 @@ def test_a_trained_decoder_answers_the_same_once_saved_and_loaded(tmp_path: Path
     np.testing.assert_allclose(predict(loaded, embedding), predict(decoder, embedding), atol=1e-5)
 
 
-def test_validation_is_about_a_fifth_of_all_tasks_and_always_the_same() -> None:
-    chosen = [task for task in range(5000) if in_validation(str(task))]
-    assert 0.18 < len(chosen) / 5000 < 0.23
-    assert chosen[:5] == [8, 9, 39, 46, 47]  # another split than this would mix training images into validation
-
-
-def loss_with(change: Callable[[Tensor], None], targets: NDArray[np.float32]) -> float:
-    logits = torch.randn(1, *targets.shape, generator=torch.Generator().manual_seed(0))
-    change(logits)
-    return float(crop_loss(logits, torch.from_numpy(targets)[None]))
-
-
-def test_what_it_says_of_ignored_pixels_costs_nothing() -> None:
-    sample = made_up(0)
-    sample.label_map[16:40, 20:50] = IGNORE
-    targets = soft_targets(sample, 1)
-    before = loss_with(lambda logits: None, targets)
-    assert loss_with(lambda logits: logits[..., 16:40, 20:50].mul_(-30), targets) == pytest.approx(before, abs=1e-6)
-    assert loss_with(lambda logits: logits[..., 16:42, 20:50].mul_(-30), targets) > before + 0.1
-
-
 def test_the_label_under_an_ignored_region_changes_nothing() -> None:
     found = []
     for under in (0, 1):
@@ -365,94 +210,6 @@ def test_the_label_under_an_ignored_region_changes_nothing() -> None:
         sample.label_map[10:30, 10:30] = IGNORE
         found.append(weights(train([sample], [], config(), TrainConfig(steps=3, batch=2))))
     assert all(torch.equal(found[0][name], found[1][name]) for name in found[0])
-
-
-def test_what_it_says_of_the_padding_beside_an_image_costs_nothing() -> None:
-    targets = soft_targets(made_up(0, size=(32, 64)), 1)
-
-    def shout_in_the_padding(logits: Tensor) -> None:
-        logits[..., 32:, :] *= -30
-
-    assert loss_with(shout_in_the_padding, targets) == pytest.approx(loss_with(lambda logits: None, targets), abs=1e-6)
-
-
-def distances(*values: float) -> Batch:
-    nothing = torch.zeros(0)
-    return Batch(nothing, nothing, nothing, torch.tensor(values).reshape(1, 1, 1, -1), nothing)
-
-
-def test_a_wrong_distance_costs_its_error_where_it_is_known() -> None:
-    said = torch.tensor([0.9, 0.5, 0.2, 0.1]).logit().reshape(1, 1, 1, -1)
-    assert float(distance_loss(said, distances(0.9, 0.5, 0.2, 0.1))) == pytest.approx(0, abs=1e-6)
-    assert float(distance_loss(said, distances(0.6, 0.5, UNKNOWN, UNKNOWN))) == pytest.approx(0.15, abs=1e-6)
-    assert float(distance_loss(said, distances(0.0, UNKNOWN, UNKNOWN, UNKNOWN))) == pytest.approx(0.9, abs=1e-6)
-    assert float(distance_loss(said, distances(*[UNKNOWN] * 4))) == 0
-
-
-def test_of_no_known_pixel_the_temperature_is_neutral() -> None:
-    nothing = HeldOut(("pit",))
-    assert nothing.temperature() == 1 and nothing.ece() == 0
-    nothing.add(Overconfident(config()), replace(right_in(0.5), label_map=np.full((64, 64), IGNORE, np.uint8)))
-    assert nothing.temperature() == 1 and nothing.ece() == 0
-
-
-def test_a_temperature_that_no_number_speaks_for_is_neutral(monkeypatch: pytest.MonkeyPatch) -> None:
-    held = HeldOut(("pit",))
-    held.add(Overconfident(config()), right_in(0.5))
-    monkeypatch.setattr(module.F, "cross_entropy", lambda *_: torch.tensor(float("nan")))
-    assert held.temperature() == 1
-
-
-def test_calibration_is_judged_at_the_temperature_that_the_other_half_gives() -> None:
-    """One image is right everywhere, the other nowhere: what fits the one is worst for the other."""
-    held = HeldOut(("pit",))
-    for share in (0.0, 1.0):
-        held.add(Overconfident(config()), right_in(share))
-    assert held.ece() > held.ece(held.temperature()) + 0.1
-    assert held.ece(least=5.0) < held.ece()
-
-
-def test_the_error_is_that_of_leaving_each_image_out() -> None:
-    held = HeldOut(("pit",))
-    shares = (0.25, 0.5, 1.0)
-    for share in shares:
-        held.add(Overconfident(config()), right_in(share))
-    without = [sum(shares) - share for share in shares]  # as all have one size: of twice its pixels
-    assert held.error == pytest.approx(np.sqrt(2 * np.var(np.array(without) / 2)), abs=1e-6)
-    alone = HeldOut(("pit",))
-    alone.add(Overconfident(config()), right_in(0.5))
-    assert alone.error is None
-
-
-def test_an_image_in_two_tasks_is_one_of_those_that_the_error_is_of() -> None:
-    held = HeldOut(("pit",))
-    for task in "ab":
-        held.add(Overconfident(config()), replace(right_in(0.5), task=task, image="same"))
-    assert held.error is None and held.per_task.keys() == {"a", "b"} and held.images == {"same"}
-
-
-def test_an_image_is_measured_with_weights_that_it_has_not_chosen(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Each half of the images likes another look best, and all together the first one's."""
-    images = sorted((f"image {i}" for i in range(4)), key=module._hashed)
-    halves = set(images[::2]), set(images[1::2])
-    shares = iter([(0.9, 0.5), (0.4, 0.8), (0.1, 0.1)])
-
-    def look(decoder: DomainDecoder, samples: Sequence[Sample], check: Callable[[], None]) -> HeldOut:
-        held = HeldOut(("pit",))
-        for half, share in zip(halves, next(shares), strict=True):
-            for image in half:
-                held.add(Overconfident(config()), replace(right_in(share), task=image, image=image))
-        return held
-
-    monkeypatch.setattr(module, "validate", look)
-    validation = [replace(made_up(i), task=image, image=image) for i, image in enumerate(images)]
-    how = TrainConfig(steps=3, first_steps=3, batch=1, check_every=1)
-    _, step, held = fit([made_up(9)], config(), how, validation)
-    assert step == 1 and held is not None
-    # The first half would keep the first look, and so the second is measured by it; the other way round the second.
-    assert [held.per_task[image] for image in halves[1]] == [0.5, 0.5]
-    assert [held.per_task[image] for image in halves[0]] == pytest.approx([0.4, 0.4], abs=0.01)
-    assert held.scores.mean == pytest.approx(0.45, abs=0.01)
 
 
 def diverging(monkeypatch: pytest.MonkeyPatch, fails: Callable[[set[str], TrainConfig], bool]) -> None:
@@ -479,7 +236,7 @@ def test_a_fold_that_diverges_takes_nothing_from_a_healthy_decoder(
 ) -> None:
     how = TrainConfig(steps=4, batch=1, folds=2)
     samples = [made_up(i) for i in range(4)]
-    first = min((sample.task for sample in samples), key=module._hashed)
+    first = min((sample.task for sample in samples), key=sort_key)
     healthy = fit(samples, config(), how)[0]
     diverging(monkeypatch, lambda tasks, used: len(tasks) < 4 and (both or first in tasks))
     trained = train(samples, [], config(), how)
@@ -501,5 +258,5 @@ def test_many_labels_are_learned_and_measured() -> None:
     decoder, _, _ = fit(samples[:8], config(*names), replace(SHORT, steps=160))
     held = validate(decoder, samples[8:])
     assert np.mean([held.scores.per_label.get(name, 0) for name in names[:3]]) > 0.45
-    assert all(len(odds) == RANKS + 1 for each in held._odds.values() for odds in each)
+    assert all(len(odds) == RANKS + 1 for each in held.calibration.log_odds.values() for odds in each)
     assert 0.5 <= held.temperature() <= 5 and 0 <= held.ece() < 0.5
