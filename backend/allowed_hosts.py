@@ -26,7 +26,7 @@ NOT_GIVEN_OUT = tuple(
 
 
 @dataclass(frozen=True)
-class Hosts:
+class HostList:
     """A list of hosts, as `127.0.0.1:9000, minio.example.org, *.amazonaws.com` or `*`.
 
     A host that is named is vouched for: its address may be a private one. `*`, or `*.` and the end of a name, allows
@@ -36,7 +36,7 @@ class Hosts:
     entries: tuple[str, ...]
 
     @classmethod
-    def parse(cls, text: str) -> Hosts:
+    def parse(cls, text: str) -> HostList:
         """Read a list, `none` being the empty one. Raises ValueError."""
         if text.strip().lower() == NONE:
             return cls(())
@@ -46,13 +46,13 @@ class Hosts:
                 raise ValueError(f"'{entry}' is not a host, such as images.example.org, 10.1.2.3:9000 or *.example.org")
         return cls(entries)
 
-    def named(self, host: str, port: int) -> bool:
+    def contains(self, host: str, port: int) -> bool:
         """Whether the host is named itself. `host` is lower case, IPv6 in brackets."""
         return host in self.entries or f"{host}:{port}" in self.entries
 
     def covers(self, host: str, port: int) -> bool:
         """Whether the host is named, itself or with those below another, or any is allowed."""
-        return self.named(host, port) or self.allowed_if_public(host)
+        return self.contains(host, port) or self.allowed_if_public(host)
 
     def allowed_if_public(self, host: str) -> bool:
         """Whether the host may be asked if its address is public."""

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from skylight.backend.labelstudio.prompts import Asked
+from skylight.backend.labelstudio.prompts import ClickRequest
 
 KEPT = 256  # answers; one is 128 kB at 256 x 256 cells, as float16, and its mask at most an eighth of a byte a pixel
 SECONDS = 300.0  # how long; whoever looks at a mask for longer begins anew
@@ -25,7 +25,7 @@ Place = Hashable  # the task, the image and the label that a conversation is abo
 
 
 @dataclass(frozen=True)
-class Turn:
+class PreviousAnswer:
     """An answer: logits (4h, 4w) float32, to be given back to SAM, and the mask (H, W) bool, which is on the screen."""
 
     logits: Logits
@@ -51,12 +51,12 @@ class _Kept:
         size = mask.shape[0], mask.shape[1]
         return cls(logits.astype(np.float16), size, down, across, np.packbits(mask[down, across]), since)
 
-    def unpacked(self) -> Turn:
+    def unpacked(self) -> PreviousAnswer:
         """As it came."""
         mask = np.zeros(self.size, bool)
         part = mask[self.rows, self.columns]
         part[:] = np.unpackbits(self.bits, count=part.size).reshape(part.shape)
-        return Turn(self.logits.astype(np.float32), mask)
+        return PreviousAnswer(self.logits.astype(np.float32), mask)
 
 
 @dataclass(frozen=True)
@@ -70,7 +70,7 @@ class _Box:
     since: float  # s
 
 
-class Turns:
+class ClickSessions:
     """The last answers, thread-safe. Two annotators do not meet, as the editor gives every prompt a random id."""
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
@@ -79,7 +79,7 @@ class Turns:
         self._answers: OrderedDict[Hashable, _Kept] = OrderedDict()
         self._boxes: OrderedDict[Place, _Box] = OrderedDict()
 
-    def before(self, place: Place, asked: Asked) -> Turn | None:
+    def previous(self, place: Place, asked: ClickRequest) -> PreviousAnswer | None:
         """The answer to the same box and as many of the first points as possible, but not to all."""
         with self._lock:
             for count in range(len(asked.points) - 1, -1, -1):
@@ -90,7 +90,7 @@ class Turns:
                 return None
         return found.unpacked()
 
-    def keep(self, place: Place, asked: Asked, logits: Logits, mask: Mask) -> None:
+    def record(self, place: Place, asked: ClickRequest, logits: Logits, mask: Mask) -> None:
         """Keep an answer: logits (4h, 4w) float32 and mask (H, W) bool."""
         kept = _Kept.of(logits, mask, self.clock())
         with self._lock:
@@ -98,7 +98,7 @@ class Turns:
             self._answers[key] = kept
             _shorten(self._answers, key)
 
-    def with_box(self, place: Place, asked: Asked, drafts: object) -> Asked:
+    def restore_box(self, place: Place, asked: ClickRequest, drafts: object) -> ClickRequest:
         """The same prompt, with the rectangle that is still on the annotator's screen, if it is known to be.
 
         The editor sends regions of one kind: with a click after a rectangle come the points alone, though the
@@ -128,7 +128,7 @@ def _shorten(kept: OrderedDict[Any, Any], newest: Hashable) -> None:
         kept.popitem(last=False)
 
 
-def _goes_on(box: _Box, asked: Asked) -> bool:
+def _goes_on(box: _Box, asked: ClickRequest) -> bool:
     """Whether the points are those before, with some more or some fewer, and all in the rectangle."""
     inside = (asked.prompt.points >= box.corners[:2]) & (asked.prompt.points <= box.corners[2:])
     same = all(one == other for one, other in zip(box.points, asked.points, strict=False))

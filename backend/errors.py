@@ -61,10 +61,10 @@ class LabelStudioError(SkylightError):
     """Label Studio did not answer, or answered with an error."""
 
     status = 502
-    answered: int = 0  # the HTTP status of its answer, 0 if none came
+    http_status: int = 0  # the HTTP status of its answer, 0 if none came
 
 
-class NotThere(LabelStudioError):
+class NotFound(LabelStudioError):
     """Label Studio itself answered that it has no such thing."""
 
 
@@ -80,5 +80,5 @@ class InvalidRegion(SkylightError):
     status = 500
 
 
-class SetAside(Unavailable):
+class DamagedFile(Unavailable):
     """A file of the store was damaged, and is out of the way now; what it held is made again, or refused by name."""

@@ -17,7 +17,7 @@ from label_studio_ml.response import ModelResponse
 
 from skylight.backend.errors import ConfigError, SkylightError
 from skylight.backend.labelstudio.events import project_key
-from skylight.backend.security.basic_auth import Login
+from skylight.backend.security.basic_auth import BasicAuth
 from skylight.backend.security.webhook_secret import HEADER
 from skylight.backend.service import Service
 from skylight.backend.settings import Settings
@@ -109,7 +109,7 @@ class Skylight(LabelStudioMLBase):  # type: ignore[misc]  # label-studio-ml has 
 
     def _admit(self) -> None:
         """Refuse who brings neither Skylight's login, if one is set, nor, for a webhook, its secret."""
-        if not Login.of(service().settings) or _logged_in():
+        if not BasicAuth.from_settings(service().settings) or _logged_in():
             return
         if not (_asked_for("/webhook") and service().secret.matches(request.headers.get(HEADER))):
             answer = error_response(NO_LOGIN, 401)
@@ -124,7 +124,7 @@ def _logged_in() -> bool:
     server = sys.modules.get("label_studio_ml.api")  # by which the class is hosted, unless it is tried out without
     if getattr(server, "BASIC_AUTH", None) is not None:
         return True
-    given, login = request.authorization, Login.of(service().settings)
+    given, login = request.authorization, BasicAuth.from_settings(service().settings)
     return given is not None and given.type == "basic" and login.matches(given.username, given.password)
 
 

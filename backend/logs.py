@@ -13,7 +13,7 @@ from typing import Any
 import orjson
 
 from skylight.backend.settings import Settings
-from skylight.backend.trace import CURRENT
+from skylight.backend.trace import CURRENT_TRACE
 
 SENTENCE = "%(asctime)s %(levelname).1s %(name)s: %(message)s"
 HIDDEN = "***"
@@ -31,7 +31,7 @@ log = logging.getLogger(__name__)
 def configure(settings: Settings) -> None:
     """Set up the process's log; does nothing where it is set up already."""
     handler = logging.StreamHandler()
-    hide = hider((settings.label_studio_api_key, settings.webhook_secret, settings.password))
+    hide = secret_filter((settings.label_studio_api_key, settings.webhook_secret, settings.password))
     json = settings.log_format == "json" or (settings.log_format == "auto" and not sys.stderr.isatty())
     handler.setFormatter(Json(hide) if json else Sentence(hide))
     handler.addFilter(_is_news)
@@ -41,7 +41,7 @@ def configure(settings: Settings) -> None:
     logging.getLogger("urllib3").setLevel(logging.INFO)  # below that it writes addresses with the signatures in them
 
 
-def hider(secrets: Sequence[str]) -> Callable[[str], str]:
+def secret_filter(secrets: Sequence[str]) -> Callable[[str], str]:
     """A function that makes a text fit for a log: without these secrets, the queries of URLs, and authorizations."""
     known = sorted((each for each in secrets if len(each) >= SHORTEST), key=len, reverse=True)
 
@@ -86,7 +86,7 @@ class Json(logging.Formatter):
         }
         if isinstance(whole := getattr(record, "trace", None), dict):
             fields |= {name: self.hide(value) if isinstance(value, str) else value for name, value in whole.items()}
-        elif trace := CURRENT.get():
+        elif trace := CURRENT_TRACE.get():
             fields["id"] = trace.id
         if record.exc_info:
             fields["traceback"] = self.hide(self.formatException(record.exc_info))

@@ -9,12 +9,12 @@ from pathlib import Path
 import redis
 from safetensors import SafetensorError
 
-from skylight.backend.click_sessions import Turns
-from skylight.backend.errors import SetAside, Stopping, Unavailable
+from skylight.backend.click_sessions import ClickSessions
+from skylight.backend.errors import DamagedFile, Stopping, Unavailable
 from skylight.backend.images import download
-from skylight.backend.images.embedder import Pictures
-from skylight.backend.images.large_images import Large
-from skylight.backend.images.prefetch_thread import Opened
+from skylight.backend.images.embedder import ImageEmbedder
+from skylight.backend.images.large_images import LargeImageStore
+from skylight.backend.images.prefetch_thread import PrefetchThread
 from skylight.backend.labelstudio.client import LabelStudio
 from skylight.backend.labelstudio.label_config import Labeling, parse_config
 from skylight.backend.limits import MACHINE
@@ -24,7 +24,7 @@ from skylight.backend.queue.prefetch_requests import PrefetchRequests
 from skylight.backend.queue.quarantine import Asides
 from skylight.backend.queue.queue import Queue, connect
 from skylight.backend.queue.retries import Retries
-from skylight.backend.security.webhook_secret import Secret
+from skylight.backend.security.webhook_secret import WebhookSecret
 from skylight.backend.settings import MEGABYTE, Settings
 from skylight.backend.store.normalization import Normalisations
 from skylight.backend.store.samples import Store
@@ -69,7 +69,7 @@ class Service:
         self.prefetch_requests = PrefetchRequests(self.queue, enabled)
         self.store = Store(settings.home)
         self.addresses = Addresses(settings.home / "addresses")
-        self.secret = Secret(settings)
+        self.secret = WebhookSecret(settings)
         self.versions = Versions(self.store)
         self.normalisations = Normalisations(self.store, self.versions)
         self.failures = Failures(connection)
@@ -79,11 +79,11 @@ class Service:
         self._labelstudio = LabelStudio(settings.label_studio_url, settings.label_studio_api_key)
         self.admission = Admission(settings.threads)
         self._lock = threading.Lock()
-        self._pictures: Pictures | None = None
+        self._embedder: ImageEmbedder | None = None
         self.labeling = functools.lru_cache(maxsize=256)(functools.partial(parse_config, output=settings.output))
-        self.turns = Turns()
+        self.click_sessions = ClickSessions()
         self.stopping = threading.Event()  # set when this process is to end
-        self.opened = Opened(lambda project, url: self.pictures_of(project).embedding(url))
+        self.prefetch_thread = PrefetchThread(lambda project, url: self.embedder_for(project).embedding(url))
         self._decoder = functools.lru_cache(maxsize=16)(self._load_decoder)
 
     def configuration(self, project: str) -> str:
@@ -103,21 +103,21 @@ class Service:
         return self._labelstudio if self.settings.label_studio_url and self.settings.label_studio_api_key else None
 
     @property
-    def pictures(self) -> Pictures:
+    def embedder(self) -> ImageEmbedder:
         """Embeddings by URL; the first call loads the SAM, which takes a second or two."""
         with self._lock:
-            if self._pictures is None:
-                self._pictures = self._load_pictures()
-            return self._pictures
+            if self._embedder is None:
+                self._embedder = self._load_embedder()
+            return self._embedder
 
-    def pictures_of(self, project: str) -> Pictures:
+    def embedder_for(self, project: str) -> ImageEmbedder:
         """`pictures`, as a project has them seen now."""
-        return self.pictures.seen(self.normalisations.of(project))
+        return self.embedder.with_normalization(self.normalisations.of(project))
 
     @property
-    def loaded(self) -> Pictures | None:
+    def loaded_embedder(self) -> ImageEmbedder | None:
         """`pictures`, if the SAM is loaded."""
-        return self._pictures
+        return self._embedder
 
     def check_weights(self) -> Path | None:
         """The SAM's checkpoint file, None for the bundled one. Raises CheckpointError if it is not there."""
@@ -127,7 +127,7 @@ class Service:
         """Raise CheckpointError unless the SAM's weights are the published ones."""
         checkpoints.verify(self.settings.sam, encoder_id)
 
-    def _load_pictures(self) -> Pictures:
+    def _load_embedder(self) -> ImageEmbedder:
         settings = self.settings
         exports = settings.home / "exports"
         segmenter = loading.load(settings.sam, self.check_weights(), settings.device, exports, settings.precision)
@@ -136,8 +136,8 @@ class Service:
         folder = settings.home / "embeddings"
         waiting = self.admission.outside
         cache = EmbeddingCache(folder, segmenter.encoder_id, memory, disk, self._embedding_damaged, waiting)
-        large = Large(settings.home / "pictures", settings.tile or default_side(segmenter))
-        return Pictures(segmenter, cache, self._fetch, settings.max_pixels, large=large)
+        large = LargeImageStore(settings.home / "pictures", settings.tile or default_side(segmenter))
+        return ImageEmbedder(segmenter, cache, self._fetch, settings.max_pixels, large=large)
 
     def _fetch(self, url: str) -> bytes:
         """An image's file; which image it is goes to `addresses`."""
@@ -151,36 +151,36 @@ class Service:
         current = self.versions.current(project)
         return f"skylight-{current}" if current else f"sam-{self.settings.sam}"
 
-    def decoder(self, project: str, labeling: Labeling) -> DomainDecoder | None:
+    def decoder_for(self, project: str, labeling: Labeling) -> DomainDecoder | None:
         """The current decoder, None before the first or when it was trained for other labels, another SAM or by an
         earlier version of Skylight whose network was another.
         """
-        found = self.sound(project)
+        found = self.latest_decoder(project)
         if found is None:
             return None
-        fits = found.config.labels == labeling.labels and self.reads(found.config.encoder_id)
+        fits = found.config.labels == labeling.labels and self.is_compatible(found.config.encoder_id)
         return found if fits else None
 
-    def reads(self, encoder_id: str | None) -> bool:
+    def is_compatible(self, encoder_id: str | None) -> bool:
         """Whether a decoder of an encoder's embeddings can be served: those of the same weights, in any precision."""
-        return weights_of(encoder_id or "") == weights_of(self.pictures.segmenter.encoder_id)
+        return weights_of(encoder_id or "") == weights_of(self.embedder.segmenter.encoder_id)
 
-    def decoder_of(self, project: str, number: int) -> DomainDecoder | None:
+    def decoder_of_version(self, project: str, number: int) -> DomainDecoder | None:
         """The decoder of any version, None if its layout is another release's.
 
         Raises SetAside if it was damaged, Unavailable if it cannot be read now.
         """
         return self._decoder(project, number)
 
-    def sound(self, project: str) -> DomainDecoder | None:
+    def latest_decoder(self, project: str) -> DomainDecoder | None:
         """The current version's decoder, whatever it is for; where it is damaged, that of the one before it.
 
         Raises as `decoder_of`.
         """
         while current := self.versions.current(project):
             try:
-                return self.decoder_of(project, current)
-            except SetAside:
+                return self.decoder_of_version(project, current)
+            except DamagedFile:
                 if self.versions.current(project) == current:
                     raise
         return None

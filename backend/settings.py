@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 from urllib.parse import urlsplit
 
-from skylight.backend.allowed_hosts import Hosts
+from skylight.backend.allowed_hosts import HostList
 from skylight.backend.errors import ConfigError
 
 PREFIX = "SKYLIGHT_"
@@ -333,19 +333,19 @@ class Settings:
         "SKYLIGHT_USER", "", "user whom everything but /health and /ready asks for, with SKYLIGHT_PASSWORD", _user
     )
     password: str = _variable("SKYLIGHT_PASSWORD", "", "that user's password, 8 to 200 characters", _password)
-    allowed_hosts: Hosts = _variable(
+    allowed_hosts: HostList = _variable(
         "SKYLIGHT_ALLOWED_HOSTS",
         "*",
         "hosts beside Label Studio that pictures may come from, separated by commas: host or host:port, at whatever "
         "address; *.example.org, those below it, or *, any, at public addresses; none",
-        Hosts.parse,
+        HostList.parse,
     )
-    trusted_hosts: Hosts = _variable(
+    trusted_hosts: HostList = _variable(
         "SKYLIGHT_TRUSTED_HOSTS",
         "none",
         "names by which the page may be called beside localhost, IP addresses and this machine's own, separated by "
         "commas: host or host:port; *.example.org, those below it; *, any; none: with SKYLIGHT_USER set, any",
-        Hosts.parse,
+        HostList.parse,
     )
 
     def __post_init__(self) -> None:

@@ -37,7 +37,7 @@ WORDS = {"faulty": "done, but something in it failed"}
 log = logging.getLogger(__name__)
 
 
-def cause(error: BaseException) -> str:
+def error_category(error: BaseException) -> str:
     """The kind of an error, of a fixed few."""
     return next((CAUSES[each.__name__] for each in type(error).__mro__ if each.__name__ in CAUSES), "unforeseen")
 
@@ -55,9 +55,9 @@ class Trace:
     causes: Counter[str] = field(default_factory=Counter)
     began: float = field(default_factory=time.perf_counter)
 
-    def fail(self, error: BaseException) -> None:
+    def record_error(self, error: BaseException) -> None:
         """Note an error."""
-        self.causes[cause(error)] += 1
+        self.causes[error_category(error)] += 1
 
     def end(self, outcome: Outcome, status: int | None = None) -> float:
         """Say the line; gives the seconds that it took."""
@@ -91,12 +91,12 @@ class Trace:
         return f"{of}{task}{self.what}: {WORDS.get(outcome, outcome)}{why}, {took}{waited}"
 
 
-CURRENT: ContextVar[Trace | None] = ContextVar("trace", default=None)
+CURRENT_TRACE: ContextVar[Trace | None] = ContextVar("trace", default=None)
 
 
-def note(what: str = "", project: object = None, task: object = None) -> None:
+def set_subject(what: str = "", project: object = None, task: object = None) -> None:
     """Say of the request or job in hand what it is about; what is left out stays as it was."""
-    trace = CURRENT.get()
+    trace = CURRENT_TRACE.get()
     if trace is None:
         return
     trace.what = what[:LONGEST] or trace.what
@@ -104,8 +104,8 @@ def note(what: str = "", project: object = None, task: object = None) -> None:
     trace.task = trace.task if task is None else str(task)[:LONGEST]
 
 
-def fail(error: BaseException) -> None:
+def record_error(error: BaseException) -> None:
     """Say that something in the request or job in hand failed, although it goes on."""
-    trace = CURRENT.get()
+    trace = CURRENT_TRACE.get()
     if trace is not None:
-        trace.fail(error)
+        trace.record_error(error)

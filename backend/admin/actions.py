@@ -88,9 +88,9 @@ def unfit(service: Service, project: str, number: int) -> str:
     labels = service.labeling(service.store.config(project)).labels
     if tuple(card.get("labels") or ()) != labels:
         return f"it knows the labels {', '.join(card.get('labels') or ['none'])}, the project has {', '.join(labels)}"
-    if not service.reads(card.get("encoder_id")):
-        return f"it reads embeddings of {card.get('encoder_id')}, not of {service.pictures.segmenter.encoder_id}"
-    if service.decoder_of(project, number) is None:
+    if not service.is_compatible(card.get("encoder_id")):
+        return f"it reads embeddings of {card.get('encoder_id')}, not of {service.embedder.segmenter.encoder_id}"
+    if service.decoder_of_version(project, number) is None:
         return "it is of another release of Skylight; train anew"
     return ""
 

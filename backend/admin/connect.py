@@ -9,16 +9,23 @@ import redis
 from skylight.backend.errors import LabelStudioError, Unavailable
 from skylight.backend.labelstudio.client import LabelStudio
 from skylight.backend.labelstudio.events import project_key
-from skylight.backend.labelstudio.project_connection import TITLE, Link, Who, find, identify, missing_actions
-from skylight.backend.security.basic_auth import Login
-from skylight.backend.security.webhook_secret import Secret
+from skylight.backend.labelstudio.project_connection import (
+    TITLE,
+    BackendIdentity,
+    ProjectLink,
+    find_link,
+    identify,
+    missing_actions,
+)
+from skylight.backend.security.basic_auth import BasicAuth
+from skylight.backend.security.webhook_secret import WebhookSecret
 from skylight.backend.service import Service
 
 # The two guards of Label Studio 1.23.2 against calls into private networks, and what switches each off.
 ML_GATE = "ML_BLOCK_LOCAL_IP=false"
 WEBHOOK_GATE = "SSRF_PROTECTION_ENABLED=false"
 REFUSED = ("reserved network address", "URL was not allowed")  # what they answer with their 403
-NO_LOGIN = Login()
+NO_LOGIN = BasicAuth()
 SAMPLING = "Uncertainty sampling"  # the open task with the lowest score comes next
 DEFAULT_URL = "http://127.0.0.1:9090"
 
@@ -31,7 +38,9 @@ class Change:
     made: bool
 
 
-def connect(client: LabelStudio, secret: Secret, number: int, url: str = "", login: Login = NO_LOGIN) -> list[Change]:
+def connect(
+    client: LabelStudio, secret: WebhookSecret, number: int, url: str = "", login: BasicAuth = NO_LOGIN
+) -> list[Change]:
     """Connect a project: ML backend, interactive, with the login; webhook with its secret header; order of tasks and
     display of predictions.
 
@@ -40,11 +49,11 @@ def connect(client: LabelStudio, secret: Secret, number: int, url: str = "", log
     """
     who = functools.cache(lambda address: identify(address, secret.instance))
     project = client.project(number)
-    link = find(client, project, who, url=url.rstrip("/"))
+    link = find_link(client, project, who, url=url.rstrip("/"))
     url = url.rstrip("/") or (link.url if link else default_url(client.url))
     _check(url, who(url))
     changes = [_row(client, project, link, url, login)]
-    link = find(client, project, who, url=url)
+    link = find_link(client, project, who, url=url)
     if link is None or link.url != url:
         raise LabelStudioError(f"Label Studio does not list the ML backend {url} that it has just taken; try again.")
     return changes + repair(client, secret, link, login)
@@ -63,7 +72,7 @@ def want_embeddings(service: Service, number: int) -> list[Change]:
         return []
 
 
-def _check(url: str, who: Who) -> None:
+def _check(url: str, who: BackendIdentity) -> None:
     if who == "foreign":
         raise Unavailable(f"another program than Skylight answers at {url}; give the right address with --url")
     if who == "another":
@@ -82,7 +91,7 @@ def default_url(label_studio: str) -> str:
     )
 
 
-def repair(client: LabelStudio, secret: Secret, link: Link, login: Login = NO_LOGIN) -> list[Change]:
+def repair(client: LabelStudio, secret: WebhookSecret, link: ProjectLink, login: BasicAuth = NO_LOGIN) -> list[Change]:
     """Bring what belongs to an ML backend into order. Raises as `connect`."""
     changes = [
         *_login(client, link, login),
@@ -90,19 +99,19 @@ def repair(client: LabelStudio, secret: Secret, link: Link, login: Login = NO_LO
         *_webhook(client, secret, link, login),
         *_project(client, link.project),
     ]
-    secret.expect(project_key(link.project))
+    secret.require(project_key(link.project))
     return changes
 
 
-def _row(client: LabelStudio, project: dict[str, Any], link: Link | None, url: str, login: Login) -> Change:
+def _row(client: LabelStudio, project: dict[str, Any], link: ProjectLink | None, url: str, login: BasicAuth) -> Change:
     number, what = int(project["id"]), f"ML backend {url}"
     if link and link.url == url:
         return Change(what, False)
     try:
         if link is None:
-            client.connect_ml_backend(number, url, TITLE, **login.fields)
+            client.connect_ml_backend(number, url, TITLE, **login.ml_backend_fields)
             return Change(what, True)
-        client.update_ml_backend(number, int(link.row["id"]), url, **login.fields)
+        client.update_ml_backend(number, int(link.row["id"]), url, **login.ml_backend_fields)
     except LabelStudioError as error:
         # Label Studio refuses the webhook after it has stored the backend: then the webhook's own error says more.
         if not _is_refusal(error):
@@ -115,30 +124,30 @@ def _row(client: LabelStudio, project: dict[str, Any], link: Link | None, url: s
     return Change(f"{what}, moved from {link.url}", True)
 
 
-def _login(client: LabelStudio, link: Link, login: Login) -> list[Change]:
+def _login(client: LabelStudio, link: ProjectLink, login: BasicAuth) -> list[Change]:
     if not login:
         return []
-    lacking = bool(login.lacking(link.row))
+    lacking = bool(login.problem(link.row))
     if lacking:
-        client.update_ml_backend(link.number, int(link.row["id"]), str(link.row["url"]), **login.fields)
+        client.update_ml_backend(link.number, int(link.row["id"]), str(link.row["url"]), **login.ml_backend_fields)
     return [Change(f"login: user {login.user} and the password", lacking)]
 
 
-def _interactive(client: LabelStudio, link: Link, login: Login) -> Change:
+def _interactive(client: LabelStudio, link: ProjectLink, login: BasicAuth) -> Change:
     if not link.row["is_interactive"]:
-        fields = {"is_interactive": True, **login.fields}
+        fields = {"is_interactive": True, **login.ml_backend_fields}
         client.update_ml_backend(link.number, int(link.row["id"]), str(link.row["url"]), **fields)
     return Change("interactive: clicks are answered", not link.row["is_interactive"])
 
 
-def webhook_headers(secret: Secret, link: Link, login: Login) -> dict[str, str]:
+def webhook_headers(secret: WebhookSecret, link: ProjectLink, login: BasicAuth) -> dict[str, str]:
     """What a project's webhook has to carry: the secret, and the login where nobody comes in without, as by
     label-studio-ml.
     """
     return {**secret.headers, **(login.headers if link.who == "locked" else {})}
 
 
-def _webhook(client: LabelStudio, secret: Secret, link: Link, login: Login) -> list[Change]:
+def _webhook(client: LabelStudio, secret: WebhookSecret, link: ProjectLink, login: BasicAuth) -> list[Change]:
     """One webhook that brings everything, with the secret; others with the same events are switched off."""
     what = f"webhook {link.webhook_url}, all events, with its secret header"
     ranked = sorted(link.webhooks, key=lambda one: not one["is_active"])
@@ -156,7 +165,7 @@ def _webhook(client: LabelStudio, secret: Secret, link: Link, login: Login) -> l
     return changes
 
 
-def _save_webhook(client: LabelStudio, link: Link, url: str, webhook: int, fields: dict[str, Any]) -> None:
+def _save_webhook(client: LabelStudio, link: ProjectLink, url: str, webhook: int, fields: dict[str, Any]) -> None:
     """Make (0) or change a webhook to the ML backend at `url`."""
     try:
         if webhook:

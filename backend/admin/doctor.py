@@ -12,9 +12,9 @@ from skylight.backend.admin.finding import Finding, State
 from skylight.backend.errors import SkylightError
 from skylight.backend.labelstudio.client import LabelStudio
 from skylight.backend.labelstudio.events import project_key
-from skylight.backend.labelstudio.project_connection import Identify, find, identify
+from skylight.backend.labelstudio.project_connection import Identify, find_link, identify
 from skylight.backend.limits import MACHINE, PROJECT
-from skylight.backend.security.basic_auth import Login
+from skylight.backend.security.basic_auth import BasicAuth
 from skylight.backend.service import Service
 
 MAX_PROJECTS = 100  # looked at, the newest ones and all that are known; each takes Label Studio some 30 ms
@@ -49,9 +49,9 @@ def fix(service: Service) -> list[Change]:
         return []
     who, known, changes = _who(service), set(service.store.projects()), []
     for project in _candidates(client.projects(), known):
-        link = find(client, project, who, project_key(project) in known)
+        link = find_link(client, project, who, project_key(project) in known)
         if link and link.who not in ("foreign", "another"):
-            repaired = repair(client, service.secret, link, Login.of(service.settings))
+            repaired = repair(client, service.secret, link, BasicAuth.from_settings(service.settings))
             changes += [Change(f"{link.name}: {one.what}", one.made) for one in repaired]
     return changes
 
@@ -124,7 +124,7 @@ def _projects(service: Service, client: LabelStudio) -> Iterator[Finding]:
 def _project(
     service: Service, client: LabelStudio, project: dict[str, Any], who: Identify, known: bool
 ) -> list[Finding]:
-    link = find(client, project, who, known)
+    link = find_link(client, project, who, known)
     if link:
         return project_checks.findings(service, client, link)
     if not known:

@@ -10,10 +10,10 @@ from skylight.backend.admin.connect import ML_GATE, SAMPLING, WEBHOOK_GATE, webh
 from skylight.backend.admin.finding import Finding
 from skylight.backend.labelstudio.client import LabelStudio
 from skylight.backend.labelstudio.events import project_key
-from skylight.backend.labelstudio.project_connection import Link, is_private, missing_actions
+from skylight.backend.labelstudio.project_connection import ProjectLink, is_private, missing_actions
 from skylight.backend.learning.webhook_reactivation import reactivated
 from skylight.backend.queue.queue import key
-from skylight.backend.security.basic_auth import Login
+from skylight.backend.security.basic_auth import BasicAuth
 from skylight.backend.security.webhook_secret import HEADER
 from skylight.backend.service import Service
 
@@ -27,18 +27,18 @@ FIX = "Run: skylight doctor --fix"
 PRIVATE = f"Start Label Studio with {ML_GATE} and {WEBHOOK_GATE}: it refuses to call addresses in private networks."
 
 
-def findings(service: Service, client: LabelStudio, link: Link) -> list[Finding]:
+def findings(service: Service, client: LabelStudio, link: ProjectLink) -> list[Finding]:
     """How one project's connection stands. Raises LabelStudioError."""
     return [_backend(service, link), *_webhooks(service, link), *_heard(service, client, link), _order(link)]
 
 
-def _backend(service: Service, link: Link) -> Finding:
+def _backend(service: Service, link: ProjectLink) -> Finding:
     what = f"{link.name}: ML backend"
     if link.who in ("foreign", "another"):
         other = "another program" if link.who == "foreign" else "another Skylight (other SKYLIGHT_HOME or secret)"
         step = f"Run: skylight connect --project {link.number} --url http://... with this Skylight's address."
         return Finding(what, "fail", f"at {link.url} {other} answers", step)
-    if lacking := Login.of(service.settings).lacking(link.row):
+    if lacking := BasicAuth.from_settings(service.settings).problem(link.row):
         detail = f"{link.url} {lacking}, so Label Studio's calls are refused"
         return Finding(what, "fail", detail, FIX)
     if link.row["state"] != "CO":
@@ -53,7 +53,7 @@ def _backend(service: Service, link: Link) -> Finding:
     return Finding(what, "ok", f"{link.url}, connected, interactive{UNSEEN.get(link.who, '')}")
 
 
-def _webhooks(service: Service, link: Link) -> Iterator[Finding]:
+def _webhooks(service: Service, link: ProjectLink) -> Iterator[Finding]:
     what = f"{link.name}: webhook"
     active = [webhook for webhook in link.webhooks if webhook["is_active"]]
     if not active:
@@ -72,10 +72,10 @@ def _webhooks(service: Service, link: Link) -> Iterator[Finding]:
         problems.append(f"does not bring {', '.join(missing)}")
     carried = webhook.get("headers") or {}
     signed = service.secret.matches(carried.get(HEADER))
-    expected = bool(service.settings.user) or service.secret.expected(project_key(link.project))
+    expected = bool(service.settings.user) or service.secret.is_required(project_key(link.project))
     if not signed and expected:
         problems.append(f"lacks the right {HEADER} header, so its events are refused")
-    needed = webhook_headers(service.secret, link, Login.of(service.settings))
+    needed = webhook_headers(service.secret, link, BasicAuth.from_settings(service.settings))
     if "Authorization" in needed and carried.get("Authorization") != needed["Authorization"]:
         problems.append("lacks the login without which label-studio-ml lets nothing in")
     if problems:
@@ -93,14 +93,14 @@ def _webhooks(service: Service, link: Link) -> Iterator[Finding]:
         yield Finding(what, "warn", f"{stray['url']} brings the same events a second time", FIX)
 
 
-def _reactivated(service: Service, link: Link) -> float:
+def _reactivated(service: Service, link: ProjectLink) -> float:
     try:
         return reactivated(service, project_key(link.project))
     except redis.RedisError:  # which is said elsewhere
         return 0.0
 
 
-def _heard(service: Service, client: LabelStudio, link: Link) -> Iterator[Finding]:
+def _heard(service: Service, client: LabelStudio, link: ProjectLink) -> Iterator[Finding]:
     """Whether the newest annotation was announced: a webhook may be there and not be delivered."""
     what = f"{link.name}: events"
     newest, since = client.newest_annotation(link.number), _seconds(str(link.row["created_at"]))
@@ -122,7 +122,7 @@ def _heard(service: Service, client: LabelStudio, link: Link) -> Iterator[Findin
     yield Finding(what, "warn", detail, step)
 
 
-def _order(link: Link) -> Finding:
+def _order(link: ProjectLink) -> Finding:
     what, sampling = f"{link.name}: order of tasks", link.project.get("sampling")
     if not link.project.get("show_collab_predictions"):
         return Finding(what, "warn", "predictions are not shown to annotators", FIX)

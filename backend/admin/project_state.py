@@ -9,7 +9,7 @@ from typing import Any
 
 import redis
 
-from skylight.backend.errors import SetAside
+from skylight.backend.errors import DamagedFile
 from skylight.backend.learning.agreement import Version, summary
 from skylight.backend.limits import MACHINE
 from skylight.backend.queue.failures import Failure
@@ -96,7 +96,7 @@ class RecordCache:
         """All versions by rising number, but for those whose card is damaged."""
         versions = []
         for number in self.service.versions.numbers(project):
-            with suppress(SetAside, FileNotFoundError):
+            with suppress(DamagedFile, FileNotFoundError):
                 versions.append(self._version(project, number))
         return versions
 

@@ -42,7 +42,7 @@ def _connected(service: Service) -> Iterator[str]:
             hooks = service.labelstudio.webhooks(int(found["id"]))
             if any(service.secret.matches((hook.get("headers") or {}).get(HEADER)) for hook in hooks):
                 service.store.save_config(project, str(found["label_config"]))
-                service.secret.expect(project)
+                service.secret.require(project)
                 yield f"project {project} was found in Label Studio by its webhook"
     except LabelStudioError as error:
         yield f"Label Studio is not asked: {error}"

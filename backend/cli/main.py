@@ -20,7 +20,7 @@ from skylight.backend.cli.map import export, map_, normalise
 from skylight.backend.errors import SkylightError, Unavailable
 from skylight.backend.images.user_agent import PACKAGE
 from skylight.backend.logs import configure
-from skylight.backend.process.parent_watch import follow
+from skylight.backend.process.parent_watch import terminate_with_parent
 from skylight.backend.settings import Settings
 
 if TYPE_CHECKING:
@@ -161,7 +161,7 @@ def serve(host: str, port: int, insecure: bool) -> None:
 def web(host: str, port: int, insecure: bool, parent: int | None) -> None:
     """Run the web server alone; it needs REDIS_URL, and shares SKYLIGHT_HOME with the workers."""
     if parent:
-        follow(parent)
+        terminate_with_parent(parent)
     from skylight.backend.web.listen import check
     from skylight.backend.web.server import run
 
@@ -189,7 +189,7 @@ def worker(kinds: "tuple[Kind, ...]", parent: int | None) -> None:
     With --queues it does some of that only, as a machine with a GPU does beside others; somebody has to do the rest.
     """
     if parent:
-        follow(parent)
+        terminate_with_parent(parent)
     from skylight.backend.worker.worker import run
 
     found = _with_redis(settings())
@@ -369,14 +369,14 @@ def connect(project: int, url: str) -> None:
     May be run again: what is right already is left alone.
     """
     from skylight.backend.admin.connect import connect, want_embeddings
-    from skylight.backend.security.basic_auth import Login
+    from skylight.backend.security.basic_auth import BasicAuth
 
     if url and not url.startswith(("http://", "https://")):
         raise click.UsageError(f"--url {url!r} must begin with http:// or https://")
     service = _beside_serve()
     if service.labelstudio is None:
         raise click.UsageError("set LABEL_STUDIO_URL and LABEL_STUDIO_API_KEY")
-    changes = connect(service.labelstudio, service.secret, project, url, Login.of(service.settings))
+    changes = connect(service.labelstudio, service.secret, project, url, BasicAuth.from_settings(service.settings))
     _report([*changes, *want_embeddings(service, project)])
 
 

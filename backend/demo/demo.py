@@ -19,8 +19,8 @@ from skylight.backend.demo.labelstudio_server import LabelStudioServer, free_por
 from skylight.backend.errors import Unavailable
 from skylight.backend.labelstudio.client import LabelStudio
 from skylight.backend.process.supervisor import Supervisor
-from skylight.backend.security.basic_auth import Login as SkylightLogin
-from skylight.backend.security.webhook_secret import Secret
+from skylight.backend.security.basic_auth import BasicAuth
+from skylight.backend.security.webhook_secret import WebhookSecret
 from skylight.backend.settings import Settings
 from skylight.model.datasets import synthetic_scenes
 
@@ -91,7 +91,7 @@ def run(settings: Settings, environ: Mapping[str, str], executable: Path, port: 
         await_skylight(f"http://127.0.0.1:{own}", stop)
         client = LabelStudio(server.url, login.token)
         project = make_project(client, folder / "truth")
-        connect(client, Secret(found), project, f"http://127.0.0.1:{own}", SkylightLogin.of(found))
+        connect(client, WebhookSecret(found), project, f"http://127.0.0.1:{own}", BasicAuth.from_settings(found))
         click.echo()
         click.secho(f"  Label Studio  {server.url}/projects/{project}", bold=True)
         click.echo(f"  user          {login.email}\n  password      {login.password}")

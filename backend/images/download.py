@@ -17,10 +17,10 @@ from urllib3.exceptions import HTTPError
 from urllib3.util import parse_url
 
 from skylight.backend.errors import MediaError
-from skylight.backend.images.guarded_http import Adapter, Line, NotPublic
+from skylight.backend.images.guarded_http import AddressNotPublic, GuardedAdapter, SocketDeadline
 from skylight.backend.images.user_agent import agent
 from skylight.backend.labelstudio.client import LabelStudio
-from skylight.backend.labelstudio.file_paths import climbs, hands_out_files
+from skylight.backend.labelstudio.file_paths import has_path_traversal, serves_files
 from skylight.backend.labelstudio.image_urls import RESOLVED, browser_address
 from skylight.backend.settings import Settings
 
@@ -46,17 +46,17 @@ def fetch(url: str, settings: Settings, client: LabelStudio) -> bytes:
     Raises `MediaError` for any other kind, for a host that may not be asked, for an error answer, for more than
     `MAX_BYTES`, and when it takes too long.
     """
-    with Line(TOTAL_SECONDS) as line:
+    with SocketDeadline(TOTAL_SECONDS) as line:
         try:
             return _follow(browser_address(url), settings, client, line)
         except MediaError:
-            if line.over:
+            if line.expired:
                 slow = f"{_shown(url)} took longer than {TOTAL_SECONDS:.0f} s; is the network slow?"
                 raise MediaError(slow) from None
             raise
 
 
-def _follow(url: str, settings: Settings, client: LabelStudio, line: Line) -> bytes:
+def _follow(url: str, settings: Settings, client: LabelStudio, line: SocketDeadline) -> bytes:
     home, trusted = settings.label_studio_url, True
     target = url
     for _ in range(MAX_REDIRECTS + 1):
@@ -64,11 +64,11 @@ def _follow(url: str, settings: Settings, client: LabelStudio, line: Line) -> by
         trusted = trusted and own
         public = not own and _needs_public(target, settings)
         try:
-            with _get(target, client if trusted and hands_out_files(target, home) else None, line, public) as response:
+            with _get(target, client if trusted and serves_files(target, home) else None, line, public) as response:
                 if not response.is_redirect:
                     return _read(response, target, home, trusted, line)
                 target = urljoin(target, response.headers["Location"])
-        except NotPublic as error:
+        except AddressNotPublic as error:
             raise MediaError(_not_allowed(target, error.host, home)) from None
     raise MediaError(f"{_shown(url)} redirects more than {MAX_REDIRECTS} times; give the image's final address.")
 
@@ -80,7 +80,7 @@ def _checked(url: str, home: str) -> tuple[str, bool]:
     except (requests.RequestException, HTTPError, ValueError):
         raise MediaError(f"{_shown(url)} is not a URL; the image must be {KINDS}.") from None
     own = bool(home) and _origin(sent) == _origin(home)
-    if own and (climbs(url) or climbs(sent)):
+    if own and (has_path_traversal(url) or has_path_traversal(sent)):
         raise MediaError(f"Cannot fetch {_shown(url)}: its path leads out of its folder; give the file's own path.")
     return sent, own
 
@@ -88,7 +88,7 @@ def _checked(url: str, home: str) -> tuple[str, bool]:
 def _needs_public(url: str, settings: Settings) -> bool:
     """Whether a host that is not Label Studio's may be asked at a public address only. Raises MediaError if at none."""
     _, host, port = _origin(url)
-    if settings.allowed_hosts.named(host, port):
+    if settings.allowed_hosts.contains(host, port):
         return False
     if settings.allowed_hosts.allowed_if_public(host):
         return True
@@ -121,7 +121,7 @@ def _origin(url: str) -> Origin:
     return scheme, parts.host or "", parts.port or (443 if scheme == "https" else 80)
 
 
-def _get(url: str, client: LabelStudio | None, line: Line, public: bool) -> requests.Response:
+def _get(url: str, client: LabelStudio | None, line: SocketDeadline, public: bool) -> requests.Response:
     """Send one GET, with credentials if there is a client, again with fresh ones after a 401."""
     headers = client.headers() if client else {}
     response = _send(url, headers, line, public)
@@ -133,7 +133,7 @@ def _get(url: str, client: LabelStudio | None, line: Line, public: bool) -> requ
     return response
 
 
-def _send(url: str, headers: dict[str, str], line: Line, public: bool) -> requests.Response:
+def _send(url: str, headers: dict[str, str], line: SocketDeadline, public: bool) -> requests.Response:
     def authorize(prepared: requests.PreparedRequest) -> requests.PreparedRequest:
         # given as `auth`, so that neither .netrc nor a name in the URL adds other credentials
         prepared.headers.update(headers)
@@ -144,13 +144,13 @@ def _send(url: str, headers: dict[str, str], line: Line, public: bool) -> reques
         with requests.Session() as session:
             session.headers["User-Agent"] = agent()  # some hosts refuse the names of HTTP libraries
             for scheme in ("http://", "https://"):
-                session.mount(scheme, Adapter(line, public))
+                session.mount(scheme, GuardedAdapter(line, public))
             return session.get(url, auth=authorize, timeout=timeout, stream=True, allow_redirects=False)
     except (requests.RequestException, HTTPError) as error:
         raise MediaError(f"Cannot fetch {_shown(url)} ({type(error).__name__}). Is the server up?") from None
 
 
-def _read(response: requests.Response, url: str, home: str, trusted: bool, line: Line) -> bytes:
+def _read(response: requests.Response, url: str, home: str, trusted: bool, line: SocketDeadline) -> bytes:
     if response.status_code != 200:
         raise MediaError(_refusal(response.status_code, url, home, trusted))
     too_large = f"{_shown(url)} is larger than {MAX_BYTES // 2**20} MB, the limit; use a smaller image."
@@ -165,7 +165,7 @@ def _read(response: requests.Response, url: str, home: str, trusted: bool, line:
                 raise MediaError(too_large)
     except (requests.RequestException, HTTPError) as error:
         raise MediaError(f"{_shown(url)} broke off ({type(error).__name__}); try again.") from None
-    if line.over:  # its socket was shut, which without a length looks like the end
+    if line.expired:  # its socket was shut, which without a length looks like the end
         raise MediaError(f"{_shown(url)} broke off.")
     return bytes(content)
 

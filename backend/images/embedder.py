@@ -9,7 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 from skylight.backend.errors import MediaError
-from skylight.backend.images.large_images import Large
+from skylight.backend.images.large_images import LargeImageStore
 from skylight.model.embeddings.cache import EmbeddingCache
 from skylight.model.images.decoding import content_hash
 from skylight.model.images.normalization import OWN, Normalisation
@@ -49,7 +49,7 @@ class _View:
         return same and is_of(embedding, pixels)
 
 
-class Pictures:
+class ImageEmbedder:
     """Embeddings by URL. An address's content hash is remembered a while: a click on a known image fetches nothing.
 
     An embedding is kept under the image's sha256, with the normalisation's mark where there is one. An image that it
@@ -63,7 +63,7 @@ class Pictures:
         fetch: Callable[[str], bytes],
         max_pixels: int,
         clock: Callable[[], float] = time.monotonic,
-        large: Large | None = None,
+        large: LargeImageStore | None = None,
     ) -> None:
         self.segmenter = segmenter
         self.cache = cache
@@ -71,40 +71,40 @@ class Pictures:
         self.max_pixels = max_pixels
         self.clock = clock
         self.large = large
-        self.how = OWN
+        self.normalization = OWN
         self._lock = threading.Lock()
         self._hashes: OrderedDict[str, tuple[str, float]] = OrderedDict()
 
-    def seen(self, how: Normalisation) -> "Pictures":
+    def with_normalization(self, normalization: Normalisation) -> "ImageEmbedder":
         """The same with pictures seen by another normalisation; all that is kept is shared."""
-        if how == self.how:
+        if normalization == self.normalization:
             return self
         made = copy.copy(self)
-        made.how = how
+        made.normalization = normalization
         return made
 
-    def key(self, digest: str) -> str:
+    def cache_key(self, digest: str) -> str:
         """What an image's embedding is kept under."""
-        return digest + self.how.mark
+        return digest + self.normalization.mark
 
     def embedding(self, url: str) -> tuple[str, Embedding]:
         """The sha256 and the embedding of the image behind a URL. Raises MediaError or ImageError."""
         digest = self._known(url)
         if digest is not None:
-            return digest, self.known(digest, url)
+            return digest, self.embedding_of(digest, url)
         data = self.fetch(url)
         digest = content_hash(data)
         self._remember(url, digest)
         return digest, self._get(digest, lambda: self._view(digest, data))
 
-    def known(self, digest: str, url: str) -> Embedding:
+    def embedding_of(self, digest: str, url: str) -> Embedding:
         """The embedding of an image by its sha256, fetched from `url` only if it was never encoded by this SAM.
 
         Raises MediaError if another image is behind the URL now.
         """
 
         def view() -> _View:
-            if self.large is not None and (raster := self.large.open(digest, self.how)) is not None:
+            if self.large is not None and (raster := self.large.open(digest, self.normalization)) is not None:
                 return self._from_afar(raster)
             data = self.fetch(url)
             actual = content_hash(data)
@@ -115,7 +115,7 @@ class Pictures:
 
         return self._get(digest, view)
 
-    def look(self, url: str) -> tuple[str, Embedding | Raster]:
+    def open(self, url: str) -> tuple[str, Embedding | Raster]:
         """The sha256 of the image behind a URL, and its embedding; if it is larger than a tile, the image by windows.
 
         Raises MediaError or ImageError.
@@ -124,24 +124,24 @@ class Pictures:
             return self.embedding(url)
         digest = self._known(url)
         if digest is not None:
-            if (raster := self.large.open(digest, self.how)) is not None:
+            if (raster := self.large.open(digest, self.normalization)) is not None:
                 return digest, raster
-            embedding = self.known(digest, url)  # joins in, if it is under way
+            embedding = self.embedding_of(digest, url)  # joins in, if it is under way
             if max(embedding.size) <= self.large.side:
                 return digest, embedding
-            if (raster := self.large.open(digest, self.how)) is not None:
+            if (raster := self.large.open(digest, self.normalization)) is not None:
                 return digest, raster
         data = self.fetch(url)
         digest = content_hash(data)
         self._remember(url, digest)
-        raster = self.large.keep(digest, data, self.max_pixels, self.how)
+        raster = self.large.add(digest, data, self.max_pixels, self.normalization)
         if raster is not None:
             return digest, raster
         return digest, self._get(digest, lambda: self._view(digest, data))
 
     def tile_count(self, url: str) -> int:
         """How many tiles the image behind a URL is looked at in. Raises MediaError or ImageError."""
-        found = self.look(url)[1]
+        found = self.open(url)[1]
         return 1 if isinstance(found, Embedding) else len(tiled_inference.windows(found.size, self.side))
 
     @property
@@ -149,7 +149,7 @@ class Pictures:
         """The side of a tile, px."""
         return self.large.side if self.large else tiled_inference.default_side(self.segmenter)
 
-    def tile(self, digest: str, raster: Raster, window: Window) -> Embedding:
+    def tile_embedding(self, digest: str, raster: Raster, window: Window) -> Embedding:
         """The embedding of a part of a large image, made at most once. Raises ImageError."""
         part = f"-{'-'.join(map(str, window))}"
         return self._get(digest, lambda: _View(self.segmenter, raster, window, small=False), part)
@@ -162,7 +162,7 @@ class Pictures:
         view = functools.cache(view)
 
         def compute() -> Embedding:
-            if view().raster.plain and self.how != OWN:
+            if view().raster.plain and self.normalization != OWN:
                 return self.cache.get(digest + part, view().encode, check)
             return view().encode()
 
@@ -172,14 +172,14 @@ class Pictures:
             except MediaError:  # the storage is away
                 return None
 
-        return self.cache.get(self.key(digest) + part, compute, check)
+        return self.cache.get(self.cache_key(digest) + part, compute, check)
 
     def _view(self, digest: str, data: bytes) -> _View:
         """An image as it is looked at whole, a large one from afar. Raises ImageError."""
-        raster = self.large.keep(digest, data, self.max_pixels, self.how) if self.large else None
+        raster = self.large.add(digest, data, self.max_pixels, self.normalization) if self.large else None
         if raster is not None:
             return self._from_afar(raster)
-        small = in_memory(data, self.max_pixels, self.how)
+        small = in_memory(data, self.max_pixels, self.normalization)
         return _View(self.segmenter, small, (0, 0, *small.size), small=True)
 
     def _from_afar(self, raster: Raster) -> _View:

@@ -26,7 +26,7 @@ MAX_ADDRESSES = 4
 """Addresses of one name that are tried; each may take the whole time for connecting."""
 
 
-class NotPublic(Exception):
+class AddressNotPublic(Exception):
     """A host may not be asked, because its address is not a public one. The address is not told: it is inside."""
 
     def __init__(self, host: str) -> None:
@@ -34,7 +34,7 @@ class NotPublic(Exception):
         self.host = host
 
 
-class Line:
+class SocketDeadline:
     """A context manager that holds the sockets of one download and shuts them when its time is over.
 
     A timeout of a socket is one of each read: whoever sends a byte now and then never runs into it.
@@ -48,7 +48,7 @@ class Line:
         self._timer.daemon = True
 
     @property
-    def over(self) -> bool:
+    def expired(self) -> bool:
         """Whether the time is over: what was read is not all there is."""
         return time.monotonic() >= self._until
 
@@ -63,10 +63,10 @@ class Line:
                 held.close()
             self._held.clear()
 
-    def hold(self, connected: socket.socket) -> socket.socket:
+    def register(self, connected: socket.socket) -> socket.socket:
         """Take note of a socket and give it back. Raises TimeoutError, the socket closed, when the time is over."""
         with self._lock:
-            if self.over:
+            if self.expired:
                 connected.close()
                 raise TimeoutError("the time for this download is over")
             # A copy of its own: TLS takes the socket out of the object it is given.
@@ -80,13 +80,13 @@ class Line:
                     held.shutdown(socket.SHUT_RDWR)
 
 
-class Adapter(HTTPAdapter):
+class GuardedAdapter(HTTPAdapter):
     """Sends by sockets of a line; with `public`, to public addresses only and through no proxy.
 
     A proxy would look the name up itself, where no address can be checked.
     """
 
-    def __init__(self, line: Line, public: bool) -> None:
+    def __init__(self, line: SocketDeadline, public: bool) -> None:
         self._public = public
         self._pools: dict[str, Any] = {
             "http": functools.partial(_Pool, line=line, public=public),
@@ -120,21 +120,21 @@ class Adapter(HTTPAdapter):
 
 
 class _Connection(HTTPConnection):
-    def __init__(self, *args: Any, line: Line, public: bool, **options: Any) -> None:
+    def __init__(self, *args: Any, line: SocketDeadline, public: bool, **options: Any) -> None:
         super().__init__(*args, **options)
         self._line, self._public = line, public
 
     def _new_conn(self) -> socket.socket:
-        return self._line.hold(connect_public(self) if self._public else super()._new_conn())
+        return self._line.register(connect_public(self) if self._public else super()._new_conn())
 
 
 class _SecureConnection(HTTPSConnection):
-    def __init__(self, *args: Any, line: Line, public: bool, **options: Any) -> None:
+    def __init__(self, *args: Any, line: SocketDeadline, public: bool, **options: Any) -> None:
         super().__init__(*args, **options)
         self._line, self._public = line, public
 
     def _new_conn(self) -> socket.socket:
-        return self._line.hold(connect_public(self) if self._public else super()._new_conn())
+        return self._line.register(connect_public(self) if self._public else super()._new_conn())
 
 
 class _Pool(HTTPConnectionPool):
@@ -154,7 +154,7 @@ def connect_public(connection: HTTPConnection) -> socket.socket:
         raise NameResolutionError(connection.host, connection, socket.gaierror(str(error))) from error
     addresses = list(dict.fromkeys(str(each[4][0]) for each in found))
     if not all(allowed_hosts.is_public(address) for address in addresses):
-        raise NotPublic(connection.host)
+        raise AddressNotPublic(connection.host)
     reason: OSError | None = None
     for address in addresses[:MAX_ADDRESSES]:
         try:
@@ -171,5 +171,5 @@ def _checked(made: socket.socket, host: str) -> socket.socket:
     peer = str(made.getpeername()[0])
     if not allowed_hosts.is_public(peer) or peer == str(made.getsockname()[0]):
         made.close()
-        raise NotPublic(host)
+        raise AddressNotPublic(host)
     return made

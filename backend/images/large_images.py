@@ -23,7 +23,7 @@ KINDS = ("tif", "pixels.npy")
 PART_SECONDS = 3600.0  # a file that is still being written after so long was left by a process that was killed
 
 
-class Large:
+class LargeImageStore:
     """The large pictures under a folder; thread-safe."""
 
     def __init__(self, folder: Path, side: int) -> None:
@@ -53,7 +53,7 @@ class Large:
                     return raster
         return None
 
-    def keep(self, digest: str, data: bytes, max_pixels: int, how: Normalisation = OWN) -> Raster | None:
+    def add(self, digest: str, data: bytes, max_pixels: int, how: Normalisation = OWN) -> Raster | None:
         """Keep a picture's file if it is large, and open it; None if it is not.
 
         Raises ImageError if it has more than `max_pixels` pixels, or is damaged.

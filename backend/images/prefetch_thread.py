@@ -15,7 +15,7 @@ LIMIT = 16  # images that wait; those of the tasks opened longest ago are left t
 log = logging.getLogger(__name__)
 
 
-class Opened:
+class PrefetchThread:
     """One thread, while there is something to do, that embeds images by URL, those asked for last first."""
 
     def __init__(self, embed: Callable[[str, str], object]) -> None:
@@ -25,7 +25,7 @@ class Opened:
         self._waiting: list[tuple[str, str]] = []  # the last is the next
         self._busy = False
 
-    def embed(self, project: str, urls: Sequence[str]) -> None:
+    def request(self, project: str, urls: Sequence[str]) -> None:
         """Embed these images, in their order, before those that wait already. Returns at once."""
         first = [(project, url) for url in reversed(urls)]
         with self._lock:

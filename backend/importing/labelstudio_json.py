@@ -9,7 +9,7 @@ from skylight.backend.errors import BadRequest
 from skylight.backend.importing.json_items import item_at, read_text, walk
 from skylight.backend.importing.targets import NAMED, Labelled, Made, Project, Size, other_size
 from skylight.backend.labelstudio.image_urls import value_at
-from skylight.backend.labelstudio.label_config import POINT, Control, find
+from skylight.backend.labelstudio.label_config import POINT, Control, find_label
 from skylight.backend.labelstudio.region_reader import (
     READABLE,
     EmptyRegion,
@@ -123,7 +123,7 @@ def _spelled(name: str, control: Control, project: Project) -> str | None:
     name = project.renamed(name)
     if not name or not control.labels:  # those without labels of their own take them from the task
         return name
-    at = find(name, control.labels, [()] * len(control.labels))
+    at = find_label(name, control.labels, [()] * len(control.labels))
     return None if at is None else control.labels[at]
 
 

@@ -7,8 +7,13 @@ from pathlib import Path
 
 from skylight.backend.errors import BadRequest
 from skylight.backend.importing.coco_file import PolygonRegion
-from skylight.backend.labelstudio.label_config import Control, Labeling, find
-from skylight.backend.labelstudio.region_writer import Part, Region, characters_of, draw
+from skylight.backend.labelstudio.label_config import Control
+from skylight.backend.labelstudio.label_config import Labeling
+from skylight.backend.labelstudio.region_writer import Region
+from skylight.backend.labelstudio.label_config import find_label
+from skylight.backend.labelstudio.region_writer import Placement
+from skylight.backend.labelstudio.region_writer import draw_regions
+from skylight.backend.labelstudio.region_writer import encoded_length
 from skylight.backend.limits import MAX_CHARACTERS, MAX_REGIONS
 from skylight.model.masks.region import MaskRegion
 
@@ -67,7 +72,7 @@ class Project:
         new = self.renamed(name)
         if name and not new:
             return ""
-        at = find(new, self.labeling.labels, self.labeling.also)
+        at = find_label(new, self.labeling.labels, self.labeling.also)
         return None if at is None else self.labeling.labels[at]
 
     def check(self, source: Path, names: Sequence[str], hint: str = "") -> None:
@@ -90,7 +95,7 @@ class Project:
                 drawn = self.regions(label, found, size)
                 result += drawn
                 lost += not drawn
-                characters += sum(characters_of(region["value"]) for region in drawn)
+                characters += sum(encoded_length(region["value"]) for region in drawn)
             if len(result) > MAX_REGIONS:
                 raise BadRequest(f"it has more than {MAX_REGIONS} regions; split the picture")
             if characters > MAX_CHARACTERS:
@@ -101,8 +106,8 @@ class Project:
     def regions(self, label: str, found: MaskRegion, size: Size) -> list[Region]:
         """The regions of an object, as if somebody had drawn it; none if it has no pixel."""
         output = self.labeling.output(label)
-        part, rings = Part(found.top, found.left, size), found.rings if isinstance(found, PolygonRegion) else ()
-        drawn = draw(output, found.mask, output.spelled(label), 1.0, part_of=part, rings=rings)
+        part, rings = Placement(found.top, found.left, size), found.rings if isinstance(found, PolygonRegion) else ()
+        drawn = draw_regions(output, found.mask, output.spelled(label), 1.0, part_of=part, rings=rings)
         return [{**{k: v for k, v in each.items() if k != "score"}, "origin": "manual"} for each in drawn]
 
 

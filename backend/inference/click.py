@@ -9,13 +9,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from skylight.backend.errors import BadRequest
-from skylight.backend.images.embedder import Pictures
+from skylight.backend.images.embedder import ImageEmbedder
 from skylight.backend.labelstudio.image_urls import image_url
 from skylight.backend.labelstudio.label_config import Labeling
-from skylight.backend.labelstudio.prompts import Asked, read_prompt
+from skylight.backend.labelstudio.prompts import ClickRequest, read_prompt
 from skylight.backend.labelstudio.region_reader import Item, holds_mask, items_of, label_of, read_mask
 from skylight.backend.labelstudio.region_validator import check_regions
-from skylight.backend.labelstudio.region_writer import Part, draw
+from skylight.backend.labelstudio.region_writer import Placement, draw_regions
 from skylight.backend.service import Service
 from skylight.model.images.normalization import OWN, Normalisation
 from skylight.model.images.raster import Raster, Window
@@ -40,25 +40,25 @@ def click(
 
     It goes on from the answer to the same points but the last, see `clicks.answered`.
     """
-    pictures = service.pictures.seen(how)
-    asked = read_prompt(context, labeling, lambda output, index: pictures.look(image_url(task, output, index))[1].size)
+    embedder = service.embedder.with_normalization(how)
+    asked = read_prompt(context, labeling, lambda output, index: embedder.open(image_url(task, output, index))[1].size)
     if asked is None:
         return [], 0.0
     url = image_url(task, asked.output, asked.index)
-    digest, embedding = pictures.look(url)
+    digest, embedding = embedder.open(url)
     if not isinstance(embedding, Embedding):
-        return click_large(service, pictures, labeling, task, asked, digest, embedding)
+        return click_large(service, embedder, labeling, task, asked, digest, embedding)
     place, asked = in_turn(service, task, asked, digest, embedding.size)
-    mask, expected = answered(service, pictures.segmenter, embedding, place, asked, asked.prompt)
-    return drawn(service, labeling, task, asked, mask, expected, Part(0, 0, embedding.size))
+    mask, expected = answered(service, embedder.segmenter, embedding, place, asked, asked.prompt)
+    return drawn(service, labeling, task, asked, mask, expected, Placement(0, 0, embedding.size))
 
 
 def click_large(
     service: Service,
-    pictures: Pictures,
+    embedder: ImageEmbedder,
     labeling: Labeling,
     task: dict[str, Any],
-    asked: Asked,
+    asked: ClickRequest,
     digest: str,
     raster: Raster,
 ) -> tuple[list[dict[str, Any]], float]:
@@ -67,17 +67,17 @@ def click_large(
     If the mask goes on beyond the tile, the answer is that of a window of twice the side around it.
     """
     here, asked = in_turn(service, task, asked, digest, raster.size)
-    window = tiled_inference.nearest(raster.size, pictures.side, *_extent(asked.prompt))
+    window = tiled_inference.nearest(raster.size, embedder.side, *_extent(asked.prompt))
     for left in range(WIDER, -1, -1):
         place = *here, window  # logits are of one window
-        embedding = pictures.tile(digest, raster, window)
+        embedding = embedder.tile_embedding(digest, raster, window)
         prompt = _moved(asked.prompt, window)
-        mask, expected = answered(service, pictures.segmenter, embedding, place, asked, prompt)
+        mask, expected = answered(service, embedder.segmenter, embedding, place, asked, prompt)
         further = tiled_inference.wider(raster.size, window, mask)
         if further is None or not left:
             break
         window = further
-    return drawn(service, labeling, task, asked, mask, expected, Part(window[0], window[1], raster.size))
+    return drawn(service, labeling, task, asked, mask, expected, Placement(window[0], window[1], raster.size))
 
 
 def _extent(prompt: Prompt) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
@@ -99,8 +99,8 @@ def _moved(prompt: Prompt, window: Window) -> Prompt:
 
 
 def in_turn(
-    service: Service, task: dict[str, Any], asked: Asked, digest: str, size: Size
-) -> tuple[tuple[Hashable, ...], Asked]:
+    service: Service, task: dict[str, Any], asked: ClickRequest, digest: str, size: Size
+) -> tuple[tuple[Hashable, ...], ClickRequest]:
     """The conversation that a prompt on an image of `size` belongs to, and the prompt with what is still on the screen.
 
     Raises BadRequest if the browser knows the image in another size, or if nothing is clicked but what is not it.
@@ -110,26 +110,26 @@ def in_turn(
             f"the browser shows the image as (height, width) {asked.size}, but it is {size}; reload the task"
         )
     place = str(task.get("id")), digest, asked.output.image, asked.index, asked.label
-    asked = service.turns.with_box(place, asked, task.get("drafts"))
+    asked = service.click_sessions.restore_box(place, asked, task.get("drafts"))
     if asked.prompt.box is None and not asked.prompt.positive.any():
         raise BadRequest("there is no object in the negative clicks alone; click inside one first")
     return place, asked
 
 
 def answered(
-    service: Service, segmenter: Segmenter, embedding: Embedding, place: Hashable, asked: Asked, prompt: Prompt
+    service: Service, segmenter: Segmenter, embedding: Embedding, place: Hashable, asked: ClickRequest, prompt: Prompt
 ) -> tuple[Mask, float]:
     """The mask (H, W) bool for a prompt in px of an embedded image, or part of one, and its expected IoU.
 
     It goes on from the answer to the clicks before, which is on the screen: its logits are given back to SAM, and
     where SAM's new answer disagrees with a click, or the old one agrees with all, the old one stays, see `corrected`.
     """
-    before = service.turns.before(place, asked)
+    before = service.click_sessions.previous(place, asked)
     found = segmenter.segment(embedding, prompt, None if before is None else before.logits, candidates=1)
     mask = found.masks[0]
     if before is not None and before.mask.shape == mask.shape:
         mask = corrected(before.mask, mask, prompt.points, prompt.positive)
-    service.turns.keep(place, asked, found.logits[0], mask)
+    service.click_sessions.record(place, asked, found.logits[0], mask)
     return mask, float(found.scores[0])
 
 
@@ -137,10 +137,10 @@ def drawn(
     service: Service,
     labeling: Labeling,
     task: dict[str, Any],
-    asked: Asked,
+    asked: ClickRequest,
     mask: Mask,
     expected: float,
-    part: Part,
+    part: Placement,
 ) -> tuple[list[dict[str, Any]], float]:
     """A mask (h, w) bool of a part of the image as regions, and its `expected` IoU, 0 if there are none.
 
@@ -151,12 +151,12 @@ def drawn(
         there = covered(task, asked, labeling)[part.top : part.top + height, part.left : part.left + width]
         mask = mask & ~there
     score = min(max(expected, 0.0), 1.0)
-    regions = draw(asked.output, mask, asked.label, score, asked.index, asked.rotation, part)
+    regions = draw_regions(asked.output, mask, asked.label, score, asked.index, asked.rotation, part)
     check_regions(regions, labeling, part.size)
     return regions, score if regions else 0.0
 
 
-def covered(task: Mapping[str, Any], asked: Asked, labeling: Labeling) -> NDArray[np.bool_]:
+def covered(task: Mapping[str, Any], asked: ClickRequest, labeling: Labeling) -> NDArray[np.bool_]:
     """Where masks of the label asked for already are on the image asked about, (H, W) bool.
 
     Those in the annotator's drafts and in the annotations of the task, whoever made them; not in an annotation of
@@ -182,6 +182,6 @@ def _regions(task: Mapping[str, Any]) -> Iterator[Item]:
         yield from items_of(each)
 
 
-def _is_meant(region: Item, asked: Asked, labeling: Labeling) -> bool:
+def _is_meant(region: Item, asked: ClickRequest, labeling: Labeling) -> bool:
     same_image = region.get("to_name") == asked.output.image and (region.get("item_index") or 0) == (asked.index or 0)
     return same_image and holds_mask(region, labeling) and asked.output.spelled(label_of(region)) == asked.label

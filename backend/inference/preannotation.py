@@ -5,7 +5,7 @@ from typing import Any
 
 from skylight.backend.labelstudio.label_config import Labeling
 from skylight.backend.labelstudio.region_validator import check_regions
-from skylight.backend.labelstudio.region_writer import Part, characters_of, draw
+from skylight.backend.labelstudio.region_writer import Placement, draw_regions, encoded_length
 from skylight.backend.limits import MAX_ANSWERED, MAX_ANSWERED_LARGE, MAX_CHARACTERS
 from skylight.backend.service import Service
 from skylight.model.decoder.inference import confidence, find_regions, predict_pixels
@@ -27,7 +27,7 @@ def preannotation(
     With `SKYLIGHT_REFINE` SAM is asked about each region too, and the sharper mask is taken where both agree. Of more
     than `MAX_ANSWERED` regions the surest are taken, and the log says so.
     """
-    digest, embedding = service.pictures.seen(decoder.config.normalisation).look(url)
+    digest, embedding = service.embedder.with_normalization(decoder.config.normalisation).open(url)
     if not isinstance(embedding, Embedding):
         return preannotation_large(service, decoder, labeling, digest, embedding)
     prediction = predict_pixels(decoder, embedding)
@@ -41,12 +41,14 @@ def preannotation(
         log.warning("%s: of %d regions the %d with the highest scores are sent", url, len(every), MAX_ANSWERED)
     found = every.surest(MAX_ANSWERED)
     if service.settings.refine:
-        found = refine(service.pictures.segmenter, embedding, prediction, found)
+        found = refine(service.embedder.segmenter, embedding, prediction, found)
     regions = []
     for each in found:
         output = labeling.output(labeling.labels[each.label])
-        part = Part(each.top, each.left, embedding.size)
-        regions += draw(output, each.part, output.spelled(labeling.labels[each.label]), each.score, part_of=part)
+        part = Placement(each.top, each.left, embedding.size)
+        regions += draw_regions(
+            output, each.part, output.spelled(labeling.labels[each.label]), each.score, part_of=part
+        )
     check_regions(regions, labeling, embedding.size)
     return regions, round(confidence(decided, prediction.count), 4)
 
@@ -55,14 +57,18 @@ def preannotation_large(
     service: Service, decoder: DomainDecoder, labeling: Labeling, digest: str, raster: Raster
 ) -> tuple[list[dict[str, Any]], float]:
     """As `predict.preannotation`, for a large picture; SAM is not asked about its regions."""
-    config, pictures = decoder.config, service.pictures.seen(decoder.config.normalisation)
+    config, embedder = decoder.config, service.embedder.with_normalization(decoder.config.normalisation)
     separated = frozenset(config.labels.index(label) for label in config.separate)
     found = Map(raster.size, len(config.labels), separated)
     regions: list[dict[str, Any]] = []
     characters = 0
     try:
         strips = tiled_inference.strips(
-            decoder, pictures.segmenter, raster, pictures.side, lambda window: pictures.tile(digest, raster, window)
+            decoder,
+            embedder.segmenter,
+            raster,
+            embedder.side,
+            lambda window: embedder.tile_embedding(digest, raster, window),
         )
         for _ in found.fill(strips):
             pass
@@ -76,10 +82,10 @@ def preannotation_large(
                 log.warning(what, len(regions), characters // 10**6)
                 break
             output = labeling.output(labeling.labels[each.label])
-            part = Part(each.top, each.left, raster.size)
+            part = Placement(each.top, each.left, raster.size)
             label = output.spelled(labeling.labels[each.label])
-            new = draw(output, each.mask, label, each.score, part_of=part)
-            characters += sum(characters_of(region["value"]) for region in new)
+            new = draw_regions(output, each.mask, label, each.score, part_of=part)
+            characters += sum(encoded_length(region["value"]) for region in new)
             regions += new
         check_regions(regions, labeling, raster.size)
         return regions, round(found.confidence, 4)

@@ -127,7 +127,7 @@ def _references(task: Mapping[str, Any]) -> TaskReferences:
     return TaskReferences(task["id"], tuple(predictions), frozenset(parents))
 
 
-def reviewed(annotation: Mapping[str, Any]) -> bool:
+def is_reviewed(annotation: Mapping[str, Any]) -> bool:
     """Whether a reviewer's acceptance was the last thing done to an annotation; open-source Label Studio has none."""
     return annotation.get("last_action") in ("accepted", "fixed_and_accepted")
 
@@ -235,7 +235,7 @@ class LabelStudio(Connection):
         options = {"fields": "all", "review": "true", "include": f"id,annotations,{_MARKS}"}
         for task in self._pages(project_id, SUMMARY_PAGE, None, [_HAS_ANNOTATIONS], options):
             for one in task["annotations"]:
-                marks = bool(one["was_cancelled"]), bool(one.get("ground_truth")), reviewed(one)
+                marks = bool(one["was_cancelled"]), bool(one.get("ground_truth")), is_reviewed(one)
                 yield AnnotationSummary(one["id"], task["id"], one["updated_at"], *marks)
 
     def annotations(self, project_id: int, only: Sequence[int] | None = None) -> Iterator[dict[str, Any]]:
@@ -297,7 +297,7 @@ class LabelStudio(Connection):
         try:
             self.request(method, f"/api/predictions/{prediction_id}/", timeout=SLOW_SECONDS, **options)
         except LabelStudioError as error:
-            if error.answered != 404:
+            if error.http_status != 404:
                 raise
             return False
         return True

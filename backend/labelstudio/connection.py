@@ -16,7 +16,7 @@ from typing import Any
 
 import requests
 
-from skylight.backend.errors import ConfigError, LabelStudioError, NotThere
+from skylight.backend.errors import ConfigError, LabelStudioError, NotFound
 
 ACCESS_SECONDS = 240.0
 """Age at which an access token is replaced; Label Studio lets it live 300 s."""
@@ -123,8 +123,8 @@ def _read(answer: requests.Response, method: str, path: str) -> Any:
     message = f"Label Studio answered {answer.status_code} to {method} {path}: {_detail(answer)}"
     if answer.status_code == 401:
         message = f"{message.rstrip('.')}. Check LABEL_STUDIO_API_KEY."
-    error = (NotThere if answer.status_code == 404 and _is_json(answer) else LabelStudioError)(message)
-    error.answered = answer.status_code
+    error = (NotFound if answer.status_code == 404 and _is_json(answer) else LabelStudioError)(message)
+    error.http_status = answer.status_code
     raise error
 
 

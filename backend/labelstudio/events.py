@@ -5,7 +5,7 @@ from datetime import datetime
 from typing import Any
 
 from skylight.backend.errors import BadRequest
-from skylight.backend.labelstudio.client import reviewed
+from skylight.backend.labelstudio.client import is_reviewed
 from skylight.backend.limits import check_config, checked_id, project_name
 
 OURS = "skylight-"  # how the versions of a decoder are named; SAM alone pre-annotates nothing
@@ -15,7 +15,7 @@ Event = dict[str, Any]
 DIRTYING = ("annotation", "annotations_deleted", "tasks_deleted", "train")
 
 
-def dirtying(found: Sequence[Event]) -> int:
+def count_dirtying(found: Sequence[Event]) -> int:
     """How many of the events may change what there is to train on."""
     return sum(event.get("what") in DIRTYING for event in found)
 
@@ -29,7 +29,7 @@ def project_key(project: Any) -> str:
         raise BadRequest(f"'project' must be an object with id and created_at: {error!r}") from error
 
 
-def events(body: dict[str, Any]) -> Iterator[Event]:
+def webhook_events(body: dict[str, Any]) -> Iterator[Event]:
     """What a webhook says, without the rest of it: the project's object holds secrets. Unknown actions say nothing."""
     action, config = body.get("action"), str(body["project"].get("label_config") or "")
     check_config(config)
@@ -65,7 +65,7 @@ def annotation_event(annotation: dict[str, Any], task: dict[str, Any], label_con
             "result": annotation.get("result") or [],
             "shown": shown_prediction(annotation),
             "ground_truth": bool(annotation.get("ground_truth")),
-            "reviewed": reviewed(annotation),
+            "reviewed": is_reviewed(annotation),
             "data": task.get("data") or {},
             "label_config": label_config,
         }

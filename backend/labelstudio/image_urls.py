@@ -22,7 +22,7 @@ CLOUD = ("s3://", "gs://", "azure-blob://")
 RESOLVED = re.compile(r"(?:https?://[^/?#]+)?(?:/[^?#]*)?/tasks/[0-9]+/(?:resolve|presign)/\?fileuri=([\w=-]+)")
 
 
-def through_label_studio(url: str, task: object) -> str:
+def label_studio_path(url: str, task: object) -> str:
     """Return the path at which Label Studio hands out a task's file in cloud storage; any other address as it is.
 
     `url` is a cloud URI, as Label Studio sends it to ML backends, or the address of the same endpoint on whatever
@@ -48,7 +48,7 @@ def image_url(task: dict[str, Any], source: Labeling | Output, index: int | None
         value = value[index or 0] if 0 <= (index or 0) < len(value) else None
     if not isinstance(value, str) or not (value := browser_address(value)):
         raise BadRequest(f"task {task.get('id')} has no image address in data[{source.data_key!r}]")
-    return through_label_studio(value, task.get("id"))
+    return label_studio_path(value, task.get("id"))
 
 
 def image_urls(task: dict[str, Any], labeling: Labeling) -> list[str]:

@@ -53,7 +53,7 @@ class Output:
 
     def spelled(self, label: str) -> str:
         """The control's own name of a label, which another may spell otherwise; "" if it does not have it."""
-        at = find(label, self.labels, self.also)
+        at = find_label(label, self.labels, self.also)
         return "" if at is None else self.labels[at]
 
 
@@ -94,7 +94,7 @@ class Labeling:
 
     def number(self, label: str) -> int:
         """The label's number in a label map, 1 for the first, 0 if unknown. Case counts only if it must."""
-        at = find(label, self.labels, self.also)
+        at = find_label(label, self.labels, self.also)
         return 0 if at is None else at + 1
 
     def output(self, label: str, image: str = "") -> Output:
@@ -118,7 +118,7 @@ class Labeling:
         )
 
 
-def find(label: str, labels: Sequence[str], also: Sequence[Sequence[str]]) -> int | None:
+def find_label(label: str, labels: Sequence[str], also: Sequence[Sequence[str]]) -> int | None:
     """Where a label is among some that each have other names.
 
     One that differs by how its accents are encoded, or by case, only if none is equal.
@@ -269,7 +269,7 @@ def _find_all(names: Sequence[str], labels: Sequence[str], also: Sequence[Sequen
     """`find` for the labels of one control: no two of them are the same; the one spelled alike comes first."""
     found = [labels.index(name) if name in labels else None for name in names]
     for i, name in enumerate(names):
-        at = find(name, labels, also) if found[i] is None else None
+        at = find_label(name, labels, also) if found[i] is None else None
         if at is not None and at not in found:
             found[i] = at
     return found

@@ -24,11 +24,11 @@ ACTIONS = (
     "PROJECT_UPDATED",
 )
 
-Who = Literal["here", "another", "hosted", "locked", "foreign", "silent"]
-Identify = Callable[[str], Who]
+BackendIdentity = Literal["here", "another", "hosted", "locked", "foreign", "silent"]
+Identify = Callable[[str], BackendIdentity]
 
 
-def identify(url: str, instance: str) -> Who:
+def identify(url: str, instance: str) -> BackendIdentity:
     """Who answers at an ML backend's address: this Skylight ("here", its `Secret.instance` is known), another Skylight,
     one hosted by label-studio-ml, which does not say which it is, a program that says nothing without a login
     ("locked": label-studio-ml with one, or a proxy), a foreign one, or nobody that can be reached from here.
@@ -51,12 +51,12 @@ def identify(url: str, instance: str) -> Who:
 
 
 @dataclass(frozen=True)
-class Link:
+class ProjectLink:
     """One project's tie to Skylight, as Label Studio has it. Objects are those of its API."""
 
     project: dict[str, Any]
     row: dict[str, Any]  # the ML backend
-    who: Who
+    who: BackendIdentity
     first: bool  # whether it is the first of the project's ML backends
     webhooks: tuple[dict[str, Any], ...]  # those to this ML backend
     strays: tuple[dict[str, Any], ...]  # active ones that bring the same events to this Skylight by another address
@@ -82,9 +82,9 @@ class Link:
         return f"{self.url}/webhook"
 
 
-def find(
+def find_link(
     client: LabelStudio, project: dict[str, Any], who: Identify, known: bool = False, url: str = ""
-) -> Link | None:
+) -> ProjectLink | None:
     """The project's tie to Skylight; None if none of its ML backends looks like one.
 
     It is the one at `url` if there is one; else the one where this Skylight answers; else one with its title, or where
@@ -94,7 +94,7 @@ def find(
     """
     rows = client.ml_backends(int(project["id"]))
     found = [(row, who(str(row["url"]))) for row in rows]
-    tests: list[Callable[[dict[str, Any], Who], bool]] = [
+    tests: list[Callable[[dict[str, Any], BackendIdentity], bool]] = [
         lambda row, who: bool(url) and str(row["url"]).rstrip("/") == url,
         lambda row, who: who == "here",
         lambda row, who: row.get("title") == TITLE,
@@ -109,8 +109,13 @@ def find(
 
 
 def _link(
-    client: LabelStudio, project: dict[str, Any], row: dict[str, Any], answers: Who, first: bool, who: Identify
-) -> Link:
+    client: LabelStudio,
+    project: dict[str, Any],
+    row: dict[str, Any],
+    answers: BackendIdentity,
+    first: bool,
+    who: Identify,
+) -> ProjectLink:
     mine, strays = [], []
     for webhook in client.webhooks(int(project["id"])):
         base, slash, end = str(webhook["url"]).rpartition("/")
@@ -118,7 +123,7 @@ def _link(
             mine.append(webhook)
         elif end == "webhook" and webhook["is_active"] and who(base) == "here":
             strays.append(webhook)
-    return Link(project, row, answers, first, tuple(mine), tuple(strays))
+    return ProjectLink(project, row, answers, first, tuple(mine), tuple(strays))
 
 
 def missing_actions(webhook: dict[str, Any]) -> list[str]:

@@ -16,7 +16,7 @@ PictureSize = Callable[[Output, int | None], Size]  # of the picture, the `index
 
 
 @dataclass(frozen=True)
-class Asked:
+class ClickRequest:
     """One prompt, and what its answer must be like."""
 
     prompt: Prompt  # in pixels of the image as the browser knows it, cut to it
@@ -29,7 +29,7 @@ class Asked:
     points: tuple[Hashable, ...]  # what tells each point from others, in the order of the clicks
 
 
-def read_prompt(context: object, labeling: Labeling, picture_size: PictureSize | None = None) -> Asked | None:
+def read_prompt(context: object, labeling: Labeling, picture_size: PictureSize | None = None) -> ClickRequest | None:
     """What the annotator asks for, from the context of a /predict (or its `result`); None if nothing.
 
     The last prompt says which image (of several tags, or of several that one tag shows) and which label is meant. All
@@ -55,7 +55,7 @@ def read_prompt(context: object, labeling: Labeling, picture_size: PictureSize |
     index = index if isinstance(index, int) else None
     unsized = last.get("original_height") is None or last.get("original_width") is None
     size = size_of(last, picture_size(output, index) if unsized and picture_size else None)
-    return Asked(
+    return ClickRequest(
         prompt=_prompt(clicked, boxes[-1:], size),
         output=output,
         label=label,

@@ -22,7 +22,7 @@ VIEWS = (0, 90, 180, 270)  # degrees by which the editor can show an image turne
 
 
 @dataclass(frozen=True)
-class Part:
+class Placement:
     """Where in an image of `size` (H, W) px a mask lies: from row `top`, column `left` on."""
 
     top: int
@@ -30,14 +30,14 @@ class Part:
     size: tuple[int, int]
 
 
-def draw(
+def draw_regions(
     output: Output,
     mask: Mask,
     label: str,
     score: float,
     item_index: int | None = None,
     rotation: int = 0,
-    part_of: Part | None = None,
+    part_of: Placement | None = None,
     rings: Sequence[Ring] = (),
 ) -> list[Region]:
     """The regions, for a control, of a (H, W) bool mask in the size of the image as the browser knows it.
@@ -56,7 +56,7 @@ def draw(
         raise ValueError(f"a score must be between 0 and 1, not {score}")
     if mask.ndim != 2 or mask.dtype != np.bool_:
         raise ValueError(f"a mask must be (H, W) bool, not {mask.shape} {mask.dtype}")
-    part = part_of or Part(0, 0, (mask.shape[0], mask.shape[1]))
+    part = part_of or Placement(0, 0, (mask.shape[0], mask.shape[1]))
     common = {
         "from_name": output.name,
         "to_name": output.image,
@@ -75,7 +75,7 @@ def draw(
     return [{"id": _new_id(), **common, "value": {**value, output.type: [label]}} for value in values]
 
 
-def characters_of(value: Mapping[str, Any]) -> int:
+def encoded_length(value: Mapping[str, Any]) -> int:
     """How many a brush's or a bitmask's value takes as JSON, 0 for any other shape."""
     return NUMBER * len(value.get("rle", ())) + len(value.get("imageDataURL", ""))
 
@@ -88,7 +88,7 @@ def make_region(
     Raises ValueError also if the mask is empty, ConfigError if no control has the label.
     """
     output = labeling.output(label)
-    regions = draw(output, mask, output.spelled(label), score, item_index)
+    regions = draw_regions(output, mask, output.spelled(label), score, item_index)
     if not regions:
         raise ValueError("an empty mask is no region: leave it out")
     return {**regions[0], "id": id or regions[0]["id"]}
@@ -98,25 +98,25 @@ def _new_id() -> str:
     return uuid.uuid4().hex[:10]
 
 
-def _brush(mask: Mask, part: Part) -> list[dict[str, Any]]:
+def _brush(mask: Mask, part: Placement) -> list[dict[str, Any]]:
     rle = encode_rle(mask) if part.size == mask.shape else encode_rle_in(mask, part.top, part.left, part.size)
     return [{"format": "rle", "rle": rle}]
 
 
-def _bitmask(mask: Mask, part: Part) -> list[dict[str, Any]]:
+def _bitmask(mask: Mask, part: Placement) -> list[dict[str, Any]]:
     url = encode_png(mask) if part.size == mask.shape else encode_png_in(mask, part.top, part.left, part.size)
     return [{"imageDataURL": url}]
 
 
-def _polygons(mask: Mask, part: Part) -> list[dict[str, Any]]:
+def _polygons(mask: Mask, part: Placement) -> list[dict[str, Any]]:
     return [_polygon(ring, part) for ring in polygons(mask)]
 
 
-def _polygon(ring: Ring, part: Part) -> dict[str, Any]:
+def _polygon(ring: Ring, part: Placement) -> dict[str, Any]:
     return {"points": _percent(ring, part), "closed": True}
 
 
-def _vectors(mask: Mask, part: Part) -> list[dict[str, Any]]:
+def _vectors(mask: Mask, part: Placement) -> list[dict[str, Any]]:
     return [{"vertices": _vertices(_percent(ring, part)), "closed": True} for ring in polygons(mask)]
 
 
@@ -126,19 +126,19 @@ def _vertices(points: list[list[float]]) -> list[dict[str, Any]]:
     return [{"id": own, "x": x, "y": y, "prevPointId": last, "isBezier": False} for own, (x, y), last in chain]
 
 
-def _rectangle(mask: Mask, part: Part) -> list[dict[str, Any]]:
+def _rectangle(mask: Mask, part: Placement) -> list[dict[str, Any]]:
     """One box around all pieces that would get a polygon: a speck far off must not stretch it."""
     (x0, y0), (x1, y1) = _percent(np.array(bounding_box(mask), float).reshape(2, 2), part)
     return [{"x": x0, "y": y0, "width": round(x1 - x0, DECIMALS), "height": round(y1 - y0, DECIMALS), "rotation": 0}]
 
 
-def _percent(points: Ring, part: Part) -> list[list[float]]:
+def _percent(points: Ring, part: Placement) -> list[list[float]]:
     placed = points + (part.left, part.top)
     share: list[list[float]] = np.round(100 * placed / np.array(part.size[::-1]), DECIMALS).tolist()
     return share
 
 
-_VALUES: Mapping[str, Callable[[Mask, Part], list[dict[str, Any]]]] = {
+_VALUES: Mapping[str, Callable[[Mask, Placement], list[dict[str, Any]]]] = {
     "brushlabels": _brush,
     "bitmasklabels": _bitmask,
     "polygonlabels": _polygons,

@@ -44,7 +44,7 @@ def find_clusters(
         if stop():
             return None
         try:
-            points.append(mean_feature(service.pictures.seen(how).embedding(urls[task])[1]))
+            points.append(mean_feature(service.embedder.with_normalization(how).embedding(urls[task])[1]))
         except (SkylightError, ImageError):
             continue
     centres = kinds(np.stack(points)) if points else np.zeros((0, 1), np.float32)
@@ -56,4 +56,4 @@ def cluster_of(service: Service, centres: NDArray[np.float32], url: str, how: No
     """The cluster that an image belongs to, None where there are none. Raises as `Pictures.embedding` does."""
     if not len(centres):
         return None
-    return int(nearest(mean_feature(service.pictures.seen(how).embedding(url)[1])[None], centres)[0])
+    return int(nearest(mean_feature(service.embedder.with_normalization(how).embedding(url)[1])[None], centres)[0])

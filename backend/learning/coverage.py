@@ -60,7 +60,7 @@ def readiness_test(service: Service, project: str, samples: bool = True) -> Call
 
     def ready(url: str) -> bool:
         digest = learned.get(url) or service.addresses.digest(url)
-        pictures = service.pictures.seen(how)
-        return bool(digest) and pictures.cache.path(pictures.key(digest)).exists()
+        embedder = service.embedder.with_normalization(how)
+        return bool(digest) and embedder.cache.path(embedder.cache_key(digest)).exists()
 
     return ready

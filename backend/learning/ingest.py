@@ -12,7 +12,7 @@ from skylight.backend.queue.quarantine import state_of
 from skylight.backend.queue.time_slice import Turn
 from skylight.backend.service import Service
 from skylight.backend.store.samples import SampleRecord
-from skylight.backend.trace import fail
+from skylight.backend.trace import record_error
 from skylight.model.images.decoding import ImageError
 
 ELLIPSES = re.compile("<ellipse", re.IGNORECASE)  # in a configuration: a control for them
@@ -76,7 +76,7 @@ def handle(service: Service, project: str, event: Event) -> bool:
         return _apply(service, project, event)
     except DATA_ERRORS as error:
         log.exception("project %s: the event %.100r cannot be read and is left out", project, event)
-        fail(error)
+        record_error(error)
         service.queue.want_reconciliation(project)
         return False
 
@@ -113,14 +113,14 @@ def _try(service: Service, project: str, event: Event) -> bool:
         changed = _annotation(service, project, event)
         service.asides.drop(project, event["id"])
     except MediaError as error:  # the storage may be away, or the image may come back
-        fail(error)
+        record_error(error)
         changed = _fail(service, project, event, str(error), own=False)
     except (SkylightError, ImageError) as error:
-        fail(error)
+        record_error(error)
         changed = _fail(service, project, event, str(error), own=True)
     except POISON_ERRORS as error:
         log.exception("project %s annotation %s: an error that Skylight did not foresee", project, event["id"])
-        fail(error)
+        record_error(error)
         changed = _fail(service, project, event, f"{type(error).__name__}: {error}", own=True)
     except OSError:  # the store's; the annotation is not to blame, nor has a worker ended by it
         service.asides.end(project)
@@ -174,7 +174,7 @@ def _annotation(service: Service, project: str, event: Event) -> bool:
         return service.store.remove(project, event["id"])
     labeling = service.labeling(service.store.config(project))
     url = image_url({"id": event["task"], "data": event["data"]}, labeling)
-    digest, embedding = service.pictures_of(project).embedding(url)
+    digest, embedding = service.embedder_for(project).embedding(url)
     found = label_map(event["result"], labeling, embedding.size)
     for reason in found.ignored:
         log.info("project %s annotation %s: %s", project, event["id"], reason)

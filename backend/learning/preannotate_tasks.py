@@ -22,7 +22,7 @@ from skylight.backend.learning.superseded_predictions import note, number_of
 from skylight.backend.queue.queue import Progress
 from skylight.backend.queue.time_slice import TURN_SECONDS, Turn
 from skylight.backend.service import Service
-from skylight.backend.trace import fail
+from skylight.backend.trace import record_error
 from skylight.model.decoder.network import DomainDecoder
 from skylight.model.images.decoding import ImageError
 
@@ -59,7 +59,7 @@ def preannotate(service: Service, project: str, undisturbed: float = 0.0) -> boo
         service.retries.refused(project, "preannotate", REFUSED, error)
     except SkylightError as error:
         log.warning("project %s is not pre-annotated: %s", project, error)
-        fail(error)
+        record_error(error)
     return False
 
 
@@ -67,7 +67,7 @@ def _begin(service: Service, client: LabelStudio, project: str, undisturbed: flo
     """A round, None if there is nothing to send, or if Label Studio's project is another one by now."""
     version = service.version_name(project)  # before the decoder: should the next one come between, it is noticed
     labeling = service.labeling(service.store.config(project))
-    decoder = service.decoder(project, labeling)
+    decoder = service.decoder_for(project, labeling)
     if decoder is None and service.versions.current(project):
         log.info("project %s: no pre-annotation before a version for its labels is trained", project)
         return None
@@ -150,7 +150,7 @@ class _Round:
                 if in_a_row == REFUSALS:
                     raise
                 log.warning("project %s task %s: its pre-annotation was refused: %s", self.project, task.id, error)
-                fail(error)
+                record_error(error)
             self._note(len(tasks) - len(todo) + settled, len(tasks))
         self._show()
         self._end(settled, len(todo), latest)
@@ -190,12 +190,12 @@ class _Round:
             self.delivery.store(task, self._predict(task, self.decoder, centres) if self.decoder else EMPTY)
         except ImageError as error:
             log.warning("project %s task %s gets no pre-annotation: %s", self.project, task.id, error)
-            fail(error)
+            record_error(error)
         except LabelStudioError:
             raise
         except SkylightError as error:  # it cannot be fetched now
             log.warning("project %s task %s gets no pre-annotation yet: %s", self.project, task.id, error)
-            fail(error)
+            record_error(error)
             return False
         redis.srem(self.delivery.late, task.id)
         redis.sadd(self._done, task.id)

@@ -22,7 +22,7 @@ from skylight.backend.queue.time_slice import SLICE_SECONDS, Turn
 from skylight.backend.service import Service
 from skylight.backend.store.disk_space import DISK_FAIL, GIGABYTE, free_bytes
 from skylight.backend.store.normalization import ENOUGH
-from skylight.backend.trace import fail
+from skylight.backend.trace import record_error
 from skylight.model.images.decoding import ImageError
 from skylight.model.images.normalization import Normalisation
 
@@ -92,7 +92,7 @@ def embed_each(
         """None if another process came first."""
         return None if ready(image.url) else _embed(service, client, project, image, tally)
 
-    for image, reason in _at_once(service.pictures.segmenter.batch, embed, images):
+    for image, reason in _at_once(service.embedder.segmenter.batch, embed, images):
         if reason is None:
             tally.there += 1
         elif reason:
@@ -126,20 +126,20 @@ def _embed(service: Service, client: LabelStudio, project: str, image: TaskImage
     if (free := free_bytes(service.settings.home)) < DISK_FAIL:
         raise Unavailable(f"only {free / GIGABYTE:.1f} GB are free for {service.settings.home}; make room")
     try:
-        _, embedding = service.pictures_of(project).embedding(image.url)
+        _, embedding = service.embedder_for(project).embedding(image.url)
         if embedding.quantiles is not None:
             tally.quantiles.append(embedding.quantiles)
         return ""
     except MediaError as error:
         client.version()
-        fail(error)
+        record_error(error)
         return str(error)
     except (SkylightError, ImageError) as error:
-        fail(error)
+        record_error(error)
         return str(error)
     except DATA_ERRORS as error:
         log.exception("task %s: an error that Skylight did not foresee", image.task)
-        fail(error)
+        record_error(error)
         return f"{type(error).__name__}: {error}"
 
 
@@ -190,7 +190,7 @@ def embed_project(service: Service, project: str) -> bool:
         service.retries.refused(project, "embed", REFUSED, error)
     except SkylightError as error:
         log.warning("project %s: its images are not embedded: %s", project, error)
-        fail(error)
+        record_error(error)
     service.prefetch_requests.forget_opened(project)  # by the time of the next try other tasks are open
     return False
 

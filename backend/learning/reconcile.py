@@ -6,7 +6,7 @@ On two busy cores a project of 10,000 annotations takes 15 s, a glance at it 0.3
 import logging
 from typing import Any, NamedTuple
 
-from skylight.backend.errors import LabelStudioError, NotThere
+from skylight.backend.errors import LabelStudioError, NotFound
 from skylight.backend.labelstudio.client import AnnotationSummary
 from skylight.backend.labelstudio.events import annotation_event, project_key
 from skylight.backend.learning.ingest import bury, handle, parked, save_config
@@ -16,7 +16,7 @@ from skylight.backend.queue.queue import key
 from skylight.backend.queue.time_slice import Turn
 from skylight.backend.service import Service
 from skylight.backend.store.samples import SampleRecord
-from skylight.backend.trace import fail
+from skylight.backend.trace import record_error
 
 # Of Label Studio's project: with the time of the newest change of a task they tell of whatever was done to annotations
 # (1.23.2: submit, update, skip, delete, deletion of many, of tasks, imports; each seen to change one of them).
@@ -50,7 +50,7 @@ def reconcile(service: Service, project: str, glance: bool = False, whole: bool 
         return changed
     except LabelStudioError as error:
         log.warning("project %s is not reconciled: %s", project, error)
-        fail(error)
+        record_error(error)
         service.failures.note(project, REFUSED, str(error), "It is tried again before the next training, and by itself")
         return 0
 
@@ -91,7 +91,7 @@ def _found(service: Service, project: str, number: int) -> dict[str, Any] | None
     try:
         found = service.labelstudio.project(number)
         reason = "" if project_key(found) == project else f"its project {number} is another one now, made later"
-    except NotThere:
+    except NotFound:
         reason = f"it answers that there is no project {number}, or none for the owner of LABEL_STUDIO_API_KEY"
     if not reason:
         service.queue.note_back(project)

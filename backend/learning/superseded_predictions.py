@@ -111,7 +111,7 @@ def clear(service: Service, project: str, seconds: float, now: float | None = No
     try:
         found = client.project(number)
     except LabelStudioError as error:
-        if error.answered == 404:
+        if error.http_status == 404:
             return False
         raise
     if project_key(found) != project:

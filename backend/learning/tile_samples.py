@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from skylight.backend.errors import SkylightError
-from skylight.backend.images.embedder import Pictures
+from skylight.backend.images.embedder import ImageEmbedder
 from skylight.backend.store.samples import SampleRecord
 from skylight.model.decoder.samples import Sample
 from skylight.model.images.decoding import ImageError
@@ -25,24 +25,24 @@ EMPTY = (2, 16)  # of those with nothing, the fewest and the most; between them 
 log = logging.getLogger(__name__)
 
 
-def pieces(pictures: Pictures, record: SampleRecord, sample: Sample) -> list[Sample]:
+def pieces(embedder: ImageEmbedder, record: SampleRecord, sample: Sample) -> list[Sample]:
     """The samples that are learned from in the place of one: itself, unless its picture is larger than a tile.
 
     Pixels without data are ignored. Which tiles are chosen follows from the picture alone. If it cannot be read now,
     none, with a line in the log.
     """
-    if pictures.large is None or max(record.size) <= pictures.side:
+    if embedder.large is None or max(record.size) <= embedder.side:
         return [_where_known(sample)]
     try:
-        digest, raster = pictures.look(record.url)
+        digest, raster = embedder.open(record.url)
         if digest != record.image or isinstance(raster, Embedding):
             log.error("annotation %s is left out: its address shows another image now", record.annotation)
             return []
         made = []
-        for window in chosen(sample.label_map, windows(record.size, pictures.side), digest, raster.known):
+        for window in chosen(sample.label_map, windows(record.size, embedder.side), digest, raster.known):
             row, column, height, width = window
             part = np.s_[row : row + height, column : column + width]
-            embedding = pictures.tile(digest, raster, window)
+            embedding = embedder.tile_embedding(digest, raster, window)
             objects = None if sample.instances is None else sample.instances[part].copy()
             label_map, there = sample.label_map[part].copy(), raster.known(window)
             if there is not None:

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from rq.timeouts import JobTimeoutException
 
 from skylight.backend.errors import POISON_ERRORS, SkylightError, Unavailable
-from skylight.backend.images.embedder import Pictures
+from skylight.backend.images.embedder import ImageEmbedder
 from skylight.backend.labelstudio.label_config import Labeling
 from skylight.backend.learning.acceptance import accepted, by_task
 from skylight.backend.learning.tile_samples import pieces
@@ -20,7 +20,7 @@ from skylight.backend.queue.progress import reporter
 from skylight.backend.queue.training_attempts import Attempts
 from skylight.backend.service import Service
 from skylight.backend.store.samples import SampleRecord
-from skylight.backend.trace import fail
+from skylight.backend.trace import record_error
 from skylight.model.decoder import network
 from skylight.model.decoder.calibration import NEUTRAL_TEMPERATURE
 from skylight.model.decoder.held_out import HeldOut, validate
@@ -61,24 +61,24 @@ def _train_version(service: Service, project: str, asked: bool, shelf: Shelf) ->
     if len(tasks) < settings.min_annotations or not any(record.regions for task in tasks for record in task):
         log.info("project %s: %d of %d annotated tasks", project, len(tasks), settings.min_annotations)
         return 0
-    pictures = service.pictures_of(project)
-    used = load(service, pictures, project, labeling, tasks, shelf)
+    embedder = service.embedder_for(project)
+    used = load(service, embedder, project, labeling, tasks, shelf)
     trim_malloc()  # 70 to 380 MB of 500 images: what was read of those that are on the shelf now
     quantiles = [sample.embedding.quantiles for _, sample in used if sample.embedding.quantiles is not None]
     settled = service.normalisations.settle(project, quantiles)
-    if settled != pictures.how:
-        pictures = service.pictures.seen(settled)
-        used = load(service, pictures, project, labeling, tasks, shelf)
+    if settled != embedder.normalization:
+        embedder = service.embedder.with_normalization(settled)
+        used = load(service, embedder, project, labeling, tasks, shelf)
         service.prefetch_requests.request_all(project)
     note_left_out(service, project, labeling, tasks, used)
-    samples = _learned_from(pictures, used, shelf)
+    samples = _learned_from(embedder, used, shelf)
     training = [sample for sample in samples if not in_validation(sample.group)]
     validation = [sample for sample in samples if in_validation(sample.group)]
     if not training:
         training, validation = validation, []
     if not training:
         return 0
-    config = DecoderConfig(labeling.labels, pictures.segmenter.encoder_id, normalisation=pictures.how)
+    config = DecoderConfig(labeling.labels, embedder.segmenter.encoder_id, normalisation=embedder.normalization)
     ingredients = {
         "labels": list(labeling.labels),
         "encoder_id": config.encoder_id,
@@ -86,7 +86,7 @@ def _train_version(service: Service, project: str, asked: bool, shelf: Shelf) ->
         "annotations": {str(record.annotation): record.updated_at for records, _ in used for record in records},
         "consensus": settings.consensus,
         "recipe": asdict(service.recipe),
-        "normalisation": None if pictures.how == OWN else pictures.how.stored,
+        "normalisation": None if embedder.normalization == OWN else embedder.normalization.stored,
     }
     if reason := premature(service, project, ingredients, asked):
         log.info("project %s is not trained: %s", project, reason)
@@ -107,7 +107,7 @@ def _train_version(service: Service, project: str, asked: bool, shelf: Shelf) ->
         raise
 
     def seen(how: Normalisation) -> list[Sample]:
-        other = service.pictures.seen(how)
+        other = service.embedder.with_normalization(how)
         return _learned_from(other, load(service, other, project, labeling, tasks, shelf), shelf)
 
     drawn = {sample.task: {str(each.annotation): each.updated_at for each in records} for records, sample in used}
@@ -137,23 +137,25 @@ def _train_version(service: Service, project: str, asked: bool, shelf: Shelf) ->
 
 def load(
     service: Service,
-    pictures: Pictures,
+    embedder: ImageEmbedder,
     project: str,
     labeling: Labeling,
     tasks: Sequence[Sequence[SampleRecord]],
     shelf: Shelf,
 ) -> list[tuple[list[SampleRecord], Sample]]:
     """All tasks as `load_task` reads them, without those that it cannot read."""
-    found = (load_task(service, pictures, project, labeling, task) for task in tasks)
+    found = (load_task(service, embedder, project, labeling, task) for task in tasks)
     return [(records, shelf.put(sample)) for records, sample in filter(None, found)]
 
 
-def _learned_from(pictures: Pictures, used: Sequence[tuple[list[SampleRecord], Sample]], shelf: Shelf) -> list[Sample]:
+def _learned_from(
+    embedder: ImageEmbedder, used: Sequence[tuple[list[SampleRecord], Sample]], shelf: Shelf
+) -> list[Sample]:
     """The samples of all tasks, or in place of a large one its pieces."""
     return [
         sample if piece is sample else shelf.put(piece)
         for records, sample in used
-        for piece in pieces(pictures, records[0], sample)
+        for piece in pieces(embedder, records[0], sample)
     ]
 
 
@@ -257,7 +259,7 @@ def gate(
     samples by another normalisation, should the current one have another; `check` is called for each.
     """
     try:
-        current = service.decoder(project, labeling)
+        current = service.decoder_for(project, labeling)
         card = service.versions.card(project, service.versions.current(project)) if current is not None else {}
     except (Unavailable, FileNotFoundError) as error:
         return f"promoted: {error}", True
@@ -334,13 +336,13 @@ def judge(new: dict[str, float], served: dict[str, float], images: str, enough: 
 
 
 def load_task(
-    service: Service, pictures: Pictures, project: str, labeling: Labeling, records: Sequence[SampleRecord]
+    service: Service, embedder: ImageEmbedder, project: str, labeling: Labeling, records: Sequence[SampleRecord]
 ) -> tuple[list[SampleRecord], Sample] | None:
     """The samples of a task, the newest first, as the one that training reads, and those that it was made of.
 
     None, with a line in the log, if none of them can be read.
     """
-    read = [(each, sample) for each in records if (sample := load_sample(service, pictures, project, labeling, each))]
+    read = [(each, sample) for each in records if (sample := load_sample(service, embedder, project, labeling, each))]
     if len(read) < 2:
         return ([read[0][0]], read[0][1]) if read else None
     maps = [sample.label_map for _, sample in read]
@@ -350,17 +352,17 @@ def load_task(
 
 
 def load_sample(
-    service: Service, pictures: Pictures, project: str, labeling: Labeling, record: SampleRecord
+    service: Service, embedder: ImageEmbedder, project: str, labeling: Labeling, record: SampleRecord
 ) -> Sample | None:
     """A stored sample as training reads it; None, with a line in the log, if it or its image is not there any more."""
     service.check_stop()
     try:
-        embedding = pictures.known(record.image, record.url)
+        embedding = embedder.embedding_of(record.image, record.url)
         drawn = service.store.label_map(project, record)
         objects = service.store.objects(project, record)
     except (SkylightError, ImageError, FileNotFoundError) as error:  # the last: another worker has replaced it just now
         log.error("project %s annotation %s is left out: %s", project, record.annotation, error)
-        fail(error)
+        record_error(error)
         return None
     return Sample(str(record.task), embedding, remap(drawn, record.labels, labeling.labels), objects, record.image)
 

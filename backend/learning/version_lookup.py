@@ -56,11 +56,11 @@ def trained(service: Service, given: str, number: int | None = None) -> Version:
         there = f"it has {', '.join(map(str, numbers))}" if numbers else "it has none: annotate first"
         what = f"no version {number}" if number else "no version that is served"
         raise Unavailable(f"project {project} has {what}; {there}")
-    decoder = service.decoder_of(project, chosen)
+    decoder = service.decoder_of_version(project, chosen)
     if decoder is None:
         raise Unavailable(f"version {chosen} of project {project} is of another release of Skylight; train anew")
-    encoder = service.pictures.segmenter.encoder_id
-    if not service.reads(decoder.config.encoder_id):
+    encoder = service.embedder.segmenter.encoder_id
+    if not service.is_compatible(decoder.config.encoder_id):
         raise Unavailable(
             f"version {chosen} of project {project} reads embeddings of {decoder.config.encoder_id}, not of {encoder}; "
             "set SKYLIGHT_SAM to that SAM, or train anew"

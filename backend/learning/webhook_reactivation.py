@@ -17,7 +17,7 @@ from skylight.backend.labelstudio.project_connection import identify
 from skylight.backend.queue.queue import key
 from skylight.backend.security.webhook_secret import HEADER
 from skylight.backend.service import Service
-from skylight.backend.trace import fail
+from skylight.backend.trace import record_error
 
 SAID_SECONDS = 24 * 3600  # for how long the doctor and the page tell of it
 FAILURE = "webhook"  # by which it is noted that it could not be switched on
@@ -46,7 +46,7 @@ def reactivate(service: Service, project: str) -> bool:
         _remember(service, project, client.webhooks(number))
     except LabelStudioError as error:
         log.warning("project %s: its webhook cannot be looked after: %s", project, error)
-        fail(error)
+        record_error(error)
         if off is not None:
             service.failures.note(project, FAILURE, f"it is off and cannot be switched on: {error}", STEP)
         return False

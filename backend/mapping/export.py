@@ -33,7 +33,7 @@ def export_version(service: Service, project: str, number: int | None, kind: str
     except onnx_export.ExportError as error:
         raise BadRequest(str(error)) from error
     pictures = [scene(seed, side).image[: side * 3 // 4] for seed, side in CHECKED]
-    found = onnx_export.differences(content, whole, service.pictures.segmenter, pictures)
+    found = onnx_export.differences(content, whole, service.embedder.segmenter, pictures)
     content = onnx_export.with_metadata(content, {**about, "differences": asdict(found)})
     onnx_export.write(out, content)
     return (

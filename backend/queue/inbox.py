@@ -7,10 +7,10 @@ from collections.abc import Sequence
 
 import redis
 
-from skylight.backend.labelstudio.events import Event, dirtying
+from skylight.backend.labelstudio.events import Event, count_dirtying
 from skylight.backend.queue.queue import Queue
 from skylight.backend.store.samples import Store
-from skylight.backend.trace import fail
+from skylight.backend.trace import record_error
 
 REPLAY_SECONDS = 0.2  # of the second that Label Studio waits; the rest of what waits on disk is left to the upkeep
 
@@ -23,11 +23,11 @@ def accept(queue: Queue, store: Store, project: str, found: Sequence[Event]) -> 
     try:
         if _replayed(queue, store):
             by_webhook = any(event["what"] != "train" for event in found)  # which comes as a call of the backend
-            queue.accept_all(project, found, dirtying(found), int(time.time()) if by_webhook else 0)
+            queue.accept_all(project, found, count_dirtying(found), int(time.time()) if by_webhook else 0)
             return
     except redis.RedisError as error:
         log.error("Redis is away (%s): %d events of project %s wait on disk", error, len(found), project)
-        fail(error)
+        record_error(error)
     if found:
         store.spool(project, *found)
 
@@ -50,5 +50,5 @@ def replay(queue: Queue, store: Store, seconds: float = math.inf) -> bool:
     for project, event in store.spooled():
         if time.monotonic() > until:
             break
-        queue.accept_all(project, [event], dirtying([event]))
+        queue.accept_all(project, [event], count_dirtying([event]))
     return not store.has_spooled()

@@ -21,7 +21,7 @@ from skylight.backend.queue.failures import Failures
 from skylight.backend.queue.quarantine import Asides
 from skylight.backend.queue.queue import JOB_SECONDS, KINDS, Kind, Queue, key
 from skylight.backend.store.samples import Store
-from skylight.backend.trace import fail
+from skylight.backend.trace import record_error
 from skylight.model.decoder.training import Diverged
 
 ROOM_BYTES = 20 * 2**20  # free for a job to begin: a decoder, or some embeddings
@@ -105,7 +105,7 @@ class Retries:
 
         It is noted as `what`, until that is cleared.
         """
-        fail(error)
+        record_error(error)
         step = "It is tried again by itself; `skylight doctor` says how Label Studio stands"
         self.failures.note(project, what, str(error), step)
         self.again(project, kind, error, what)

@@ -15,14 +15,14 @@ METHOD = "BASIC_AUTH"  # what Label Studio 1.23.2 calls it
 
 
 @dataclass(frozen=True)
-class Login:
+class BasicAuth:
     """A user with a password; without both, everybody may come in."""
 
     user: str = ""
     password: str = field(default="", repr=False)
 
     @classmethod
-    def of(cls, settings: Settings) -> Login:
+    def from_settings(cls, settings: Settings) -> BasicAuth:
         """The one that is set."""
         return cls(settings.user, settings.password)
 
@@ -39,7 +39,7 @@ class Login:
         return all(same) and bool(self)
 
     @property
-    def fields(self) -> dict[str, Any]:
+    def ml_backend_fields(self) -> dict[str, Any]:
         """What an ML backend of Label Studio must be given to come in; nothing if nothing is asked for.
 
         With every change of the ML backend: Label Studio first calls it with what that change brings.
@@ -55,7 +55,7 @@ class Login:
             return {}
         return {"Authorization": "Basic " + base64.b64encode(f"{self.user}:{self.password}".encode()).decode()}
 
-    def lacking(self, row: Mapping[str, Any]) -> str:
+    def problem(self, row: Mapping[str, Any]) -> str:
         """What is wrong with an ML backend's login as Label Studio lists it, "" if nothing is known to be.
 
         It does not tell the password; that it is another one shows when it is called.

@@ -10,7 +10,7 @@ from pathlib import Path
 CLAIM_SECONDS = 2.0  # how long an empty file is believed to be another process's that is about to be written
 
 
-def kept_key(path: Path, make: Callable[[], str]) -> str:
+def load_or_create_key(path: Path, make: Callable[[], str]) -> str:
     """The key in a file, which is made with what `make` gives if there is none, or an empty one. Raises OSError."""
     if key := _read(path):
         return key

@@ -11,13 +11,13 @@ import hmac
 import secrets
 from pathlib import Path
 
-from skylight.backend.security.key_file import kept_key
+from skylight.backend.security.key_file import load_or_create_key
 from skylight.backend.settings import Settings
 
 HEADER = "X-Skylight-Secret"
 
 
-class Secret:
+class WebhookSecret:
     """The secret of one Skylight: `SKYLIGHT_WEBHOOK_SECRET`, or one made once and kept in `SKYLIGHT_HOME`.
 
     Nothing is read or written before it is asked for; then OSError is raised if `SKYLIGHT_HOME` cannot be written.
@@ -30,7 +30,7 @@ class Secret:
     @functools.cached_property
     def value(self) -> str:
         """The secret itself."""
-        return self._given or kept_key(self._home / "webhook-secret", secrets.token_urlsafe)
+        return self._given or load_or_create_key(self._home / "webhook-secret", secrets.token_urlsafe)
 
     @property
     def instance(self) -> str:
@@ -57,14 +57,14 @@ class Secret:
             raise
         return hmac.compare_digest((given or "").encode(), value.encode())
 
-    def expect(self, project: str) -> None:
+    def require(self, project: str) -> None:
         """From now on the project's events must carry it. `project` is a key such as `1.1795340435`."""
         path = self._mark(project)
         if not path.exists():
             path.parent.mkdir(parents=True, exist_ok=True)
             path.touch()
 
-    def expected(self, project: str) -> bool:
+    def is_required(self, project: str) -> bool:
         """Whether the project's events must carry it."""
         return self._mark(project).exists()
 

@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from skylight.backend.errors import SetAside
+from skylight.backend.errors import DamagedFile
 from skylight.model.storage.atomic_write import remove_tree
 
 # What the file system says of one file that it cannot give, whatever is done about rights or the others.
@@ -32,7 +32,7 @@ class Damage:
         """Where they go: `<time>-<path with dashes>`."""
         return self.home / "damaged"
 
-    def set_aside(self, project: str, path: Path, reason: object) -> SetAside:
+    def set_aside(self, project: str, path: Path, reason: object) -> DamagedFile:
         """Move a file or a version's folder away; gives the error that says so, to be raised or not.
 
         Where the disk cannot be written it stays, and is found damaged again.
@@ -48,7 +48,7 @@ class Damage:
         log.error("project %s: %s; it is set aside in %s", project, text, self.folder)
         self._shorten()
         self.listener(project, text)
-        return SetAside(f"{text}; it was set aside in {self.folder}")
+        return DamagedFile(f"{text}; it was set aside in {self.folder}")
 
     def since(self, earliest: float) -> list[str]:
         """The names of what was set aside since a time as `time.time()` counts, the newest first."""

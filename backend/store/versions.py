@@ -18,7 +18,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from skylight.backend.errors import SetAside
+from skylight.backend.errors import DamagedFile
 from skylight.backend.store import bucket_path
 from skylight.backend.store.damaged_files import is_unreadable
 from skylight.backend.store.samples import Store
@@ -80,11 +80,11 @@ class Versions:
         """The cards of all versions, by rising number."""
         found = []
         for number in self.numbers(project):
-            with suppress(SetAside, FileNotFoundError):
+            with suppress(DamagedFile, FileNotFoundError):
                 found.append(self.card(project, number))
         return found
 
-    def set_aside(self, project: str, number: int, reason: object) -> SetAside:
+    def set_aside(self, project: str, number: int, reason: object) -> DamagedFile:
         """Give up a damaged version, and serve the one before it if it was served; gives the error that says so."""
         before = self._fallback(project, number)
         served = self._named(project) == number
@@ -98,7 +98,7 @@ class Versions:
         """The newest sound version before one that was promoted once; 0 if there is none."""
         for earlier in reversed(self.numbers(project)):
             if earlier < number:
-                with suppress(SetAside, FileNotFoundError):
+                with suppress(DamagedFile, FileNotFoundError):
                     if self.card(project, earlier).get("promoted", True):
                         return earlier
         return 0

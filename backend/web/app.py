@@ -10,7 +10,7 @@ from skylight.backend.errors import SkylightError
 from skylight.backend.queue.retries import explain
 from skylight.backend.service import Service
 from skylight.backend.settings import MEGABYTE, Settings
-from skylight.backend.trace import fail
+from skylight.backend.trace import record_error
 from skylight.backend.web import (
     admission,
     auth,
@@ -53,7 +53,7 @@ def create_app(settings: Settings, service: Service | None = None, host: str = "
 
 def _known(error: SkylightError) -> Response:
     log.warning("%s", error)
-    fail(error)
+    record_error(error)
     return error_response(str(error), error.status)
 
 
@@ -63,7 +63,7 @@ def _http(error: HTTPException) -> Response:
 
 def _unforeseen(error: Exception) -> Response:
     """Nothing but a sentence leaves the process; the log has the rest."""
-    fail(error)
+    record_error(error)
     if isinstance(error, redis.RedisError | SamError | CheckpointError):
         log.error("%s", error)
         return error_response(f"not ready: {error}", 503)

@@ -5,7 +5,7 @@ import logging
 from flask import Flask, Response, current_app, request
 
 from skylight.backend.errors import Forbidden
-from skylight.backend.security.basic_auth import Login
+from skylight.backend.security.basic_auth import BasicAuth
 from skylight.backend.security.webhook_secret import HEADER
 from skylight.backend.web import csrf
 from skylight.backend.web.http import json_response, service_of
@@ -51,12 +51,12 @@ def logged_in() -> bool:
     given = request.authorization
     if given is None or given.type != "basic":
         return False
-    return Login.of(service_of(current_app).settings).matches(given.username, given.password)
+    return BasicAuth.from_settings(service_of(current_app).settings).matches(given.username, given.password)
 
 
 def admitted() -> bool:
     """Whether whoever sent the request may be told everything."""
-    return not Login.of(service_of(current_app).settings) or logged_in()
+    return not BasicAuth.from_settings(service_of(current_app).settings) or logged_in()
 
 
 def _admit() -> Response | None:
@@ -86,7 +86,7 @@ def _check_name() -> None:
         return
     own = current_app.extensions[OWN_NAMES]
     trusted = service.settings.trusted_hosts
-    if (Login.of(service.settings) and not trusted.entries) or csrf.is_ours(request.host, trusted, own):
+    if (BasicAuth.from_settings(service.settings) and not trusted.entries) or csrf.is_ours(request.host, trusted, own):
         return
     name = csrf.host_and_port(request.host)[0] or request.headers.get("Host", "")
     raise Forbidden(

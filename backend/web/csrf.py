@@ -17,7 +17,7 @@ from urllib.parse import urlsplit
 from flask import Request, Response
 from itsdangerous import BadSignature, URLSafeTimedSerializer
 
-from skylight.backend.allowed_hosts import Hosts
+from skylight.backend.allowed_hosts import HostList
 from skylight.backend.errors import Forbidden
 
 COOKIE = "skylight-form"
@@ -78,7 +78,7 @@ def host_and_port(host: str) -> tuple[str, int]:
     return (found["name"], int(found["port"] or 0)) if found else ("", 0)
 
 
-def is_ours(host: str, trusted: Hosts, own: frozenset[str]) -> bool:
+def is_ours(host: str, trusted: HostList, own: frozenset[str]) -> bool:
     """Whether a Host header names this Skylight: as localhost, by an IP address, or by a name of `trusted` or `own`."""
     name, port = host_and_port(host)
     if not name:

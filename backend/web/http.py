@@ -11,7 +11,7 @@ from skylight.backend.errors import BadRequest, TooLarge
 from skylight.backend.limits import check_depth
 from skylight.backend.service import Service
 from skylight.backend.settings import MEGABYTE
-from skylight.backend.trace import CURRENT
+from skylight.backend.trace import CURRENT_TRACE
 
 
 def json_response(value: Any, status: int = 200) -> Response:
@@ -21,7 +21,7 @@ def json_response(value: Any, status: int = 200) -> Response:
 
 def error_response(message: str, status: int) -> Response:
     """An answer that says in a sentence what went wrong, with the request's id, by which the log has it."""
-    trace = CURRENT.get()
+    trace = CURRENT_TRACE.get()
     return json_response({"error": message, **({"id": trace.id} if trace else {})}, status)
 
 

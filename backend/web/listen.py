@@ -4,7 +4,7 @@ import ipaddress
 import socket
 
 from skylight.backend.errors import ConfigError
-from skylight.backend.security.basic_auth import Login
+from skylight.backend.security.basic_auth import BasicAuth
 from skylight.backend.settings import Settings
 
 
@@ -15,7 +15,7 @@ def address(host: str, port: int) -> str:
 
 def check(host: str, settings: Settings, insecure: bool) -> None:
     """Raise ConfigError if anybody in the network could call without a login; `insecure`: that is meant so."""
-    if insecure or Login.of(settings) or is_loopback(host):
+    if insecure or BasicAuth.from_settings(settings) or is_loopback(host):
         return
     raise ConfigError(
         f"whoever reaches {host or 'this machine'} could click, train and send annotations: set SKYLIGHT_USER and "

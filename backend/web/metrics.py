@@ -98,8 +98,8 @@ class Metrics(Collector):
         return found or (None, 0)
 
     def _lookups(self, shared: Figures | None) -> Metric:
-        pictures = self.service.loaded
-        found = {("web", where): pictures.cache.lookups[where] if pictures else 0 for where in LOOKUPS}
+        embedder = self.service.loaded_embedder
+        found = {("web", where): embedder.cache.lookups[where] if embedder else 0 for where in LOOKUPS}
         if shared:
             found |= {("worker", where): shared.lookups.get(where, 0) for where in LOOKUPS}
         return _counts("cache_lookups", "Embeddings looked up, by where they were.", ("process", "result"), found)

@@ -18,7 +18,7 @@ from skylight.backend.labelstudio.image_urls import (
 from skylight.backend.limits import check_predict, project_name
 from skylight.backend.queue.queue import key
 from skylight.backend.service import Service
-from skylight.backend.trace import fail, note
+from skylight.backend.trace import record_error, set_subject
 from skylight.backend.web.http import body_object, json_response, service_of
 from skylight.model.images.decoding import ImageError
 
@@ -53,10 +53,10 @@ def results(service: Service, body: dict[str, Any]) -> list[dict[str, Any]]:
     if context and context.get("event") == PREWARM:
         return _prewarm(service, project, str(body.get("label_config") or ""), tasks)
     what = "click" if context and context.get("result") else "predictions"
-    note(what, project, tasks[0].get("id") if len(tasks) == 1 else None)
+    set_subject(what, project, tasks[0].get("id") if len(tasks) == 1 else None)
     if context is None:
         with suppress(SkylightError):  # it has been logged, and each task has its line too
-            service.sound(project)  # before it is named: a damaged one gives way to the one before
+            service.latest_decoder(project)  # before it is named: a damaged one gives way to the one before
     version = service.version_name(project)
     deadline = time.monotonic() + BATCH_SECONDS
     answers, late = [], []
@@ -77,15 +77,15 @@ def results(service: Service, body: dict[str, Any]) -> list[dict[str, Any]]:
 
 def _prewarm(service: Service, project: str, label_config: str, tasks: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """Have the pictures of tasks embedded beside the request, before the first click; an empty result for each."""
-    note(PREWARM, project, tasks[0].get("id") if len(tasks) == 1 else None)
+    set_subject(PREWARM, project, tasks[0].get("id") if len(tasks) == 1 else None)
     version = service.version_name(project)
     try:
         labeling = service.labeling(label_config)
         for task in reversed(tasks):  # what is asked for last is embedded first
-            service.opened.embed(project, image_urls(task, labeling))
+            service.prefetch_thread.request(project, image_urls(task, labeling))
     except SkylightError as error:
         log.warning("project %s: nothing is embedded before the first click: %s", project, error)
-        fail(error)
+        record_error(error)
     return [{"model_version": version, "score": 0.0, "result": []} for _ in tasks]
 
 
@@ -111,7 +111,7 @@ def _look_ahead(service: Service, project: str, label_config: str, tasks: list[d
     """
     if len(tasks) == 1:
         with suppress(SkylightError):  # it has been logged
-            service.opened.embed(project, image_urls(tasks[0], service.labeling(label_config)))
+            service.prefetch_thread.request(project, image_urls(tasks[0], service.labeling(label_config)))
     try:
         if not service.store.config(project):  # anybody could name a project; this one is not known
             return
@@ -134,17 +134,17 @@ def _one(
         labeling = service.labeling(label_config)
         if context and context.get("result"):
             return click(service, labeling, task, context, service.normalisations.of(project))
-        decoder = service.decoder(project, labeling)
+        decoder = service.decoder_for(project, labeling)
         if decoder is None or service.version_name(project) != version:  # another is current since the batch began
             return [], 0.0
         url = image_url(task, labeling)
-        if service.pictures.seen(decoder.config.normalisation).tile_count(url) > MOST_TILES:
+        if service.embedder.with_normalization(decoder.config.normalisation).tile_count(url) > MOST_TILES:
             return None
         return preannotation(service, decoder, labeling, url)
     except (SkylightError, ImageError) as error:
         log.warning("project %s task %s: %s", project, task.get("id"), error)
-        fail(error)
+        record_error(error)
     except DATA_ERRORS as error:
         log.exception("project %s task %s: an error that Skylight did not foresee", project, task.get("id"))
-        fail(error)
+        record_error(error)
     return [], 0.0

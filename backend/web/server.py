@@ -78,7 +78,7 @@ class Server(BaseApplication):  # type: ignore[misc]
             log.error("%s", error)
             sys.exit(APP_LOAD_ERROR)  # gunicorn ends with it, and does not try again
         Upkeep(service, sweep=False).__enter__()  # ends with the process
-        log.info("SAM %s is loaded", service.pictures.segmenter.encoder_id)
+        log.info("SAM %s is loaded", service.embedder.segmenter.encoder_id)
         return create_app(self.settings, service, self.host)
 
 

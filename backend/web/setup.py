@@ -11,7 +11,7 @@ from skylight.backend.admin.status import as_json
 from skylight.backend.errors import SkylightError
 from skylight.backend.limits import check_config, project_name
 from skylight.backend.service import Service
-from skylight.backend.trace import note
+from skylight.backend.trace import set_subject
 from skylight.backend.web.http import body_object, json_response, records_of, service_of
 
 blueprint = Blueprint("status", __name__)
@@ -43,7 +43,7 @@ def set_up(service: Service, body: dict[str, Any]) -> str:
     """
     project, label_config = project_name(body.get("project")), str(body.get("schema") or "")
     check_config(label_config)
-    note(project=project)
+    set_subject(project=project)
     if label_config:
         _note(service, project, label_config)
     return service.version_name(project)

@@ -5,7 +5,7 @@ import secrets
 
 from flask import Flask, Response, request
 
-from skylight.backend.trace import CURRENT, Outcome, Trace
+from skylight.backend.trace import CURRENT_TRACE, Outcome, Trace
 from skylight.backend.web.metrics import Metrics
 
 HEADER = "X-Request-ID"
@@ -28,12 +28,12 @@ def watch(app: Flask, metrics: Metrics) -> None:
         what = counted_as(request.endpoint or "unknown")
         trace = Trace(given if SANE.fullmatch(given) else secrets.token_hex(8), what, method=request.method)
         trace.project = (request.view_args or {}).get("project")
-        CURRENT.set(trace)
+        CURRENT_TRACE.set(trace)
 
     @app.after_request
     def end(answer: Response) -> Response:
-        trace = CURRENT.get() or Trace("", "unknown")
-        CURRENT.set(None)
+        trace = CURRENT_TRACE.get() or Trace("", "unknown")
+        CURRENT_TRACE.set(None)
         answer.headers[HEADER] = trace.id
         outcome = _outcome(trace, answer.status_code)
         metrics.observe(trace, trace.end(outcome, answer.status_code), outcome)

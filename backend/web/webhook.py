@@ -6,11 +6,11 @@ from typing import Any
 from flask import Blueprint, Response, current_app, request
 
 from skylight.backend.errors import Forbidden
-from skylight.backend.labelstudio.events import Event, events, project_key
+from skylight.backend.labelstudio.events import Event, project_key, webhook_events
 from skylight.backend.queue.inbox import accept
 from skylight.backend.security.webhook_secret import HEADER
 from skylight.backend.service import Service
-from skylight.backend.trace import note
+from skylight.backend.trace import set_subject
 from skylight.backend.web.auth import logged_in
 from skylight.backend.web.http import body_object, json_response, service_of
 
@@ -32,15 +32,15 @@ def take(service: Service, body: dict[str, Any], secret: str | None, known: bool
     the project's webhook is known to carry the secret and neither holds.
     """
     project = project_key(body.get("project"))
-    note(f"webhook {body.get('action')}", project)
+    set_subject(f"webhook {body.get('action')}", project)
     signed = service.secret.matches(secret)
-    if not signed and not known and service.secret.expected(project):
+    if not signed and not known and service.secret.is_required(project):
         body = unsigned(project, body)
-    found = list(events(body))
-    note(task=found[0].get("task") if found else None)
+    found = list(webhook_events(body))
+    set_subject(task=found[0].get("task") if found else None)
     accept(service.queue, service.store, project, found)
     if signed:
-        service.secret.expect(project)
+        service.secret.require(project)
     log.info("project %s: %.80s, %d kept", project, body.get("action"), len(found))
     return found
 

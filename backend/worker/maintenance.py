@@ -104,7 +104,7 @@ class Upkeep:
             except LabelStudioError as error:
                 log.warning("project %s: predictions of earlier versions are not deleted: %s", project, error)
                 service.failures.note(project, CLEARING, str(error), "It is tried again within ten minutes")
-                if not error.answered:
+                if not error.http_status:
                     return  # nor would it answer about the next
             self._forget(project)
 

@@ -12,7 +12,7 @@ from rq import get_current_job
 
 from skylight.backend.queue.counters import count_job
 from skylight.backend.service import Service
-from skylight.backend.trace import CURRENT, Outcome, Trace
+from skylight.backend.trace import CURRENT_TRACE, Outcome, Trace
 
 Job = Callable[[str], None]
 
@@ -24,17 +24,17 @@ def traced(service: ContextVar[Service]) -> Callable[[Job], Job]:
         @functools.wraps(job)
         def run(project: str) -> None:
             trace = _job_trace(job.__name__, project)
-            token = CURRENT.set(trace)
+            token = CURRENT_TRACE.set(trace)
             before = _lookups(service.get())
             outcome: Outcome = "failed"
             try:
                 job(project)
                 outcome = "faulty" if trace.causes else "ok"
             except BaseException as error:
-                trace.fail(error)
+                trace.record_error(error)
                 raise
             finally:
-                CURRENT.reset(token)
+                CURRENT_TRACE.reset(token)
                 seconds = trace.end(outcome)
                 with suppress(redis.RedisError):  # nobody counts without it
                     lookups = _lookups(service.get()) - before
@@ -52,5 +52,5 @@ def _job_trace(kind: str, project: str) -> Trace:
 
 
 def _lookups(service: Service) -> Counter[str]:
-    pictures = service.loaded
-    return Counter(pictures.cache.lookups if pictures else {})
+    embedder = service.loaded_embedder
+    return Counter(embedder.cache.lookups if embedder else {})

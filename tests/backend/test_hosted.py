@@ -18,7 +18,7 @@ from skylight.backend.admin.doctor import findings
 from skylight.backend.errors import ConfigError
 from skylight.backend.labelstudio.client import LabelStudio
 from skylight.backend.learning.ingest import drain
-from skylight.backend.security.basic_auth import Login
+from skylight.backend.security.basic_auth import BasicAuth
 from skylight.backend.security.webhook_secret import HEADER
 from skylight.backend.service import Service
 from tests.backend.web.test_auth import PASSWORD, USER, basic
@@ -174,7 +174,7 @@ def test_a_configuration_that_cannot_be_read_is_no_reason_not_to_connect(start):
 
 def test_its_own_login_is_asked_for_and_counts(start, planted, pictures):
     client = start(USER, PASSWORD)
-    planted.secret.expect(P)
+    planted.secret.require(P)
     for path, number in (("/setup", "02"), ("/predict", "05"), ("/webhook", "21")):
         assert client.post(path, json=capture(number)).status_code == 401
         assert client.post(path, json=capture(number), headers=basic(password="wrong")).status_code == 401
@@ -206,7 +206,7 @@ def test_skylights_login_is_asked_for_where_label_studio_ml_asks_for_none(start,
 
 @pytest.mark.parametrize("locked", [False, True])
 def test_it_is_connected_so_that_label_studios_webhook_comes_in(start, planted, studio, locked):
-    login = Login(USER, PASSWORD) if locked else Login()
+    login = BasicAuth(USER, PASSWORD) if locked else BasicAuth()
     client = start(login.user, login.password)
     planted.settings = replace(planted.settings, user=login.user, password=login.password)
     project, studio.asks = studio.add_project(), True

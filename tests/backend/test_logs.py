@@ -8,12 +8,12 @@ from dataclasses import replace
 
 import pytest
 
-from skylight.backend.logs import Json, Sentence, configure, hider
+from skylight.backend.logs import Json, Sentence, configure, secret_filter
 from skylight.backend.settings import Settings
-from skylight.backend.trace import CURRENT, Trace
+from skylight.backend.trace import CURRENT_TRACE, Trace
 from tests.support.label_studio_double import CAPTURES, KEY
 
-hide = hider(["a-secret-that-is-known", ""])
+hide = secret_filter(["a-secret-that-is-known", ""])
 
 
 @pytest.mark.parametrize(
@@ -41,13 +41,13 @@ def written(formatter: logging.Formatter, text: str, **more) -> str:
 
 
 def test_every_line_for_machines_is_one_object_with_the_id_of_its_request():
-    token = CURRENT.set(Trace("r7"))
+    token = CURRENT_TRACE.set(Trace("r7"))
     try:
         raise ValueError("no\nsuch a-secret-that-is-known")
     except ValueError as error:
         text = written(Json(hide), "a\nb http://x/?q=1", exc_info=(type(error), error, error.__traceback__))
     finally:
-        CURRENT.reset(token)
+        CURRENT_TRACE.reset(token)
     assert "\n" not in text and "a-secret" not in text and "q=1" not in text
     found = json.loads(text)
     assert (found["level"], found["logger"], found["message"], found["id"]) == (

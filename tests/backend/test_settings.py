@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import redis
 
-from skylight.backend.allowed_hosts import Hosts
+from skylight.backend.allowed_hosts import HostList
 from skylight.backend.errors import ConfigError
 from skylight.backend.settings import Settings, redact_url
 
@@ -95,8 +95,8 @@ def test_every_variable_of_the_table_reaches_its_field():
         webhook_secret="correct-horse-battery",
         user="label-studio",
         password="correct horse",
-        allowed_hosts=Hosts(("minio.example.org:9000", "*.example.com")),
-        trusted_hosts=Hosts(("skylight.example.org",)),
+        allowed_hosts=HostList(("minio.example.org:9000", "*.example.com")),
+        trusted_hosts=HostList(("skylight.example.org",)),
     )
     assert Settings.from_env(given) == expected
 

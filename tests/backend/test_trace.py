@@ -7,7 +7,7 @@ import redis
 
 from skylight.backend import trace
 from skylight.backend.errors import BadRequest, MediaError, Unavailable
-from skylight.backend.trace import CURRENT, Trace, cause, fail, note
+from skylight.backend.trace import CURRENT_TRACE, Trace, error_category, record_error, set_subject
 
 
 @pytest.mark.parametrize(
@@ -23,18 +23,18 @@ from skylight.backend.trace import CURRENT, Trace, cause, fail, note
     ],
 )
 def test_every_error_is_of_one_of_a_few_kinds(error, name):
-    assert cause(error) == name
+    assert error_category(error) == name
 
 
 def test_what_is_noted_becomes_one_line(caplog):
     caplog.set_level(logging.INFO, trace.__name__)
     made = Trace("r1", "predict", method="POST")
-    token = CURRENT.set(made)
-    note("click", "1.5", 7)
-    note(task=8)
-    fail(MediaError("gone"))
-    CURRENT.reset(token)
-    note("nobody hears this")
+    token = CURRENT_TRACE.set(made)
+    set_subject("click", "1.5", 7)
+    set_subject(task=8)
+    record_error(MediaError("gone"))
+    CURRENT_TRACE.reset(token)
+    set_subject("nobody hears this")
     assert made.end("faulty", 200) < 5
     (record,) = caplog.records
     found = record.trace
@@ -54,7 +54,7 @@ def test_what_is_noted_becomes_one_line(caplog):
 
 def test_names_from_outside_are_cut():
     made = Trace("r1")
-    token = CURRENT.set(made)
-    note("w" * 1000, "p" * 1000, "t" * 1000)
-    CURRENT.reset(token)
+    token = CURRENT_TRACE.set(made)
+    set_subject("w" * 1000, "p" * 1000, "t" * 1000)
+    CURRENT_TRACE.reset(token)
     assert {len(made.what), len(made.project), len(made.task)} == {trace.LONGEST}

@@ -93,8 +93,8 @@ def large_project(table: Table, home: Path, broker: str) -> None:
         project, service = prepare(studio, home, broker)
         pictures = [png(synthetic_scenes.scene(SEEDS + seed).image) for seed in range(IMAGES)]
         for seed, picture in enumerate(pictures):
-            embed = service.pictures.segmenter.embed
-            service.pictures.cache.get(content_hash(picture), lambda: embed(synthetic_scenes.scene(SEEDS + seed).image))  # noqa: B023
+            embed = service.embedder.segmenter.embed
+            service.embedder.cache.get(content_hash(picture), lambda: embed(synthetic_scenes.scene(SEEDS + seed).image))  # noqa: B023
         for number in range(TASKS):
             studio.add_task(project, pictures[number % IMAGES])
         done: list[float] = []

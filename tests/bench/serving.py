@@ -55,7 +55,7 @@ class Web(Server):
 
     def load(self) -> Any:
         service = OtherWeights(self.settings, self.weights)
-        assert service.pictures
+        assert service.embedder
         return create_app(self.settings, service)
 
 

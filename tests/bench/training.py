@@ -55,7 +55,7 @@ def fill(service: Service, count: int, project: str = PROJECT) -> None:
     for number in range(1, count + 1):
         scene = synthetic_scenes.scene(FIRST_SEED + number)
         digest = content_hash(png(scene.image))
-        service.pictures.cache.get(digest, lambda: service.pictures.segmenter.embed(scene.image))  # noqa: B023
+        service.embedder.cache.get(digest, lambda: service.embedder.segmenter.embed(scene.image))  # noqa: B023
         objects = np.zeros(scene.image.shape[:2], np.uint16)
         for k, each in enumerate((each for each in scene.objects if each.kind == "pit"), 1):
             objects[each.mask] = k
@@ -78,7 +78,7 @@ def main() -> None:
     home, count = Path(sys.argv[1]), int(sys.argv[2])
     service = service_in(home, os.environ["REDIS_URL"])
     encoded = []
-    segmenter = service.pictures.segmenter
+    segmenter = service.embedder.segmenter
     embed = segmenter.embed
     segmenter.embed = lambda image: (encoded.append(1), embed(image))[1]  # type: ignore[method-assign]
     service.store.samples = lambda project: [  # type: ignore[method-assign]
@@ -91,12 +91,12 @@ def main() -> None:
     peak = int(status.partition("VmHWM:")[2].split()[0]) / 1024
     versions: Versions = service.versions
     number = versions.numbers(PROJECT)[-1]
-    decoder = service.decoder_of(PROJECT, number)
+    decoder = service.decoder_of_version(PROJECT, number)
     assert decoder is not None
     records = service.store.samples(PROJECT)[:PREDICTED]
     started = time.perf_counter()
     for record in records:
-        embedding = service.pictures.known(record.image, record.url)
+        embedding = service.embedder.embedding_of(record.image, record.url)
         prediction = predict_pixels(decoder, embedding)
         list(instances(prediction, service.settings.min_area))
         assert 0 <= prediction.confidence <= 1

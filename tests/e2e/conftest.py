@@ -19,7 +19,7 @@ from skylight.backend.demo.demo import await_skylight
 from skylight.backend.demo.labelstudio_server import LabelStudioServer, free_port
 from skylight.backend.labelstudio.client import LabelStudio
 from skylight.backend.process.supervisor import Supervisor
-from skylight.backend.security.webhook_secret import Secret
+from skylight.backend.security.webhook_secret import WebhookSecret
 from skylight.backend.settings import Settings
 
 BUILD = Path(__file__).parents[2] / "build"
@@ -59,7 +59,7 @@ class Stack:
 
     client: LabelStudio
     skylight: str
-    secret: Secret
+    secret: WebhookSecret
     login: tuple[str, str]  # e-mail and password
     key: str  # of Label Studio's API
     home: Path  # Skylight's
@@ -92,7 +92,12 @@ def stack(request: pytest.FixtureRequest) -> Iterator[Stack]:
         await_skylight(f"http://127.0.0.1:{port}", threading.Event())
         print(f"\nLabel Studio and Skylight run after {time.monotonic() - began:.0f} s", file=sys.stderr)
         yield Stack(
-            LabelStudio(server.url, token), f"http://127.0.0.1:{port}", Secret(settings), login, token, settings.home
+            LabelStudio(server.url, token),
+            f"http://127.0.0.1:{port}",
+            WebhookSecret(settings),
+            login,
+            token,
+            settings.home,
         )
 
 

@@ -209,7 +209,7 @@ def test_pictures_in_a_bucket_are_answered_for(ward: Ward, presign: bool) -> Non
         answer: Any = client.interactive(backend["id"], task.id, {"result": [{**names, **point, "value": pit}]})
         assert len(answer["result"]) == 1
         assert ("a b/c.png", presign, not presign) in seen, seen
-        assert image_urls.through_label_studio(task.data["image"], task.id).startswith(f"/tasks/{task.id}/resolve/")
+        assert image_urls.label_studio_path(task.data["image"], task.id).startswith(f"/tasks/{task.id}/resolve/")
         print(f"\n{task.data} -> {seen}", file=sys.stderr)
 
 

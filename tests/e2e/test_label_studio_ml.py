@@ -20,9 +20,9 @@ from skylight.backend.admin.connect import connect
 from skylight.backend.demo.demo import label_config, png
 from skylight.backend.demo.labelstudio_server import free_port
 from skylight.backend.labelstudio.label_config import parse_config
-from skylight.backend.labelstudio.region_writer import draw
-from skylight.backend.security.basic_auth import Login
-from skylight.backend.security.webhook_secret import HEADER, Secret
+from skylight.backend.labelstudio.region_writer import draw_regions
+from skylight.backend.security.basic_auth import BasicAuth
+from skylight.backend.security.webhook_secret import HEADER, WebhookSecret
 from skylight.backend.settings import Settings
 from skylight.model.datasets import synthetic_scenes
 from skylight.model.evaluation.simulated_clicks import interior_point, iou
@@ -32,7 +32,7 @@ from tests.e2e.conftest import BUILD, Rows, Stack
 SEED = 60_700
 CONFIG = label_config(["Pit"])
 HOME = "e2e-label-studio-ml"
-LOGIN = Login("label-studio", "correct horse")
+LOGIN = BasicAuth("label-studio", "correct horse")
 READY_SECONDS, TRAINING_SECONDS = 120, 600
 
 
@@ -105,7 +105,7 @@ def test_it_is_set_up_answers_clicks_hears_of_annotations_and_serves_a_version(
     scenes = [synthetic_scenes.scene(SEED + i) for i in range(5)]
     pits = [[each.mask for each in scene.objects if each.kind == "pit"] for scene in scenes]
     project = int(client.create_project("Hosted by label-studio-ml", CONFIG)["id"])
-    connect(client, Secret(Settings(home=BUILD / HOME / "skylight")), project, host, LOGIN)
+    connect(client, WebhookSecret(Settings(home=BUILD / HOME / "skylight")), project, host, LOGIN)
     backend = int(client.ml_backends(project)[0]["id"])
     client.import_files(project, {f"{i}.png": png(Image.fromarray(scene.image)) for i, scene in enumerate(scenes)})
     tasks = {str(task.data["image"])[-5]: task.id for task in client.tasks(project)}
@@ -122,7 +122,7 @@ def test_it_is_set_up_answers_clicks_hears_of_annotations_and_serves_a_version(
     for i in range(3):
         output = labeling.output("Pit")
         client.create_annotation(
-            tasks[str(i)], [region for mask in pits[i] for region in draw(output, mask, "Pit", 1.0)]
+            tasks[str(i)], [region for mask in pits[i] for region in draw_regions(output, mask, "Pit", 1.0)]
         )
     # Both open tasks': one that Label Studio asks about while the worker is at it would get two.
     wait(lambda: client.model_versions(project).get("skylight-1") == 2, TRAINING_SECONDS)

@@ -20,8 +20,8 @@ from rasterio.windows import Window
 from scipy import ndimage
 
 from skylight.backend.demo.demo import label_config
-from skylight.backend.images.embedder import Pictures
-from skylight.backend.images.large_images import Large
+from skylight.backend.images.embedder import ImageEmbedder
+from skylight.backend.images.large_images import LargeImageStore
 from skylight.backend.inference.click import click
 from skylight.backend.inference.preannotation import preannotation_large
 from skylight.backend.labelstudio.label_config import Labeling, parse_config
@@ -135,8 +135,8 @@ def _service(home: Path) -> Service:
     )
     segmenter = loading.load("tiny", None, "cpu")
     cache = EmbeddingCache(home / "embeddings", segmenter.encoder_id, 2**26)
-    large = Large(home / "pictures", SMALL)
-    service._pictures = Pictures(segmenter, cache, lambda url: (home / url).read_bytes(), 10**9, large=large)
+    large = LargeImageStore(home / "pictures", SMALL)
+    service._pictures = ImageEmbedder(segmenter, cache, lambda url: (home / url).read_bytes(), 10**9, large=large)
     return service
 
 
@@ -169,7 +169,7 @@ def _first_click(home: Path, url: str, at: tuple[float, float]) -> dict[str, flo
 
 def _preannotate(home: Path, labeling: Labeling) -> dict[str, Any]:
     service, decoder = _service(home), network.load(home / "decoder.safetensors")
-    digest, raster = service.pictures.look("large.tif")
+    digest, raster = service.embedder.open("large.tif")
     began = time.perf_counter()
     regions, _ = preannotation_large(service, decoder, labeling, digest, raster)
     return {"seconds": time.perf_counter() - began, "regions": len(regions)}

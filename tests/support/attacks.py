@@ -17,7 +17,7 @@ from urllib.parse import quote
 import requests
 
 from skylight.backend import allowed_hosts as hosts
-from skylight.backend.allowed_hosts import Hosts
+from skylight.backend.allowed_hosts import HostList
 from skylight.backend.errors import MediaError
 from skylight.backend.images import download
 from skylight.backend.labelstudio.client import LabelStudio
@@ -71,7 +71,7 @@ class Network:
 
     def fetch(self, url: str, allowed: str = "*") -> bytes | None:
         """What a task with this address gets; None if it is refused."""
-        settings = Settings(self.home.url, KEY, allowed_hosts=Hosts.parse(allowed))
+        settings = Settings(self.home.url, KEY, allowed_hosts=HostList.parse(allowed))
         self.looks.clear()
         try:
             return download.fetch(url, settings, LabelStudio(self.home.url, KEY))

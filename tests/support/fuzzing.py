@@ -165,7 +165,7 @@ def event(rng: Random) -> None:
     try:
         check_depth(body)
         events.project_key(body.get("project"))
-        for each in events.events(body):
+        for each in events.webhook_events(body):
             json.dumps(each)
             if each["what"] == "annotation":
                 label_map(each["result"], pick(LABELINGS, rng), SIZE)

@@ -19,7 +19,7 @@ from flask.testing import FlaskClient
 from schemathesis.checks import not_a_server_error
 from schemathesis.specs.openapi.checks import response_schema_conformance, status_code_conformance
 
-from skylight.backend.images.embedder import Pictures
+from skylight.backend.images.embedder import ImageEmbedder
 from skylight.backend.service import Service
 from skylight.backend.settings import Settings
 from skylight.backend.web.app import create_app
@@ -96,11 +96,11 @@ def torture(report: Report) -> int:
                 wait_until(lambda: _answers(connection))
                 service = Service(Settings(studio.url, KEY, f"unix://{address}", Path(folder) / "home", device="cpu"))
                 cache = EmbeddingCache(service.settings.home / "embeddings", Planted.encoder_id, 0)
-                service._pictures = Pictures(Planted(), cache, service._fetch, 10**6)  # type: ignore[arg-type]
+                service._pictures = ImageEmbedder(Planted(), cache, service._fetch, 10**6)  # type: ignore[arg-type]
                 app = create_app(service.settings, service)
                 made = generated(app, GENERATED)
                 said = mutated(app.test_client(), range(MUTATED))
-                wait_until(lambda: not service.opened.busy)
+                wait_until(lambda: not service.prefetch_thread.busy)
             finally:
                 broker.terminate()
     logging.disable(logging.NOTSET)

@@ -18,8 +18,8 @@ import numpy as np
 import redis
 import torch
 
-from skylight.backend.errors import SetAside
-from skylight.backend.images.embedder import Pictures
+from skylight.backend.errors import DamagedFile
+from skylight.backend.images.embedder import ImageEmbedder
 from skylight.backend.labelstudio.label_config import parse_config
 from skylight.backend.learning.reconcile import reconcile
 from skylight.backend.learning.training import train_version
@@ -70,7 +70,7 @@ class Scene:
         cache = EmbeddingCache(
             self.settings.home / "embeddings", Planted.encoder_id, 2**20, on_damage=made._embedding_damaged
         )
-        made._pictures = Pictures(Planted(), cache, made._fetch, 10**6)  # type: ignore[arg-type]
+        made._pictures = ImageEmbedder(Planted(), cache, made._fetch, 10**6)  # type: ignore[arg-type]
         return made
 
     def annotate(self, seed: int) -> dict[str, Any]:
@@ -135,13 +135,13 @@ def _truth(service: Service, project: str) -> dict[str, Any]:
     """What must come out of the store, whatever was done to it."""
     versions = {}
     for number in (1, 2):
-        decoder = service.decoder_of(project, number)
+        decoder = service.decoder_of_version(project, number)
         assert decoder is not None
         versions[number] = {name: value.clone() for name, value in decoder.state_dict().items()}
     found = service.store.samples(project)
     return {
         "samples": {each.annotation: service.store.label_map(project, each) for each in found},
-        "embeddings": {each.image: service.pictures.known(each.image, each.url).features for each in found},
+        "embeddings": {each.image: service.embedder.embedding_of(each.image, each.url).features for each in found},
         "versions": versions,
     }
 
@@ -183,13 +183,13 @@ def _problem(made: Scene, truth: dict[str, Any]) -> str:
         if pages != [200, 200, 200]:
             return f"pages answered {pages}"
         for record in service.store.samples(made.project):
-            with suppress(SetAside, FileNotFoundError):
+            with suppress(DamagedFile, FileNotFoundError):
                 if (service.store.label_map(made.project, record) != truth["samples"][record.annotation]).any():
                     return f"sample {record.annotation} is another"
         for _ in range(2):
             reconcile(service, made.project)
         for record in service.store.samples(made.project):
-            with suppress(SetAside, FileNotFoundError):  # as a training does
+            with suppress(DamagedFile, FileNotFoundError):  # as a training does
                 service.store.label_map(made.project, record)
                 service.store.objects(made.project, record)
         reconcile(service, made.project)
@@ -207,10 +207,10 @@ def _differs(service: Service, project: str, truth: dict[str, Any]) -> str:
     for annotation, record in found.items():
         if (service.store.label_map(project, record) != truth["samples"][annotation]).any():
             return f"sample {annotation} is another"
-        features = service.pictures.known(record.image, record.url).features
+        features = service.embedder.embedding_of(record.image, record.url).features
         if (features != truth["embeddings"][record.image]).any():
             return f"the embedding of sample {annotation} is another"
-    decoder, number = service.decoder(project, LABELING), service.versions.current(project)
+    decoder, number = service.decoder_for(project, LABELING), service.versions.current(project)
     if decoder is None or number not in truth["versions"]:
         return f"version {number} is served"
     weights = decoder.state_dict()
@@ -268,8 +268,8 @@ def _disks(report: Report, made: Scene, disk: Path) -> None:
                 writable(disk, False)
             body = made.studio.webhook("ANNOTATION_CREATED", made.project, annotation)
             answered = client.post("/webhook", json=body).status_code == 202
-            digest, _ = service.pictures.embedding(image)
-            said = service.pictures.embedding(image)[0] == digest
+            digest, _ = service.embedder.embedding(image)
+            said = service.embedder.embedding(image)[0] == digest
             worker.start(service).work(burst=True, logging_level="CRITICAL")
             told = any(each.what == "ingest" for each in service.failures.of(made.project))
             page = client.get("/")

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from skylight.backend.admin import status
-from skylight.backend.errors import SetAside, Unavailable
+from skylight.backend.errors import DamagedFile, Unavailable
 from skylight.backend.labelstudio.label_config import parse_config
 from skylight.backend.learning import training
 from skylight.backend.learning.ingest import bury, drain
@@ -59,7 +59,7 @@ def reasons(service, project) -> dict[str, str]:
 def restarted(service) -> None:
     """Forget what only the process knows."""
     service._decoder.cache_clear()
-    service.pictures.cache._memory.clear()
+    service.embedder.cache._memory.clear()
 
 
 def two_versions(service, studio, project) -> None:
@@ -84,8 +84,8 @@ def test_a_damaged_sample_is_set_aside_and_comes_again_from_label_studio(planted
             for found in planted.store.samples(project):
                 planted.store.label_map(project, found), planted.store.objects(project, found)
             raise AssertionError("a turned bit was not noticed")
-        except (SetAside, AssertionError) as error:
-            assert isinstance(error, SetAside) or not planted.store.samples(project)
+        except (DamagedFile, AssertionError) as error:
+            assert isinstance(error, DamagedFile) or not planted.store.samples(project)
         assert planted.store.samples(project) == []
         assert "is damaged" in reasons(planted, project)["damaged"]
         assert reconcile(planted, project) == 1
@@ -99,10 +99,10 @@ def test_a_damaged_sample_is_set_aside_and_comes_again_from_label_studio(planted
 @pytest.mark.parametrize("name", ["decoder.safetensors", "card.json"])
 def test_of_a_damaged_version_the_one_before_is_served_and_its_number_is_not_used_again(planted, studio, project, name):
     two_versions(planted, studio, project)
-    first = planted.decoder_of(project, 1).state_dict()["head.bias"]
+    first = planted.decoder_of_version(project, 1).state_dict()["head.bias"]
     flip(planted.versions.folder(project) / "2" / name, np.random.default_rng(0), 3)
     restarted(planted)
-    served = planted.decoder(project, LABELING)
+    served = planted.decoder_for(project, LABELING)
     assert (served.state_dict()["head.bias"] == first).all()
     assert planted.version_name(project) == "skylight-1" and planted.versions.numbers(project) == [1]
     assert "versions/2 is damaged" in reasons(planted, project)["damaged"]
@@ -125,12 +125,12 @@ def test_a_damaged_embedding_is_made_again_and_the_answer_is_the_same(planted, s
     annotate(studio, project)
     reconcile(planted, project)
     (record,) = planted.store.samples(project)
-    planted.pictures.cache.on_damage = planted._embedding_damaged
-    path, right = planted.pictures.cache.path(record.image), planted.pictures.known(record.image, record.url)
+    planted.embedder.cache.on_damage = planted._embedding_damaged
+    path, right = planted.embedder.cache.path(record.image), planted.embedder.embedding_of(record.image, record.url)
     for seed in range(20):
         flip(path, np.random.default_rng(seed), 1 + seed % 3)
         restarted(planted)
-        found = planted.pictures.known(record.image, record.url)
+        found = planted.embedder.embedding_of(record.image, record.url)
         assert (found.features == right.features).all() and (found.thumbnail == right.thumbnail).all()
     assert "was damaged and is made again" in reasons(planted, MACHINE)["embeddings"]
 
@@ -181,7 +181,7 @@ def test_an_annotation_that_ends_its_worker_does_not_end_every_worker(planted, s
     bad, good = annotate(studio, project, 2)
     for each in (bad, good):
         tell(client, studio, project, each)
-    real = planted.pictures.embedding
+    real = planted.embedder.embedding
 
     class Killed(BaseException):
         pass
@@ -191,7 +191,7 @@ def test_an_annotation_that_ends_its_worker_does_not_end_every_worker(planted, s
             raise Killed
         return real(url)
 
-    monkeypatch.setattr(planted.pictures, "embedding", embed)
+    monkeypatch.setattr(planted.embedder, "embedding", embed)
     for _ in range(2):
         with pytest.raises(Killed):
             drain(planted, project)
@@ -221,7 +221,7 @@ def test_a_job_without_room_says_so_and_is_taken_up_when_there_is(planted, studi
     assert "is full" in client.get(f"/projects/{project}").get_data(as_text=True)
     assert planted.retries.take_up() == []
     monkeypatch.undo()
-    planted._pictures = planted.pictures
+    planted._pictures = planted.embedder
     assert planted.retries.take_up(time.time() + LATER) == [f"ingest {project}"]
     work()
     assert len(planted.store.samples(project)) == 1
@@ -269,7 +269,7 @@ def test_a_training_that_diverges_is_tried_once_more_then_reported_and_left(plan
     assert planted.version_name(project) == "skylight-2" and planted.versions.numbers(project) == [1, 2]
     assert "training is given up" in reasons(planted, project)["train"]
     monkeypatch.undo()
-    planted._pictures = planted.pictures
+    planted._pictures = planted.embedder
     assert train_version(planted, project, asked=True) == 3
     assert "train" not in reasons(planted, project)
 

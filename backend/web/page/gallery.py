@@ -87,16 +87,16 @@ class Gallery:
         return made
 
     def _draw(self, project: str, number: int, record: SampleRecord) -> bytes:
-        decoder = self.service.decoder_of(project, number)
+        decoder = self.service.decoder_of_version(project, number)
         if decoder is None:
             raise Unavailable(f"version {number} is of another release of Skylight and cannot be drawn; train anew")
-        pictures = self.service.pictures.seen(decoder.config.normalisation)
-        if not self.service.reads(decoder.config.encoder_id):
+        embedder = self.service.embedder.with_normalization(decoder.config.normalisation)
+        if not self.service.is_compatible(decoder.config.encoder_id):
             made = decoder.config.encoder_id
             raise Unavailable(
                 f"version {number} reads embeddings of another SAM, {made}; set SKYLIGHT_SAM back to that"
             )
-        embedding = pictures.cache.get(pictures.key(record.image), _absent(record))
+        embedding = embedder.cache.get(embedder.cache_key(record.image), _absent(record))
         try:
             truth = self.service.store.label_map(project, record)
         except FileNotFoundError:

@@ -20,9 +20,9 @@ from skylight.backend.admin.project_state import RecordCache
 from skylight.backend.errors import BadRequest, SkylightError
 from skylight.backend.learning.coverage import readiness
 from skylight.backend.limits import project_name
-from skylight.backend.security.key_file import kept_key
+from skylight.backend.security.key_file import load_or_create_key
 from skylight.backend.service import Service
-from skylight.backend.trace import CURRENT, fail
+from skylight.backend.trace import CURRENT_TRACE, record_error
 from skylight.backend.web import csrf, ready, rq_dashboard
 from skylight.backend.web.http import records_of, service_of
 from skylight.backend.web.page import gallery
@@ -73,7 +73,7 @@ class Pages:
         """
         if self._guard is None:
             try:
-                self._guard = csrf.Guard(kept_key(self.service.settings.home / KEY_FILE, csrf.new_key))
+                self._guard = csrf.Guard(load_or_create_key(self.service.settings.home / KEY_FILE, csrf.new_key))
             except OSError as error:
                 log.error("%s cannot be kept: %s", KEY_FILE, error)
                 return self._spare
@@ -96,7 +96,7 @@ def _prepare(state: BlueprintSetupState) -> None:
 
 @blueprint.app_context_processor
 def _linked() -> dict[str, Any]:
-    trace = CURRENT.get()
+    trace = CURRENT_TRACE.get()
     return {"dashboard": rq_dashboard.NAME in current_app.blueprints, "request_id": trace.id if trace else ""}
 
 
@@ -261,12 +261,12 @@ def _http(error: HTTPException) -> tuple[str, int]:
 @blueprint.errorhandler(SkylightError)
 def _known(error: SkylightError) -> tuple[str, int]:
     log.warning("%s", error)
-    fail(error)
+    record_error(error)
     return render_template("error.html", message=f"{error}."), error.status
 
 
 @blueprint.errorhandler(redis.RedisError)
 def _away(error: redis.RedisError) -> tuple[str, int]:
     log.error("%s", error)
-    fail(error)
+    record_error(error)
     return render_template("error.html", message="Redis does not answer, so nothing was changed. Try again soon."), 503

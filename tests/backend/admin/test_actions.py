@@ -118,7 +118,7 @@ def test_a_version_for_other_labels_or_another_sam_is_not_promoted(planted, proj
 
 def test_a_version_of_another_release_is_not_promoted(planted, project, monkeypatch):
     publish(planted, project)
-    monkeypatch.setattr(planted, "decoder_of", lambda *_: None)
+    monkeypatch.setattr(planted, "decoder_of_version", lambda *_: None)
     with pytest.raises(BadRequest, match="another release"):
         actions.promote(planted, project, 1)
     assert planted.versions.current(project) == 0

@@ -8,7 +8,7 @@ from skylight.backend.admin import connect as module
 from skylight.backend.admin.connect import connect, default_url
 from skylight.backend.errors import LabelStudioError, Unavailable
 from skylight.backend.labelstudio.client import LabelStudio
-from skylight.backend.security.webhook_secret import HEADER, Secret
+from skylight.backend.security.webhook_secret import HEADER, WebhookSecret
 from skylight.backend.service import Service
 from skylight.backend.settings import Settings
 from tests.support.label_studio_double import KEY, PERSONAL, Studio, serving
@@ -43,7 +43,7 @@ def test_all_that_one_would_click_is_done_and_a_second_run_changes_nothing(ls, s
     assert webhook["is_active"] and webhook["send_payload"] and webhook["send_for_all_actions"]
     assert studio.projects[project]["sampling"] == "Uncertainty sampling"
     assert studio.projects[project]["show_collab_predictions"] is True
-    assert service.secret.expected("1.1795340401")
+    assert service.secret.is_required("1.1795340401")
     before = state(studio)
     again = connect(ls, service.secret, project, f"{served}/")
     assert (made(again), len(again), state(studio)) == ([], 5, before)
@@ -102,7 +102,7 @@ def test_what_label_studios_guards_refuse_is_said_with_the_variable(
         with pytest.raises(Unavailable, match=said):
             connect(ls, service.secret, project, served)
         assert (len(studio.backends), len(studio.webhooks)) == (rows, 0)
-    assert not service.secret.expected("1.1795340401")
+    assert not service.secret.is_required("1.1795340401")
     studio.guards = set()
     assert any("webhook" in what for what in made(connect(ls, service.secret, project, served)))
 
@@ -114,7 +114,7 @@ def test_another_program_at_the_address_is_not_connected(ls, studio, service, pr
 
 
 def test_a_shell_without_the_servers_home_connects_nothing_that_would_then_be_refused(ls, studio, project, served):
-    mine = Secret(Settings(webhook_secret="of-another-shell"))
+    mine = WebhookSecret(Settings(webhook_secret="of-another-shell"))
     with pytest.raises(Unavailable, match="another secret answers; set SKYLIGHT_HOME"):
         connect(ls, mine, project, served)
     assert not studio.backends

@@ -121,7 +121,7 @@ def fill(service: Service, studio: Studio) -> None:
             studio.annotate(studio.add_task(project, png(image)), [brush(LABELING, mask)])
         assert reconcile(service, project) == 2
         serve_decoder(service, project, ("Pit",))
-        service.secret.expect(project)
+        service.secret.require(project)
         service.queue.accept(project, {"what": "config", "label_config": CONFIG})
         for kind in KINDS:
             service.queue.request(project, kind)
@@ -177,9 +177,9 @@ def test_it_is_asked_for_and_can_be_named_by_its_number(planted, studio, run):
 def test_a_project_that_comes_back_begins_anew_but_for_the_numbers_of_its_versions(client, planted, studio, run):
     fill(planted, studio)
     labeling = planted.labeling(CONFIG)
-    assert planted.decoder(P, labeling) is not None
+    assert planted.decoder_for(P, labeling) is not None
     forget(planted, P)
-    assert planted.version_name(P) == "sam-tiny" and planted.decoder(P, labeling) is None
+    assert planted.version_name(P) == "sam-tiny" and planted.decoder_for(P, labeling) is None
     client.post("/setup", json={"project": P, "schema": CONFIG})
     serve_decoder(planted, P, ("Pit",))
     assert planted.version_name(P) == "skylight-2"  # other processes may have the first in memory

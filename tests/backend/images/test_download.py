@@ -7,7 +7,7 @@ from contextlib import ExitStack, suppress
 
 import pytest
 
-from skylight.backend.allowed_hosts import Hosts
+from skylight.backend.allowed_hosts import HostList
 from skylight.backend.errors import MediaError
 from skylight.backend.images import download
 from skylight.backend.images.user_agent import agent
@@ -41,7 +41,7 @@ def elsewhere(sites: Callable[[], Site]) -> Site:
 
 def fetch(url: str, home: Site | None, key: str = KEY, path: str = "", hosts: str = "127.0.0.1") -> bytes:
     address = home.url + path if home else ""
-    settings = Settings(label_studio_url=address, label_studio_api_key=key, allowed_hosts=Hosts.parse(hosts))
+    settings = Settings(label_studio_url=address, label_studio_api_key=key, allowed_hosts=HostList.parse(hosts))
     return download.fetch(url, settings, LabelStudio(address, key))
 
 
@@ -123,20 +123,20 @@ RESOLVE = "/tasks/5/resolve/?fileuri=czM6Ly9waWN0dXJlcy9tYXJzL2ElMjBiLnBuZw=="
     ],
 )
 def test_a_cloud_address_becomes_one_path_of_label_studio_however_it_was_written(url):
-    assert image_urls.through_label_studio(url, 5) == RESOLVE
+    assert image_urls.label_studio_path(url, 5) == RESOLVE
 
 
 @pytest.mark.parametrize("url", ["gs://bucket/a.png", "azure-blob://container/a.png", "S3://bucket/a.png"])
 def test_every_storage_is_asked_for_through_the_task(url):
-    path = image_urls.through_label_studio(url, 12)
+    path = image_urls.label_studio_path(url, 12)
     assert path.startswith("/tasks/12/resolve/?fileuri=")
     assert base64.urlsafe_b64decode(path.partition("=")[2]).decode() == url
 
 
 @pytest.mark.parametrize("url", ["/data/upload/1/a.png", "https://host/a.png?x=s3://b/c", "/tasks/5/resolve/?x=1"])
 def test_other_addresses_stay_as_they_are(url):
-    assert image_urls.through_label_studio(url, 5) == url
-    assert image_urls.through_label_studio(S3, "5/../6") == S3
+    assert image_urls.label_studio_path(url, 5) == url
+    assert image_urls.label_studio_path(S3, "5/../6") == S3
 
 
 def test_a_cloud_picture_is_fetched_from_the_presigned_address_without_the_key(home, elsewhere):

@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from skylight.backend.errors import MediaError
-from skylight.backend.images.embedder import REMEMBERED_SECONDS, Pictures
+from skylight.backend.images.embedder import REMEMBERED_SECONDS, ImageEmbedder
 from skylight.model.embeddings.cache import EmbeddingCache, has_reader
 from skylight.model.images.decoding import ImageError, content_hash
 from tests.support.picture_kinds import raster, saved, turned
@@ -27,7 +27,7 @@ class Web:
         self.encoded = 0
         self.now = 0.0
         self.cache = EmbeddingCache(folder, "planted-1", 0)
-        self.pictures = Pictures(self, self.cache, self.fetch, 10**6, lambda: self.now)  # type: ignore[arg-type]
+        self.embedder = ImageEmbedder(self, self.cache, self.fetch, 10**6, lambda: self.now)  # type: ignore[arg-type]
 
     def fetch(self, url: str) -> bytes:
         self.fetched.append(url)
@@ -41,7 +41,7 @@ class Web:
         return Planted().embed(image)
 
     def level(self, url: str) -> float:
-        return float(self.pictures.embedding(url)[1].features[0, 0, 0]) * STEP
+        return float(self.embedder.embedding(url)[1].features[0, 0, 0]) * STEP
 
 
 @pytest.fixture
@@ -51,7 +51,7 @@ def web(tmp_path: Path) -> Web:
 
 def test_a_known_address_is_neither_fetched_nor_encoded_again(web):
     for _ in range(3):
-        digest, embedding = web.pictures.embedding("/a.png")
+        digest, embedding = web.embedder.embedding("/a.png")
         assert (digest, embedding.size, web.level("/a.png")) == (content_hash(A), (8, 8), 32)
     assert (web.fetched, web.encoded) == (["/a.png"], 1)
 
@@ -72,16 +72,16 @@ def test_an_address_is_looked_at_again_after_a_while(web):
 
 
 def test_an_image_that_changed_is_never_kept_under_the_other_ones_hash(web):
-    digest, _ = web.pictures.embedding("/a.png")
+    digest, _ = web.embedder.embedding("/a.png")
     web.files["/a.png"] = B
     web.level("/b.png")  # takes the memory's only place
     web.cache.path(digest).unlink()
     with pytest.raises(MediaError, match="another image"):
-        web.pictures.embedding("/a.png")
+        web.embedder.embedding("/a.png")
     assert web.level("/a.png") == 96  # from then on it is the new one
     assert not web.cache.path(digest).exists()
     with pytest.raises(MediaError, match="another image"):
-        web.pictures.known(digest, "/a.png")
+        web.embedder.embedding_of(digest, "/a.png")
 
 
 def test_many_at_once_encode_an_image_once(web):
@@ -96,10 +96,10 @@ def test_many_at_once_encode_an_image_once(web):
 
 def test_a_failure_is_not_remembered(web):
     with pytest.raises(MediaError):
-        web.pictures.embedding("/c.png")
+        web.embedder.embedding("/c.png")
     web.files["/c.png"] = b"half a"
     with pytest.raises(ImageError):
-        web.pictures.embedding("/c.png")
+        web.embedder.embedding("/c.png")
     web.now = REMEMBERED_SECONDS
     web.files["/c.png"] = B
     assert web.level("/c.png") == 96
@@ -124,7 +124,7 @@ def test_an_embedding_of_pixels_that_are_read_otherwise_now_is_made_anew(web):
     digest = content_hash(data)
     write_as_before(web.cache.path(digest), Planted().embed(image[::-1, ::-1]))
     write_as_before(web.cache.path(content_hash(A)), Planted().embed(np.full((8, 8, 3), 32, np.uint8)))
-    assert web.pictures.embedding("/a.webp")[1].thumbnail[0, 0, 0] == 0 and web.encoded == 1
+    assert web.embedder.embedding("/a.webp")[1].thumbnail[0, 0, 0] == 0 and web.encoded == 1
     assert web.level("/a.png") == 32 and web.encoded == 1  # the other is right, and stays
     assert has_reader(web.cache.path(content_hash(A)).read_bytes())
 
@@ -134,10 +134,10 @@ def test_a_sample_of_before_is_learned_from_with_the_pixels_of_now(web):
     web.files["/a.webp"] = data
     digest = content_hash(data)
     write_as_before(web.cache.path(digest), Planted().embed(image[::-1, ::-1]))
-    assert web.pictures.known(digest, "/a.webp").thumbnail[0, 0, 0] == 0
+    assert web.embedder.embedding_of(digest, "/a.webp").thumbnail[0, 0, 0] == 0
     assert (web.fetched, web.encoded) == (["/a.webp"], 1)
     other = again(web)
-    assert other.pictures.known(digest, "/a.webp").thumbnail[0, 0, 0] == 0
+    assert other.embedder.embedding_of(digest, "/a.webp").thumbnail[0, 0, 0] == 0
     assert (other.fetched, other.encoded) == ([], 0)  # looked at once
 
 
@@ -145,9 +145,9 @@ def test_while_the_storage_is_away_an_embedding_of_before_is_used_and_looked_at_
     data, image = turned_webp()
     digest = content_hash(data)
     write_as_before(web.cache.path(digest), Planted().embed(image[::-1, ::-1]))
-    assert web.pictures.known(digest, "/a.webp").thumbnail[0, 0, 0] == 168
+    assert web.embedder.embedding_of(digest, "/a.webp").thumbnail[0, 0, 0] == 168
     web.files["/a.webp"] = data
-    assert web.pictures.known(digest, "/a.webp").thumbnail[0, 0, 0] == 0
+    assert web.embedder.embedding_of(digest, "/a.webp").thumbnail[0, 0, 0] == 0
 
 
 def test_where_a_picture_is_known_is_kept_with_its_embedding(web):
@@ -156,6 +156,6 @@ def test_where_a_picture_is_known_is_kept_with_its_embedding(web):
     web.files["/a.tif"] = raster(there, nodata=255)
     expected = there[0] == 1
     for each in (web, again(web)):
-        embedding = each.pictures.embedding("/a.tif")[1]
+        embedding = each.embedder.embedding("/a.tif")[1]
         assert (embedding.where_known() == expected).all()
-    assert web.pictures.embedding("/a.png")[1].where_known() is None
+    assert web.embedder.embedding("/a.png")[1].where_known() is None

@@ -9,7 +9,7 @@ from contextlib import contextmanager, suppress
 import pytest
 
 from skylight.backend import allowed_hosts as hosts
-from skylight.backend.allowed_hosts import Hosts
+from skylight.backend.allowed_hosts import HostList
 from skylight.backend.errors import MediaError
 from skylight.backend.images import download, guarded_http
 from skylight.backend.labelstudio.client import LabelStudio
@@ -51,7 +51,7 @@ def raw(answer: Callable[[socket.socket, threading.Event], None]) -> Iterator[in
 
 
 def fetch(url: str, allowed: str = "127.0.0.1") -> bytes:
-    return download.fetch(url, Settings(allowed_hosts=Hosts.parse(allowed)), LabelStudio("", ""))
+    return download.fetch(url, Settings(allowed_hosts=HostList.parse(allowed)), LabelStudio("", ""))
 
 
 @pytest.mark.parametrize("scheme", ["http", "https"])

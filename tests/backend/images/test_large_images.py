@@ -16,8 +16,8 @@ from rasterio.io import MemoryFile
 
 from skylight.backend.demo.demo import label_config
 from skylight.backend.images import large_images
-from skylight.backend.images.embedder import Pictures
-from skylight.backend.images.large_images import Large
+from skylight.backend.images.embedder import ImageEmbedder
+from skylight.backend.images.large_images import LargeImageStore
 from skylight.backend.inference import large_answers
 from skylight.backend.inference.click import click
 from skylight.backend.inference.preannotation import preannotation, preannotation_large
@@ -64,8 +64,8 @@ def tiled(service: Service, segmenter) -> Service:
     """A service whose tiles have 256 px."""
     service.settings = replace(service.settings, tile=SIDE)
     cache = EmbeddingCache(service.settings.home / "embeddings", segmenter.encoder_id, 10**7)
-    large = Large(service.settings.home / "pictures", SIDE)
-    service._pictures = Pictures(segmenter, cache, service._fetch, 10**7, large=large)
+    large = LargeImageStore(service.settings.home / "pictures", SIDE)
+    service._pictures = ImageEmbedder(segmenter, cache, service._fetch, 10**7, large=large)
     return service
 
 
@@ -89,21 +89,21 @@ def jpeg(image: np.ndarray, **more) -> bytes:
 def test_a_large_picture_is_read_by_windows_and_fetched_once(tiled, studio, mosaic, make):
     image, _ = mosaic
     studio.pictures[A] = make(image)
-    digest, raster = tiled.pictures.look(A)
+    digest, raster = tiled.embedder.open(A)
     assert digest == content_hash(studio.pictures[A]) and raster.size == image.shape[:2]
     off = np.abs(raster.read((300, 500, 40, 50)).astype(int) - image[300:340, 500:550])
     assert off.max() <= (40 if make is jpeg else 0)
-    assert tiled.pictures.look(A)[1] is raster
-    whole = tiled.pictures.embedding(A)[1]
+    assert tiled.embedder.open(A)[1] is raster
+    whole = tiled.embedder.embedding(A)[1]
     assert whole.size == image.shape[:2] and studio.fetched == [A]
     assert len(list((tiled.settings.home / "pictures").iterdir())) == 1
 
 
 def test_a_small_picture_stays_what_it_was(tiled, studio):
     studio.pictures[A] = png(scene(1, SIDE).image)
-    digest, embedding = tiled.pictures.look(A)
-    assert isinstance(embedding, Embedding) and tiled.pictures.look(A) == (digest, embedding)
-    assert tiled.pictures.embedding(A) == (digest, embedding) and studio.fetched == [A]
+    digest, embedding = tiled.embedder.open(A)
+    assert isinstance(embedding, Embedding) and tiled.embedder.open(A) == (digest, embedding)
+    assert tiled.embedder.embedding(A) == (digest, embedding) and studio.fetched == [A]
     assert not (tiled.settings.home / "pictures").exists()
 
 
@@ -112,7 +112,7 @@ def test_a_picture_that_exif_turns_is_turned(tiled, studio):
     exif = Image.Exif()
     exif[0x0112] = 6
     studio.pictures[A] = jpeg(image, exif=exif)
-    _, raster = tiled.pictures.look(A)
+    _, raster = tiled.embedder.open(A)
     assert raster.size == (512, 300)
     assert np.abs(raster.read((0, 0, 512, 300)).astype(int) - np.rot90(image, -1)).mean() < 10
 
@@ -123,17 +123,17 @@ def test_files_give_way_and_are_fetched_again(tiled, studio, mosaic, monkeypatch
     monkeypatch.setattr(large_images, "OPEN", 1)
     for name in (A, B):
         studio.pictures[name] = png(np.roll(image, len(studio.pictures), 0))
-        tiled.pictures.embedding(name)
+        tiled.embedder.embedding(name)
     assert len(list((tiled.settings.home / "pictures").iterdir())) == 1
-    assert not isinstance(tiled.pictures.look(A)[1], Embedding)
+    assert not isinstance(tiled.embedder.open(A)[1], Embedding)
     assert studio.fetched == [A, B, A]
 
 
 def test_too_many_pixels_are_refused_before_any_is_decoded(tiled, studio, mosaic):
     studio.pictures[A] = png(mosaic[0])
-    tiled.pictures.max_pixels = 700_000
+    tiled.embedder.max_pixels = 700_000
     with pytest.raises(ImageError, match="1024 x 768 pixels, more than the 700000 of SKYLIGHT_MAX_PIXELS"):
-        tiled.pictures.look(A)
+        tiled.embedder.open(A)
     assert not (tiled.settings.home / "pictures").exists()
 
 
@@ -162,8 +162,8 @@ def test_an_object_larger_than_the_widest_window_is_drawn_where_that_window_lies
     monkeypatch.setattr(tiles, "wider", lambda *_: next(further))
     prompt = key_point("point", "Pit", 300, 300, truth.shape)
     regions, _ = click(tiled, LABELING, {"id": 1, "data": {"image": A}}, {"result": [prompt]})
-    embedding = tiled.pictures.tile(*tiled.pictures.look(A), (0, 0, 512, 512))
-    found = tiled.pictures.segmenter.segment(embedding, Prompt.of([(300, 300, True)]), candidates=1)
+    embedding = tiled.embedder.tile_embedding(*tiled.embedder.open(A), (0, 0, 512, 512))
+    found = tiled.embedder.segmenter.segment(embedding, Prompt.of([(300, 300, True)]), candidates=1)
     wanted = np.zeros_like(truth)
     wanted[:512, :512] = found.masks[0]
     assert wanted.any() and (read_mask(regions[0], truth.shape) == wanted).all()
@@ -195,8 +195,8 @@ def test_pre_annotations_of_a_large_picture_are_those_of_its_tiles(tiled, studio
     assert (found & truth).sum() / (found | truth).sum() > 0.5 and 0 < score < 1
     assert {each["original_width"] for each in regions} == {1024}
     files = len(list((tiled.settings.home / "embeddings").rglob("*.safetensors")))
-    digest, raster = tiled.pictures.look(A)
-    assert tiled.pictures.tile_count(A) == len(windows(raster.size, SIDE)) > 12
+    digest, raster = tiled.embedder.open(A)
+    assert tiled.embedder.tile_count(A) == len(windows(raster.size, SIDE)) > 12
     assert preannotation_large(tiled, decoder, LABELING, digest, raster)[1] == score
     assert len(list((tiled.settings.home / "embeddings").rglob("*.safetensors"))) == files  # nothing is encoded twice
 
@@ -207,7 +207,7 @@ def test_of_brushes_and_bitmasks_no_more_are_sent_than_fit_into_an_answer(
 ):
     studio.pictures[A] = png(mosaic[0])
     labeling = parse_config(label_config(["Pit"]).replace("BrushLabels", kind), output="")
-    digest, raster = tiled.pictures.look(A)
+    digest, raster = tiled.embedder.open(A)
     every, score = preannotation_large(tiled, decoder, labeling, digest, raster)
     one = len(json.dumps(every[0]["value"]))
     monkeypatch.setattr(large_answers, "MAX_CHARACTERS", one)
@@ -222,7 +222,7 @@ def test_of_brushes_and_bitmasks_no_more_are_sent_than_fit_into_an_answer(
 
 def test_of_too_many_objects_in_a_large_picture_the_surest_go(tiled, studio, mosaic, decoder, monkeypatch, caplog):
     studio.pictures[A] = png(mosaic[0])
-    digest, raster = tiled.pictures.look(A)
+    digest, raster = tiled.embedder.open(A)
     every, _ = preannotation_large(tiled, decoder, LABELING, digest, raster)
     scores = [each["score"] for each in every]
     assert len(scores) > 5 and scores == sorted(scores, reverse=True)
@@ -237,14 +237,14 @@ def test_what_is_learned_from_a_large_picture_are_tiles_with_something_and_some_
     only = np.zeros(truth.shape, np.uint8)
     only[300:330, 500:530] = 1
     record = SampleRecord(1, 1, "", A, content_hash(studio.pictures[A]), truth.shape, ("Pit",), 1)
-    _, embedding = tiled.pictures.embedding(A)
-    made = pieces(tiled.pictures, record, Sample("1", embedding, only, only.astype(np.uint16)))
+    _, embedding = tiled.embedder.embedding(A)
+    made = pieces(tiled.embedder, record, Sample("1", embedding, only, only.astype(np.uint16)))
     full = [each for each in made if each.label_map.any()]
     assert 1 <= len(full) <= 4 and len(made) == len(full) + max(len(full), 2)
     assert all(each.embedding.size == each.label_map.shape == each.instances.shape == (SIDE, SIDE) for each in made)
     assert {each.task for each in made} == {"1"}
-    assert pieces(tiled.pictures, replace(record, image="ab" * 32), Sample("1", embedding, only)) == []
-    assert pieces(tiled.pictures, replace(record, size=(200, 200)), made[0]) == [made[0]]
+    assert pieces(tiled.embedder, replace(record, image="ab" * 32), Sample("1", embedding, only)) == []
+    assert pieces(tiled.embedder, replace(record, size=(200, 200)), made[0]) == [made[0]]
 
 
 @pytest.mark.parametrize("kind", ["PNG", "TIFF"])
@@ -255,10 +255,10 @@ def test_a_large_picture_of_16_bits_is_seen_by_each_normalisation_and_kept_once(
     studio.pictures[A] = buffer.getvalue()
     whole = (0, 0, *gray.shape)
     for high, levels in ((20 * 255, gray), (40 * 255, gray / 2)):
-        digest, raster = tiled.pictures.seen(Normalisation((), (0.0, high))).look(A)
+        digest, raster = tiled.embedder.with_normalization(Normalisation((), (0.0, high))).open(A)
         assert np.abs(raster.read(whole)[..., 0] - levels).max() <= 1
         assert np.abs(raster.small(64).astype(float).mean() - levels.mean()) < 3
-    _, own = tiled.pictures.look(A)
+    _, own = tiled.embedder.open(A)
     assert np.abs(own.quantiles[[1, 99]] / 20 - np.percentile(gray, (1, 99))).max() < 3
     assert own.read(whole).min() == 0 and own.read(whole).max() == 255
     assert studio.fetched == [A] and len(list((tiled.settings.home / "pictures").iterdir())) == 1
@@ -275,9 +275,9 @@ def test_of_a_small_picture_nothing_is_learned_or_said_where_there_is_no_data(ti
     there = np.ones((SIDE, SIDE), bool)
     there[:, :100] = False
     studio.pictures[A] = with_gaps(made.image, there)
-    digest, embedding = tiled.pictures.embedding(A)
+    digest, embedding = tiled.embedder.embedding(A)
     record = SampleRecord(1, 1, "", A, digest, (SIDE, SIDE), ("Pit",), 1)
-    (sample,) = pieces(tiled.pictures, record, Sample("1", embedding, made.truth().astype(np.uint8)))
+    (sample,) = pieces(tiled.embedder, record, Sample("1", embedding, made.truth().astype(np.uint8)))
     assert (sample.label_map[~there] == 255).all() and (sample.label_map[there] == made.truth()[there]).all()
     regions, score = preannotation(tiled, decoder, LABELING, A)
     found = np.any([read_mask(each, there.shape) for each in regions], axis=0)
@@ -289,14 +289,14 @@ def test_of_a_small_picture_nothing_is_learned_or_said_where_there_is_no_data(ti
 UNPACKER = """
 import pathlib, sys, time
 import numpy as np
-from skylight.backend.images.large_images import Large
+from skylight.backend.images.large_images import LargeImageStore
 folder, go = pathlib.Path(sys.argv[1]), pathlib.Path(sys.argv[2])
 data, right = (folder / "picture").read_bytes(), np.load(folder / "right.npy")
 print("ready", flush=True)
 while not go.exists():
     time.sleep(0.001)
 for k in range(10):
-    raster = Large(folder / str(k), 64).keep("ab" * 32, data, 10**8)
+    raster = LargeImageStore(folder / str(k), 64).add("ab" * 32, data, 10**8)
     assert (raster.read((0, 0, *raster.size)) == right).all(), k
 """
 
@@ -316,11 +316,11 @@ def test_several_processes_unpack_one_picture_at_the_same_time(tmp_path, mosaic,
 
 
 def test_what_was_left_half_written_is_removed(tmp_path, mosaic):
-    large = Large(tmp_path, 64)
+    large = LargeImageStore(tmp_path, 64)
     for name, age in ((".old.pixels.npy.1", 7200), (".new.pixels.npy.2", 60)):
         (tmp_path / name).touch()
         os.utime(tmp_path / name, (time.time() - age,) * 2)
-    large.keep("ab" * 32, png(mosaic[0]), 10**8)
+    large.add("ab" * 32, png(mosaic[0]), 10**8)
     assert not (tmp_path / ".old.pixels.npy.1").exists() and (tmp_path / ".new.pixels.npy.2").exists()
 
 
@@ -330,18 +330,20 @@ def test_tiles_that_the_release_before_saw_otherwise_are_made_anew(tiled, studio
     palette = {k: (*map(int, colour), 255) for k, colour in enumerate(np.reshape(index.getpalette(), (-1, 3)))}
     numbers = np.asarray(index)
     studio.pictures[A] = raster_file(numbers[None], photometric="palette", palette=palette)
-    digest, raster = tiled.pictures.look(A)
+    digest, raster = tiled.embedder.open(A)
     window, other = (0, 0, SIDE, SIDE), (SIDE, SIDE, SIDE, SIDE)
-    right = tiled.pictures.tile(digest, raster, window)
-    path, kept = (tiled.pictures.cache.path(f"{digest}-{'-'.join(map(str, each))}") for each in (window, other))
+    right = tiled.embedder.tile_embedding(digest, raster, window)
+    path, kept = (tiled.embedder.cache.path(f"{digest}-{'-'.join(map(str, each))}") for each in (window, other))
     seen = Whole(np.repeat(numbers[..., None], 3, 2))  # as palettes were read
-    write_as_before(path, tiles.embed(tiled.pictures.segmenter, seen, window))
-    write_as_before(kept, tiles.embed(tiled.pictures.segmenter, raster, other))
-    fresh = tiled.pictures.seen(Normalisation((), (0.0, 1.0)))  # its key is another, so it is not in memory
+    write_as_before(path, tiles.embed(tiled.embedder.segmenter, seen, window))
+    write_as_before(kept, tiles.embed(tiled.embedder.segmenter, raster, other))
+    fresh = tiled.embedder.with_normalization(
+        Normalisation((), (0.0, 1.0))
+    )  # its key is another, so it is not in memory
     fresh.cache._memory.clear()
-    assert (fresh.tile(digest, raster, window).thumbnail == right.thumbnail).all()
+    assert (fresh.tile_embedding(digest, raster, window).thumbnail == right.thumbnail).all()
     assert not has_reader(kept.read_bytes()) and has_reader(path.read_bytes())
-    fresh.tile(digest, raster, other)
+    fresh.tile_embedding(digest, raster, other)
     assert has_reader(kept.read_bytes())
 
 
@@ -358,13 +360,13 @@ def test_nothing_is_learned_from_where_there_is_no_data(tiled, studio, mosaic):
     drawn = np.zeros(truth.shape, np.uint8)
     drawn[300:330, 490:530] = 1
     record = SampleRecord(1, 1, "", A, content_hash(studio.pictures[A]), truth.shape, ("Pit",), 1)
-    _, embedding = tiled.pictures.embedding(A)
-    made = pieces(tiled.pictures, record, Sample("1", embedding, drawn))
+    _, embedding = tiled.embedder.embedding(A)
+    made = pieces(tiled.embedder, record, Sample("1", embedding, drawn))
     shares = [(each.label_map == 255).mean() for each in made]
     assert max(shares) < 1 and any(share > 0 for share in shares)  # tiles at the edge, with the rest ignored
     assert max((each.label_map == 1).any(0).sum() for each in made) == 30  # columns of 40 that were drawn on
     nothing = [window for window in windows(truth.shape, SIDE) if window[1] + SIDE <= 500]
-    assert nothing and chosen(drawn * 0, nothing, "a", tiled.pictures.look(A)[1].known) == []
+    assert nothing and chosen(drawn * 0, nothing, "a", tiled.embedder.open(A)[1].known) == []
 
 
 def test_tiles_are_chosen_within_bounds_and_always_alike():

@@ -5,7 +5,7 @@ import threading
 import pytest
 
 from skylight.backend.errors import MediaError
-from skylight.backend.images.prefetch_thread import LIMIT, Opened
+from skylight.backend.images.prefetch_thread import LIMIT, PrefetchThread
 from tests.support.label_studio_double import wait_until
 
 P = "1.1795340435"
@@ -33,14 +33,14 @@ def encoder() -> Encoder:
     return Encoder()
 
 
-def finish(opened: Opened, encoder: Encoder) -> None:
+def finish(opened: PrefetchThread, encoder: Encoder) -> None:
     encoder.let.release(1000)
     wait_until(lambda: not opened.busy)
 
 
 def test_it_returns_at_once_and_one_image_is_embedded_at_a_time(encoder):
-    opened = Opened(encoder)
-    opened.embed(P, ["/a", "/b"])
+    opened = PrefetchThread(encoder)
+    opened.request(P, ["/a", "/b"])
     wait_until(lambda: encoder.taken)
     assert opened.busy and encoder.taken == ["/a"]
     finish(opened, encoder)
@@ -48,35 +48,35 @@ def test_it_returns_at_once_and_one_image_is_embedded_at_a_time(encoder):
 
 
 def test_the_task_opened_last_goes_first(encoder):
-    opened = Opened(encoder)
-    opened.embed(P, ["/a", "/b", "/c"])
+    opened = PrefetchThread(encoder)
+    opened.request(P, ["/a", "/b", "/c"])
     wait_until(lambda: encoder.taken)
-    opened.embed(P, ["/x", "/c"])
+    opened.request(P, ["/x", "/c"])
     finish(opened, encoder)
     assert encoder.taken == ["/a", "/x", "/c", "/b"]
 
 
 def test_no_more_than_some_wait(encoder):
-    opened = Opened(encoder)
+    opened = PrefetchThread(encoder)
     for number in range(100):
-        opened.embed(P, [f"/{number}"])
+        opened.request(P, [f"/{number}"])
     finish(opened, encoder)
     assert len(encoder.taken) <= LIMIT + 1 and "/99" in encoder.taken
 
 
 def test_an_image_that_cannot_be_embedded_does_not_stop_the_others(encoder, caplog):
-    opened = Opened(encoder)
-    opened.embed(P, ["/gone", "/odd", "/a"])
+    opened = PrefetchThread(encoder)
+    opened.request(P, ["/gone", "/odd", "/a"])
     finish(opened, encoder)
     assert encoder.taken == ["/gone", "/odd", "/a"]
     assert "it is gone" in caplog.text and "did not foresee" in caplog.text
 
 
 def test_after_it_has_ended_it_begins_again(encoder):
-    opened = Opened(encoder)
+    opened = PrefetchThread(encoder)
     encoder.let.release(1000)
     for url in ("/a", "/b"):
-        opened.embed(P, [url])
+        opened.request(P, [url])
         wait_until(lambda: not opened.busy)
-    opened.embed(P, [])
+    opened.request(P, [])
     assert not opened.busy and encoder.taken == ["/a", "/b"]

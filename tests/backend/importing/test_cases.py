@@ -18,7 +18,7 @@ import pytest
 import redis
 from click.testing import CliRunner
 
-from skylight.backend.allowed_hosts import Hosts
+from skylight.backend.allowed_hosts import HostList
 from skylight.backend.cli import main
 from skylight.backend.demo.demo import label_config
 from skylight.backend.demo.labelstudio_server import free_port
@@ -164,7 +164,7 @@ def test_addresses_at_a_path_in_the_data(client, service, studio):
 @pytest.fixture
 def site(service):
     """A web server that Skylight may ask."""
-    service.settings = replace(service.settings, allowed_hosts=Hosts.parse("127.0.0.1"))
+    service.settings = replace(service.settings, allowed_hosts=HostList.parse("127.0.0.1"))
     with serving() as running:
         yield running
 

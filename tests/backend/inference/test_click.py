@@ -7,7 +7,7 @@ import pytest
 
 from skylight.backend.inference.click import covered
 from skylight.backend.labelstudio.label_config import parse_config
-from skylight.backend.labelstudio.prompts import Asked, read_prompt
+from skylight.backend.labelstudio.prompts import ClickRequest, read_prompt
 from tests.support.editor import CONFIG, SIZE, box, brushed, point
 
 LABELING = parse_config(CONFIG)
@@ -15,7 +15,7 @@ LEFT, TOP = np.zeros((2, *SIZE), bool)
 LEFT[:, :20], TOP[:10] = True, True
 
 
-def asked(**more: Any) -> Asked:
+def asked(**more: Any) -> ClickRequest:
     found = read_prompt([point(50, 50, **more)], LABELING)
     assert found is not None
     return found

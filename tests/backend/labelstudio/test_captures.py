@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from skylight.backend.labelstudio.events import project_key
 from skylight.backend.labelstudio.label_config import parse_config
-from skylight.backend.labelstudio.prompts import Asked, read_prompt
+from skylight.backend.labelstudio.prompts import ClickRequest, read_prompt
 from skylight.backend.labelstudio.region_reader import label_map, read_mask
 from skylight.backend.labelstudio.region_validator import check_regions
 from skylight.model.evaluation.simulated_clicks import iou
@@ -62,7 +62,7 @@ def send(client: Any, number: str, body: Any = None) -> Any:
     return client.post(request["path"], json=body, headers={"User-Agent": request["headers"]["User-Agent"]})
 
 
-def scene(asked: Asked) -> tuple[NDArray[np.uint8], NDArray[np.bool_]]:
+def scene(asked: ClickRequest) -> tuple[NDArray[np.uint8], NDArray[np.bool_]]:
     """A dark picture with one bright ellipse: in the box, or through the positive clicks; and the ellipse."""
     y, x = np.mgrid[: SIZE[0], : SIZE[1]].astype(float)
     prompt = asked.prompt

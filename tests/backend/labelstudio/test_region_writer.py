@@ -15,7 +15,7 @@ from skylight.backend.errors import InvalidRegion
 from skylight.backend.labelstudio.label_config import Labeling, parse_config
 from skylight.backend.labelstudio.region_reader import label_map
 from skylight.backend.labelstudio.region_validator import check_regions
-from skylight.backend.labelstudio.region_writer import draw, make_region
+from skylight.backend.labelstudio.region_writer import draw_regions, make_region
 from skylight.backend.settings import OUTPUTS
 from skylight.model.evaluation.simulated_clicks import iou
 from skylight.model.masks.bitmask import components, decode_png
@@ -36,7 +36,7 @@ def labeling_for(kind: str) -> Labeling:
 
 
 def regions(kind: str, mask: Mask, label: str = "Object", **more: Any) -> list[dict[str, Any]]:
-    return draw(labeling_for(kind).output(label), mask, label, 0.5, **more)
+    return draw_regions(labeling_for(kind).output(label), mask, label, 0.5, **more)
 
 
 def blob(seed: int, height: int, width: int) -> Mask:
@@ -60,7 +60,7 @@ def pinholes(mask: Mask) -> bool:
 
 def test_a_brush_region_has_exactly_what_label_studio_keeps() -> None:
     mask = RNG.random(SIZE) < 0.4
-    (region,) = draw(labeling_for("brush").output("Object"), mask, "Object", np.float32(0.876543))
+    (region,) = draw_regions(labeling_for("brush").output("Object"), mask, "Object", np.float32(0.876543))
     rle = brush.mask2rle(mask.astype(np.uint8) * 255)
     assert len(region.pop("id")) == 10
     assert region == {
@@ -129,7 +129,7 @@ def test_a_region_that_would_lock_the_annotation_is_not_made(
     kind: str, mask: NDArray[np.bool_], label: str, score: float
 ) -> None:
     with pytest.raises(ValueError):
-        draw(labeling_for(kind).output("Dog"), mask, label, score)
+        draw_regions(labeling_for(kind).output("Dog"), mask, label, score)
 
 
 @settings(max_examples=80, deadline=None)

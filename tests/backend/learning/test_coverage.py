@@ -21,13 +21,13 @@ def project(planted, studio) -> str:
 
 def test_an_image_is_ready_once_it_is_embedded(planted, studio, project):
     assert readiness(planted, project) == Readiness("Pits of Mars", 3, 0, 3, True)
-    planted.pictures.embedding(studio.tasks[2]["data"]["image"])
+    planted.embedder.embedding(studio.tasks[2]["data"]["image"])
     assert readiness(planted, project) == Readiness("Pits of Mars", 3, 1, 3, True)
 
 
 def test_what_another_sam_embedded_is_not_ready(planted, studio, project):
-    planted.pictures.embedding(studio.tasks[2]["data"]["image"])
-    planted.pictures.cache.folder = planted.settings.home / "embeddings" / "another"
+    planted.embedder.embedding(studio.tasks[2]["data"]["image"])
+    planted.embedder.cache.folder = planted.settings.home / "embeddings" / "another"
     assert readiness(planted, project).ready == 0
 
 

@@ -7,7 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from skylight.backend.labelstudio.events import annotation_event, events, project_key
+from skylight.backend.labelstudio.events import annotation_event, project_key, webhook_events
 from skylight.backend.labelstudio.region_reader import parse_config
 from skylight.backend.learning.ingest import drain, handle, save_config
 from tests.support.label_studio_double import CONFIG, capture
@@ -32,7 +32,7 @@ def submitted(studio, project):
 
 
 def apply(service, studio, project, action, annotation) -> bool:
-    (event,) = events(studio.webhook(action, project, annotation))
+    (event,) = webhook_events(studio.webhook(action, project, annotation))
     return handle(service, project, event)
 
 
@@ -98,7 +98,7 @@ def test_an_older_event_does_not_overwrite_a_newer_one(planted, studio, project,
     _, mask = square(1)
     studio.update(submitted, [brush(LABELING, mask)])
     assert apply(planted, studio, project, "ANNOTATION_UPDATED", submitted)
-    assert not handle(planted, project, next(events(late)))
+    assert not handle(planted, project, next(webhook_events(late)))
     (record,) = planted.store.samples(project)
     assert (planted.store.label_map(project, record) == mask).all()
 
@@ -140,7 +140,7 @@ def test_deleting_the_annotation_removes_the_sample(planted, studio, project, su
 def test_deleting_the_task_removes_its_samples(planted, studio, project, submitted):
     create(planted, studio, project, submitted)
     body = studio.webhook("TASKS_DELETED", project) | {"tasks": [{"id": submitted["task"]}, {"id": 99}]}
-    assert handle(planted, project, next(events(body)))
+    assert handle(planted, project, next(webhook_events(body)))
     assert planted.store.samples(project) == []
 
 
@@ -173,7 +173,7 @@ def test_recorded_submissions_become_samples(planted, studio, number, regions):
     width, height = (body["annotation"]["result"][0][f"original_{side}"] for side in ("width", "height"))
     studio.pictures[body["task"]["data"]["image"]] = png(np.full((height, width, 3), 90, np.uint8))
     key = project_key(body["project"])
-    assert handle(planted, key, next(events(body)))
+    assert handle(planted, key, next(webhook_events(body)))
     (record,) = planted.store.samples(key)
     assert record.size == (height, width)
     assert record.regions >= regions
@@ -192,7 +192,7 @@ def test_a_region_whose_label_is_gone_is_left_out(planted, studio, project, capl
 
 
 def accept(service, studio, project, annotation) -> None:
-    (event,) = events(studio.webhook("ANNOTATION_CREATED", project, annotation))
+    (event,) = webhook_events(studio.webhook("ANNOTATION_CREATED", project, annotation))
     service.queue.accept(project, event)
 
 
@@ -254,7 +254,7 @@ def test_a_configuration_that_cannot_be_used_is_kept_and_reported(planted, proje
 
 
 def test_an_import_with_annotations_asks_for_a_reconciliation(planted, project):
-    (event,) = events(capture("36"))
+    (event,) = webhook_events(capture("36"))
     assert not handle(planted, project, event)
     assert planted.queue.take_reconciliation(project)
 
@@ -283,7 +283,7 @@ def test_an_earlier_state_of_an_annotation_is_no_news_whatever_its_marks(planted
 
 
 def test_a_start_of_training_is_a_wish_for_it(planted, studio, project):
-    (event,) = events(studio.webhook("START_TRAINING", project))
+    (event,) = webhook_events(studio.webhook("START_TRAINING", project))
     assert not handle(planted, project, event)
     assert planted.queue.wanted(project)
 
@@ -303,7 +303,7 @@ def test_annotations_that_are_too_much_are_named_in_the_log_and_hold_up_no_other
     ]
     annotations = [studio.annotate(studio.add_task(project, png(image)), result) for result in [*bad, [good]]]
     for annotation in annotations:
-        for event in events(studio.webhook("ANNOTATION_CREATED", project, annotation)):
+        for event in webhook_events(studio.webhook("ANNOTATION_CREATED", project, annotation)):
             planted.queue.accept(project, event)
     drain(planted, project)
     assert [record.annotation for record in planted.store.samples(project)] == [annotations[-1]["id"]]

@@ -24,7 +24,7 @@ LABELING = parse_config(CONFIG)
 
 def promote(service, project, labels=("Pit",)) -> None:
     """Publish and serve a version that finds its first label everywhere."""
-    decoder = DomainDecoder(DecoderConfig(labels, service.pictures.segmenter.encoder_id))
+    decoder = DomainDecoder(DecoderConfig(labels, service.embedder.segmenter.encoder_id))
     decoder.head.bias.data[:] = 0
     decoder.head.bias.data[4:8] = 1000  # of the four quarters of a cell
     service.versions.promote(project, service.versions.publish(project, lambda path: network.save(decoder, path), {}))
@@ -290,14 +290,14 @@ def clusters(studio, version) -> list[int | None]:
 
 def pictures_apart(service) -> None:
     """Have pooled embeddings tell bright pictures from dark ones: the planted ones differ in length alone."""
-    embed = service.pictures.segmenter.embed
+    embed = service.embedder.segmenter.embed
 
     def apart(image):
         found = embed(image)
         found.features[0] = 1 if image.mean() > 128 else -1
         return found
 
-    service.pictures.segmenter.embed = apart
+    service.embedder.segmenter.embed = apart
 
 
 def test_predictions_carry_the_kind_of_picture(planted, studio):

@@ -13,7 +13,7 @@ from skylight.backend.learning.precompute import Tally, embed_project, precomput
 from skylight.backend.queue.progress import job_states
 from skylight.backend.queue.queue import key
 from skylight.backend.queue.retries import AGAIN_SECONDS
-from skylight.backend.trace import CURRENT, Trace
+from skylight.backend.trace import CURRENT_TRACE, Trace
 from skylight.backend.worker import jobs
 from skylight.backend.worker.jobs import CURRENT_SERVICE
 from tests.support.label_studio_double import CONFIG, wait_until
@@ -36,13 +36,13 @@ def project(planted, studio) -> str:
 def encoded(planted) -> list[bytes]:
     """What the encoder was run on, in order."""
     seen: list[bytes] = []
-    embed = planted.pictures.segmenter.embed
+    embed = planted.embedder.segmenter.embed
 
     def counted(image):
         seen.append(png(image))
         return embed(image)
 
-    planted.pictures.segmenter.embed = counted
+    planted.embedder.segmenter.embed = counted
     return seen
 
 
@@ -62,8 +62,8 @@ def state(service, project):
 
 def interrupt_after(monkeypatch, service, count: int) -> None:
     """Have an ingest job come after some images."""
-    pictures, left = service.pictures, [count]
-    embedding = pictures.embedding
+    embedder, left = service.embedder, [count]
+    embedding = embedder.embedding
 
     def interrupted(url):
         left[0] -= 1
@@ -71,7 +71,7 @@ def interrupt_after(monkeypatch, service, count: int) -> None:
             service.queue.request("1.1", "ingest")
         return embedding(url)
 
-    monkeypatch.setattr(pictures, "embedding", interrupted)
+    monkeypatch.setattr(embedder, "embedding", interrupted)
 
 
 def ingested(service) -> None:
@@ -86,7 +86,7 @@ def test_a_project_is_embedded_once(planted, studio, project, encoded):
     assert fetched(studio) == list(range(1, TASKS + 1)) and len(encoded) == TASKS
     assert planted.prefetch_requests.newest(project) == 0
     planted.prefetch_requests.request_all(project)
-    planted.pictures.cache._memory.clear()
+    planted.embedder.cache._memory.clear()
     assert not embed_project(planted, project)
     assert len(studio.fetched) == len(encoded) == TASKS
 
@@ -94,13 +94,13 @@ def test_a_project_is_embedded_once(planted, studio, project, encoded):
 def test_several_at_once_are_embedded_in_order_and_what_fails_is_noted_of_the_job(
     planted, studio, project, encoded, monkeypatch
 ):
-    monkeypatch.setattr(planted.pictures.segmenter, "batch", 3)
+    monkeypatch.setattr(planted.embedder.segmenter, "batch", 3)
     del studio.pictures[next(iter(studio.tasks.values()))["data"]["image"]]
     planted.prefetch_requests.request_all(project)
     trace = Trace("1", "embed")
-    token = CURRENT.set(trace)
+    token = CURRENT_TRACE.set(trace)
     assert not embed_project(planted, project)
-    CURRENT.reset(token)
+    CURRENT_TRACE.reset(token)
     assert trace.causes == {"image": 1}
     assert sorted(fetched(studio)) == list(range(1, TASKS + 1)) and len(encoded) == TASKS - 1
 
@@ -182,15 +182,15 @@ def test_every_image_that_can_be_clicked_on_is_embedded(planted, studio, project
 
 def test_progress_and_rate_are_told_while_it_runs(planted, project, client, monkeypatch):
     monkeypatch.setattr("skylight.backend.queue.progress.REPORT_SECONDS", 0.0)
-    planted.pictures.embedding(planted.labelstudio and next(planted.labelstudio.tasks(1)).data["image"])
+    planted.embedder.embedding(planted.labelstudio and next(planted.labelstudio.tasks(1)).data["image"])
     CURRENT_SERVICE.set(planted)
-    embed, seen = planted.pictures.segmenter.embed, []
+    embed, seen = planted.embedder.segmenter.embed, []
 
     def watched(image):
         seen.append((state(planted, project), client.get(f"/projects/{project}").text))
         return embed(image)
 
-    planted.pictures.segmenter.embed = watched
+    planted.embedder.segmenter.embed = watched
     planted.prefetch_requests.request_all(project)
     jobs.embed(project)
     assert [(each.done, each.total) for each, _ in seen] == [(done, TASKS) for done in range(1, TASKS)]
@@ -219,14 +219,14 @@ def test_what_follows_an_opened_task_goes_before_everything_else(planted, studio
 
 
 def test_a_task_that_is_opened_meanwhile_is_followed_at_once(planted, studio, project, monkeypatch):
-    embed = planted.pictures.segmenter.embed
+    embed = planted.embedder.segmenter.embed
 
     def opens(image):
         if len(studio.fetched) == 2:
             planted.prefetch_requests.request_next(project, 7)
         return embed(image)
 
-    planted.pictures.segmenter.embed = opens
+    planted.embedder.segmenter.embed = opens
     planted.prefetch_requests.request_all(project)
     embed_project(planted, project)
     assert fetched(studio) == [1, 2, 8, 9, 10, 11, 12, 3, 4, 5, 6, 7]
@@ -287,14 +287,14 @@ def test_while_label_studio_is_down_no_picture_is_blamed_and_the_next_event_brin
     planted, studio, project, encoded, caplog
 ):
     CURRENT_SERVICE.set(planted)
-    embed = planted.pictures.segmenter.embed
+    embed = planted.embedder.segmenter.embed
 
     def stops(image):
         if len(encoded) == 2:
             studio.stop()
         return embed(image)
 
-    planted.pictures.segmenter.embed = stops
+    planted.embedder.segmenter.embed = stops
     planted.prefetch_requests.request_all(project)
     planted.queue.queues["embed"].empty()
     jobs.embed(project)
@@ -337,7 +337,7 @@ def test_what_was_asked_of_another_worker_is_looked_for_by_the_one_that_embeds(p
 
 
 def test_precompute_embeds_what_is_missing_from_the_last_task_to_the_first(planted, studio, project, encoded):
-    planted.pictures.embedding(address(studio, 4))
+    planted.embedder.embedding(address(studio, 4))
     studio.fetched.clear()
     seen = [(tally.done, tally.total) for tally in precompute(planted, 1)]
     assert seen == [(done, TASKS) for done in range(1, TASKS + 1)]
@@ -374,16 +374,16 @@ def opening(studio, *tasks: int) -> dict:
 def test_a_click_during_the_embedding_of_an_opened_task_joins_it(
     client, planted, studio, project, encoded, monkeypatch
 ):
-    embed, begun, go_on = planted.pictures.segmenter.embed, threading.Event(), threading.Event()
+    embed, begun, go_on = planted.embedder.segmenter.embed, threading.Event(), threading.Event()
 
     def slow(image):
         begun.set()
         assert go_on.wait(20)
         return embed(image)
 
-    planted.pictures.segmenter.embed = slow
-    asked, get = [], planted.pictures.cache.get
-    monkeypatch.setattr(planted.pictures.cache, "get", lambda *given: asked.append(given) or get(*given))
+    planted.embedder.segmenter.embed = slow
+    asked, get = [], planted.embedder.cache.get
+    monkeypatch.setattr(planted.embedder.cache, "get", lambda *given: asked.append(given) or get(*given))
     (opened,) = client.post("/predict", json=opening(studio, 5)).get_json()["results"]  # answered before it is done
     assert opened["result"] == [] and begun.wait(20)
     click = opening(studio, 5) | {"params": {"context": {"result": [key_point("point", "Pit", 20, 30, (64, 64))]}}}
@@ -401,7 +401,7 @@ def test_a_click_during_the_embedding_of_an_opened_task_joins_it(
 def test_opening_a_task_has_it_and_the_next_ones_embedded(client, planted, studio, project, encoded):
     CURRENT_SERVICE.set(planted)
     client.post("/predict", json=opening(studio, 5))
-    wait_until(lambda: not planted.opened.busy)
+    wait_until(lambda: not planted.prefetch_thread.busy)
     assert fetched(studio) == [5]
     assert planted.queue.queues["embed"].count == 1
     jobs.embed(project)
@@ -411,7 +411,7 @@ def test_opening_a_task_has_it_and_the_next_ones_embedded(client, planted, studi
 def test_many_tasks_at_once_have_the_project_embedded_by_a_worker(client, planted, studio, project, encoded):
     CURRENT_SERVICE.set(planted)
     client.post("/predict", json=opening(studio, 5, 6))
-    assert not planted.opened.busy and studio.fetched == []
+    assert not planted.prefetch_thread.busy and studio.fetched == []
     jobs.embed(project)
     assert len(encoded) == TASKS
 

@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 
-from skylight.backend.labelstudio.events import events
+from skylight.backend.labelstudio.events import webhook_events
 from skylight.backend.labelstudio.region_reader import parse_config
 from skylight.backend.learning.ingest import handle
 from skylight.backend.learning.reconcile import reconcile
@@ -41,7 +41,7 @@ def test_annotations_of_which_no_word_came_are_ingested(planted, studio, project
 
 def test_what_was_already_told_is_not_taken_again(planted, studio, project):
     known = submit(studio, project)
-    handle(planted, project, next(events(studio.webhook("ANNOTATION_CREATED", project, known))))
+    handle(planted, project, next(webhook_events(studio.webhook("ANNOTATION_CREATED", project, known))))
     assert reconcile(planted, project) == 0
     assert len(studio.fetched) == 1
 
@@ -146,7 +146,7 @@ def test_a_glance_looks_closer_only_if_something_changed(planted, studio, projec
 def test_a_glance_sees_what_should_not_be_in_the_store(planted, studio, project):
     submit(studio, project, 0)
     late = submit(studio, project, 1)
-    event = next(events(studio.webhook("ANNOTATION_UPDATED", project, late)))
+    event = next(webhook_events(studio.webhook("ANNOTATION_UPDATED", project, late)))
     reconcile(planted, project)
     studio.delete(late)
     reconcile(planted, project)

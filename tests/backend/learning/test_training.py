@@ -90,8 +90,8 @@ def test_the_first_version_is_promoted_and_finds_what_it_was_taught(planted, stu
     assert train_version(planted, project) == 1
     assert planted.version_name(project) == "skylight-1"
     image, mask = square(1000)
-    decoder = planted.decoder(project, LABELING)
-    found = predict(decoder, planted.pictures.segmenter.embed(image)).argmax(0) == 1
+    decoder = planted.decoder_for(project, LABELING)
+    found = predict(decoder, planted.embedder.segmenter.embed(image)).argmax(0) == 1
     assert iou(found, mask) > 0.7
 
 
@@ -105,7 +105,7 @@ def test_the_card_says_what_it_was_made_of_and_how_good_it_is(planted, studio, p
     assert card["recipe"]["steps"] == 30 and 0 < card["steps"] <= 30
     assert card["validation"]["iou"].keys() == {"Pit"}
     assert (card["promoted"], card["version"]) == (True, 1)
-    assert card["temperature"] == pytest.approx(planted.decoder(project, LABELING).config.temperature, abs=1e-4)
+    assert card["temperature"] == pytest.approx(planted.decoder_for(project, LABELING).config.temperature, abs=1e-4)
     assert 0 <= card["ece"] <= 1
 
 
@@ -151,11 +151,11 @@ def test_objects_are_separated_only_if_touching_ones_were_drawn_one_by_one(plant
     studio.annotate(studio.add_task(project, png(image)), [brush(LABELING, region) for region in regions])
     reconcile(planted, project)
     (record,) = planted.store.samples(project)
-    sample = load_sample(planted, planted.pictures, project, LABELING, record)
+    sample = load_sample(planted, planted.embedder, project, LABELING, record)
     assert (sample.instances == {"one": mask, "two": 2 * mask - left, "two in one": 0 * mask}[drawn]).all()
     train_version(planted, project)
     assert planted.versions.card(project, 1)["separate"] == separate
-    assert planted.decoder(project, LABELING).config.separate == tuple(separate)
+    assert planted.decoder_for(project, LABELING).config.separate == tuple(separate)
 
 
 def test_samples_on_disk_teach_what_those_in_memory_do(planted, studio, project, monkeypatch):
@@ -241,8 +241,8 @@ def test_the_gate_keeps_back_only_what_is_worse_beyond_the_noise(planted, studio
     annotate(planted, studio, project, training=3, validation=3)
     train_version(planted, project)
     records = [r for r in planted.store.samples(project) if in_validation(r.image)]
-    samples = [load_sample(planted, planted.pictures, project, LABELING, record) for record in records]
-    current = planted.decoder(project, LABELING)
+    samples = [load_sample(planted, planted.embedder, project, LABELING, record) for record in records]
+    current = planted.decoder_for(project, LABELING)
     held = validate(current, samples)
     known = planted.versions.card(project, 1)["per_task"]
     for task, difference in zip(held.per_task, change, strict=True):
@@ -267,7 +267,7 @@ def test_fewer_images_than_enough_decide_nothing() -> None:
 def test_a_version_whose_card_is_lost_does_not_stand_in_the_way(planted, studio, project):
     annotate(planted, studio, project, training=3)
     train_version(planted, project)
-    current = planted.decoder(project, LABELING)
+    current = planted.decoder_for(project, LABELING)
     (planted.versions.folder(project) / "1" / "card.json").unlink()
     trained = Trained(current, validate(current, []), True, 1, 0.0)
     verdict, promoted = gate(planted, project, LABELING, trained, [])
@@ -284,15 +284,15 @@ def test_a_new_set_of_labels_is_served_at_once_and_old_maps_follow(planted, stud
     train_version(planted, project)
     save_config(planted, project, labelled("Crater", "Rock"))  # Pit is gone, Rock stays second
     new = parse_config(labelled("Crater", "Rock"))
-    assert planted.decoder(project, new) is None
+    assert planted.decoder_for(project, new) is None
     records = planted.store.samples(project)
     values = [
-        set(np.unique(load_sample(planted, planted.pictures, project, new, record).label_map)) for record in records
+        set(np.unique(load_sample(planted, planted.embedder, project, new, record).label_map)) for record in records
     ]
     assert values.count({0, 2}) == 2 and values.count({0, IGNORE}) == 4
     planted.recipe = BAD  # whatever it can, the old one cannot speak these labels
     assert train_version(planted, project) == 2
-    assert planted.decoder(project, new).config.labels == ("Crater", "Rock")
+    assert planted.decoder_for(project, new).config.labels == ("Crater", "Rock")
     assert planted.versions.card(project, 2)["verdict"].startswith("promoted")
 
 
@@ -319,7 +319,7 @@ def test_the_same_again_is_not_trained_again(planted, studio, project):
 def test_a_sample_whose_image_is_lost_is_left_out(planted, studio, project, caplog):
     annotate(planted, studio, project, training=4)
     lost = planted.store.samples(project)[0]
-    planted.pictures.cache.path(lost.image).unlink()
+    planted.embedder.cache.path(lost.image).unlink()
     studio.pictures.clear()
     assert train_version(planted, project) == 1
     assert str(lost.annotation) not in planted.versions.card(project, 1)["annotations"]
@@ -329,7 +329,7 @@ def test_a_sample_whose_image_is_lost_is_left_out(planted, studio, project, capl
 def test_an_embedding_that_is_lost_is_made_again(planted, studio, project):
     annotate(planted, studio, project, training=3)
     for record in planted.store.samples(project):
-        planted.pictures.cache.path(record.image).unlink()
+        planted.embedder.cache.path(record.image).unlink()
     train_version(planted, project)
     assert len(planted.versions.card(project, 1)["annotations"]) == 3
 
@@ -337,7 +337,7 @@ def test_an_embedding_that_is_lost_is_made_again(planted, studio, project):
 def test_an_image_that_changed_since_is_left_out(planted, studio, project, caplog):
     annotate(planted, studio, project, training=4)
     changed = planted.store.samples(project)[0]
-    planted.pictures.cache.path(changed.image).unlink()
+    planted.embedder.cache.path(changed.image).unlink()
     studio.pictures[changed.url] = png(square(99)[0])
     train_version(planted, project)
     assert len(planted.versions.card(project, 1)["annotations"]) == 3
@@ -352,7 +352,7 @@ def test_a_current_version_of_an_earlier_layout_is_trained_anew(planted, studio,
     card.write_bytes(seal({k: v for k, v in unseal(card.read_bytes()).items() if k not in ("layout", "sha256")}))
     planted._decoder.cache_clear()  # as after a restart
     assert train_version(planted, project) == 2
-    assert planted.decoder(project, LABELING) is not None
+    assert planted.decoder_for(project, LABELING) is not None
 
 
 @pytest.mark.parametrize("damage", ["gone", "half of it"])
@@ -367,7 +367,7 @@ def test_a_damaged_current_version_does_not_stand_in_the_way(planted, studio, pr
     planted._decoder.cache_clear()  # as after a restart
     planted.recipe = replace(GOOD, seed=1)
     assert train_version(planted, project) == 2
-    assert planted.decoder(project, LABELING) is not None
+    assert planted.decoder_for(project, LABELING) is not None
 
 
 def test_only_what_counts_as_accepted_is_learned_from(planted, studio, project):
@@ -424,7 +424,7 @@ def another_opinion(studio, shift: int) -> tuple[np.ndarray, np.ndarray]:
 
 def tasks_of(service, project, how):
     return [
-        load_task(service, service.pictures, project, LABELING, each)
+        load_task(service, service.embedder, project, LABELING, each)
         for each in by_task(service.store.samples(project), how)
     ]
 
@@ -536,9 +536,9 @@ def test_a_version_of_before_is_not_compared_on_an_image_that_another_of_its_tas
     annotate(planted, studio, project, training=3, validation=3)
     train_version(planted, project)
     card = planted.versions.card(project, 1)
-    current, held = planted.decoder(project, LABELING), HeldOut(LABELING.labels)
+    current, held = planted.decoder_for(project, LABELING), HeldOut(LABELING.labels)
     samples = [
-        load_sample(planted, planted.pictures, project, LABELING, record)
+        load_sample(planted, planted.embedder, project, LABELING, record)
         for record in planted.store.samples(project)
         if in_validation(record.image)
     ]

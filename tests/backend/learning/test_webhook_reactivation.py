@@ -5,7 +5,7 @@ import pytest
 from skylight.backend.admin.connect import connect
 from skylight.backend.admin.project_checks import findings
 from skylight.backend.labelstudio.client import LabelStudio
-from skylight.backend.labelstudio.project_connection import find, identify
+from skylight.backend.labelstudio.project_connection import find_link, identify
 from skylight.backend.learning.reconcile import reconcile
 from skylight.backend.learning.webhook_reactivation import reactivate
 from skylight.backend.queue.queue import key
@@ -42,7 +42,7 @@ def switch_off(ls: LabelStudio, studio: Studio, number: int = 1) -> None:
 
 def said(service: Service, ls: LabelStudio) -> list[tuple[str, str]]:
     """What the doctor says of the webhook."""
-    link = find(ls, ls.project(1), lambda url: identify(url, service.secret.instance))
+    link = find_link(ls, ls.project(1), lambda url: identify(url, service.secret.instance))
     assert link is not None
     return [(each.state, each.detail) for each in findings(service, ls, link) if each.what.endswith("webhook")]
 

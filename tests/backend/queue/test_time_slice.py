@@ -7,7 +7,7 @@ from click.testing import CliRunner
 
 from skylight.backend.admin import machine_checks
 from skylight.backend.cli import main
-from skylight.backend.labelstudio.events import events
+from skylight.backend.labelstudio.events import webhook_events
 from skylight.backend.labelstudio.region_reader import parse_config
 from skylight.backend.learning.ingest import drain
 from skylight.backend.learning.preannotate_tasks import preannotate
@@ -105,8 +105,8 @@ def test_a_small_project_is_embedded_long_before_a_big_one_is_done(planted, stud
         for seed in range(count):
             studio.add_task(project, png(square(100 * projects.index(project) + seed)[0]))
     order: list[str] = []
-    inner = planted.pictures.embedding
-    monkeypatch.setattr(planted.pictures, "embedding", lambda url: (order.append(url), inner(url))[1])
+    inner = planted.embedder.embedding
+    monkeypatch.setattr(planted.embedder, "embedding", lambda url: (order.append(url), inner(url))[1])
     for project in projects:
         planted.prefetch_requests.request_all(project)
     work()
@@ -243,7 +243,7 @@ def test_many_events_are_ingested_in_slices(planted, studio, short_slices, work)
     for seed in range(4):
         image, truth = square(seed)
         annotation = studio.annotate(studio.add_task(project, png(image)), [brush(LABELING, truth)])
-        accept(planted, project, list(events(studio.webhook("ANNOTATION_CREATED", project, annotation))))
+        accept(planted, project, list(webhook_events(studio.webhook("ANNOTATION_CREATED", project, annotation))))
     assert drain(planted, project) == 2
     assert planted.queue.inbox_length(project) == 3  # the second, to be found done
     planted.settings = replace(planted.settings, min_annotations=4)

@@ -10,12 +10,12 @@ from skylight.backend.admin import doctor
 from skylight.backend.admin.connect import connect
 from skylight.backend.errors import ConfigError, LabelStudioError
 from skylight.backend.labelstudio.client import LabelStudio
-from skylight.backend.security.basic_auth import Login
+from skylight.backend.security.basic_auth import BasicAuth
 from skylight.backend.service import Service
 from skylight.backend.settings import Settings
 from tests.support.label_studio_double import KEY, Studio, serving
 
-LOGIN = Login("label-studio", "correct horse")
+LOGIN = BasicAuth("label-studio", "correct horse")
 
 
 @pytest.fixture
@@ -52,7 +52,7 @@ def test_only_the_whole_login_matches_and_none_matches_nothing():
     ):
         assert not LOGIN.matches(user, password)
     assert not LOGIN.matches("label-studio", "\ud800") and not LOGIN.matches("l\u00e4bel-studio", "correct horse")
-    assert not Login().matches("", "") and not Login().matches(None, None)
+    assert not BasicAuth().matches("", "") and not BasicAuth().matches(None, None)
     assert "correct" not in repr(LOGIN)
 
 

@@ -11,8 +11,8 @@ import pytest
 
 from skylight.backend.admin.project_state import RecordCache
 from skylight.backend.security import key_file
-from skylight.backend.security.key_file import kept_key
-from skylight.backend.security.webhook_secret import Secret
+from skylight.backend.security.key_file import load_or_create_key
+from skylight.backend.security.webhook_secret import WebhookSecret
 from skylight.backend.settings import Settings
 from skylight.backend.web.csrf import Guard
 from skylight.backend.web.page.views import KEY_FILE, Pages
@@ -48,18 +48,18 @@ def links(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> in
 
 def test_a_key_is_made_once_and_only_its_owner_may_read_it(tmp_path: Path, links: int | None) -> None:
     path = tmp_path / "home" / "a.key"
-    assert kept_key(path, lambda: "first") == "first"
-    assert kept_key(path, lambda: "second") == "first"
+    assert load_or_create_key(path, lambda: "first") == "first"
+    assert load_or_create_key(path, lambda: "second") == "first"
     assert stat.S_IMODE(path.stat().st_mode) == 0o600
     assert [each.name for each in path.parent.iterdir()] == ["a.key"]
 
 
 def test_the_secret_and_the_key_of_the_page_need_no_hard_links(tmp_path: Path, links: int | None, service) -> None:
-    assert len(Secret(Settings(home=tmp_path)).value) >= 32
+    assert len(WebhookSecret(Settings(home=tmp_path)).value) >= 32
     pages = Pages(service, RecordCache(service))
     token = pages.guard.token("cookie")
     assert (service.settings.home / KEY_FILE).is_file()
-    assert Guard(kept_key(service.settings.home / KEY_FILE, str))._signer.loads(token) == "cookie"
+    assert Guard(load_or_create_key(service.settings.home / KEY_FILE, str))._signer.loads(token) == "cookie"
 
 
 @pytest.mark.parametrize("how", ["made", "refused"])
@@ -80,11 +80,11 @@ def test_an_empty_file_is_no_key(tmp_path: Path, links: int | None, monkeypatch:
     """As a loss of power leaves one, or a process that ended between making and writing it."""
     monkeypatch.setattr(key_file, "CLAIM_SECONDS", 0.05)
     (tmp_path / "a.key").touch()
-    assert kept_key(tmp_path / "a.key", lambda: "first") == "first"
+    assert load_or_create_key(tmp_path / "a.key", lambda: "first") == "first"
     assert (tmp_path / "a.key").read_text() == "first"
 
 
 def test_a_disk_that_cannot_be_written_is_an_error(tmp_path: Path) -> None:
     (tmp_path / "home").write_bytes(b"where the folder should be")
     with pytest.raises(OSError, match="home"):
-        kept_key(tmp_path / "home" / "a.key", lambda: "first")
+        load_or_create_key(tmp_path / "home" / "a.key", lambda: "first")

@@ -7,13 +7,13 @@ from pathlib import Path
 
 import pytest
 
-from skylight.backend.security.key_file import kept_key
-from skylight.backend.security.webhook_secret import HEADER, Secret
+from skylight.backend.security.key_file import load_or_create_key
+from skylight.backend.security.webhook_secret import HEADER, WebhookSecret
 from skylight.backend.settings import Settings
 
 
-def secret(home: Path, given: str = "") -> Secret:
-    return Secret(Settings(home=home, webhook_secret=given))
+def secret(home: Path, given: str = "") -> WebhookSecret:
+    return WebhookSecret(Settings(home=home, webhook_secret=given))
 
 
 def test_it_is_made_once_and_only_its_owner_may_read_it(tmp_path):
@@ -35,7 +35,7 @@ def test_of_processes_that_make_it_at_once_all_get_the_same(tmp_path):
 
     def make(i: int) -> None:
         start.wait()
-        found.append(kept_key(tmp_path / "home" / "it", lambda: f"made by {i}"))
+        found.append(load_or_create_key(tmp_path / "home" / "it", lambda: f"made by {i}"))
 
     threads = [threading.Thread(target=make, args=(i,)) for i in range(8)]
     for thread in threads:
@@ -60,9 +60,9 @@ def test_a_skylight_is_known_by_a_name_that_does_not_tell_the_secret(tmp_path):
 
 
 def test_it_is_expected_of_the_projects_that_are_known_to_send_it(settings):
-    one = Secret(settings)
-    one.expect("1.1795340435")
-    one.expect("1.1795340435")
-    later = Secret(replace(settings))
-    assert later.expected("1.1795340435")
-    assert not later.expected("2.1795340435")
+    one = WebhookSecret(settings)
+    one.require("1.1795340435")
+    one.require("1.1795340435")
+    later = WebhookSecret(replace(settings))
+    assert later.is_required("1.1795340435")
+    assert not later.is_required("2.1795340435")

@@ -81,14 +81,14 @@ def embed(service, project) -> None:
 
 def level(service, studio, project, task: int) -> float:
     """The brightest cell of a task's picture, as its embedding has it."""
-    _, embedding = service.pictures_of(project).embedding(address(studio, task))
+    _, embedding = service.embedder_for(project).embedding(address(studio, task))
     return float(embedding.features[0].max()) * STEP
 
 
 def test_pictures_of_one_project_are_seen_by_one_range(planted, studio, project):
     add(studio, project, DIM, BRIGHT)
     embed(planted, project)
-    own = [planted.pictures.embedding(address(studio, task))[1].features.max() for task in (1, 2)]
+    own = [planted.embedder.embedding(address(studio, task))[1].features.max() for task in (1, 2)]
     assert own[0] == pytest.approx(own[1], abs=0.2)  # as it was before there was one
     low, high = planted.normalisations.of(project).range
     assert low < 80 * DIM and high > 200 * BRIGHT
@@ -117,21 +117,21 @@ def test_the_command_that_embeds_all_ends_with_all_embedded_alike(planted, studi
 
 def counted(service, monkeypatch) -> list:
     """What the encoder is given from now on."""
-    encoder, given = service.pictures.segmenter.embed, []
-    monkeypatch.setattr(service.pictures.segmenter, "embed", lambda image: given.append(1) or encoder(image))
+    encoder, given = service.embedder.segmenter.embed, []
+    monkeypatch.setattr(service.embedder.segmenter, "embed", lambda image: given.append(1) or encoder(image))
     return given
 
 
 def test_pictures_of_8_bits_keep_their_embeddings_whatever_the_normalisation(planted, studio, project, monkeypatch):
     studio.add_task(project, png(square(1)[0]))
-    digest, embedding = planted.pictures.embedding(address(studio, 1))
+    digest, embedding = planted.embedder.embedding(address(studio, 1))
     encoded = counted(planted, monkeypatch)
     embed(planted, project)
-    assert planted.normalisations.of(project) == OWN and planted.pictures_of(project) is planted.pictures
+    assert planted.normalisations.of(project) == OWN and planted.embedder_for(project) is planted.embedder
     normalise(planted, project, (3, 2, 1), (0.0, 4000.0))
-    _, again = planted.pictures_of(project).embedding(address(studio, 1))
+    _, again = planted.embedder_for(project).embedding(address(studio, 1))
     assert (again.features == embedding.features).all() and encoded == []
-    assert planted.pictures_of(project).key(digest) != planted.pictures.key(digest) == digest
+    assert planted.embedder_for(project).cache_key(digest) != planted.embedder.cache_key(digest) == digest
 
 
 @pytest.mark.parametrize("dtype", [np.uint16, np.uint8])
@@ -163,12 +163,12 @@ def test_a_version_keeps_the_normalisation_it_was_trained_with(planted, studio, 
     assert train_version(planted, project) == 1
     settled, card = planted.normalisations.of(project), planted.versions.card(project, 1)
     assert settled.range is not None and card["normalisation"] == settled.stored
-    assert planted.decoder(project, LABELING).config.normalisation == settled
+    assert planted.decoder_for(project, LABELING).config.normalisation == settled
     assert train_version(planted, project) == 0  # nothing has changed
     said = normalise(planted, project, None, (0.0, 65535.0))
     assert "0 is black, 65535 white" in said and "the next training" in said
     encoded = counted(planted, monkeypatch)
-    preannotation(planted, planted.decoder(project, LABELING), LABELING, address(studio, 1))
+    preannotation(planted, planted.decoder_for(project, LABELING), LABELING, address(studio, 1))
     Gallery(planted).draw(project, 1, "1", planted.store.samples(project))
     assert encoded == []  # the version sees it as it did
     assert train_version(planted, project) == 2

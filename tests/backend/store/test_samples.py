@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from skylight.backend.errors import BadRequest, SetAside
+from skylight.backend.errors import BadRequest, DamagedFile
 from skylight.backend.store import samples as module
 from skylight.backend.store.samples import SampleRecord, Store
 from skylight.model.storage.atomic_write import write
@@ -208,7 +208,7 @@ def test_a_sample_whose_file_cannot_be_read_is_set_aside_and_the_others_are_ther
     picture = store.folder(P) / "samples" / store.get(P, 2).label_map
     picture.unlink()
     picture.mkdir()
-    with pytest.raises(SetAside, match="cannot be read"):
+    with pytest.raises(DamagedFile, match="cannot be read"):
         store.label_map(P, store.get(P, 2))
     assert store.samples(P) == []
 

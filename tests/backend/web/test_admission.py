@@ -174,8 +174,8 @@ def test_those_who_wait_for_another_ones_download_have_no_turn_either(single, mo
             wait_until(lambda: len(asked) == 1)
             digest = "0" * 64
             future: Future[Any] = Future()
-            single.pictures.cache._pending[single.pictures.key(digest)] = future
-            single.pictures._remember("http://pictures.example/two.png", digest)
+            single.embedder.cache._pending[single.embedder.cache_key(digest)] = future
+            single.embedder._remember("http://pictures.example/two.png", digest)
             answers.append(in_thread(pool, single, "http://pictures.example/two.png"))
             wait_until(lambda: single.admission._inside == 2)
             single.admission.enter()  # has a turn although both are inside
@@ -183,8 +183,8 @@ def test_those_who_wait_for_another_ones_download_have_no_turn_either(single, mo
             assert not any(each.done() for each in answers)
         finally:
             released.set()
-            del single.pictures.cache._pending[single.pictures.key(digest)]
-            future.set_result(single.pictures.embedding("http://pictures.example/one.png")[1])
+            del single.embedder.cache._pending[single.embedder.cache_key(digest)]
+            future.set_result(single.embedder.embedding("http://pictures.example/one.png")[1])
         assert [each.result(60) for each in answers] == [200, 200]
     assert single.admission._inside == 0
 

@@ -10,7 +10,7 @@ import pytest
 import requests
 from flask.testing import FlaskClient
 
-from skylight.backend.allowed_hosts import Hosts
+from skylight.backend.allowed_hosts import HostList
 from skylight.backend.queue.queue import key
 from skylight.backend.security.webhook_secret import HEADER
 from skylight.backend.service import Service
@@ -95,13 +95,13 @@ def test_without_a_login_set_all_may_come_and_no_empty_one_is_one(client):
 
 def test_a_webhook_needs_its_secret_or_the_login_whatever_the_project_did_before(guest, closed):
     body = capture("21")
-    assert not closed.secret.expected(P)
+    assert not closed.secret.is_required(P)
     refused = guest.post("/webhook", json=body)
     assert refused.status_code == 401 and "doctor --fix" in refused.json["error"]
     assert guest.post("/webhook", json=body, headers={HEADER: "wrong"}).status_code == 401
     assert not closed.queue.redis.exists(key(P, "inbox"))
     assert guest.post("/webhook", json=body, headers=closed.secret.headers).status_code == 202
-    assert closed.secret.expected(P)
+    assert closed.secret.is_required(P)
     training = {"action": "START_TRAINING", "project": body["project"]}
     assert guest.post("/webhook", json=training).status_code == 401
     assert guest.post("/webhook", json=training, headers=basic()).status_code == 202
@@ -170,7 +170,7 @@ REBOUND = {"Host": "evil.example:9090", "Origin": "http://evil.example:9090"}
 
 def named(service: Service, text: str, host: str = "") -> FlaskClient:
     """A client of the service with SKYLIGHT_TRUSTED_HOSTS set so."""
-    service.settings = replace(service.settings, trusted_hosts=Hosts.parse(text))
+    service.settings = replace(service.settings, trusted_hosts=HostList.parse(text))
     return create_app(service.settings, service, host).test_client()
 
 

@@ -16,7 +16,7 @@ from werkzeug.serving import make_server
 
 from skylight.backend.click_sessions import SECONDS
 from skylight.backend.demo.demo import label_config
-from skylight.backend.inference import clicks
+from skylight.backend.inference import click as click_module
 from skylight.backend.labelstudio import image_urls
 from skylight.backend.labelstudio.label_config import parse_config
 from skylight.backend.labelstudio.prompts import read_prompt
@@ -89,7 +89,7 @@ def test_a_click_on_a_picture_in_cloud_storage_is_answered_through_label_studio(
 
 def serve_decoder(service: Service, project: str, labels: tuple[str, ...]) -> None:
     """Promote a decoder that finds the first label everywhere."""
-    decoder = DomainDecoder(DecoderConfig(labels, service.pictures.segmenter.encoder_id))
+    decoder = DomainDecoder(DecoderConfig(labels, service.embedder.segmenter.encoder_id))
     decoder.head.bias.data[:] = 0
     decoder.head.bias.data[4:8] = 1000  # of the four quarters of a cell
     number = service.versions.publish(project, lambda path: network.save(decoder, path), {})
@@ -113,7 +113,7 @@ def test_the_answer_is_sams_to_all_prompts_of_the_recording(client, service, pic
     asked = read_prompt(body["params"]["context"], parse_config(body["label_config"]))
     assert len(asked.prompt.points) == {"05": 1, "14": 3, "15": 0}[number]
     (result,) = ask(client, body)
-    segmenter = service.pictures.segmenter
+    segmenter = service.embedder.segmenter
     _, embedding = pack(segmenter.embed(scene))  # as it is kept
     expected = segmenter.segment(embedding, asked.prompt, candidates=1)
     assert asked.label == "Dog" and expected.masks[0].any()
@@ -160,7 +160,7 @@ def test_a_prewarm_has_the_picture_embedded_and_is_answered_with_nothing_at_once
     (result,) = ask(client, body)
     answered.set()
     assert (result["result"], result["score"]) == ([], 0.0)
-    wait_until(lambda: not planted.opened.busy)
+    wait_until(lambda: not planted.prefetch_thread.busy)
     assert waited == [True] and studio.fetched == [url]
     click = capture("05")
     assert ask(client, click)[0]["result"]
@@ -188,9 +188,9 @@ def test_sam_is_asked_about_the_decoders_regions_if_it_is_set(client, planted, p
     serve_decoder(planted, P, ("Dog", "Object"))
     planted.settings = replace(planted.settings, refine=refine)
     asked = []
-    segment = planted.pictures.segmenter.segment
+    segment = planted.embedder.segmenter.segment
     monkeypatch.setattr(
-        planted.pictures.segmenter, "segment", lambda *given, **more: asked.append(given) or segment(*given, **more)
+        planted.embedder.segmenter, "segment", lambda *given, **more: asked.append(given) or segment(*given, **more)
     )
     (result,) = ask(client, capture("06"))
     (region,) = result["result"]
@@ -239,14 +239,14 @@ def test_a_decoder_of_other_labels_is_not_served(client, planted, pictures):
 
 def test_a_decoder_of_another_sam_is_not_served(client, planted, pictures):
     serve_decoder(planted, P, ("Dog", "Object"))
-    planted.pictures.segmenter.encoder_id = "another"
+    planted.embedder.segmenter.encoder_id = "another"
     assert ask(client, capture("06"))[0]["result"] == []
 
 
 def test_a_decoder_of_the_same_sam_in_another_precision_is_served(client, planted, pictures):
     serve_decoder(planted, P, ("Dog", "Object"))
     before = ask(client, capture("06"))[0]["result"]
-    planted.pictures.segmenter.encoder_id += "-float16"
+    planted.embedder.segmenter.encoder_id += "-float16"
     assert before and len(ask(client, capture("06"))[0]["result"]) == len(before)
 
 
@@ -441,7 +441,7 @@ def mask_of_any(region: dict[str, Any]) -> NDArray[np.bool_]:
 def watch(service: Service) -> list[tuple[Any, Any]]:
     """What SAM is asked from now on: the prompt, and the logits of an earlier answer."""
     asked = []
-    segmenter = service.pictures.segmenter
+    segmenter = service.embedder.segmenter
     original = segmenter.segment
 
     def segment(embedding, prompt, logits=None, candidates=3):
@@ -498,7 +498,7 @@ def test_sam_is_not_given_its_answer_to_something_else(client, planted, picture,
 
 def test_an_answer_is_forgotten_after_a_while(client, planted, picture):
     asked, now = watch(planted), [0.0]
-    planted.turns.clock = lambda: now[0]
+    planted.click_sessions.clock = lambda: now[0]
     ask(client, clicked(("a", 5, 7)))
     now[0] = SECONDS
     ask(client, clicked(("a", 5, 7), ("b", 9, 9)))
@@ -545,8 +545,10 @@ def test_the_kind_of_region_that_is_set_is_sent(client, service, pictures, kind)
 
 
 def test_a_region_that_must_not_leave_is_not_sent(client, pictures, monkeypatch, caplog):
-    original = clicks.draw
-    monkeypatch.setattr(clicks, "draw", lambda *given: [{**each, "original_width": 801} for each in original(*given)])
+    original = click_module.draw_regions
+    monkeypatch.setattr(
+        click_module, "draw_regions", lambda *given: [{**each, "original_width": 801} for each in original(*given)]
+    )
     assert ask(client, capture("05"))[0]["result"] == []
     assert "is not sent" in caplog.text
 

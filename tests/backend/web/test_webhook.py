@@ -176,7 +176,7 @@ def test_events_without_the_secret_are_taken_until_it_has_come_once(client, serv
 
 
 def test_a_refused_event_is_answered_with_what_to_do_and_changes_nothing(client, service, caplog):
-    service.secret.expect(P)
+    service.secret.require(P)
     before = everything(service)
     answer = client.post("/webhook", json=capture("33"))
     assert answer.status_code == 403
@@ -186,7 +186,7 @@ def test_a_refused_event_is_answered_with_what_to_do_and_changes_nothing(client,
 
 
 def test_start_training_never_has_the_secret_and_is_taken_without_its_configuration(client, service):
-    service.secret.expect(P)
+    service.secret.require(P)
     assert send(client, service, "20", "") == 202
     (event,) = inbox(service)
     assert time.time() - event.pop("received") < 60

@@ -10,7 +10,7 @@ from skylight.backend import trace
 from skylight.backend.errors import MediaError
 from skylight.backend.queue import counters
 from skylight.backend.queue.queue import KINDS
-from skylight.backend.trace import CURRENT
+from skylight.backend.trace import CURRENT_TRACE
 from skylight.backend.web.tracing import counted_as
 from skylight.backend.worker.tracing import traced
 
@@ -25,7 +25,7 @@ def test_a_sane_request_id_is_taken_over_and_given_back(client, given, taken):
     found = answer.headers["X-Request-ID"]
     assert (found == given) == taken and len(found) <= 64
     assert answer.get_json()["id"] == found
-    assert CURRENT.get() is None
+    assert CURRENT_TRACE.get() is None
 
 
 def test_every_request_leaves_a_line_that_says_how_it_ended(client, caplog):
@@ -60,7 +60,7 @@ def test_a_job_leaves_a_line_and_is_counted(service, caplog):
 
     def ingest(project: str) -> None:
         if project != "1.1":
-            trace.fail(MediaError("gone"))
+            trace.record_error(MediaError("gone"))
         if project == "1.3":
             raise MemoryError
 

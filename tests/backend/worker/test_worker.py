@@ -8,7 +8,7 @@ from dataclasses import replace
 import pytest
 
 from skylight.backend.errors import Stopping
-from skylight.backend.labelstudio.events import events
+from skylight.backend.labelstudio.events import webhook_events
 from skylight.backend.labelstudio.region_reader import parse_config
 from skylight.backend.queue.queue import Queue, connect, key
 from skylight.backend.queue.recovery import in_hand
@@ -38,7 +38,7 @@ def test_an_ingest_that_is_told_to_end_leaves_the_rest_in_the_inbox(planted, stu
     CURRENT_SERVICE.set(planted)
     for seed in range(3):
         body = studio.webhook("ANNOTATION_CREATED", project, submit(studio, project, seed))
-        planted.queue.accept_all(project, list(events(body)), 1)
+        planted.queue.accept_all(project, list(webhook_events(body)), 1)
     planted.queue.queues["ingest"].pop_job_id()
     planted.stopping.set()
     ingest(project)

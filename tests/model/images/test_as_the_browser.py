@@ -13,8 +13,8 @@ from click.testing import CliRunner
 from numpy.typing import NDArray
 
 from skylight.backend.cli.main import cli
-from skylight.backend.images.embedder import Pictures
-from skylight.backend.images.large_images import Large
+from skylight.backend.images.embedder import ImageEmbedder
+from skylight.backend.images.large_images import LargeImageStore
 from skylight.model.embeddings.cache import EmbeddingCache
 from skylight.model.images.normalization import Normalisation
 from skylight.model.images.orientation import TURNS
@@ -65,16 +65,18 @@ class Watched:
         )
 
 
-def looked_at(folder: Path, data: bytes, side: int) -> tuple[Watched, Pictures]:
+def looked_at(folder: Path, data: bytes, side: int) -> tuple[Watched, ImageEmbedder]:
     watched = Watched()
     cache = EmbeddingCache(folder / "embeddings", watched.encoder_id, 0)
-    return watched, Pictures(watched, cache, lambda url: data, 10**8, large=Large(folder / "pictures", side))  # type: ignore[arg-type]
+    return watched, ImageEmbedder(
+        watched, cache, lambda url: data, 10**8, large=LargeImageStore(folder / "pictures", side)
+    )  # type: ignore[arg-type]
 
 
 def clicked(folder: Path, kind: Kind) -> Pixels:
     """What SAM sees of it at a click."""
-    watched, pictures = looked_at(folder, kind.data, LARGER)
-    pictures.look("/a")
+    watched, embedder = looked_at(folder, kind.data, LARGER)
+    embedder.open("/a")
     return watched.shown[0]
 
 
@@ -85,20 +87,20 @@ def test_every_way_to_read_a_picture_gives_the_same_pixels(
     expected = clicked(tmp_path / "click", kind)
     whole = (0, 0, *expected.shape[:2])
 
-    watched, pictures = looked_at(tmp_path / "training", kind.data, LARGER)
-    pictures.embedding("/a")
+    watched, embedder = looked_at(tmp_path / "training", kind.data, LARGER)
+    embedder.embedding("/a")
     assert size_of(kind.data) == expected.shape[:2]  # as an import asks for it
     ways = {"training": watched.shown[0]}
 
-    _, pictures = looked_at(tmp_path / "large", kind.data, TILE)
-    digest, large = pictures.look("/a")
+    _, embedder = looked_at(tmp_path / "large", kind.data, TILE)
+    digest, large = embedder.open("/a")
     assert not isinstance(large, Embedding) and large.size == expected.shape[:2]
     ways["a large picture"] = large.read(whole)
     ways["a tile"] = np.pad(
         large.read((7, 11, 30, 40)), ((7, expected.shape[0] - 37), (11, expected.shape[1] - 51), (0, 0))
     )
-    watched, pictures = looked_at(tmp_path / "pre-annotation", kind.data, TILE)
-    pictures.tile(*pictures.look("/a"), whole)
+    watched, embedder = looked_at(tmp_path / "pre-annotation", kind.data, TILE)
+    embedder.tile_embedding(*embedder.open("/a"), whole)
     ways["a pre-annotation by tiles"] = watched.shown[0]
 
     path = tmp_path / f"picture.{kind.suffix}"
@@ -151,9 +153,9 @@ def test_without_gdal_a_tiff_is_read_alike(kind: Kind, tmp_path: Path, monkeypat
 )
 def test_a_picture_of_8_bits_is_the_same_by_every_normalisation(name: str, tmp_path: Path) -> None:
     data = next(kind.data for kind in KINDS if kind.name == name)
-    watched, pictures = looked_at(tmp_path, data, LARGER)
-    pictures.look("/a")
-    pictures.seen(Normalisation((), (0.0, 9.0))).look("/a")
+    watched, embedder = looked_at(tmp_path, data, LARGER)
+    embedder.open("/a")
+    embedder.with_normalization(Normalisation((), (0.0, 9.0))).open("/a")
     assert len(watched.shown) == 1  # the same embedding is kept for both
 
 

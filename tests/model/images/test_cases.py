@@ -17,12 +17,12 @@ from PIL import Image
 
 from skylight.backend.cli.main import cli
 from skylight.backend.demo.demo import label_config
-from skylight.backend.images.embedder import Pictures
-from skylight.backend.images.large_images import Large
+from skylight.backend.images.embedder import ImageEmbedder
+from skylight.backend.images.large_images import LargeImageStore
 from skylight.backend.importing.coco_and_masks import Masks
 from skylight.backend.importing.importer import Options, plan
 from skylight.backend.inference.click import click
-from skylight.backend.labelstudio.events import events
+from skylight.backend.labelstudio.events import webhook_events
 from skylight.backend.labelstudio.label_config import parse_config
 from skylight.backend.labelstudio.region_reader import read_mask
 from skylight.backend.learning.ingest import handle
@@ -82,8 +82,8 @@ def pictures(*kinds: str) -> pytest.MarkDecorator:
 def looked(service: Service, segmenter: Segmenter) -> Service:
     """A service whose tiles have 1024 px."""
     cache = EmbeddingCache(service.settings.home / "embeddings", segmenter.encoder_id, 10**7)
-    large = Large(service.settings.home / "pictures", 1024)
-    service._pictures = Pictures(segmenter, cache, service._fetch, 10**7, large=large)
+    large = LargeImageStore(service.settings.home / "pictures", 1024)
+    service._pictures = ImageEmbedder(segmenter, cache, service._fetch, 10**7, large=large)
     return service
 
 
@@ -95,8 +95,8 @@ def every_way(case: Case, folder: Path, monkeypatch: pytest.MonkeyPatch) -> dict
     for side in (1024, 200):
         watched = Watched()
         cache = EmbeddingCache(folder / "embeddings", str(side), 0)
-        large = Large(folder / str(side), side)
-        found = Pictures(watched, cache, lambda _: data, 10**8, large=large).look(A)[1]  # type: ignore[arg-type]
+        large = LargeImageStore(folder / str(side), side)
+        found = ImageEmbedder(watched, cache, lambda _: data, 10**8, large=large).open(A)[1]  # type: ignore[arg-type]
         small = isinstance(found, Embedding)
         assert small == (max(case.size) <= side)
         there = found.where_known() if isinstance(found, Embedding) else None
@@ -186,7 +186,7 @@ def test_a_narrow_picture_is_answered_by_segment_a_click_and_an_annotation(
     assert read_mask(regions[0], case.size).any()
     looked.store.save_config(key, studio.projects[1]["label_config"])
     annotation = studio.annotate(task, [brush(LABELING, np.ones(case.size, bool))])
-    (event,) = events(studio.webhook("ANNOTATION_CREATED", key, annotation))
+    (event,) = webhook_events(studio.webhook("ANNOTATION_CREATED", key, annotation))
     assert handle(looked, key, event)
     (record,) = looked.store.samples(key)
     assert record.size == case.size and looked.store.label_map(key, record).all()

@@ -49,7 +49,7 @@ def project(planted, studio) -> str:
     image, mask = square(1)
     task = studio.add_task(key, png(image))
     url = studio.tasks[task]["data"]["image"]
-    digest, embedding = planted.pictures.embedding(url)
+    digest, embedding = planted.embedder.embedding(url)
     made = SampleRecord(1, task, "a", url, digest, embedding.size, ("Pit",), 1)
     planted.store.put(key, made, mask.astype(np.uint8))
     publish(planted, key, task)
@@ -106,11 +106,11 @@ def test_what_cannot_be_drawn_says_why(planted, studio, project, monkeypatch):
     with pytest.raises(Unavailable, match="another SAM"):
         gallery.draw(project, 2, "1", records)
     with monkeypatch.context() as patched:
-        patched.setattr(planted, "decoder_of", lambda *_: None)
+        patched.setattr(planted, "decoder_of_version", lambda *_: None)
         with pytest.raises(Unavailable, match="another release"):
             gallery.draw(project, 1, "1", records)
-    planted.pictures.cache.path(records[0].image).unlink()
-    planted.pictures.cache._memory.clear()
+    planted.embedder.cache.path(records[0].image).unlink()
+    planted.embedder.cache._memory.clear()
     with pytest.raises(Unavailable, match="not embedded"):
         gallery.draw(project, 1, "1", records)
     assert studio.fetched == []
