@@ -107,7 +107,7 @@ def service(settings: Settings, segmenter: sam.Segmenter, monkeypatch: pytest.Mo
 def planted(service: Service) -> Service:
     """The same service with the quick stand-in for a SAM, through the real cache; what it trains takes no time."""
     torch.set_num_threads(1)
-    cache = EmbeddingCache(service.settings.home / "embeddings", Planted.encoder_id, 0)  # memory for one only
+    cache = EmbeddingCache(service.files, Planted.encoder_id, 0)  # memory for one only
     service._pictures = Pictures(Planted(), cache, service._fetch, 10**6)  # type: ignore[arg-type]
     return service
 

@@ -59,8 +59,8 @@ def readiness_test(service: Service, project: str, samples: bool = True) -> Call
     how = service.normalisations.of(project)
 
     def ready(url: str) -> bool:
-        digest = learned.get(url) or service.addresses.digest(url)
+        digest = learned.get(url) or service.url_index.digest(url)
         pictures = service.pictures.seen(how)
-        return bool(digest) and pictures.cache.path(pictures.key(digest)).exists()
+        return bool(digest) and pictures.cache.has(pictures.key(digest))
 
     return ready

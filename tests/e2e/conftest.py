@@ -21,6 +21,7 @@ from skylight.backend.labelstudio.client import LabelStudio
 from skylight.backend.process.supervisor import Supervisor
 from skylight.backend.security.webhook_secret import Secret
 from skylight.backend.settings import Settings
+from skylight.backend.store.opening import open_files
 
 BUILD = Path(__file__).parents[2] / "build"
 CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
@@ -92,7 +93,12 @@ def stack(request: pytest.FixtureRequest) -> Iterator[Stack]:
         await_skylight(f"http://127.0.0.1:{port}", threading.Event())
         print(f"\nLabel Studio and Skylight run after {time.monotonic() - began:.0f} s", file=sys.stderr)
         yield Stack(
-            LabelStudio(server.url, token), f"http://127.0.0.1:{port}", Secret(settings), login, token, settings.home
+            LabelStudio(server.url, token),
+            f"http://127.0.0.1:{port}",
+            Secret(settings, open_files(settings)),
+            login,
+            token,
+            settings.home,
         )
 
 

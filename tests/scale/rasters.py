@@ -34,6 +34,7 @@ from skylight.model.decoder.network import DecoderConfig
 from skylight.model.decoder.training import Sample, TrainConfig, train
 from skylight.model.embeddings.cache import EmbeddingCache
 from skylight.model.sam import segmenter as sam
+from skylight.model.storage.file_store import FolderStore
 from tests.support.planted_embeddings import key_point
 
 SIDE, SMALL, CELL = 20_000, 1024, 128  # px: the large picture, the small one, a cell
@@ -133,7 +134,7 @@ def _service(home: Path) -> Service:
         Settings(redis_url="unix:///nowhere/redis.sock", home=home, device="cpu", max_pixels=10**9, min_area=20)
     )
     segmenter = sam.load("tiny", None, "cpu")
-    cache = EmbeddingCache(home / "embeddings", segmenter.encoder_id, 2**26)
+    cache = EmbeddingCache(FolderStore(home), segmenter.encoder_id, 2**26)
     large = Large(home / "pictures", SMALL)
     service._pictures = Pictures(segmenter, cache, lambda url: (home / url).read_bytes(), 10**9, large=large)
     return service

@@ -95,7 +95,7 @@ def torture(report: Report) -> int:
             try:
                 wait_until(lambda: _answers(connection))
                 service = Service(Settings(studio.url, KEY, f"unix://{address}", Path(folder) / "home", device="cpu"))
-                cache = EmbeddingCache(service.settings.home / "embeddings", Planted.encoder_id, 0)
+                cache = EmbeddingCache(service.files, Planted.encoder_id, 0)
                 service._pictures = Pictures(Planted(), cache, service._fetch, 10**6)  # type: ignore[arg-type]
                 app = create_app(service.settings, service)
                 made = generated(app, GENERATED)

@@ -10,10 +10,12 @@ import pytest
 from skylight.backend.security.key_file import kept_key
 from skylight.backend.security.webhook_secret import HEADER, Secret
 from skylight.backend.settings import Settings
+from skylight.backend.store.opening import open_files
+from skylight.model.storage.file_store import FolderStore
 
 
 def secret(home: Path, given: str = "") -> Secret:
-    return Secret(Settings(home=home, webhook_secret=given))
+    return Secret(Settings(home=home, webhook_secret=given), FolderStore(home))
 
 
 def test_it_is_made_once_and_only_its_owner_may_read_it(tmp_path):
@@ -60,9 +62,9 @@ def test_a_skylight_is_known_by_a_name_that_does_not_tell_the_secret(tmp_path):
 
 
 def test_it_is_expected_of_the_projects_that_are_known_to_send_it(settings):
-    one = Secret(settings)
+    one = Secret(settings, open_files(settings))
     one.expect("1.1795340435")
     one.expect("1.1795340435")
-    later = Secret(replace(settings))
+    later = Secret(replace(settings), open_files(settings))
     assert later.expected("1.1795340435")
     assert not later.expected("2.1795340435")
