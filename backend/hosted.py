@@ -21,7 +21,7 @@ from skylight.backend.security.basic_auth import BasicAuth
 from skylight.backend.security.webhook_secret import HEADER
 from skylight.backend.service import Service
 from skylight.backend.settings import Settings
-from skylight.backend.store import bucket_path, migrations
+from skylight.backend.store import migrations
 from skylight.backend.web.auth import CHALLENGE
 from skylight.backend.web.http import body_object, error_response
 from skylight.backend.web.predict import results
@@ -41,9 +41,9 @@ def service() -> Service:
     settings = Settings.from_env(os.environ)
     if not settings.redis_url:
         raise ConfigError("REDIS_URL is not set; beside label-studio-ml no broker is started inside")
-    bucket_path.hurry(settings.home)
     made = Service(settings)
-    migrations.check(made.settings.home, made.queue.redis)
+    made.files.prefer_copies()
+    migrations.check(made.files, made.queue.redis)
     return made
 
 

@@ -27,8 +27,10 @@ from skylight.backend.queue.retries import Retries
 from skylight.backend.security.webhook_secret import WebhookSecret
 from skylight.backend.settings import MEGABYTE, Settings
 from skylight.backend.store.normalization import Normalisations
-from skylight.backend.store.samples import Store
-from skylight.backend.store.url_index import Addresses
+from skylight.backend.store.opening import open_files
+from skylight.backend.store.samples import SampleStore
+from skylight.backend.store.spool import Spool
+from skylight.backend.store.url_index import UrlIndex
 from skylight.backend.store.versions import Versions
 from skylight.model.decoder import network as decoder
 from skylight.model.decoder.network import DomainDecoder, OtherLayout
@@ -67,9 +69,11 @@ class Service:
         self.queue = Queue(connection)
         enabled = bool(settings.label_studio_url and settings.label_studio_api_key)
         self.prefetch_requests = PrefetchRequests(self.queue, enabled)
-        self.store = Store(settings.home)
-        self.addresses = Addresses(settings.home / "addresses")
-        self.secret = WebhookSecret(settings)
+        self.files = open_files(settings)
+        self.store = SampleStore(self.files)
+        self.spool = Spool(settings.home, self.store)
+        self.url_index = UrlIndex(self.files)
+        self.secret = WebhookSecret(settings, self.files)
         self.versions = Versions(self.store)
         self.normalisations = Normalisations(self.store, self.versions)
         self.failures = Failures(connection)
@@ -133,17 +137,16 @@ class Service:
         segmenter = loading.load(settings.sam, self.check_weights(), settings.device, exports, settings.precision)
         self.verify(segmenter.encoder_id)
         memory, disk = settings.memory_mb * MEGABYTE, settings.disk_mb * MEGABYTE
-        folder = settings.home / "embeddings"
         waiting = self.admission.outside
-        cache = EmbeddingCache(folder, segmenter.encoder_id, memory, disk, self._embedding_damaged, waiting)
+        cache = EmbeddingCache(self.files, segmenter.encoder_id, memory, disk, self._embedding_damaged, waiting)
         large = LargeImageStore(settings.home / "pictures", settings.tile or default_side(segmenter))
         return ImageEmbedder(segmenter, cache, self._fetch, settings.max_pixels, large=large)
 
     def _fetch(self, url: str) -> bytes:
-        """An image's file; which image it is goes to `addresses`."""
+        """An image's file; which image it is goes to `url_index`."""
         with self.admission.outside():
             data = download.fetch(url, settings=self.settings, client=self._labelstudio)
-        self.addresses.note(url, content_hash(data))
+        self.url_index.note(url, content_hash(data))
         return data
 
     def version_name(self, project: str) -> str:
@@ -188,12 +191,12 @@ class Service:
     def _load_decoder(self, project: str, number: int) -> DomainDecoder | None:
         try:
             sha256 = str(self.versions.card(project, number).get("sha256") or "")
-            return decoder.load(self.versions.weights(project, number), sha256)
+            return decoder.from_bytes(self.versions.weights(project, number), sha256)
         except OtherLayout as error:
             log.warning("project %s has no decoder until its next training: %s", project, error)
             return None
         except (FileNotFoundError, SafetensorError, LookupError, ValueError) as error:
-            raise self.versions.set_aside(project, number, error) from error
+            raise self.versions.quarantine(project, number, error) from error
         except OSError as error:
             text = f"version {number} of project {project} cannot be read: {error}; look at the disk"
             raise Unavailable(text) from error

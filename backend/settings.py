@@ -8,9 +8,10 @@ table, both made from `Settings.table()`, cannot say anything else than what the
 from __future__ import annotations
 
 import difflib
+import importlib.util
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import Field, dataclass, field, fields
 from pathlib import Path
 from typing import Any, NamedTuple
 from urllib.parse import urlsplit
@@ -161,7 +162,7 @@ def _password(value: str) -> str:
 
 def _home(value: str) -> Path | str:
     if re.fullmatch(r"s3://[a-z0-9][a-z0-9.-]*[a-z0-9](/[^\s?#]+)?", value):
-        return value.rstrip("/")  # becomes a path with the rest of the settings
+        return value.rstrip("/")  # becomes `bucket`, and `home` the folder for copies
     return _folder(value)
 
 
@@ -347,6 +348,7 @@ class Settings:
         "commas: host or host:port; *.example.org, those below it; *, any; none: with SKYLIGHT_USER set, any",
         HostList.parse,
     )
+    bucket: str = ""  # address of the bucket that SKYLIGHT_HOME names; `home` is then the folder for copies
 
     def __post_init__(self) -> None:
         """Raise ConfigError where only one of user and password is set: nobody could come in, or everybody."""
@@ -363,7 +365,7 @@ class Settings:
         """
         _refuse_unknown(environ)
         values: dict[str, Any] = {}
-        for each in fields(cls):
+        for each in _variables():
             text = environ.get(each.metadata["env"], "").strip()
             if not text:
                 continue
@@ -373,14 +375,14 @@ class Settings:
                 meaning = each.metadata["help"]
                 raise ConfigError(f"{each.metadata['env']}: {error}; it means: {meaning}.") from None
         if isinstance(home := values.get("home"), str):
-            values["home"] = _in_bucket(home, values)
+            values["bucket"], values["home"] = home, _copy_folder(values)
         return cls(**values)
 
     @classmethod
     def table(cls) -> tuple[Variable, ...]:
         """Return one `Variable` per field, in the order of the fields, for help texts and the README."""
         return tuple(
-            Variable(f.name, f.metadata["env"], f.metadata["default"], f.metadata["help"]) for f in fields(cls)
+            Variable(f.name, f.metadata["env"], f.metadata["default"], f.metadata["help"]) for f in _variables()
         )
 
     def __repr__(self) -> str:
@@ -393,24 +395,28 @@ class Settings:
         return f"Settings({', '.join(f'{name}={value!r}' for name, value in shown.items())})"
 
 
-def _in_bucket(url: str, values: Mapping[str, Any]) -> Path:
-    """The home in a bucket. Raises ConfigError without the package for it, or a secret that all machines know."""
+def _variables() -> list[Field[Any]]:
+    """The fields that are read from the environment."""
+    return [each for each in fields(Settings) if "env" in each.metadata]
+
+
+def _copy_folder(values: Mapping[str, Any]) -> Path:
+    """The folder of this machine beside a bucket.
+
+    Raises ConfigError without the package that reads buckets, or the secret that all machines must share.
+    """
     if not values.get("webhook_secret"):
         raise ConfigError("SKYLIGHT_HOME is in a bucket, so set SKYLIGHT_WEBHOOK_SECRET, the same on all machines.")
-    from skylight.backend.store import bucket_path
-
-    defaults = Settings()
-    limit = values.get("disk_mb", defaults.disk_mb) * MEGABYTE
-    try:
-        return bucket_path.at(url, values.get("copy", defaults.copy), limit)
-    except ImportError:
+    if importlib.util.find_spec("obstore") is None:
         raise ConfigError(
             "SKYLIGHT_HOME is in a bucket; install what that needs: pip install 'label-studio-skylight[s3]'"
-        ) from None
+        )
+    folder: Path = values.get("copy", Settings().copy)
+    return folder.absolute()
 
 
 def _refuse_unknown(environ: Mapping[str, str]) -> None:
-    known = [each.metadata["env"] for each in fields(Settings)]
+    known = [each.metadata["env"] for each in _variables()]
     ours = [name for name in known if name.startswith(PREFIX)]
     for name in sorted(environ):
         if name.startswith(PREFIX) and name not in ours:

@@ -108,8 +108,8 @@ def service(settings: Settings, segmenter: Segmenter, monkeypatch: pytest.Monkey
 def planted(service: Service) -> Service:
     """The same service with the quick stand-in for a SAM, through the real cache; what it trains takes no time."""
     torch.set_num_threads(1)
-    cache = EmbeddingCache(service.settings.home / "embeddings", Planted.encoder_id, 0)  # memory for one only
-    service._pictures = ImageEmbedder(Planted(), cache, service._fetch, 10**6)  # type: ignore[arg-type]
+    cache = EmbeddingCache(service.files, Planted.encoder_id, 0)  # memory for one only
+    service._embedder = ImageEmbedder(Planted(), cache, service._fetch, 10**6)  # type: ignore[arg-type]
     return service
 
 

@@ -59,6 +59,7 @@ def forget(service: Service, project: str) -> None:
                 raise Unavailable(f"a worker is at project {project} ({kind}); try again when it is done")
         _delete_jobs(queue, project)
         service.store.forget(project, service.versions.newest(project))
+        service.spool.forget(project)
         service.secret.forget(project)
     found = list(queue.redis.scan_iter(match=key(project, "*"), count=SCANNED))
     with queue.redis.pipeline() as pipe:

@@ -79,7 +79,7 @@ class RecordCache:
     def samples(self, project: str) -> list[SampleRecord]:
         """All samples by rising annotation id."""
         try:
-            changed = (self.service.store.folder(project) / "samples").stat().st_mtime_ns
+            changed = self.service.store.changed_at(project)
         except OSError:
             return []
         with self._lock:

@@ -18,7 +18,7 @@ def rebuild(service: Service) -> Iterator[str]:
     Nothing is done twice: where nothing is missing it only says so. Which version is current, and all versions and
     samples, are files of the store and were not lost. Raises redis.RedisError while Redis is away.
     """
-    replay(service.queue, service.store)
+    replay(service.queue, service.spool)
     yield from _connected(service)
     projects = service.store.projects()
     known = service.queue.projects()

@@ -560,7 +560,7 @@ def _beside_serve(checked: bool = False) -> "Service":
         found = replace(found, redis_url=note.read_text() if note.is_file() else f"unix://{note.parent}/none.sock")
     service = Service(found)
     if not checked:
-        migrations.check(service.settings.home, service.queue.redis)
+        migrations.check(service.files, service.queue.redis)
     return service
 
 

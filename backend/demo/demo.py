@@ -22,6 +22,7 @@ from skylight.backend.process.supervisor import Supervisor
 from skylight.backend.security.basic_auth import BasicAuth
 from skylight.backend.security.webhook_secret import WebhookSecret
 from skylight.backend.settings import Settings
+from skylight.backend.store.opening import open_files
 from skylight.model.datasets import synthetic_scenes
 
 TITLE = "Skylights"
@@ -91,7 +92,13 @@ def run(settings: Settings, environ: Mapping[str, str], executable: Path, port: 
         await_skylight(f"http://127.0.0.1:{own}", stop)
         client = LabelStudio(server.url, login.token)
         project = make_project(client, folder / "truth")
-        connect(client, WebhookSecret(found), project, f"http://127.0.0.1:{own}", BasicAuth.from_settings(found))
+        connect(
+            client,
+            WebhookSecret(found, open_files(found)),
+            project,
+            f"http://127.0.0.1:{own}",
+            BasicAuth.from_settings(found),
+        )
         click.echo()
         click.secho(f"  Label Studio  {server.url}/projects/{project}", bold=True)
         click.echo(f"  user          {login.email}\n  password      {login.password}")

@@ -7,13 +7,8 @@ from pathlib import Path
 
 from skylight.backend.errors import BadRequest
 from skylight.backend.importing.coco_file import PolygonRegion
-from skylight.backend.labelstudio.label_config import Control
-from skylight.backend.labelstudio.label_config import Labeling
-from skylight.backend.labelstudio.region_writer import Region
-from skylight.backend.labelstudio.label_config import find_label
-from skylight.backend.labelstudio.region_writer import Placement
-from skylight.backend.labelstudio.region_writer import draw_regions
-from skylight.backend.labelstudio.region_writer import encoded_length
+from skylight.backend.labelstudio.label_config import Control, Labeling, find_label
+from skylight.backend.labelstudio.region_writer import Placement, Region, draw_regions, encoded_length
 from skylight.backend.limits import MAX_CHARACTERS, MAX_REGIONS
 from skylight.model.masks.region import MaskRegion
 

@@ -59,8 +59,8 @@ def readiness_test(service: Service, project: str, samples: bool = True) -> Call
     how = service.normalisations.of(project)
 
     def ready(url: str) -> bool:
-        digest = learned.get(url) or service.addresses.digest(url)
+        digest = learned.get(url) or service.url_index.digest(url)
         embedder = service.embedder.with_normalization(how)
-        return bool(digest) and embedder.cache.path(embedder.cache_key(digest)).exists()
+        return bool(digest) and embedder.cache.has(embedder.cache_key(digest))
 
     return ready

@@ -6,7 +6,7 @@ from typing import Any
 from skylight.backend.errors import BadRequest, Unavailable
 from skylight.backend.limits import project_name
 from skylight.backend.service import Service
-from skylight.backend.store.samples import Store
+from skylight.backend.store.samples import SampleStore
 from skylight.model.decoder.network import DomainDecoder
 
 
@@ -25,7 +25,7 @@ class Version:
         return f"skylight-{self.number}"
 
 
-def named(store: Store, given: str) -> str:
+def named(store: SampleStore, given: str) -> str:
     """The project in the store that is called `given`: its whole name, or Label Studio's number alone.
 
     Raises BadRequest if there is none, or more than one, or if none can be called so.
@@ -40,7 +40,7 @@ def named(store: Store, given: str) -> str:
         raise BadRequest(f"project {given} may be {' or '.join(found)}: give the whole name")
     project_name(given if "." in given or not given.isdecimal() else f"{given}.0")
     there = ", ".join(known) or "none"
-    raise BadRequest(f"project {given} is not in {store.home}, there: {there}. Is SKYLIGHT_HOME the server's?")
+    raise BadRequest(f"project {given} is not in {store.files.folder}, there: {there}. Is SKYLIGHT_HOME the server's?")
 
 
 def trained(service: Service, given: str, number: int | None = None) -> Version:

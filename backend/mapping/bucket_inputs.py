@@ -79,9 +79,9 @@ def _split(address: str) -> tuple[str, str]:
 @functools.lru_cache(maxsize=16)
 def _store(bucket: str) -> "S3Store":
     """Kept, so that its connections and what a role's credentials were are."""
-    from skylight.backend.store import bucket as buckets
+    from skylight.backend.store.bucket import connect  # needs the extra `s3`
 
-    return buckets.store(bucket, seconds=PIECE_SECONDS)
+    return connect(bucket, seconds=PIECE_SECONDS)
 
 
 def _remote(bucket: str, meta: "ObjectMeta") -> Remote:

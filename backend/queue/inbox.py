@@ -9,7 +9,7 @@ import redis
 
 from skylight.backend.labelstudio.events import Event, count_dirtying
 from skylight.backend.queue.queue import Queue
-from skylight.backend.store.samples import Store
+from skylight.backend.store.spool import Spool
 from skylight.backend.trace import record_error
 
 REPLAY_SECONDS = 0.2  # of the second that Label Studio waits; the rest of what waits on disk is left to the upkeep
@@ -18,10 +18,10 @@ REPLAY_SECONDS = 0.2  # of the second that Label Studio waits; the rest of what 
 log = logging.getLogger(__name__)
 
 
-def accept(queue: Queue, store: Store, project: str, found: Sequence[Event]) -> None:
+def accept(queue: Queue, spool: Spool, project: str, found: Sequence[Event]) -> None:
     """Put events into the inbox, all or none; on disk while Redis is away, or while others wait there still."""
     try:
-        if _replayed(queue, store):
+        if _replayed(queue, spool):
             by_webhook = any(event["what"] != "train" for event in found)  # which comes as a call of the backend
             queue.accept_all(project, found, count_dirtying(found), int(time.time()) if by_webhook else 0)
             return
@@ -29,26 +29,26 @@ def accept(queue: Queue, store: Store, project: str, found: Sequence[Event]) -> 
         log.error("Redis is away (%s): %d events of project %s wait on disk", error, len(found), project)
         record_error(error)
     if found:
-        store.spool(project, *found)
+        spool.add(project, *found)
 
 
-def _replayed(queue: Queue, store: Store) -> bool:
+def _replayed(queue: Queue, spool: Spool) -> bool:
     """Whether events may go straight into the inbox: none waits on disk, or none can be read from there now."""
     try:
-        return replay(queue, store, REPLAY_SECONDS)
+        return replay(queue, spool, REPLAY_SECONDS)
     except OSError as error:
         log.error("what waits on disk cannot be read now, and newer events go before it: %s", error)
         return True
 
 
-def replay(queue: Queue, store: Store, seconds: float = math.inf) -> bool:
+def replay(queue: Queue, spool: Spool, seconds: float = math.inf) -> bool:
     """Take spooled events into the inbox, for so long; gives whether none is left that this process could take.
 
     Raises redis.RedisError while Redis is away, OSError if the folder cannot be used.
     """
     until = time.monotonic() + seconds
-    for project, event in store.spooled():
+    for project, event in spool.take():
         if time.monotonic() > until:
             break
         queue.accept_all(project, [event], count_dirtying([event]))
-    return not store.has_spooled()
+    return spool.is_empty()

@@ -20,7 +20,7 @@ from skylight.backend.errors import SkylightError, Stopping
 from skylight.backend.queue.failures import Failures
 from skylight.backend.queue.quarantine import Asides
 from skylight.backend.queue.queue import JOB_SECONDS, KINDS, Kind, Queue, key
-from skylight.backend.store.samples import Store
+from skylight.backend.store.samples import SampleStore
 from skylight.backend.trace import record_error
 from skylight.model.decoder.training import Diverged
 
@@ -72,7 +72,7 @@ def check_room(home: Path) -> None:
 class Retries:
     """Failed jobs of all projects: what is noted of them, and when they are queued again."""
 
-    def __init__(self, queue: Queue, failures: Failures, quarantine: Asides, store: Store) -> None:
+    def __init__(self, queue: Queue, failures: Failures, quarantine: Asides, store: SampleStore) -> None:
         self.queue = queue
         self.failures = failures
         self.quarantine = quarantine
@@ -84,7 +84,7 @@ class Retries:
 
         A training says itself that it went well: it may have found nothing to do. Whatever was raised goes on.
         """
-        home = self.store.home
+        home = self.store.files.folder
         try:
             if writes:
                 check_room(home)

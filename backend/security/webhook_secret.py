@@ -9,10 +9,10 @@ import functools
 import hashlib
 import hmac
 import secrets
-from pathlib import Path
 
 from skylight.backend.security.key_file import load_or_create_key
 from skylight.backend.settings import Settings
+from skylight.model.storage.file_store import FileStore
 
 HEADER = "X-Skylight-Secret"
 
@@ -23,9 +23,10 @@ class WebhookSecret:
     Nothing is read or written before it is asked for; then OSError is raised if `SKYLIGHT_HOME` cannot be written.
     """
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, files: FileStore) -> None:
         self._given = settings.webhook_secret
         self._home = settings.home
+        self._files = files
 
     @functools.cached_property
     def value(self) -> str:
@@ -59,18 +60,18 @@ class WebhookSecret:
 
     def require(self, project: str) -> None:
         """From now on the project's events must carry it. `project` is a key such as `1.1795340435`."""
-        path = self._mark(project)
-        if not path.exists():
-            path.parent.mkdir(parents=True, exist_ok=True)
-            path.touch()
+        if not self.is_required(project):
+            self._files.write(_mark(project), b"")
 
     def is_required(self, project: str) -> bool:
         """Whether the project's events must carry it."""
-        return self._mark(project).exists()
+        return self._files.exists(_mark(project))
 
     def forget(self, project: str) -> None:
         """The project is forgotten."""
-        self._mark(project).unlink(missing_ok=True)
+        self._files.delete(_mark(project))
 
-    def _mark(self, project: str) -> Path:
-        return self._home / "signed" / project
+
+def _mark(project: str) -> str:
+    """The name of the file whose existence says that a project's webhook carries the secret."""
+    return f"signed/{project}"

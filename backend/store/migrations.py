@@ -1,4 +1,4 @@
-"""How the store and Redis are laid out: a number in each. What is older is brought up to date, what is newer refused.
+"""The layout of the store and of Redis, a number in each: an older one is migrated, a newer one refused.
 
     SKYLIGHT_HOME/layout.json   {"layout": 1}
     skylight:layout             1
@@ -13,14 +13,14 @@ import hashlib
 import json
 import logging
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import Any
 
 import redis
 
 from skylight.backend.errors import Unavailable
-from skylight.model.storage.atomic_write import write
+from skylight.backend.store.versions import CARD, WEIGHTS
 from skylight.model.storage.checksums import is_sealed, seal, unseal
+from skylight.model.storage.file_store import FileStore
 
 LAYOUT = 1
 NAME = "layout.json"
@@ -29,21 +29,21 @@ LAYOUT_KEY = "skylight:layout"  # in Redis
 log = logging.getLogger(__name__)
 
 
-def check(home: Path, connection: redis.Redis) -> None:
+def check(files: FileStore, connection: redis.Redis) -> None:
     """Bring the store and Redis up to date before anything is read; of several processes one does it.
 
     Raises Unavailable if either is a newer Skylight's, or if an older store cannot be written. A Redis that is away is
     looked at by the next process that starts.
     """
-    _check_store(home)
+    _check_store(files)
     try:
         _check_redis(connection)
     except redis.RedisError as error:
         log.warning("Redis is away (%s), so its layout is not known", error)
 
 
-def _check_store(home: Path) -> None:
-    found = stored(home)
+def _check_store(files: FileStore) -> None:
+    found, home = stored(files), files.folder
     if found == LAYOUT:
         return
     if found > LAYOUT:
@@ -52,11 +52,11 @@ def _check_store(home: Path) -> None:
         home.mkdir(parents=True, exist_ok=True)
         with (home / f".{NAME}.lock").open("a") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
-            for step in STEPS[stored(home) :]:  # none if another process was first
-                step(home)
-            write(home / NAME, seal({"layout": LAYOUT}))
+            for step in STEPS[stored(files) :]:  # none if another process was first
+                step(files)
+            files.write(NAME, seal({"layout": LAYOUT}))
     except OSError as error:
-        if next(home.glob("projects/*"), None) is None:
+        if not files.list_folder("projects").names:
             log.error("%s cannot be written: %s", home, error)
             return  # nothing is there to be misread; clicks work, and `doctor` says it
         text = (
@@ -79,37 +79,47 @@ def _newer(what: str, found: int) -> str:
     )
 
 
-def stored(home: Path) -> int:
+def stored(files: FileStore) -> int:
     """The layout of a store; 0 where there is no number, or a damaged one: to bring up to date twice does no harm."""
     try:
-        return int(unseal((home / NAME).read_bytes())["layout"])
+        return int(unseal(files.read(NAME))["layout"])
     except (OSError, LookupError, TypeError, ValueError):
         return 0
 
 
-def _add_checksums(home: Path) -> None:
-    """From 0 to 1. A file that cannot be read is left, and set aside when it is asked for."""
+def _add_checksums(files: FileStore) -> None:
+    """From 0 to 1. A file that cannot be read is left, and quarantined when it is asked for."""
     count = 0
-    for path in _files(home):
+    for folder, name in _json_files(files):
         try:
-            data = path.read_bytes()
+            data = files.read(f"{folder}/{name}")
             if is_sealed(data):
                 continue
             content = json.loads(data)
-            if path.name == "card.json" and "sha256" not in content:
-                content["sha256"] = hashlib.sha256((path.parent / "decoder.safetensors").read_bytes()).hexdigest()
+            if name == CARD and "sha256" not in content:
+                content["sha256"] = hashlib.sha256(files.read(f"{folder}/{WEIGHTS}")).hexdigest()
         except (ValueError, TypeError, OSError) as error:
-            log.error("%s cannot be read: %s", path, error)
+            log.error("%s/%s cannot be read: %s", files.path(folder), name, error)
             continue
-        write(path, seal(content, indent=1 if path.name == "card.json" else None))
+        files.write(f"{folder}/{name}", seal(content, indent=1 if name == CARD else None))
         count += 1
     if count:
-        log.info("%s has layout 1 now: %d files were given checksums", home, count)
+        log.info("%s has layout 1 now: %d files were given checksums", files.folder, count)
 
 
-def _files(home: Path) -> Iterator[Path]:
-    for pattern in ("project.json", "current*.json", "samples/*.json", "versions/*/card.json"):
-        yield from home.glob(f"projects/*/{pattern}")
+def _json_files(files: FileStore) -> Iterator[tuple[str, str]]:
+    """The folder and the name of every file that layout 1 seals."""
+    for project in files.list_folder("projects").names:
+        folder = f"projects/{project}"
+        for name in files.list_folder(folder).names:
+            if name == "project.json" or (name.startswith("current") and name.endswith(".json")):
+                yield folder, name
+        for name in files.list_folder(f"{folder}/samples").names:
+            if name.endswith(".json"):
+                yield f"{folder}/samples", name
+        for number in files.list_folder(f"{folder}/versions").names:
+            if files.exists(f"{folder}/versions/{number}/{CARD}"):
+                yield f"{folder}/versions/{number}", CARD
 
 
-STEPS: tuple[Callable[[Path], None], ...] = (_add_checksums,)  # STEPS[n] brings layout n to n + 1
+STEPS: tuple[Callable[[FileStore], None], ...] = (_add_checksums,)  # STEPS[n] brings layout n to n + 1

@@ -14,10 +14,9 @@ from dataclasses import replace
 import numpy as np
 from numpy.typing import NDArray
 
-from skylight.backend.store.samples import Store
+from skylight.backend.store.samples import SampleStore
 from skylight.backend.store.versions import Versions
 from skylight.model.images.normalization import OWN, Normalisation, common_range
-from skylight.model.storage.atomic_write import write
 from skylight.model.storage.checksums import seal, unseal
 
 ENOUGH = 20  # pictures that the common range is taken from, where there are so many
@@ -28,7 +27,7 @@ log = logging.getLogger(__name__)
 class Normalisations:
     """The normalisations of all projects."""
 
-    def __init__(self, store: Store, versions: Versions) -> None:
+    def __init__(self, store: SampleStore, versions: Versions) -> None:
         self.store = store
         self.versions = versions
 
@@ -41,24 +40,27 @@ class Normalisations:
         return self._read(project)[1]
 
     def _read(self, project: str) -> tuple[Normalisation, bool]:
-        path = self.store.folder(project) / "normalisation.json"
+        name = self._name(project)
         try:
-            # Looked for first: in a bucket that is a listing once a second, where reading what is not there is a
-            # request each time.
-            if not path.exists():
+            # Looked for first: in a bucket that is a listing once a second, where reading a file that does not exist is
+            # a request each time.
+            if not self.store.files.exists(name):
                 return OWN, False
-            found = unseal(path.read_bytes())
-            return Normalisation.of(found), bool(found["own"])
+            content = unseal(self.store.files.read(name))
+            return Normalisation.of(content), bool(content["own"])
         except FileNotFoundError:
             return OWN, False
         except (LookupError, TypeError, ValueError) as error:
-            self.store.damage.set_aside(project, path, error)
-            return self._remade(project), False
+            self.store.damage.quarantine(project, name, error)
+            return self._restored(project), False
         except OSError as error:
-            log.error("%s cannot be read: %s", path, error)
+            log.error("%s cannot be read: %s", self.store.files.path(name), error)
             return OWN, False
 
-    def _remade(self, project: str) -> Normalisation:
+    def _name(self, project: str) -> str:
+        return f"{self.store.folder(project)}/normalisation.json"
+
+    def _restored(self, project: str) -> Normalisation:
         with suppress(LookupError, TypeError, ValueError, OSError):
             made = Normalisation.of(self.versions.cards(project)[-1].get("normalisation"))
             self.set(project, made)
@@ -67,7 +69,7 @@ class Normalisations:
 
     def set(self, project: str, how: Normalisation, own: bool = False) -> None:
         """See a project's pictures so from now on; `own`: where it has no range, none is settled. Raises OSError."""
-        write(self.store.folder(project) / "normalisation.json", seal({**how.stored, "own": own}))
+        self.store.files.write(self._name(project), seal({**how.stored, "own": own}))
 
     def settle(self, project: str, pictures: Sequence[NDArray[np.float64]]) -> Normalisation:
         """Take the range from pictures that were seen by their own, if there is none yet; gives what holds then.

@@ -1,30 +1,19 @@
-"""The store: accepted annotations as samples, and each project's configuration, as files under `SKYLIGHT_HOME`.
+"""Accepted annotations as samples, and each project's labeling configuration, as files of the store.
 
     projects/<project>/project.json               its labeling configuration
     projects/<project>/samples/<annotation>.json  one accepted annotation: a SampleRecord
     projects/<project>/samples/<annotation>-<digest>.png   its label map, 8-bit gray
     projects/<project>/samples/<annotation>-<digest>-objects.png   its single objects, 16-bit gray
     projects/<project>.forgotten                  of one that was deleted: its newest version's number
-    spool/                                        events that came while Redis was away
 
-Every file is written beside its place and renamed into it; a sample exists when its JSON does. JSON is sealed, a
-picture's name holds its digest: what is damaged, or cannot be read, is set aside as it is read, and is as if it had
-never come.
+Every file is written whole; a sample exists when its JSON does. JSON is sealed, a picture's name holds its digest: a
+file that is damaged, or cannot be read, is quarantined when it is read, and then counts as missing.
 """
 
-import errno
-import fcntl
 import hashlib
 import io
-import json
 import logging
-import os
-import time
-import uuid
-from collections.abc import Iterator
-from contextlib import suppress
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -32,10 +21,10 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from skylight.backend.errors import BadRequest
-from skylight.backend.limits import FOLDER, MACHINE, PROJECT
-from skylight.backend.store.damaged_files import Damage, is_unreadable
-from skylight.model.storage.atomic_write import remove_tree, write
-from skylight.model.storage.checksums import is_sealed, seal, unseal
+from skylight.backend.limits import FOLDER, PROJECT
+from skylight.backend.store.damaged_files import DamagedFiles, is_unreadable
+from skylight.model.storage.checksums import seal, unseal
+from skylight.model.storage.file_store import FileStore
 
 log = logging.getLogger(__name__)
 DIGITS = 16  # of a picture's sha256, in its name
@@ -63,7 +52,7 @@ class SampleRecord:
     reading: int = 0  # which reading of regions it was made by: `skylight.backend.labelstudio.region_reader.READING`
 
     def outdated(self, updated_at: str, ground_truth: bool, reviewed: bool) -> bool:
-        """Whether this is news of the annotation: a later state of it, or other marks on the same one.
+        """Whether an annotation's state is another than this one: a later one, or other marks on the same one.
 
         Label Studio takes `ground_truth` from the other annotations of a task without touching their `updated_at`.
         """
@@ -72,76 +61,70 @@ class SampleRecord:
         return (self.ground_truth, self.reviewed) != (ground_truth, reviewed)
 
 
-class Store:
-    """Samples and configurations of all projects under one folder."""
+class SampleStore:
+    """Samples and configurations of all projects."""
 
-    def __init__(self, home: Path) -> None:
-        self.home = home
-        self.damage = Damage(home)
-        self._stuck: set[str] = set()  # names in the spool that can neither be read nor moved
+    def __init__(self, files: FileStore) -> None:
+        self.files = files
+        self.damage = DamagedFiles(files.folder)
 
-    def folder(self, project: str) -> Path:
-        """Where everything of one project lives. Raises BadRequest for a name that could lead elsewhere."""
+    @staticmethod
+    def folder(project: str) -> str:
+        """The folder of all files of one project. Raises BadRequest for a name that could lead elsewhere."""
         if not FOLDER.fullmatch(project):
             raise BadRequest(f"{project[:80]!r} cannot be a project; Label Studio's look like '1.1795340435'")
-        return self.home / "projects" / project
+        return f"projects/{project}"
 
     def projects(self) -> list[str]:
         """All projects that have a folder, sorted; without `misnamed`."""
         return [name for name in self._folders() if PROJECT.fullmatch(name)]
 
     def misnamed(self) -> list[str]:
-        """Folders of what earlier releases took for projects, and which is none of Label Studio's."""
+        """Folders that earlier releases made for a project key that is none of Label Studio's."""
         return [name for name in self._folders() if not PROJECT.fullmatch(name)]
 
     def _folders(self) -> list[str]:
-        paths = (self.home / "projects").glob("*")
-        return sorted(path.name for path in paths if FOLDER.fullmatch(path.name) and path.is_dir())
+        return sorted(name for name in self.files.list_folder("projects").folders if FOLDER.fullmatch(name))
 
     def forget(self, project: str, newest: int) -> None:
-        """Delete all that belongs to a project but its images' embeddings, which other projects may share.
+        """Delete all files of a project but its images' embeddings, which other projects may share.
 
         `newest`: its newest version's number; should it come back, its versions are counted on from there, as other
         processes may still hold the earlier ones.
         """
         if newest:
-            write(self._forgotten(project), seal({"newest": newest}))
-        remove_tree(self.folder(project))
-        for path in (self.home / "spool").glob("*.json"):
-            with suppress(FileNotFoundError, ValueError, LookupError, TypeError):  # one that cannot be read
-                if json.loads(path.read_bytes())["project"] == project:
-                    path.unlink(missing_ok=True)
+            self.files.write(self._forgotten(project), seal({"newest": newest}))
+        self.files.delete_tree(self.folder(project))
         self.damage.forget(project)
 
     def newest_forgotten(self, project: str) -> int:
         """The number of the newest version of a project when it was forgotten, 0 if it never was."""
         try:
-            return int(unseal(self._forgotten(project).read_bytes())["newest"])
+            return int(unseal(self.files.read(self._forgotten(project)))["newest"])
         except (OSError, LookupError, TypeError, ValueError):
             return 0
 
-    def _forgotten(self, project: str) -> Path:
-        return self.home / "projects" / f"{self.folder(project).name}.forgotten"
+    def _forgotten(self, project: str) -> str:
+        return f"{self.folder(project)}.forgotten"
 
     def save_config(self, project: str, label_config: str) -> bool:
-        """Keep a project's labeling configuration; gives whether it is another than before."""
+        """Store a project's labeling configuration; gives whether it is another than before."""
         if self.config(project) == label_config:
             return False
-        path = self.folder(project) / "project.json"
-        write(path, seal({"label_config": label_config}))
+        self.files.write(f"{self.folder(project)}/project.json", seal({"label_config": label_config}))
         return True
 
     def config(self, project: str) -> str:
         """The project's labeling configuration, "" if it never came, or cannot be read any more."""
-        path = self.folder(project) / "project.json"
+        name = f"{self.folder(project)}/project.json"
         try:
-            return str(unseal(path.read_bytes())["label_config"])
+            return str(unseal(self.files.read(name))["label_config"])
         except FileNotFoundError:
             return ""
         except (LookupError, ValueError) as error:
-            self.damage.set_aside(project, path, error)
+            self.damage.quarantine(project, name, error)
         except OSError as error:
-            log.error("%s cannot be read: %s", path, error)
+            log.error("%s cannot be read: %s", self.files.path(name), error)
         return ""
 
     def put(
@@ -155,28 +138,31 @@ class Store:
 
         `label_map` (H, W) uint8; `objects` (H, W) uint16, k on the k-th single object, 0 where none is known.
         """
-        folder = self.folder(project) / "samples"
-        names = {"label_map": _write_png(folder, f"{record.annotation}-", ".png", label_map), "objects": ""}
+        folder, start = self._samples_folder(project), f"{record.annotation}-"
+        names = {"label_map": self._write_png(folder, start, ".png", label_map), "objects": ""}
         if objects is not None:
-            names["objects"] = _write_png(folder, f"{record.annotation}-", "-objects.png", objects)
-        write(self._record_path(project, record.annotation), seal({**asdict(record), **names}))
-        for other in folder.glob(f"{record.annotation}-*.png"):
-            if other.name not in names.values():
-                other.unlink(missing_ok=True)
+            names["objects"] = self._write_png(folder, start, "-objects.png", objects)
+        self.files.write(self._record_name(project, record.annotation), seal({**asdict(record), **names}))
+        for name in self.files.list_folder(folder).names:
+            if name.startswith(start) and name.endswith(".png") and name not in names.values():
+                self.files.delete(f"{folder}/{name}")
 
     def get(self, project: str, annotation: int) -> SampleRecord | None:
         """The sample of an annotation, None if there is none."""
-        return self._record(project, self._record_path(project, annotation))
+        return self._record(project, self._record_name(project, annotation))
 
     def samples(self, project: str) -> list[SampleRecord]:
         """All samples by rising annotation id."""
-        paths = (self.folder(project) / "samples").glob("*.json")
-        records = [record for path in paths if (record := self._record(project, path))]
-        return sorted(records, key=lambda record: record.annotation)
+        records = [self._record(project, name) for name in self._record_names(project)]
+        return sorted((record for record in records if record), key=lambda record: record.annotation)
 
     def count(self, project: str) -> int:
         """How many samples there are; none is read."""
-        return sum(1 for _ in (self.folder(project) / "samples").glob("*.json"))
+        return len(self._record_names(project))
+
+    def changed_at(self, project: str) -> int:
+        """A time of the past, in ns, which is another one once a sample has changed. Raises FileNotFoundError."""
+        return self.files.changed_at(self._samples_folder(project))
 
     def label_map(self, project: str, record: SampleRecord) -> NDArray[np.uint8]:
         """A sample's label map, (H, W) uint8.
@@ -184,145 +170,80 @@ class Store:
         Raises SetAside if it was damaged, and the sample with it is gone; FileNotFoundError if another sample has taken
         its place just now.
         """
-        return self._picture(project, record, record.label_map)
+        return self._read_png(project, record, record.label_map)
 
     def objects(self, project: str, record: SampleRecord) -> NDArray[np.uint16] | None:
         """A sample's single objects, (H, W) uint16, 0 where none is known; None if they were never stored.
 
         Raises as `label_map`.
         """
-        return self._picture(project, record, record.objects) if record.objects else None
-
-    def _picture(self, project: str, record: SampleRecord, name: str) -> NDArray[Any]:
-        path, known = self.folder(project) / "samples" / name, self._record_path(project, record.annotation)
-        try:
-            data = path.read_bytes()
-        except FileNotFoundError:
-            if self.get(project, record.annotation) != record:
-                raise
-            raise self.damage.set_aside(project, known, f"its picture {name} is gone") from None
-        except OSError as error:
-            if not is_unreadable(error):
-                raise
-            self.damage.set_aside(project, path, error.strerror)
-            raise self.damage.set_aside(project, known, f"its picture {name} cannot be read") from error
-        if _digest(data) not in name:
-            self.damage.set_aside(project, known, f"so is its picture {name}")
-            raise self.damage.set_aside(project, path, "its sha256 is not the one in its name")
-        with Image.open(io.BytesIO(data)) as image:
-            return np.asarray(image)
-
-    def _record(self, project: str, path: Path) -> SampleRecord | None:
-        try:
-            return _parse(path.read_bytes())
-        except FileNotFoundError:  # also one that was listed just before
-            return None
-        except (LookupError, TypeError, ValueError) as error:
-            self.damage.set_aside(project, path, error)
-        except OSError as error:
-            if not is_unreadable(error):
-                raise
-            self.damage.set_aside(project, path, error.strerror)
-        return None
+        return self._read_png(project, record, record.objects) if record.objects else None
 
     def remove(self, project: str, annotation: int) -> bool:
-        """Forget an annotation's sample; gives whether there was one."""
+        """Delete an annotation's sample; gives whether there was one."""
         record = self.get(project, annotation)
         if record is None:
             return False
-        self._record_path(project, annotation).unlink(missing_ok=True)
+        self.files.delete(self._record_name(project, annotation))
         for name in filter(None, (record.label_map, record.objects)):
-            (self.folder(project) / "samples" / name).unlink(missing_ok=True)
+            self.files.delete(f"{self._samples_folder(project)}/{name}")
         return True
 
     def remove_tasks(self, project: str, tasks: set[int]) -> int:
-        """Forget the samples of some tasks; gives how many there were."""
-        gone = [record for record in self.samples(project) if record.task in tasks]
-        return sum(self.remove(project, record.annotation) for record in gone)
+        """Delete the samples of some tasks; gives how many there were."""
+        records = [record for record in self.samples(project) if record.task in tasks]
+        return sum(self.remove(project, record.annotation) for record in records)
 
-    def spool(self, project: str, *events: dict[str, Any]) -> None:
-        """Keep the events of one webhook on disk until Redis is back: in one file, since the disk is waited for."""
-        body = seal({"project": project, "events": events})
-        write(self.home / "spool" / f"{time.time_ns():020d}-{uuid.uuid4().hex[:8]}.json", body)
-
-    def has_spooled(self) -> bool:
-        """Whether events wait on disk."""
-        return bool(self._spooled_paths())
-
-    def spooled(self) -> Iterator[tuple[str, dict[str, Any]]]:
-        """The spooled events, oldest first; each is removed when the next one is asked for.
-
-        Nothing while somebody else is at it, so that no event overtakes an earlier one. A file that cannot be read is
-        set aside and holds up no other. Raises OSError if the folder cannot be used.
-        """
-        folder = self.home / "spool"
-        if not self.has_spooled():
-            return
-        with (folder / "lock").open("w") as lock:
-            try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                return
-            while paths := self._spooled_paths():
-                for path in paths:
-                    if found := self._read_spooled(path):
-                        yield from _taken(path, *found)
-
-    def _spooled_paths(self) -> list[Path]:
-        """The files of spooled events, oldest first, without those that could not even be set aside."""
-        return sorted(path for path in (self.home / "spool").glob("*.json") if path.name not in self._stuck)
-
-    def _read_spooled(self, path: Path) -> tuple[str, list[dict[str, Any]]] | None:
-        """The project and the events in a file of the spool; None of one that cannot be read, which is set aside."""
-        project = ""
+    def _read_png(self, project: str, record: SampleRecord, name: str) -> NDArray[Any]:
+        picture, sample = f"{self._samples_folder(project)}/{name}", self._record_name(project, record.annotation)
         try:
-            data = path.read_bytes()
-            # The release before this one had one event in a file, and sealed none.
-            content = unseal(data) if is_sealed(data) else json.loads(data)
-            project, events = str(content["project"]), content["events"] if "events" in content else [content["event"]]
-            self.folder(project)
-            if isinstance(events, list) and all(isinstance(event, dict) for event in events):
-                return project, events
-            reason: object = "it holds no events"
+            data = self.files.read(picture)
         except FileNotFoundError:
-            return None
-        except (LookupError, TypeError, ValueError, RecursionError, BadRequest) as error:
-            reason = error
-        except OSError as error:
-            if not is_unreadable(error) and error.errno not in (errno.EACCES, errno.EPERM):
+            if self.get(project, record.annotation) != record:
                 raise
-            reason = error.strerror
-        self.damage.set_aside(project if project in self.projects() else MACHINE, path, reason)
-        if os.path.lexists(path):
-            self._stuck.add(path.name)
+            raise self.damage.quarantine(project, sample, f"its picture {name} is gone") from None
+        except OSError as error:
+            if not is_unreadable(error):
+                raise
+            self.damage.quarantine(project, picture, error.strerror)
+            raise self.damage.quarantine(project, sample, f"its picture {name} cannot be read") from error
+        if _digest(data) not in name:
+            self.damage.quarantine(project, sample, f"so is its picture {name}")
+            raise self.damage.quarantine(project, picture, "its sha256 is not the one in its name")
+        with Image.open(io.BytesIO(data)) as image:
+            return np.asarray(image)
+
+    def _write_png(self, folder: str, start: str, end: str, array: NDArray[Any]) -> str:
+        """Write a gray picture, (H, W) uint8 or uint16, under a name that holds its digest; gives the name."""
+        buffer = io.BytesIO()
+        Image.fromarray(array).save(buffer, "PNG")
+        data = buffer.getvalue()
+        name = f"{start}{_digest(data)}{end}"
+        self.files.write(f"{folder}/{name}", data)
+        return name
+
+    def _record(self, project: str, name: str) -> SampleRecord | None:
+        try:
+            return _parse(self.files.read(name))
+        except FileNotFoundError:  # also one that was listed just before
+            return None
+        except (LookupError, TypeError, ValueError) as error:
+            self.damage.quarantine(project, name, error)
+        except OSError as error:
+            if not is_unreadable(error):
+                raise
+            self.damage.quarantine(project, name, error.strerror)
         return None
 
-    def _record_path(self, project: str, annotation: int) -> Path:
-        return self.folder(project) / "samples" / f"{int(annotation)}.json"
+    def _record_names(self, project: str) -> list[str]:
+        folder = self._samples_folder(project)
+        return [f"{folder}/{name}" for name in self.files.list_folder(folder).names if name.endswith(".json")]
 
+    def _record_name(self, project: str, annotation: int) -> str:
+        return f"{self._samples_folder(project)}/{int(annotation)}.json"
 
-def _taken(path: Path, project: str, events: list[dict[str, Any]]) -> Iterator[tuple[str, dict[str, Any]]]:
-    """The events of a file of the spool; those that are taken are no longer in it when whoever takes them ends."""
-    left = list(events)
-    try:
-        for event in events:
-            yield project, event
-            left.pop(0)
-    finally:
-        if not left:
-            path.unlink(missing_ok=True)
-        elif len(left) < len(events):
-            write(path, seal({"project": project, "events": left}))
-
-
-def _write_png(folder: Path, start: str, end: str, array: NDArray[Any]) -> str:
-    """Write a gray picture, (H, W) uint8 or uint16, under a name that holds its digest; gives the name."""
-    buffer = io.BytesIO()
-    Image.fromarray(array).save(buffer, "PNG")
-    data = buffer.getvalue()
-    name = f"{start}{_digest(data)}{end}"
-    write(folder / name, data)
-    return name
+    def _samples_folder(self, project: str) -> str:
+        return f"{self.folder(project)}/samples"
 
 
 def _digest(data: bytes) -> str:
@@ -330,6 +251,6 @@ def _digest(data: bytes) -> str:
 
 
 def _parse(data: bytes) -> SampleRecord:
-    found = unseal(data)
-    lists = {name: tuple(found.get(name, ())) for name in ("size", "labels", "parked")}
-    return SampleRecord(**{**found, **lists})
+    fields = unseal(data)
+    lists = {name: tuple(fields.get(name, ())) for name in ("size", "labels", "parked")}
+    return SampleRecord(**{**fields, **lists})

@@ -5,7 +5,7 @@
     projects/<project>/current.json               the number that is served, and the one before it
 
 A version is immutable once its folder has its name. Which is current is in one file, so that a process killed at any
-moment leaves exactly one. A version that is damaged is set aside, its number is not used again, and the newest sound
+moment leaves exactly one. A version that is damaged is quarantined, its number is not used again, and the newest sound
 one before it that had been promoted is served in its place.
 """
 
@@ -19,12 +19,11 @@ from pathlib import Path
 from typing import Any
 
 from skylight.backend.errors import DamagedFile
-from skylight.backend.store import bucket_path
 from skylight.backend.store.damaged_files import is_unreadable
-from skylight.backend.store.samples import Store
-from skylight.model.storage.atomic_write import move_folder, write
+from skylight.backend.store.samples import SampleStore
 from skylight.model.storage.checksums import seal, unseal
 
+CARD, WEIGHTS = "card.json", "decoder.safetensors"  # the names of a version's files
 NONE = {"version": 0, "before": 0, "newest": 0}
 
 log = logging.getLogger(__name__)
@@ -33,48 +32,49 @@ log = logging.getLogger(__name__)
 class Versions:
     """The versions of all projects."""
 
-    def __init__(self, store: Store) -> None:
+    def __init__(self, store: SampleStore) -> None:
         self.store = store
+        self.files = store.files
 
     def publish(self, project: str, save: Callable[[Path], None], card: dict[str, Any]) -> int:
         """Write a new version, whole or not at all, and give its number. `save` writes the weights to a path."""
         folder = self.folder(project)
-        part = folder / f".{uuid.uuid4().hex}"
+        part = self.files.path(folder) / f".{uuid.uuid4().hex}"
         part.mkdir(parents=True)
         try:
-            save(part / "decoder.safetensors")
-            card = {**card, "sha256": hashlib.sha256((part / "decoder.safetensors").read_bytes()).hexdigest()}
+            save(part / WEIGHTS)
+            card = {**card, "sha256": hashlib.sha256((part / WEIGHTS).read_bytes()).hexdigest()}
             number = self.newest(project) + 1
-            (part / "card.json").write_bytes(seal({"version": number, **card}, indent=1))
-            move_folder(part, folder / str(number))
-            bucket_path.publish(folder / str(number), last="card.json")
+            (part / CARD).write_bytes(seal({"version": number, **card}, indent=1))
+            self.files.publish(part, f"{folder}/{number}", last=CARD)
         finally:
             shutil.rmtree(part, ignore_errors=True)
         return number
 
-    def folder(self, project: str) -> Path:
-        """Where a project's versions are."""
-        return self.store.folder(project) / "versions"
+    def folder(self, project: str) -> str:
+        """The folder of a project's versions."""
+        return f"{self.store.folder(project)}/versions"
 
     def numbers(self, project: str) -> list[int]:
         """All versions' numbers, rising."""
-        return sorted(int(path.name) for path in self.folder(project).glob("*") if path.name.isdecimal())
+        names = self.files.published(self.folder(project), last=CARD)
+        return sorted(int(name) for name in names if name.isdecimal())
 
     def newest(self, project: str) -> int:
         """The highest number that a version of the project ever had, 0 if it had none."""
-        taken = [self.store.newest_forgotten(project), *self.numbers(project), *self.store.damage.numbers(project)]
-        return max(taken)
+        numbers = [*self.numbers(project), *self.store.damage.numbers(project)]
+        return max(self.store.newest_forgotten(project), max(numbers, default=0))
 
     def card(self, project: str, number: int) -> dict[str, Any]:
         """What is known of a version. Raises FileNotFoundError if there is none, SetAside if it was damaged."""
         try:
-            return unseal((self.folder(project) / str(number) / "card.json").read_bytes())
+            return unseal(self.files.read(f"{self._version_folder(project, number)}/{CARD}"))
         except ValueError as error:
-            raise self.set_aside(project, number, f"card.json: {error}") from error
+            raise self.quarantine(project, number, f"card.json: {error}") from error
         except OSError as error:
             if not is_unreadable(error):
                 raise
-            raise self.set_aside(project, number, f"card.json: {error.strerror}") from error
+            raise self.quarantine(project, number, f"card.json: {error.strerror}") from error
 
     def cards(self, project: str) -> list[dict[str, Any]]:
         """The cards of all versions, by rising number."""
@@ -84,11 +84,11 @@ class Versions:
                 found.append(self.card(project, number))
         return found
 
-    def set_aside(self, project: str, number: int, reason: object) -> DamagedFile:
+    def quarantine(self, project: str, number: int, reason: object) -> DamagedFile:
         """Give up a damaged version, and serve the one before it if it was served; gives the error that says so."""
         before = self._fallback(project, number)
         served = self._named(project) == number
-        error = self.store.damage.set_aside(project, self.folder(project) / str(number), reason)
+        error = self.store.damage.quarantine(project, self._version_folder(project, number), reason)
         if served:
             log.error("project %s: version %d is served instead of %d", project, before, number)
             self._serve(project, before, 0)
@@ -106,12 +106,12 @@ class Versions:
     def _named(self, project: str) -> int:
         """As `current`, but without repairing anything."""
         with suppress(OSError, LookupError, ValueError, TypeError):
-            return int(unseal(self._pointer(project).read_bytes())["version"])
+            return int(unseal(self.files.read(self._pointer(project)))["version"])
         return 0
 
-    def weights(self, project: str, number: int) -> Path:
-        """The file of a version's weights."""
-        return self.folder(project) / str(number) / "decoder.safetensors"
+    def weights(self, project: str, number: int) -> bytes:
+        """The content of a version's file of weights. Raises OSError."""
+        return self.files.read(f"{self._version_folder(project, number)}/{WEIGHTS}")
 
     def current(self, project: str) -> int:
         """The number of the version that is served; 0 before the first."""
@@ -146,44 +146,47 @@ class Versions:
         newest = max(self.numbers(project), default=0)  # of which this one was chosen
         try:
             body = seal({"version": number, "before": before, "newest": newest})
-            write(self._pointer(project), body)
-            write(self._copy(project), body)
+            self.files.write(self._pointer(project), body)
+            self.files.write(self._copy(project), body)
         except OSError as error:
             if number in self.numbers(project):  # a wish, which can be refused; else the served one is damaged
                 raise
             log.error("project %s: that version %d is served cannot be written: %s", project, number, error)
 
-    def _pointer(self, project: str) -> Path:
-        return self.store.folder(project) / "current.json"
+    def _version_folder(self, project: str, number: int) -> str:
+        return f"{self.folder(project)}/{number}"
 
-    def _copy(self, project: str) -> Path:
-        return self.store.folder(project) / "current.copy.json"
+    def _pointer(self, project: str) -> str:
+        return f"{self.store.folder(project)}/current.json"
+
+    def _copy(self, project: str) -> str:
+        return f"{self.store.folder(project)}/current.copy.json"
 
     def _stored(self, project: str) -> dict[str, int]:
+        name = self._pointer(project)
         try:
-            return _read(self._pointer(project))
+            return self._read(name)
         except FileNotFoundError:
             return dict(NONE)
         except (LookupError, TypeError, ValueError) as error:
-            self.store.damage.set_aside(project, self._pointer(project), error)
-            return self._remade(project)
+            self.store.damage.quarantine(project, name, error)
+            return self._restored(project)
         except OSError as error:
-            log.error("%s cannot be read, so SAM alone is served: %s", self._pointer(project), error)
+            log.error("%s cannot be read, so SAM alone is served: %s", self.files.path(name), error)
             return dict(NONE)
 
-    def _remade(self, project: str) -> dict[str, int]:
-        """Which version is current, where the file that says so was damaged: its copy knows, or else the cards do."""
+    def _restored(self, project: str) -> dict[str, int]:
+        """Which version is current, where the file that says so was damaged: from its copy, or else from the cards."""
         newest = max(self.numbers(project), default=0)
         try:
-            made = _read(self._copy(project))
+            pointer = self._read(self._copy(project))
         except (OSError, LookupError, TypeError, ValueError):
             number = self._fallback(project, newest + 1)
-            made = {"version": number, "before": self._fallback(project, number), "newest": newest}
+            pointer = {"version": number, "before": self._fallback(project, number), "newest": newest}
         with suppress(OSError):
-            write(self._pointer(project), seal(made))
-        return made
+            self.files.write(self._pointer(project), seal(pointer))
+        return pointer
 
-
-def _read(path: Path) -> dict[str, int]:
-    found = unseal(path.read_bytes())
-    return {name: int(found[name]) for name in NONE if name in found or name != "newest"}  # which came later
+    def _read(self, name: str) -> dict[str, int]:
+        content = unseal(self.files.read(name))
+        return {key: int(content[key]) for key in NONE if key in content or key != "newest"}  # which came later

@@ -10,7 +10,6 @@ from gunicorn.glogging import Logger
 from skylight.backend.errors import SkylightError
 from skylight.backend.process.admission import WAITING
 from skylight.backend.settings import Settings
-from skylight.backend.store import bucket_path
 from skylight.backend.web.admission import SPARE
 from skylight.backend.web.listen import address
 from skylight.model.sam import checkpoints
@@ -70,10 +69,10 @@ class Server(BaseApplication):  # type: ignore[misc]
         from skylight.backend.web.app import create_app
         from skylight.backend.worker.maintenance import Upkeep
 
-        bucket_path.hurry(self.settings.home)
         service = Service(self.settings)
+        service.files.prefer_copies()
         try:
-            migrations.check(service.settings.home, service.queue.redis)
+            migrations.check(service.files, service.queue.redis)
         except SkylightError as error:
             log.error("%s", error)
             sys.exit(APP_LOAD_ERROR)  # gunicorn ends with it, and does not try again

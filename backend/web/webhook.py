@@ -38,7 +38,7 @@ def take(service: Service, body: dict[str, Any], secret: str | None, known: bool
         body = unsigned(project, body)
     found = list(webhook_events(body))
     set_subject(task=found[0].get("task") if found else None)
-    accept(service.queue, service.store, project, found)
+    accept(service.queue, service.spool, project, found)
     if signed:
         service.secret.require(project)
     log.info("project %s: %.80s, %d kept", project, body.get("action"), len(found))

@@ -65,7 +65,7 @@ class Upkeep:
 
     def once(self) -> None:
         """Look once. Raises redis.RedisError while Redis is away, OSError if the spool cannot be read."""
-        replay(self.service.queue, self.service.store)
+        replay(self.service.queue, self.service.spool)
         if self._sweep:
             self._sweep.run()
             self.service.retries.take_up()

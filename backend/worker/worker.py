@@ -84,7 +84,7 @@ def run(settings: Settings, kinds: Sequence[Kind] = KINDS) -> None:
     Jobs of these kinds only, the first kind first.
     """
     service = Service(settings)
-    migrations.check(service.settings.home, service.queue.redis)
+    migrations.check(service.files, service.queue.redis)
     service.check_weights()
     worker = _started(service, kinds)
     with Upkeep(service, sweep=True):
@@ -127,7 +127,7 @@ def start(service: Service, kinds: Sequence[Kind] = KINDS) -> Worker:
     worker.max_connection_wait_time = RETRY_SECONDS
     worker.service = service
     try:
-        replay(service.queue, service.store)
+        replay(service.queue, service.spool)
     except OSError as error:
         log.error("what waits on disk cannot be read now; it is tried again beside the work: %s", error)
     recovery.recover(service.queue, service.store.projects())

@@ -158,19 +158,23 @@ def save(decoder: DomainDecoder, path: Path) -> None:
     save_file(weights, path, metadata={"config": json.dumps(config), "layout": str(LAYOUT)})
 
 
-def load(path: Path, sha256: str = "") -> DomainDecoder:
-    """Rebuild a decoder from its file; `sha256` is what the file must hash to, "" for anything.
+def load(path: Path) -> DomainDecoder:
+    """Rebuild a decoder from its file. Raises OSError, and as `from_bytes`."""
+    return from_bytes(path.read_bytes())
 
-    Raises FileNotFoundError, Damaged if its hash is another one, SafetensorError if it is no such file, or OtherLayout
-    if it is another network's.
+
+def from_bytes(data: bytes, sha256: str = "") -> DomainDecoder:
+    """Rebuild a decoder from its file's content; `sha256` is what that must hash to, "" for anything.
+
+    Raises Damaged if its hash is another one, SafetensorError if it is no such file, or OtherLayout if it is another
+    network's.
     """
-    data = path.read_bytes()
     if sha256 and hashlib.sha256(data).hexdigest() != sha256:
-        raise Damaged(f"{path} is not as it was written: its sha256 is not {sha256}")
+        raise Damaged(f"the decoder's file is not as it was written: its sha256 is not {sha256}")
     weights, metadata = parse(data), metadata_of(data)
     found = metadata.get("layout", "1")
     if found != str(LAYOUT):
-        raise OtherLayout(f"{path} holds a decoder of layout {found}, not {LAYOUT}; train anew")
+        raise OtherLayout(f"the decoder's file is of layout {found}, not {LAYOUT}; train anew")
     config = json.loads(metadata["config"])
     made = {name: tuple(config.get(name, ())) for name in ("labels", "separate")}
     normalisation = Normalisation.of(config.get("normalisation"))

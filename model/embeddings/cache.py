@@ -22,8 +22,10 @@ from safetensors.numpy import load
 from skylight.model.embeddings.quantization import quantise, restore
 from skylight.model.sam.types import Embedding
 from skylight.model.storage import atomic_write, checksums, lru_folder
+from skylight.model.storage.file_store import FileStore
 
 LAYOUT = "5"  # of a file; 1 had a smaller thumbnail, 2 no detail and no picture, 3 two bytes a number, 4 no checksum
+FOLDER = "embeddings"  # of a store
 UNSEALED = "4"  # is read once more, and sealed then
 # A tensor's name, in a file whose pixels were read as they are now; counted up when a picture is read otherwise. One
 # without it is of a release that showed some pictures otherwise to SAM than browsers show them.
@@ -48,7 +50,7 @@ class OtherLayout(ValueError):
 
 
 class EmbeddingCache:
-    """Embeddings of one encoder: at most `memory_bytes` of them in memory, and under `folder` those of all encoders.
+    """Embeddings of one encoder: at most `memory_bytes` of them in memory, and in `embeddings/` those of all encoders.
 
     Of the folder the least recently used give way where there is more than `disk_bytes`, 0 for no such cap; an image
     that is answered from memory alone does not count as used there. One process needs one cache per folder.
@@ -56,7 +58,7 @@ class EmbeddingCache:
 
     def __init__(
         self,
-        folder: Path,
+        files: FileStore,
         encoder_id: str,
         memory_bytes: int,
         disk_bytes: int = 0,
@@ -64,11 +66,11 @@ class EmbeddingCache:
         waiting: Callable[[], AbstractContextManager[None]] = nullcontext,
     ) -> None:
         """`waiting`: what a thread enters while it waits for an embedding that another one computes."""
-        self.folder = folder / encoder_id
+        self.files, self.encoder_id = files, encoder_id
         self.on_damage = on_damage
         self.waiting = waiting
         self.memory_bytes = memory_bytes
-        self._cap = lru_folder.Cap(folder, disk_bytes)
+        self._cap = lru_folder.Cap(files.path(FOLDER), disk_bytes)
         self._lock = threading.Lock()
         self._memory: OrderedDict[str, Embedding] = OrderedDict()
         self._held = 0  # bytes
@@ -76,8 +78,16 @@ class EmbeddingCache:
         self.lookups: Counter[str] = Counter()  # how many were in "memory", on "disk", or had to be computed, a "miss"
 
     def path(self, key: str) -> Path:
-        """The file of an image's embedding; folders by the first two digits keep each one small."""
-        return self.folder / key[:2] / f"{key}.safetensors"
+        """Where an image's embedding, or its copy, is on this machine."""
+        return self.files.path(self._name(key))
+
+    def has(self, key: str) -> bool:
+        """Whether an image's embedding is on disk."""
+        return self.files.exists(self._name(key))
+
+    def _name(self, key: str) -> str:
+        """Folders by the first two digits keep each one small."""
+        return f"{FOLDER}/{self.encoder_id}/{key[:2]}/{key}{lru_folder.SUFFIX}"
 
     def get(
         self, key: str, compute: Callable[[], Embedding], check: Callable[[Embedding], bool | None] | None = None
@@ -125,7 +135,7 @@ class EmbeddingCache:
         """An embedding on disk, None if there is none, and whether it is known to be of the pixels read today."""
         path = self.path(key)
         try:
-            data = path.read_bytes()
+            data = self.files.read(self._name(key))
             embedding = parse(data)
         except FileNotFoundError:
             return None, True
@@ -133,11 +143,11 @@ class EmbeddingCache:
             log.warning("an embedding cannot be read, and is computed again: %s", error)
             return None, True
         except OtherLayout:
-            self._drop(path)
+            self._drop(key)
             return None, True
         except DAMAGES as error:
             log.warning("the embedding %s is damaged and computed again: %s", path, error)
-            self._drop(path)
+            self._drop(key)
             self.on_damage(path)
             return None, True
         lru_folder.stamp(path)
@@ -145,33 +155,34 @@ class EmbeddingCache:
         if not sure and check is not None:
             same = check(embedding)
             if same is False:
-                self._drop(path)
+                self._drop(key)
                 return None, True
             sure = bool(same)
-        self._renew(path, data, sure)
+        self._renew(key, data, sure)
         return embedding, sure
 
-    def _drop(self, path: Path) -> None:
+    def _drop(self, key: str) -> None:
         with suppress(OSError):  # on a disk that has become read-only
-            path.unlink(missing_ok=True)
+            self.files.delete(self._name(key))
 
-    def _renew(self, path: Path, data: bytes, sure: bool) -> None:
+    def _renew(self, key: str, data: bytes, sure: bool) -> None:
         """Give a file of before there were checksums its own, and one that is `sure` the mark of its reader."""
         metadata = checksums.metadata_of(data)
         if metadata["layout"] == UNSEALED or sure != has_reader(data):
             tensors = {**load(data), **({READER: np.ones(1, np.uint8)} if sure else {})}
             metadata = {name: value for name, value in metadata.items() if name != checksums.MARK}
             with suppress(OSError):
-                atomic_write.write(path, checksums.save_tensors(tensors, {**metadata, "layout": LAYOUT}), durable=False)
+                sealed = checksums.save_tensors(tensors, {**metadata, "layout": LAYOUT})
+                self.files.write(self._name(key), sealed, durable=False)
 
     def _keep(self, key: str, computed: Embedding) -> Embedding:
-        path, (data, embedding) = self.path(key), pack(computed)
+        data, embedding = pack(computed)
         try:
-            atomic_write.write(path, data, durable=False)  # a click waits for it
+            self.files.write(self._name(key), data, durable=False)  # a click waits for it
         except OSError as error:  # a full disk: a click need not fail for that
             log.warning("an embedding is not kept, and will be computed again: %s", error)
         else:
-            self._cap.wrote(path)
+            self._cap.wrote(self.path(key))
         return embedding
 
     def _remember(self, key: str, embedding: Embedding) -> None:

@@ -24,6 +24,7 @@ from skylight.model.embeddings.cache import EmbeddingCache
 from skylight.model.images.decoding import content_hash
 from skylight.model.sam import loading
 from skylight.model.sam.segmenter import Segmenter
+from skylight.model.storage.file_store import FolderStore
 
 PACKS = "nuclei_dsb2018", "coffee_leaf_lesions", "mars_craters_themis"
 OTHERS = 40  # images, at most, that the truth is measured on
@@ -66,8 +67,8 @@ def compare(pack: str, samples: Sequence[Sample], count: int, seed: int, encoder
 def measure(
     segmenter: Segmenter, data: Path, out: Path, packs: Sequence[str], counts: Sequence[int], seeds: Sequence[int]
 ) -> Iterator[Comparison]:
-    """All trainings; the embeddings are kept in a folder `out`."""
-    cache = EmbeddingCache(out, segmenter.encoder_id, 0)
+    """All trainings; the embeddings are kept in the folder `out`."""
+    cache = EmbeddingCache(FolderStore(out), segmenter.encoder_id, 0)
     for pack in packs:
         held_out = [item for item in images(data, (pack,)) if item.held_out]
         samples = [_sample(item, segmenter, cache) for item in held_out]

@@ -27,6 +27,7 @@ from skylight.model.experiments.results_csv import COLUMNS, DECODERS, METHODS, K
 from skylight.model.experiments.simulated_annotator import Annotated
 from skylight.model.experiments.splits import Pool, Source, pools
 from skylight.model.sam.segmenter import Segmenter
+from skylight.model.storage.file_store import FolderStore
 
 MEMORY_BYTES = 512 * 1024**2  # of embeddings: some 800 of the tiny SAM's, 200 of the official ones'
 
@@ -115,7 +116,7 @@ class Bench:
     def __init__(self, pool: Pool, options: Options, segmenter: Segmenter) -> None:
         self.pool, self.options, self.segmenter = pool, options, segmenter
         self.sizes = sorted({size for size in options.annotations if size <= len(pool.annotate)})
-        self._embeddings = EmbeddingCache(options.out / "embeddings", segmenter.encoder_id, MEMORY_BYTES)
+        self._embeddings = EmbeddingCache(FolderStore(options.out), segmenter.encoder_id, MEMORY_BYTES)
         self._config = DecoderConfig((pool.pack,), segmenter.encoder_id)
         self._recipes: dict[str, str] = {}
         self.forget()

@@ -15,12 +15,8 @@ def write(path: Path, data: bytes, durable: bool = True) -> None:
     """Write a file beside its place and rename it into it, so that no reader ever sees half of it.
 
     Once it returns, the file outlives a loss of power; not so if `durable` is false, which is for what can be made
-    again and is checked when it is read. A path that writes whole by itself (`skylight.backend.store.bucket_path`)
-    does so.
+    again and is checked when it is read.
     """
-    if getattr(path, "bucket", None) is not None:
-        path.write_bytes(data)
-        return
     with replacing(path, durable) as part:
         part.write_bytes(data)
 
@@ -81,22 +77,8 @@ def sync_folder(folder: Path) -> None:
 
 
 def remove_tree(path: Path) -> None:
-    """Delete a file, or a folder with all that is in it, if it is there. Raises OSError for what cannot be deleted.
-
-    Of a path in a bucket (`skylight.backend.store.bucket_path`) what the bucket holds, and then its copy here.
-    """
-    if getattr(path, "bucket", None) is not None:
-        _remove_shared(path)
-        path = Path(path)
+    """Delete a file, or a folder with all that is in it, if it exists. Raises OSError for what cannot be deleted."""
     if path.is_dir():
         shutil.rmtree(path)
     else:
         path.unlink(missing_ok=True)
-
-
-def _remove_shared(path: Path) -> None:
-    for each in list(path.iterdir()):
-        if each.is_dir():
-            _remove_shared(each)
-        else:
-            each.unlink(missing_ok=True)

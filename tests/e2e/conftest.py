@@ -21,6 +21,7 @@ from skylight.backend.labelstudio.client import LabelStudio
 from skylight.backend.process.supervisor import Supervisor
 from skylight.backend.security.webhook_secret import WebhookSecret
 from skylight.backend.settings import Settings
+from skylight.backend.store.opening import open_files
 
 BUILD = Path(__file__).parents[2] / "build"
 CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
@@ -94,7 +95,7 @@ def stack(request: pytest.FixtureRequest) -> Iterator[Stack]:
         yield Stack(
             LabelStudio(server.url, token),
             f"http://127.0.0.1:{port}",
-            WebhookSecret(settings),
+            WebhookSecret(settings, open_files(settings)),
             login,
             token,
             settings.home,

@@ -24,6 +24,7 @@ from skylight.backend.labelstudio.region_writer import draw_regions
 from skylight.backend.security.basic_auth import BasicAuth
 from skylight.backend.security.webhook_secret import HEADER, WebhookSecret
 from skylight.backend.settings import Settings
+from skylight.backend.store.opening import open_files
 from skylight.model.datasets import synthetic_scenes
 from skylight.model.evaluation.simulated_clicks import interior_point, iou
 from tests.e2e.annotator import key_point, region_mask
@@ -105,7 +106,8 @@ def test_it_is_set_up_answers_clicks_hears_of_annotations_and_serves_a_version(
     scenes = [synthetic_scenes.scene(SEED + i) for i in range(5)]
     pits = [[each.mask for each in scene.objects if each.kind == "pit"] for scene in scenes]
     project = int(client.create_project("Hosted by label-studio-ml", CONFIG)["id"])
-    connect(client, WebhookSecret(Settings(home=BUILD / HOME / "skylight")), project, host, LOGIN)
+    settings = Settings(home=BUILD / HOME / "skylight")
+    connect(client, WebhookSecret(settings, open_files(settings)), project, host, LOGIN)
     backend = int(client.ml_backends(project)[0]["id"])
     client.import_files(project, {f"{i}.png": png(Image.fromarray(scene.image)) for i, scene in enumerate(scenes)})
     tasks = {str(task.data["image"])[-5]: task.id for task in client.tasks(project)}

@@ -15,7 +15,8 @@ import requests
 
 from skylight.backend.demo.demo import label_config
 from skylight.backend.labelstudio.region_reader import parse_config
-from skylight.backend.store.samples import Store
+from skylight.backend.store.samples import SampleStore
+from skylight.model.storage.file_store import FolderStore
 from tests.e2e.annotator import Mask
 from tests.e2e.browsing import STREAM_WIDTH, Editor, is_draft, sign_up
 from tests.e2e.conftest import Rows, Stack, chromium
@@ -55,7 +56,7 @@ class Watched:
     @property
     def key(self) -> str:
         """The project's name in Skylight."""
-        made = Store(self.stack.home).projects()
+        made = SampleStore(FolderStore(self.stack.home)).projects()
         return next(name for name in made if name.startswith(f"{self.project.number}."))
 
     def promotions(self) -> int:
@@ -105,7 +106,7 @@ def region(mask: Mask) -> dict[str, Any]:
 def watched(stack: Stack, title: str, seed: int, count: int, **options: Any) -> Watched:
     """A project of so many tasks, the last of which is annotated through the API."""
     project = make_project(stack, title, seed, count, SIDE, **options)
-    wait(lambda: any(name.startswith(f"{project.number}.") for name in Store(stack.home).projects()))
+    wait(lambda: any(name.startswith(f"{project.number}.") for name in SampleStore(FolderStore(stack.home)).projects()))
     made = stack.client.create_annotation(project.tasks[-1], [region(union(project.pits[-1]))])
     return Watched(stack, project, int(made["id"]), threading.Event())
 
@@ -241,7 +242,7 @@ def report(rows: Rows, seen: Watched, everything: list[Work], seconds: float) ->
 
 def is_learned(seen: Watched, annotation: dict[str, Any]) -> bool:
     """Whether Skylight's store holds an annotation's last state, pixel by pixel."""
-    store = Store(seen.stack.home)
+    store = SampleStore(FolderStore(seen.stack.home))
     record = next((each for each in store.samples(seen.key) if each.annotation == annotation["id"]), None)
     if record is None or record.updated_at != annotation["updated_at"]:
         return False

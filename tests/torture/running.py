@@ -14,9 +14,10 @@ from typing import Any
 import requests
 
 from skylight.backend.demo.labelstudio_server import free_port
-from skylight.backend.store.samples import Store
+from skylight.backend.store.samples import SampleStore
 from skylight.backend.store.versions import Versions
 from skylight.model.decoder import network
+from skylight.model.storage.file_store import FolderStore
 from tests.support.label_studio_double import KEY, Studio, wait_until
 
 # `skylight` as it is, but for what makes it slow to test: a training of two steps, short locks, frequent comparisons.
@@ -77,9 +78,9 @@ class Skylight:
         self.process.wait(30)
 
     @property
-    def store(self) -> Store:
+    def store(self) -> SampleStore:
         """Its store."""
-        return Store(self.home)
+        return SampleStore(FolderStore(self.home))
 
 
 def descendants(pid: int) -> list[int]:
@@ -144,12 +145,12 @@ def held(studio: Studio, project: str) -> dict[int, str]:
     return {one["id"]: one["updated_at"] for task in tasks for one in task["annotations"] if not one["was_cancelled"]}
 
 
-def learned(store: Store, project: str) -> dict[int, str]:
+def learned(store: SampleStore, project: str) -> dict[int, str]:
     """The same as the store has it."""
     return {record.annotation: record.updated_at for record in store.samples(project)}
 
 
-def unsound(store: Store, project: str) -> list[str]:
+def unsound(store: SampleStore, project: str) -> list[str]:
     """What of a project's files cannot be read, and what is wrong with its current version."""
     found, versions = [], Versions(store)
     for record in store.samples(project):
@@ -160,7 +161,7 @@ def unsound(store: Store, project: str) -> list[str]:
     for number in versions.numbers(project):
         try:
             assert versions.card(project, number)["version"] == number
-            network.load(versions.weights(project, number))
+            network.from_bytes(versions.weights(project, number))
         except Exception as error:  # noqa: BLE001 (whatever it is)
             found.append(f"version {number}: {error!r}")
     current = versions.current(project)

@@ -77,7 +77,7 @@ def test_a_damaged_sample_is_set_aside_and_comes_again_from_label_studio(planted
     (record,) = planted.store.samples(project)
     planted.store.put(project, record, square(0)[1].astype(np.uint8), square(0)[1].astype(np.uint16))
     (record,) = planted.store.samples(project)
-    (path,) = (planted.store.folder(project) / "samples").glob(pattern)
+    (path,) = (planted.files.path(planted.store.folder(project)) / "samples").glob(pattern)
     for seed in range(20):
         flip(path, np.random.default_rng(seed))
         try:
@@ -92,15 +92,15 @@ def test_a_damaged_sample_is_set_aside_and_comes_again_from_label_studio(planted
         (found,) = planted.store.samples(project)
         assert (planted.store.label_map(project, found) == square(0)[1]).all()
         assert "damaged" not in reasons(planted, project)
-        (path,) = (planted.store.folder(project) / "samples").glob(pattern)
+        (path,) = (planted.files.path(planted.store.folder(project)) / "samples").glob(pattern)
     assert len(list((planted.settings.home / "damaged").iterdir())) >= 20
 
 
 @pytest.mark.parametrize("name", ["decoder.safetensors", "card.json"])
 def test_of_a_damaged_version_the_one_before_is_served_and_its_number_is_not_used_again(planted, studio, project, name):
     two_versions(planted, studio, project)
-    first = planted.decoder_of_version(project, 1).state_dict()["head.bias"]
-    flip(planted.versions.folder(project) / "2" / name, np.random.default_rng(0), 3)
+    first = planted.decoder_of(project, 1).state_dict()["head.bias"]
+    flip(planted.files.path(planted.versions.folder(project)) / "2" / name, np.random.default_rng(0), 3)
     restarted(planted)
     served = planted.decoder_for(project, LABELING)
     assert (served.state_dict()["head.bias"] == first).all()
@@ -115,7 +115,7 @@ def test_of_a_damaged_version_the_one_before_is_served_and_its_number_is_not_use
 def test_which_version_is_served_is_known_without_its_file(planted, studio, project, copied):
     two_versions(planted, studio, project)
     planted.versions.roll_back(project)
-    folder = planted.store.folder(project)
+    folder = planted.files.path(planted.store.folder(project))
     for name in ("current.json",) if copied else ("current.json", "current.copy.json"):
         flip(folder / name, np.random.default_rng(0))
     assert planted.versions.current(project) == (1 if copied else 2)
@@ -136,7 +136,7 @@ def test_a_damaged_embedding_is_made_again_and_the_answer_is_the_same(planted, s
 
 
 def test_a_damaged_configuration_comes_again(planted, studio, project):
-    flip(planted.store.folder(project) / "project.json", np.random.default_rng(0))
+    flip(planted.files.path(planted.store.folder(project)) / "project.json", np.random.default_rng(0))
     assert planted.store.config(project) == ""
     reconcile(planted, project)
     assert planted.store.config(project) == CONFIG
@@ -329,37 +329,37 @@ def test_a_store_of_before_there_were_layouts_is_brought_up_to_date(planted, stu
     two_versions(planted, studio, project)
     before, card = planted.store.samples(project), planted.versions.card(project, 2)
     unnumbered(planted, project)
-    migrations.check(planted.settings.home, planted.queue.redis)
+    migrations.check(planted.files, planted.queue.redis)
     assert planted.store.samples(project) == before and planted.versions.card(project, 2) == card
     assert planted.store.config(project) == CONFIG and planted.versions.before(project) == 1
     assert all(is_sealed(path.read_bytes()) for path in planted.settings.home.rglob("*.json"))
-    assert migrations.stored(planted.settings.home) == migrations.LAYOUT
-    migrations.check(planted.settings.home, planted.queue.redis)
+    assert migrations.stored(planted.files) == migrations.LAYOUT
+    migrations.check(planted.files, planted.queue.redis)
 
 
 def test_a_file_of_an_old_store_that_cannot_be_read_keeps_no_process_from_starting(planted):
     folder = planted.store.folder("1.1795340435")
     (folder / "samples" / "7.json").mkdir(parents=True)
     (folder / "project.json").write_text(json.dumps({"label_config": CONFIG}))
-    migrations.check(planted.settings.home, planted.queue.redis)
-    assert migrations.stored(planted.settings.home) == migrations.LAYOUT
+    migrations.check(planted.files, planted.queue.redis)
+    assert migrations.stored(planted.files) == migrations.LAYOUT
     assert planted.store.config("1.1795340435") == CONFIG and planted.store.samples("1.1795340435") == []
 
 
 def test_a_newer_layout_is_refused_with_both_numbers(planted, settings):
-    migrations.check(planted.settings.home, planted.queue.redis)
+    migrations.check(planted.files, planted.queue.redis)
     planted.queue.redis.set(LAYOUT_KEY, migrations.LAYOUT + 1)
     with pytest.raises(Unavailable, match=r"Redis .* layout 2, written by a newer Skylight; this one knows .* up to 1"):
-        migrations.check(planted.settings.home, planted.queue.redis)
+        migrations.check(planted.files, planted.queue.redis)
     planted.queue.redis.delete(LAYOUT_KEY)
     (settings.home / migrations.NAME).write_bytes(seal({"layout": 7}))
     with pytest.raises(Unavailable, match=r"layout 7, .*Install the newer Skylight again"):
-        migrations.check(planted.settings.home, planted.queue.redis)
+        migrations.check(planted.files, planted.queue.redis)
 
 
 def test_the_page_stands_whatever_is_damaged(planted, studio, project):
     two_versions(planted, studio, project)
-    for path in planted.store.folder(project).rglob("*.json"):
+    for path in planted.files.path(planted.store.folder(project)).rglob("*.json"):
         flip(path, np.random.default_rng(1), 5)
     client = create_app(planted.settings, Service(planted.settings)).test_client()
     assert client.get("/status").status_code == 200

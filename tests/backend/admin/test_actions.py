@@ -98,7 +98,7 @@ def test_a_version_that_was_damaged_is_hidden_as_one_that_was_rolled_back(plante
         publish(planted, project)
         actions.promote(planted, project, number)
         work()
-    planted.versions.set_aside(project, 2, "no decoder")
+    planted.versions.quarantine(project, 2, "no decoder")
     work()
     assert planted.version_name(project) == "skylight-1"
     assert studio.projects[1]["model_version"] == "skylight-1"

@@ -113,8 +113,10 @@ def test_another_program_at_the_address_is_not_connected(ls, studio, service, pr
     assert not studio.backends
 
 
-def test_a_shell_without_the_servers_home_connects_nothing_that_would_then_be_refused(ls, studio, project, served):
-    mine = WebhookSecret(Settings(webhook_secret="of-another-shell"))
+def test_a_shell_without_the_servers_home_connects_nothing_that_would_then_be_refused(
+    ls, studio, project, service, served
+):
+    mine = WebhookSecret(Settings(webhook_secret="of-another-shell"), service.files)
     with pytest.raises(Unavailable, match="another secret answers; set SKYLIGHT_HOME"):
         connect(ls, mine, project, served)
     assert not studio.backends

@@ -16,7 +16,7 @@ from skylight.backend.limits import project_name
 from skylight.backend.queue.queue import KINDS, PROJECTS, key
 from skylight.backend.queue.retries import AGAIN
 from skylight.backend.service import Service
-from skylight.backend.store.samples import Store
+from skylight.backend.store.samples import SampleStore
 from skylight.backend.worker.jobs import CURRENT_SERVICE, ingest
 from skylight.backend.worker.maintenance import Upkeep
 from skylight.model.storage.checksums import seal
@@ -125,9 +125,9 @@ def fill(service: Service, studio: Studio) -> None:
         service.queue.accept(project, {"what": "config", "label_config": CONFIG})
         for kind in KINDS:
             service.queue.request(project, kind)
-        service.store.spool(project, {"what": "train", "label_config": ""})
+        service.spool.add(project, {"what": "train", "label_config": ""})
         service.failures.note(project, "train", "the training diverged")
-        service.store.damage.set_aside(project, service.store.folder(project) / "project.json", "for a try")
+        service.store.damage.quarantine(project, f"{service.store.folder(project)}/project.json", "for a try")
         service.store.save_config(project, CONFIG)
 
 
@@ -184,7 +184,7 @@ def test_a_project_that_comes_back_begins_anew_but_for_the_numbers_of_its_versio
     serve_decoder(planted, P, ("Pit",))
     assert planted.version_name(P) == "skylight-2"  # other processes may have the first in memory
     forget(planted, P)
-    assert Store(planted.settings.home).newest_forgotten(P) == 2
+    assert SampleStore(planted.files).newest_forgotten(P) == 2
 
 
 def test_it_waits_for_a_job_and_gives_up_where_one_goes_on(planted, monkeypatch):

@@ -12,6 +12,7 @@ from skylight.backend.errors import MediaError
 from skylight.backend.images.embedder import REMEMBERED_SECONDS, ImageEmbedder
 from skylight.model.embeddings.cache import EmbeddingCache, has_reader
 from skylight.model.images.decoding import ImageError, content_hash
+from skylight.model.storage.file_store import FolderStore
 from tests.support.picture_kinds import raster, saved, turned
 from tests.support.planted_embeddings import STEP, Planted, png, write_as_before
 
@@ -26,7 +27,7 @@ class Web:
         self.fetched: list[str] = []
         self.encoded = 0
         self.now = 0.0
-        self.cache = EmbeddingCache(folder, "planted-1", 0)
+        self.cache = EmbeddingCache(FolderStore(folder), "planted-1", 0)
         self.embedder = ImageEmbedder(self, self.cache, self.fetch, 10**6, lambda: self.now)  # type: ignore[arg-type]
 
     def fetch(self, url: str) -> bytes:
@@ -113,7 +114,7 @@ def turned_webp() -> tuple[bytes, np.ndarray]:
 
 def again(web) -> Web:
     """Another process on the same folder."""
-    other = Web(web.cache.folder.parent)
+    other = Web(web.cache.files.folder)
     other.files = web.files
     return other
 

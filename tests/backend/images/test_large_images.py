@@ -63,9 +63,9 @@ def mosaic():
 def tiled(service: Service, segmenter) -> Service:
     """A service whose tiles have 256 px."""
     service.settings = replace(service.settings, tile=SIDE)
-    cache = EmbeddingCache(service.settings.home / "embeddings", segmenter.encoder_id, 10**7)
+    cache = EmbeddingCache(service.files, segmenter.encoder_id, 10**7)
     large = LargeImageStore(service.settings.home / "pictures", SIDE)
-    service._pictures = ImageEmbedder(segmenter, cache, service._fetch, 10**7, large=large)
+    service._embedder = ImageEmbedder(segmenter, cache, service._fetch, 10**7, large=large)
     return service
 
 

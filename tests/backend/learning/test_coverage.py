@@ -27,7 +27,7 @@ def test_an_image_is_ready_once_it_is_embedded(planted, studio, project):
 
 def test_what_another_sam_embedded_is_not_ready(planted, studio, project):
     planted.embedder.embedding(studio.tasks[2]["data"]["image"])
-    planted.embedder.cache.folder = planted.settings.home / "embeddings" / "another"
+    planted.embedder.cache.encoder_id = "another"
     assert readiness(planted, project).ready == 0
 
 

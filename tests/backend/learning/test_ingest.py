@@ -218,7 +218,7 @@ def test_an_event_that_cannot_be_used_is_logged_and_holds_up_nothing(planted, st
 
 def test_an_event_that_the_machine_cannot_take_stays_in_the_inbox(planted, studio, project, submitted, caplog):
     accept(planted, studio, project, submitted)
-    folder = planted.store.folder(project) / "samples"
+    folder = planted.files.path(planted.store.folder(project)) / "samples"
     folder.write_text("in the way")
     with pytest.raises(OSError):
         drain(planted, project)

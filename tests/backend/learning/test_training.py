@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from safetensors.numpy import load_file
+from safetensors.numpy import load
 
 from skylight.backend.labelstudio.region_reader import parse_config
 from skylight.backend.learning import training
@@ -168,7 +168,7 @@ def test_samples_on_disk_teach_what_those_in_memory_do(planted, studio, project,
     monkeypatch.setattr(Shelf, "put", lambda *given: put.append(real(*given)) or put[-1])
     train_version(planted, project)
     assert len(put) == 6 and all(isinstance(each.label_map.base.base.obj, mmap.mmap) for each in put)
-    first, second = (load_file(planted.versions.weights(project, n)) for n in (1, 2))
+    first, second = (load(planted.versions.weights(project, number)) for number in (1, 2))
     assert all((first[name] == second[name]).all() for name in first)
 
 
@@ -268,7 +268,7 @@ def test_a_version_whose_card_is_lost_does_not_stand_in_the_way(planted, studio,
     annotate(planted, studio, project, training=3)
     train_version(planted, project)
     current = planted.decoder_for(project, LABELING)
-    (planted.versions.folder(project) / "1" / "card.json").unlink()
+    (planted.files.path(planted.versions.folder(project)) / "1" / "card.json").unlink()
     trained = Trained(current, validate(current, []), True, 1, 0.0)
     verdict, promoted = gate(planted, project, LABELING, trained, [])
     assert promoted and "card.json" in verdict
@@ -347,8 +347,8 @@ def test_an_image_that_changed_since_is_left_out(planted, studio, project, caplo
 def test_a_current_version_of_an_earlier_layout_is_trained_anew(planted, studio, project):
     annotate(planted, studio, project, training=3, validation=1)
     train_version(planted, project)
-    forget_layout(planted.versions.weights(project, 1))
-    card = planted.versions.folder(project) / "1" / "card.json"
+    forget_layout(planted.files.path(f"{planted.versions.folder(project)}/1/decoder.safetensors"))
+    card = planted.files.path(planted.versions.folder(project)) / "1" / "card.json"
     card.write_bytes(seal({k: v for k, v in unseal(card.read_bytes()).items() if k not in ("layout", "sha256")}))
     planted._decoder.cache_clear()  # as after a restart
     assert train_version(planted, project) == 2
@@ -359,7 +359,7 @@ def test_a_current_version_of_an_earlier_layout_is_trained_anew(planted, studio,
 def test_a_damaged_current_version_does_not_stand_in_the_way(planted, studio, project, damage):
     annotate(planted, studio, project, training=3, validation=1)
     train_version(planted, project)
-    file = planted.versions.weights(project, 1)
+    file = planted.files.path(f"{planted.versions.folder(project)}/1/decoder.safetensors")
     data = file.read_bytes()
     file.unlink()
     if damage == "half of it":
@@ -465,7 +465,7 @@ def test_a_task_of_which_nothing_can_be_read_is_left_out(planted, studio, projec
     another_opinion(studio, 4)
     reconcile(planted, project)
     for record in planted.store.samples(project):
-        (planted.store.folder(project) / "samples" / record.label_map).unlink()
+        (planted.files.path(planted.store.folder(project)) / "samples" / record.label_map).unlink()
     assert tasks_of(planted, project, "majority") == [None]
 
 
@@ -511,7 +511,7 @@ def test_the_card_has_the_pictures_and_the_error_of_its_figure(planted, studio, 
 
 def as_before(service, project: str, number: int) -> None:
     """Make a version one of the release that split by tasks."""
-    path = service.versions.folder(project) / str(number) / "card.json"
+    path = service.files.path(service.versions.folder(project)) / str(number) / "card.json"
     card = unseal(path.read_bytes())
     del card["trained_on_images"], card["validation"]["error"]
     path.write_bytes(seal(card))
@@ -546,7 +546,7 @@ def test_a_version_of_before_is_not_compared_on_an_image_that_another_of_its_tas
     for sample in twice:
         held.add(current, sample)
     trained = Trained(current, held, False, 1, 0.0)
-    (planted.versions.folder(project) / "1" / "card.json").write_bytes(
+    (planted.files.path(planted.versions.folder(project)) / "1" / "card.json").write_bytes(
         seal({**{k: v for k, v in card.items() if k != "trained_on_images"}, "trained_on": [s.task for s in samples]})
     )
     assert "not 0" in gate(planted, project, LABELING, trained, [*samples, *twice])[0]

@@ -49,6 +49,6 @@ def test_a_project_without_a_version_that_can_be_used_is_said_to_be_so(service, 
     with pytest.raises(Unavailable, match="reads embeddings of vit_b-1, not of tiny-"):
         trained(service, "1")
     publish(service, decoder)
-    forget_layout(service.versions.weights(PROJECT, 2))
+    forget_layout(service.files.path(f"{service.versions.folder(PROJECT)}/2/decoder.safetensors"))
     with pytest.raises(Unavailable, match="version 2 of project .* is of another release"):
         trained(service, "1")

@@ -22,6 +22,7 @@ PROCESS = """
 import errno, os, sys
 from pathlib import Path
 from skylight.backend.security.key_file import kept_key
+from skylight.model.storage.file_store import FolderStore
 def refuse(*_, **__):
     raise OSError(errno.EPERM, "no hard links here")
 if sys.argv[2] == "refused":
@@ -55,7 +56,7 @@ def test_a_key_is_made_once_and_only_its_owner_may_read_it(tmp_path: Path, links
 
 
 def test_the_secret_and_the_key_of_the_page_need_no_hard_links(tmp_path: Path, links: int | None, service) -> None:
-    assert len(WebhookSecret(Settings(home=tmp_path)).value) >= 32
+    assert len(WebhookSecret(Settings(home=tmp_path), service.files).value) >= 32
     pages = Pages(service, RecordCache(service))
     token = pages.guard.token("cookie")
     assert (service.settings.home / KEY_FILE).is_file()

@@ -10,10 +10,12 @@ import pytest
 from skylight.backend.security.key_file import load_or_create_key
 from skylight.backend.security.webhook_secret import HEADER, WebhookSecret
 from skylight.backend.settings import Settings
+from skylight.backend.store.opening import open_files
+from skylight.model.storage.file_store import FolderStore
 
 
 def secret(home: Path, given: str = "") -> WebhookSecret:
-    return WebhookSecret(Settings(home=home, webhook_secret=given))
+    return WebhookSecret(Settings(home=home, webhook_secret=given), FolderStore(home))
 
 
 def test_it_is_made_once_and_only_its_owner_may_read_it(tmp_path):
@@ -60,9 +62,9 @@ def test_a_skylight_is_known_by_a_name_that_does_not_tell_the_secret(tmp_path):
 
 
 def test_it_is_expected_of_the_projects_that_are_known_to_send_it(settings):
-    one = WebhookSecret(settings)
+    one = WebhookSecret(settings, open_files(settings))
     one.require("1.1795340435")
     one.require("1.1795340435")
-    later = WebhookSecret(replace(settings))
+    later = WebhookSecret(replace(settings), open_files(settings))
     assert later.is_required("1.1795340435")
     assert not later.is_required("2.1795340435")

@@ -198,7 +198,7 @@ def test_a_project_of_8_bits_has_none(planted, studio, project):
     annotate(planted, studio, project)
     assert train_version(planted, project) == 1
     assert planted.versions.card(project, 1)["normalisation"] is None
-    assert not (planted.store.folder(project) / "normalisation.json").exists()
+    assert not (planted.files.path(planted.store.folder(project)) / "normalisation.json").exists()
     assert "rasters" not in "\n".join(lines(all_as_json(planted)))
 
 
@@ -207,7 +207,7 @@ def test_a_damaged_one_is_that_of_the_newest_version(planted, studio, project):
     annotate(planted, studio, project)
     train_version(planted, project)
     settled = planted.normalisations.of(project)
-    path = planted.store.folder(project) / "normalisation.json"
+    path = planted.files.path(planted.store.folder(project)) / "normalisation.json"
     path.write_bytes(path.read_bytes().replace(b"range", b"ranch"))
     assert planted.normalisations.of(project) == settled == planted.normalisations.of(project)
     assert planted.failures.of(project)

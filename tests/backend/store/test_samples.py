@@ -1,8 +1,5 @@
-"""The store: whole files or none, and events on disk in their order."""
+"""Samples and configurations: whole files or none."""
 
-import json
-import threading
-import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,10 +7,9 @@ import numpy as np
 import pytest
 
 from skylight.backend.errors import BadRequest, DamagedFile
-from skylight.backend.store import samples as module
-from skylight.backend.store.samples import SampleRecord, Store
-from skylight.model.storage.atomic_write import write
+from skylight.backend.store.samples import SampleRecord, SampleStore
 from skylight.model.storage.checksums import seal, unseal
+from skylight.model.storage.file_store import FolderStore
 
 P = "1.1795340435"
 RECORD = SampleRecord(
@@ -24,17 +20,16 @@ OBJECTS = np.arange(24, dtype=np.uint16).reshape(4, 6) * 2849  # up to 65527
 
 
 @pytest.fixture
-def store(tmp_path: Path) -> Store:
-    return Store(tmp_path)
+def store(tmp_path: Path) -> SampleStore:
+    return SampleStore(FolderStore(tmp_path))
 
 
-def files(store: Store) -> set[str]:
-    return {path.name for path in store.home.rglob("*") if path.is_file()}
+def files(store: SampleStore) -> set[str]:
+    return {path.name for path in store.files.folder.rglob("*") if path.is_file()}
 
 
 def test_an_empty_store_holds_nothing(store):
     assert (store.projects(), store.samples(P), store.config(P), store.get(P, 7)) == ([], [], "", None)
-    assert list(store.spooled()) == []
     assert not store.remove(P, 7)
     assert not files(store)
 
@@ -70,7 +65,7 @@ def test_single_objects_come_back_as_they_were_put(store):
 
 def test_a_sample_of_before_there_were_objects_is_still_read(store):
     store.put(P, RECORD, MAP)
-    path = store.folder(P) / "samples" / "7.json"
+    path = store.files.path(store.folder(P)) / "samples" / "7.json"
     body = unseal(path.read_bytes())
     del body["objects"], body["parked"]
     path.write_bytes(seal(body))
@@ -82,12 +77,14 @@ def test_a_sample_of_before_there_were_objects_is_still_read(store):
 def test_until_the_record_is_written_the_earlier_sample_is_whole(store, monkeypatch):
     store.put(P, RECORD, MAP, OBJECTS)
 
-    def crash(path, data):
-        if path.suffix == ".json":
-            raise OSError("no space left")
-        write(path, data)
+    write = store.files.write
 
-    monkeypatch.setattr(module, "write", crash)
+    def crash(name, data):
+        if name.endswith(".json"):
+            raise OSError("no space left")
+        write(name, data)
+
+    monkeypatch.setattr(store.files, "write", crash)
     with pytest.raises(OSError, match="no space"):
         store.put(P, replace(RECORD, regions=9), MAP, OBJECTS // 2)
     found = store.get(P, 7)
@@ -110,7 +107,7 @@ def test_a_newer_annotation_takes_the_place_of_the_earlier_one(store):
 
 def test_a_sample_exists_when_its_record_does(store):
     store.put(P, RECORD, MAP)
-    (store.folder(P) / "samples" / "7.json").unlink()
+    (store.files.path(store.folder(P)) / "samples" / "7.json").unlink()
     assert store.samples(P) == []
     store.put(P, RECORD, MAP)
     assert len(store.samples(P)) == 1
@@ -143,69 +140,15 @@ def test_a_name_that_could_lead_elsewhere_is_refused(store, name):
         store.folder(name)
 
 
-def test_spooled_events_come_back_once_and_in_their_order(store):
-    for n in range(20):
-        store.spool(P, {"id": n})
-    assert [event["id"] for _, event in store.spooled()] == list(range(20))
-    assert list(store.spooled()) == []
-
-
-def test_an_event_that_could_not_be_handed_on_stays_spooled(store):
-    for n in range(3):
-        store.spool(P, {"id": n})
-    replay = store.spooled()
-    next(replay)
-    next(replay)
-    replay.close()  # as when Redis goes away at the second
-    assert list(store.spooled()) == [(P, {"id": 1}), (P, {"id": 2})]
-
-
-def test_two_who_replay_at_once_hand_every_event_on_once_and_in_order(store):
-    for n in range(40):
-        store.spool(P, {"id": n})
-    seen: list[int] = []
-    together = threading.Barrier(4)
-
-    def replay() -> None:
-        together.wait()
-        for _, event in store.spooled():
-            time.sleep(0.001)  # as handing it on takes
-            seen.append(event["id"])
-
-    threads = [threading.Thread(target=replay) for _ in range(4)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert seen == list(range(40))
-
-
-def test_what_another_release_spooled_is_read(store):
-    (store.home / "spool").mkdir(parents=True)
-    (store.home / "spool" / "00000000000000000001-old.json").write_text(
-        json.dumps({"project": P, "event": {"what": "train"}})
-    )
-    store.spool(P, {"id": 1}, {"id": 2})
-    assert list(store.spooled()) == [(P, {"what": "train"}), (P, {"id": 1}), (P, {"id": 2})]
-
-
-def test_of_several_events_in_a_spooled_file_those_that_were_handed_on_do_not_come_again(store):
-    store.spool(P, {"id": 1}, {"id": 2}, {"id": 3})
-    replay = store.spooled()
-    assert [next(replay), next(replay)] == [(P, {"id": 1}), (P, {"id": 2})]
-    replay.close()  # as when Redis goes away at the second
-    assert list(store.spooled()) == [(P, {"id": 2}), (P, {"id": 3})]
-
-
 def test_a_sample_whose_file_cannot_be_read_is_set_aside_and_the_others_are_there(store):
     for number in (1, 2):
         store.put(P, replace(RECORD, annotation=number), MAP)
-    broken = store.folder(P) / "samples" / "1.json"
+    broken = store.files.path(store.folder(P)) / "samples" / "1.json"
     broken.unlink()
     broken.mkdir()
     assert [each.annotation for each in store.samples(P)] == [2]
-    assert not broken.exists() and len(list((store.home / "damaged").iterdir())) == 1
-    picture = store.folder(P) / "samples" / store.get(P, 2).label_map
+    assert not broken.exists() and len(list((store.files.folder / "damaged").iterdir())) == 1
+    picture = store.files.path(store.folder(P)) / "samples" / store.get(P, 2).label_map
     picture.unlink()
     picture.mkdir()
     with pytest.raises(DamagedFile, match="cannot be read"):
@@ -216,5 +159,5 @@ def test_a_sample_whose_file_cannot_be_read_is_set_aside_and_the_others_are_ther
 def test_folders_that_are_no_projects_are_none(store):
     store.save_config(P, "<View/>")
     for name in ("lost+found", ".Trash-1000", "copy of 1.2", "@eaDir"):
-        (store.home / "projects" / name).mkdir()
+        (store.files.folder / "projects" / name).mkdir()
     assert store.projects() == [P]

@@ -6,16 +6,17 @@ from pathlib import Path
 
 import pytest
 
-from skylight.backend.store.samples import Store
+from skylight.backend.store.samples import SampleStore
 from skylight.backend.store.versions import Versions
 from skylight.model.storage.checksums import seal
+from skylight.model.storage.file_store import FolderStore
 
 P = "1.1795340435"
 
 
 @pytest.fixture
 def versions(tmp_path: Path) -> Versions:
-    return Versions(Store(tmp_path))
+    return Versions(SampleStore(FolderStore(tmp_path)))
 
 
 def publish(versions: Versions, content: bytes = b"weights") -> int:
@@ -33,7 +34,7 @@ def test_a_published_version_is_complete_and_not_yet_served(versions):
     assert versions.numbers(P) == [1, 2]
     sha256 = hashlib.sha256(b"two").hexdigest()
     assert versions.card(P, 2) == {"version": 2, "labels": ["Pit"], "sha256": sha256}
-    assert (versions.weights(P, 1).read_bytes(), versions.weights(P, 2).read_bytes()) == (b"one", b"two")
+    assert (versions.weights(P, 1), versions.weights(P, 2)) == (b"one", b"two")
     assert versions.current(P) == 0
 
 
@@ -52,7 +53,7 @@ def test_a_version_that_cannot_be_saved_leaves_nothing(versions):
 
     with pytest.raises(OSError, match="no space"):
         versions.publish(P, fail, {})
-    assert [path.name for path in versions.folder(P).iterdir()] == ["1"]
+    assert [path.name for path in versions.files.path(versions.folder(P)).iterdir()] == ["1"]
     assert publish(versions) == 2
 
 
@@ -106,7 +107,7 @@ def test_what_was_rolled_back_is_not_promoted_again(versions):
 
 def test_a_choice_made_by_an_earlier_release_stands(versions):
     versions.publish(P, lambda path: path.write_bytes(b"weights"), {"promoted": True})
-    (versions.store.folder(P) / "current.json").write_bytes(seal({"version": 0, "before": 0}))
+    versions.files.write(f"projects/{P}/current.json", seal({"version": 0, "before": 0}))
     versions.settle(P)
     assert versions.current(P) == 0
 
@@ -117,7 +118,7 @@ def test_a_version_whose_files_cannot_be_read_is_set_aside(versions, broken):
         publish(versions)
     versions.promote(P, 1)
     versions.promote(P, 2)
-    path = versions.folder(P) / "2" / broken
+    path = versions.files.path(versions.folder(P)) / "2" / broken
     shutil.rmtree(path) if path.is_dir() else path.unlink()
     if broken:
         path.mkdir()
@@ -125,4 +126,4 @@ def test_a_version_whose_files_cannot_be_read_is_set_aside(versions, broken):
         path.write_bytes(b"a file where a folder should be")
     assert [card["version"] for card in versions.cards(P)] == [1]
     assert versions.current(P) == 1
-    assert len(list((versions.store.home / "damaged").iterdir())) == 1
+    assert len(list((versions.files.folder / "damaged").iterdir())) == 1

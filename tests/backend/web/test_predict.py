@@ -252,14 +252,14 @@ def test_a_decoder_of_the_same_sam_in_another_precision_is_served(client, plante
 
 def test_a_decoder_of_an_earlier_layout_is_not_served(client, planted, pictures, caplog):
     serve_decoder(planted, P, ("Dog", "Object"))
-    forget_layout(planted.versions.weights(P, 1))
+    forget_layout(planted.files.path(f"{planted.versions.folder(P)}/1/decoder.safetensors"))
     assert ask(client, capture("06"))[0]["result"] == []
     assert "train anew" in caplog.text
 
 
 def test_a_version_whose_file_is_gone_costs_the_answer_not_the_batch(client, planted, pictures, caplog):
     serve_decoder(planted, P, ("Dog", "Object"))
-    planted.versions.weights(P, 1).unlink()
+    planted.files.path(f"{planted.versions.folder(P)}/1/decoder.safetensors").unlink()
     assert [result["result"] for result in ask(client, capture("08"))] == [[], []]
     assert "versions/1 is damaged" in caplog.text
 

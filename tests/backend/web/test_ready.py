@@ -68,7 +68,7 @@ def test_an_event_that_waits_for_long_is_an_alarm_and_red_on_the_page(client, se
 
 
 def test_an_event_on_disk_counts_too(client, service, staffed):
-    service.store.spool("1.5", {"what": "config"})
+    service.spool.add("1.5", {"what": "config"})
     (path,) = (service.settings.home / "spool").glob("*.json")
     os.utime(path, (time.time() - 2 * machine_checks.INBOX_SECONDS,) * 2)
     assert list(missing(client)) == ["inbox"]

@@ -233,10 +233,10 @@ def test_events_wait_on_disk_while_redis_is_away_and_go_first_when_it_is_back(
 
 def test_behind_many_that_wait_on_disk_an_event_waits_too(service, client, monkeypatch):
     monkeypatch.setattr("skylight.backend.queue.inbox.REPLAY_SECONDS", -1.0)
-    service.store.spool(P, {"what": "train"})
+    service.spool.add(P, {"what": "train"})
     submit(client, 7)
     assert not inbox(service)
-    assert [event.get("id") for _, event in service.store.spooled()] == [None, 7]
+    assert [event.get("id") for _, event in service.spool.take()] == [None, 7]
 
 
 def damaged_files(home: Path) -> list[str]:
@@ -267,10 +267,10 @@ def test_a_spooled_file_that_cannot_be_read_is_set_aside_and_holds_up_nothing(se
         (spool / "00000000000000000001-bad.json").mkdir()
     else:
         (spool / "00000000000000000001-bad.json").write_bytes(content)
-    service.store.spool(P, {"what": "train"})
+    service.spool.add(P, {"what": "train"})
     submit(client, 7)
     assert [event.get("id") for event in inbox(service)] == [None, 7]
-    assert not service.store.has_spooled()
+    assert service.spool.is_empty()
     assert damaged_files(service.settings.home) == ["spool-00000000000000000001-bad.json"]
     assert "00000000000000000001-bad.json is damaged" in caplog.text
     assert service.queue.take_reconciliation(P) == "all"  # Label Studio knows what it held
@@ -326,7 +326,7 @@ def test_a_redis_that_hangs_does_not_keep_label_studio_waiting(service, tmp_path
         began = time.monotonic()
         assert client.post("/webhook", json=body).status_code == 202
         assert time.monotonic() - began < 0.9
-    assert [event["id"] for _, event in away.store.spooled()] == list(range(20))
+    assert [event["id"] for _, event in away.spool.take()] == list(range(20))
 
 
 def test_a_submit_is_answered_in_milliseconds(client):

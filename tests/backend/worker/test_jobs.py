@@ -249,7 +249,7 @@ def test_a_start_replays_what_waited_on_disk(planted, studio, project, work):
         "data": studio.tasks[annotation["task"]]["data"],
         "label_config": CONFIG,
     }
-    planted.store.spool(project, event)
+    planted.spool.add(project, event)
     work()
     assert [record.annotation for record in planted.store.samples(project)] == [annotation["id"]]
 

@@ -16,21 +16,21 @@ P = "1.1795340435"
 def test_what_waits_on_disk_goes_on_without_another_event(service, monkeypatch):
     monkeypatch.setattr("skylight.backend.worker.maintenance.EVERY_SECONDS", 0.05)
     for number in range(3):
-        service.store.spool(P, {"what": "annotation", "id": number})
+        service.spool.add(P, {"what": "annotation", "id": number})
     with Upkeep(service, sweep=False):
         wait_until(lambda: service.queue.inbox_length(P) == 3)
     assert [event["id"] for event in service.queue.inbox(P)] == [0, 1, 2]
-    assert not service.store.has_spooled()
+    assert service.spool.is_empty()
 
 
 def test_it_outlives_a_redis_that_is_away(service, tmp_path, broker_socket, monkeypatch, caplog):
     monkeypatch.setattr("skylight.backend.worker.maintenance.EVERY_SECONDS", 0.05)
-    service.store.spool(P, {"what": "annotation", "id": 1})
+    service.spool.add(P, {"what": "annotation", "id": 1})
     service.queue.__init__(connect(f"unix://{tmp_path}/redis.sock"))
     with Upkeep(service, sweep=True):
         wait_until(lambda: "upkeep" in caplog.text)
         (tmp_path / "redis.sock").symlink_to(broker_socket)
-        wait_until(lambda: not service.store.has_spooled())
+        wait_until(lambda: service.spool.is_empty())
     assert service.queue.inbox_length(P) == 1
 
 

@@ -16,7 +16,7 @@ from safetensors.numpy import save as safetensors
 from skylight.model.embeddings.cache import EmbeddingCache, nbytes, read, write
 from skylight.model.embeddings.quantization import quantise, restore
 from skylight.model.sam.types import Embedding
-from skylight.model.storage import atomic_write as files
+from skylight.model.storage.file_store import FolderStore
 
 MEGABYTE = 1 << 20
 
@@ -85,7 +85,7 @@ def test_threads_that_want_one_image_compute_it_once(tmp_path: Path) -> None:
         calls.append(threading.get_ident())
         return embedding()
 
-    answers = ask_together(EmbeddingCache(tmp_path, "tiny-1", MEGABYTE), compute, others=2)
+    answers = ask_together(EmbeddingCache(FolderStore(tmp_path), "tiny-1", MEGABYTE), compute, others=2)
     assert len(calls) == 1 and len(answers) == 3
     assert all(answer is answers[0] and isinstance(answer, Embedding) for answer in answers)
 
@@ -97,7 +97,7 @@ def test_an_error_reaches_all_who_wait_and_is_not_remembered(tmp_path: Path) -> 
         calls.append(threading.get_ident())
         raise RuntimeError("the picture is broken")
 
-    cache = EmbeddingCache(tmp_path, "tiny-1", MEGABYTE)
+    cache = EmbeddingCache(FolderStore(tmp_path), "tiny-1", MEGABYTE)
     answers = ask_together(cache, fail, others=2)
     assert len(calls) == 1
     assert [str(answer) for answer in answers] == ["the picture is broken"] * 3
@@ -105,7 +105,7 @@ def test_an_error_reaches_all_who_wait_and_is_not_remembered(tmp_path: Path) -> 
 
 
 def test_threads_that_want_different_images_do_not_wait_for_each_other(tmp_path: Path) -> None:
-    cache = EmbeddingCache(tmp_path, "tiny-1", MEGABYTE)
+    cache = EmbeddingCache(FolderStore(tmp_path), "tiny-1", MEGABYTE)
     together = threading.Barrier(2, timeout=10)
 
     def compute(number: int) -> Embedding:
@@ -119,7 +119,7 @@ def test_threads_that_want_different_images_do_not_wait_for_each_other(tmp_path:
 
 
 def test_memory_keeps_the_latest_used_within_its_bound(tmp_path: Path) -> None:
-    cache = EmbeddingCache(tmp_path, "tiny-1", 3 * nbytes(embedding()))
+    cache = EmbeddingCache(FolderStore(tmp_path), "tiny-1", 3 * nbytes(embedding()))
     held = [cache.get(key(i), lambda i=i: embedding(i)) for i in range(3)]
     assert cache.get(key(0), never) is held[0]  # used, so that 1 is now the oldest
     held.append(cache.get(key(3), lambda: embedding(3)))
@@ -132,7 +132,7 @@ def test_memory_keeps_the_latest_used_within_its_bound(tmp_path: Path) -> None:
 
 
 def test_the_memory_bound_holds_however_often_images_come_and_go(tmp_path: Path) -> None:
-    cache = EmbeddingCache(tmp_path, "tiny-1", 3 * nbytes(embedding()) + 100)
+    cache = EmbeddingCache(FolderStore(tmp_path), "tiny-1", 3 * nbytes(embedding()) + 100)
     for _ in range(3):
         latest = {i: cache.get(key(i), lambda i=i: embedding(i)) for i in range(10)}
     assert [i for i in (9, 8, 7) if cache.get(key(i), never) is latest[i]] == [9, 8, 7]
@@ -140,7 +140,7 @@ def test_the_memory_bound_holds_however_often_images_come_and_go(tmp_path: Path)
 
 
 def test_memory_s_count_is_that_of_what_it_holds(tmp_path: Path) -> None:
-    cache = EmbeddingCache(tmp_path, "tiny-1", 5 * nbytes(embedding()))
+    cache = EmbeddingCache(FolderStore(tmp_path), "tiny-1", 5 * nbytes(embedding()))
     rng = np.random.default_rng(0)
     for number in rng.integers(0, 40, 300):
         size = 1 + int(number) % 7  # embeddings of many sizes, many of them more than once
@@ -154,14 +154,14 @@ def test_memory_s_count_is_that_of_what_it_holds(tmp_path: Path) -> None:
 
 
 def test_an_embedding_larger_than_the_bound_is_still_given(tmp_path: Path) -> None:
-    cache = EmbeddingCache(tmp_path, "tiny-1", memory_bytes=1)
+    cache = EmbeddingCache(FolderStore(tmp_path), "tiny-1", memory_bytes=1)
     for number in range(3):
         assert_same(cache.get(key(number), lambda number=number: embedding(number)), embedding(number))
 
 
 def test_another_instance_reads_it_from_disk(tmp_path: Path) -> None:
-    EmbeddingCache(tmp_path, "tiny-1", MEGABYTE).get(key(5), lambda: embedding(5, (123, 45)))
-    found = EmbeddingCache(tmp_path, "tiny-1", MEGABYTE).get(key(5), never)
+    EmbeddingCache(FolderStore(tmp_path), "tiny-1", MEGABYTE).get(key(5), lambda: embedding(5, (123, 45)))
+    found = EmbeddingCache(FolderStore(tmp_path), "tiny-1", MEGABYTE).get(key(5), never)
     assert_same(found, embedding(5, (123, 45)))
     assert found.size == (123, 45)
 
@@ -171,7 +171,8 @@ def test_what_was_just_computed_is_the_same_as_what_is_read_later(tmp_path: Path
     features, context = (rng.normal(size=(n, 4, 4)).astype(np.float16) for n in (256, 8))
     detail, picture = rng.normal(size=(3, 8, 8)).astype(np.float16), rng.integers(0, 256, 99).astype(np.uint8)
     made = Embedding(features, (30, 40), embedding().thumbnail, context, detail, picture, np.arange(101.0))
-    first, later = (EmbeddingCache(tmp_path, "tiny-1", MEGABYTE).get(key(1), lambda: made) for _ in range(2))
+    caches = (EmbeddingCache(FolderStore(tmp_path), "tiny-1", MEGABYTE) for _ in range(2))
+    first, later = (cache.get(key(1), lambda: made) for cache in caches)
     assert first.size == later.size == (30, 40)
     for name in ("features", "thumbnail", "context", "detail", "picture", "quantiles"):
         now, then, exact = (getattr(each, name) for each in (first, later, made))
@@ -189,7 +190,7 @@ def test_a_file_has_one_byte_a_number(tmp_path: Path) -> None:
 def test_the_folder_s_bound_holds_over_all_encoders_and_what_was_evicted_is_computed_again(tmp_path: Path) -> None:
     write(tmp_path / "file", embedding())
     size = (tmp_path / "file").stat().st_size
-    caches = [EmbeddingCache(tmp_path / "all", name, 0, 4 * size) for name in ("tiny-1", "tiny-2")]
+    caches = [EmbeddingCache(FolderStore(tmp_path / "all"), name, 0, 4 * size) for name in ("tiny-1", "tiny-2")]
     for number in range(6):
         cache = caches[number % 2]
         cache.get(key(number), lambda number=number: embedding(number))
@@ -200,7 +201,7 @@ def test_the_folder_s_bound_holds_over_all_encoders_and_what_was_evicted_is_comp
 
 
 def test_being_read_counts_as_use(tmp_path: Path) -> None:
-    cache = EmbeddingCache(tmp_path, "tiny-1", 0)
+    cache = EmbeddingCache(FolderStore(tmp_path), "tiny-1", 0)
     for number in range(2):
         cache.get(key(number), lambda number=number: embedding(number))
         os.utime(cache.path(key(number)), (1000, 1000))
@@ -210,25 +211,25 @@ def test_being_read_counts_as_use(tmp_path: Path) -> None:
 
 
 def test_a_full_disk_costs_no_answer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog) -> None:
-    def full(path: Path, data: bytes, durable: bool) -> None:
+    def full(name: str, data: bytes, durable: bool) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(files, "write", full)
-    cache = EmbeddingCache(tmp_path, "tiny-1", MEGABYTE)
+    cache = EmbeddingCache(FolderStore(tmp_path), "tiny-1", MEGABYTE)
+    monkeypatch.setattr(cache.files, "write", full)
     assert_same(cache.get(key(1), embedding), embedding())
     assert cache.get(key(1), never) is not None
     assert "No space left" in caplog.text
 
 
 def test_another_encoder_s_embeddings_are_its_own(tmp_path: Path) -> None:
-    EmbeddingCache(tmp_path, "tiny-1", MEGABYTE).get(key(5), lambda: embedding(5))
-    other = EmbeddingCache(tmp_path, "tiny-2", MEGABYTE).get(key(5), lambda: embedding(6))
+    EmbeddingCache(FolderStore(tmp_path), "tiny-1", MEGABYTE).get(key(5), lambda: embedding(5))
+    other = EmbeddingCache(FolderStore(tmp_path), "tiny-2", MEGABYTE).get(key(5), lambda: embedding(6))
     assert_same(other, embedding(6))
 
 
 @pytest.mark.parametrize("damage", ["cut", "empty", "noise", "no metadata", "another file", "of before"])
 def test_a_damaged_file_is_computed_again(tmp_path: Path, damage: str) -> None:
-    cache = EmbeddingCache(tmp_path, "tiny-1", MEGABYTE)
+    cache = EmbeddingCache(FolderStore(tmp_path), "tiny-1", MEGABYTE)
     path = cache.path(key(7))
     write(path, embedding(7))
     whole = path.read_bytes()
@@ -250,10 +251,10 @@ def test_a_damaged_file_is_computed_again(tmp_path: Path, damage: str) -> None:
 
 
 def test_the_file_lies_under_its_encoder_and_the_first_digits_of_its_key(tmp_path: Path) -> None:
-    cache = EmbeddingCache(tmp_path, "tiny-1", MEGABYTE)
+    cache = EmbeddingCache(FolderStore(tmp_path), "tiny-1", MEGABYTE)
     cache.get("ab" + "0" * 62, embedding)
     files = [path.relative_to(tmp_path) for path in tmp_path.rglob("*") if path.is_file()]
-    assert files == [Path("tiny-1", "ab", "ab" + "0" * 62 + ".safetensors")]
+    assert files == [Path("embeddings", "tiny-1", "ab", "ab" + "0" * 62 + ".safetensors")]
 
 
 def test_reading_a_file_that_is_not_there_says_so(tmp_path: Path) -> None:

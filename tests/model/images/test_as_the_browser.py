@@ -21,6 +21,7 @@ from skylight.model.images.orientation import TURNS
 from skylight.model.images.raster import in_memory, open_raster, size_of
 from skylight.model.sam import loading
 from skylight.model.sam.types import Embedding, Segmentation
+from skylight.model.storage.file_store import FolderStore
 from tests.support.picture_kinds import SCENE, WHITE, Kind, kinds
 
 CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
@@ -67,7 +68,7 @@ class Watched:
 
 def looked_at(folder: Path, data: bytes, side: int) -> tuple[Watched, ImageEmbedder]:
     watched = Watched()
-    cache = EmbeddingCache(folder / "embeddings", watched.encoder_id, 0)
+    cache = EmbeddingCache(FolderStore(folder), watched.encoder_id, 0)
     return watched, ImageEmbedder(
         watched, cache, lambda url: data, 10**8, large=LargeImageStore(folder / "pictures", side)
     )  # type: ignore[arg-type]

@@ -33,6 +33,7 @@ from skylight.model.images.raster import Raster, Whole, open_raster, size_of
 from skylight.model.sam import loading
 from skylight.model.sam.segmenter import Segmenter
 from skylight.model.sam.types import Embedding
+from skylight.model.storage.file_store import FolderStore
 from tests.backend.importing.test_importer import coco
 from tests.model.images.test_as_the_browser import Watched
 from tests.support.planted_embeddings import brush, key_point, png, square
@@ -81,9 +82,9 @@ def pictures(*kinds: str) -> pytest.MarkDecorator:
 @pytest.fixture
 def looked(service: Service, segmenter: Segmenter) -> Service:
     """A service whose tiles have 1024 px."""
-    cache = EmbeddingCache(service.settings.home / "embeddings", segmenter.encoder_id, 10**7)
+    cache = EmbeddingCache(service.files, segmenter.encoder_id, 10**7)
     large = LargeImageStore(service.settings.home / "pictures", 1024)
-    service._pictures = ImageEmbedder(segmenter, cache, service._fetch, 10**7, large=large)
+    service._embedder = ImageEmbedder(segmenter, cache, service._fetch, 10**7, large=large)
     return service
 
 
@@ -94,9 +95,9 @@ def every_way(case: Case, folder: Path, monkeypatch: pytest.MonkeyPatch) -> dict
     seen: dict[str, Raster] = {"map": open_raster(case.path)}
     for side in (1024, 200):
         watched = Watched()
-        cache = EmbeddingCache(folder / "embeddings", str(side), 0)
+        cache = EmbeddingCache(FolderStore(folder), str(side), 0)
         large = LargeImageStore(folder / str(side), side)
-        found = ImageEmbedder(watched, cache, lambda _: data, 10**8, large=large).open(A)[1]  # type: ignore[arg-type]
+        found = ImageEmbedder(watched, cache, lambda _: data, 10**8, large=large).look(A)[1]  # type: ignore[arg-type]
         small = isinstance(found, Embedding)
         assert small == (max(case.size) <= side)
         there = found.where_known() if isinstance(found, Embedding) else None
