@@ -22,17 +22,13 @@ from skylight.backend.security.webhook_secret import HEADER
 from skylight.backend.service import Service
 from skylight.backend.settings import Settings
 from skylight.backend.store import migrations
-from skylight.backend.web.auth import CHALLENGE
+from skylight.backend.web.auth import CHALLENGE, LOGIN_NEEDED
 from skylight.backend.web.http import body_object, error_response
-from skylight.backend.web.predict import results
-from skylight.backend.web.setup import set_up
-from skylight.backend.web.webhook import take
+from skylight.backend.web.predict import predict_tasks
+from skylight.backend.web.setup import register_project
+from skylight.backend.web.webhook import accept_events
 
 UNKNOWN = "0"  # seconds of a project's creation, where nothing tells them
-NO_LOGIN = (
-    "user and password are needed: SKYLIGHT_USER and SKYLIGHT_PASSWORD; Label Studio gets them by "
-    "`skylight connect` or `skylight doctor --fix`"
-)
 
 
 @functools.cache
@@ -73,7 +69,7 @@ class Skylight(LabelStudioMLBase):  # type: ignore[misc]  # label-studio-ml has 
             self._admit()
             self.project = self._named()
             if _asked_for("/setup"):
-                version = set_up(service(), body_object(request))
+                version = register_project(service(), body_object(request))
             else:
                 version = service().version_name(self.project)
         except SkylightError as error:
@@ -82,20 +78,20 @@ class Skylight(LabelStudioMLBase):  # type: ignore[misc]  # label-studio-ml has 
             self.set("model_version", version)
 
     def predict(self, tasks: list[dict[str, Any]], context: dict[str, Any] | None = None, **_: Any) -> ModelResponse:
-        """One prediction per task, in order; see `skylight.backend.web.predict.results`."""
+        """One prediction per task, in order; see `skylight.backend.web.predict.predict_tasks`."""
         body = {"project": self.project, "label_config": self.labels_xml, "tasks": tasks}
         try:
-            found = results(service(), {**body, "params": {"context": context or None}})
+            predictions = predict_tasks(service(), {**body, "params": {"context": context or None}})
         except SkylightError as error:
             _refuse(error)
-        version = found[0]["model_version"] if found else service().version_name(self.project)
-        return ModelResponse(predictions=found, model_version=version)
+        version = predictions[0]["model_version"] if predictions else service().version_name(self.project)
+        return ModelResponse(predictions=predictions, model_version=version)
 
     def fit(self, event: str, data: dict[str, Any], **_: Any) -> dict[str, Any]:
         """Keep what a webhook says; gives how many events were kept."""
         secret = request.headers.get(HEADER) if has_request_context() else None
         try:
-            return {"kept": len(take(service(), {**data, "action": event}, secret, _logged_in()))}
+            return {"kept": len(accept_events(service(), {**data, "action": event}, secret, _logged_in()))}
         except SkylightError as error:
             _refuse(error)
 
@@ -112,7 +108,7 @@ class Skylight(LabelStudioMLBase):  # type: ignore[misc]  # label-studio-ml has 
         if not BasicAuth.from_settings(service().settings) or _logged_in():
             return
         if not (_asked_for("/webhook") and service().secret.matches(request.headers.get(HEADER))):
-            answer = error_response(NO_LOGIN, 401)
+            answer = error_response(LOGIN_NEEDED, 401)
             answer.headers["WWW-Authenticate"] = CHALLENGE
             _answer(answer)
 

@@ -1,11 +1,11 @@
-"""Connecting a project of Label Studio to Skylight by its API: what one would click, and the webhook's secret."""
+"""Connecting a project of Label Studio to Skylight through its API: ML backend, webhook with its secret, settings."""
 
 import functools
-from dataclasses import dataclass
 from typing import Any, NoReturn
 
 import redis
 
+from skylight.backend.admin.findings import Change
 from skylight.backend.errors import LabelStudioError, Unavailable
 from skylight.backend.labelstudio.client import LabelStudio
 from skylight.backend.labelstudio.events import project_key
@@ -21,21 +21,13 @@ from skylight.backend.security.basic_auth import BasicAuth
 from skylight.backend.security.webhook_secret import WebhookSecret
 from skylight.backend.service import Service
 
-# The two guards of Label Studio 1.23.2 against calls into private networks, and what switches each off.
+# The variables that switch off the two guards of Label Studio 1.23.2 against calls into private networks.
 ML_GATE = "ML_BLOCK_LOCAL_IP=false"
 WEBHOOK_GATE = "SSRF_PROTECTION_ENABLED=false"
-REFUSED = ("reserved network address", "URL was not allowed")  # what they answer with their 403
+GUARD_MESSAGES = ("reserved network address", "URL was not allowed")  # of the guards' 403
 NO_LOGIN = BasicAuth()
 SAMPLING = "Uncertainty sampling"  # the open task with the lowest score comes next
 DEFAULT_URL = "http://127.0.0.1:9090"
-
-
-@dataclass(frozen=True)
-class Change:
-    """One thing that has to be so, and whether it was made so now or was so before."""
-
-    what: str
-    made: bool
 
 
 def connect(
@@ -44,25 +36,27 @@ def connect(
     """Connect a project: ML backend, interactive, with the login; webhook with its secret header; order of tasks and
     display of predictions.
 
-    `url` is Skylight as Label Studio reaches it; without one that of the connection there is, or this machine's.
-    What is right already is left alone. Raises LabelStudioError, and Unavailable if Label Studio's guards refuse.
+    `url` is Skylight's address as Label Studio reaches it; by default that of the existing connection, or this
+    machine's. What is right already is left alone. Raises LabelStudioError, and Unavailable if Label Studio's guards
+    refuse.
     """
     who = functools.cache(lambda address: identify(address, secret.instance))
     project = client.project(number)
     link = find_link(client, project, who, url=url.rstrip("/"))
     url = url.rstrip("/") or (link.url if link else default_url(client.url))
-    _check(url, who(url))
-    changes = [_row(client, project, link, url, login)]
+    _check_identity(url, who(url))
+    changes = [_connect_backend(client, project, link, url, login)]
     link = find_link(client, project, who, url=url)
     if link is None or link.url != url:
         raise LabelStudioError(f"Label Studio does not list the ML backend {url} that it has just taken; try again.")
     return changes + repair(client, secret, link, login)
 
 
-def want_embeddings(service: Service, number: int) -> list[Change]:
-    """Have the images of a connected project embedded; nothing where this process does not reach Skylight's Redis.
+def request_embeddings(service: Service, number: int) -> list[Change]:
+    """Request that the images of a connected project are embedded; nothing if this process cannot reach Skylight's
+    Redis.
 
-    Skylight itself, which then is on another machine, asks for the same when Label Studio tells it of the project.
+    Skylight itself, on another machine then, requests the same when Label Studio first calls it for the project.
     """
     assert service.labelstudio is not None
     project = project_key(service.labelstudio.project(number))
@@ -72,7 +66,7 @@ def want_embeddings(service: Service, number: int) -> list[Change]:
         return []
 
 
-def _check(url: str, who: BackendIdentity) -> None:
+def _check_identity(url: str, who: BackendIdentity) -> None:
     if who == "foreign":
         raise Unavailable(f"another program than Skylight answers at {url}; give the right address with --url")
     if who == "another":
@@ -83,7 +77,7 @@ def _check(url: str, who: BackendIdentity) -> None:
 
 
 def default_url(label_studio: str) -> str:
-    """Where `skylight serve` listens, if Label Studio is on this machine too. Raises Unavailable if it is not."""
+    """The address of `skylight serve`, if Label Studio is on this machine too. Raises Unavailable if it is not."""
     if label_studio.startswith(("http://127.0.0.1", "http://localhost")):
         return DEFAULT_URL
     raise Unavailable(
@@ -92,18 +86,20 @@ def default_url(label_studio: str) -> str:
 
 
 def repair(client: LabelStudio, secret: WebhookSecret, link: ProjectLink, login: BasicAuth = NO_LOGIN) -> list[Change]:
-    """Bring what belongs to an ML backend into order. Raises as `connect`."""
+    """Put right everything that belongs to an existing ML backend. Raises as `connect`."""
     changes = [
-        *_login(client, link, login),
-        _interactive(client, link, login),
-        *_webhook(client, secret, link, login),
-        *_project(client, link.project),
+        *_set_login(client, link, login),
+        _set_interactive(client, link, login),
+        *_set_webhook(client, secret, link, login),
+        *_set_project_settings(client, link.project),
     ]
     secret.require(project_key(link.project))
     return changes
 
 
-def _row(client: LabelStudio, project: dict[str, Any], link: ProjectLink | None, url: str, login: BasicAuth) -> Change:
+def _connect_backend(
+    client: LabelStudio, project: dict[str, Any], link: ProjectLink | None, url: str, login: BasicAuth
+) -> Change:
     number, what = int(project["id"]), f"ML backend {url}"
     if link and link.url == url:
         return Change(what, False)
@@ -114,17 +110,17 @@ def _row(client: LabelStudio, project: dict[str, Any], link: ProjectLink | None,
         client.update_ml_backend(number, int(link.row["id"]), url, **login.ml_backend_fields)
     except LabelStudioError as error:
         # Label Studio refuses the webhook after it has stored the backend: then the webhook's own error says more.
-        if not _is_refusal(error):
+        if not _is_guard_refusal(error):
             raise LabelStudioError(f"{error} {url} must be Skylight's address as seen from Label Studio.") from error
         if not any(str(row["url"]).rstrip("/") == url for row in client.ml_backends(number)):
-            _refuse(url, "ML backend", f"{ML_GATE} and {WEBHOOK_GATE}")
+            _raise_refused(url, "ML backend", f"{ML_GATE} and {WEBHOOK_GATE}")
         return Change(what, True)
     for webhook in link.webhooks:
         _save_webhook(client, link, url, int(webhook["id"]), {})
     return Change(f"{what}, moved from {link.url}", True)
 
 
-def _login(client: LabelStudio, link: ProjectLink, login: BasicAuth) -> list[Change]:
+def _set_login(client: LabelStudio, link: ProjectLink, login: BasicAuth) -> list[Change]:
     if not login:
         return []
     lacking = bool(login.problem(link.row))
@@ -133,7 +129,7 @@ def _login(client: LabelStudio, link: ProjectLink, login: BasicAuth) -> list[Cha
     return [Change(f"login: user {login.user} and the password", lacking)]
 
 
-def _interactive(client: LabelStudio, link: ProjectLink, login: BasicAuth) -> Change:
+def _set_interactive(client: LabelStudio, link: ProjectLink, login: BasicAuth) -> Change:
     if not link.row["is_interactive"]:
         fields = {"is_interactive": True, **login.ml_backend_fields}
         client.update_ml_backend(link.number, int(link.row["id"]), str(link.row["url"]), **fields)
@@ -141,16 +137,16 @@ def _interactive(client: LabelStudio, link: ProjectLink, login: BasicAuth) -> Ch
 
 
 def webhook_headers(secret: WebhookSecret, link: ProjectLink, login: BasicAuth) -> dict[str, str]:
-    """What a project's webhook has to carry: the secret, and the login where nobody comes in without, as by
+    """The headers of a project's webhook: the secret, and the login where every call needs it, as with
     label-studio-ml.
     """
     return {**secret.headers, **(login.headers if link.who == "locked" else {})}
 
 
-def _webhook(client: LabelStudio, secret: WebhookSecret, link: ProjectLink, login: BasicAuth) -> list[Change]:
-    """One webhook that brings everything, with the secret; others with the same events are switched off."""
+def _set_webhook(client: LabelStudio, secret: WebhookSecret, link: ProjectLink, login: BasicAuth) -> list[Change]:
+    """Have one webhook that sends all events, with the secret; others that send the same are switched off."""
     what = f"webhook {link.webhook_url}, all events, with its secret header"
-    ranked = sorted(link.webhooks, key=lambda one: not one["is_active"])
+    ranked = sorted(link.webhooks, key=lambda webhook: not webhook["is_active"])
     first = ranked[0] if ranked else None
     headers = {**((first or {}).get("headers") or {}), **webhook_headers(secret, link, login)}
     wanted = {"is_active": True, "send_payload": True, "headers": headers}
@@ -159,7 +155,7 @@ def _webhook(client: LabelStudio, secret: WebhookSecret, link: ProjectLink, logi
         fields = {**wanted, "send_for_all_actions": True, "actions": []}
         _save_webhook(client, link, link.url, int(first["id"]) if first else 0, fields)
     changes = [Change(what, made)]
-    for other in [*(one for one in ranked[1:] if one["is_active"]), *link.strays]:
+    for other in [*(webhook for webhook in ranked[1:] if webhook["is_active"]), *link.strays]:
         client.update_webhook(int(other["id"]), str(other["url"]), is_active=False, actions=other["actions"])
         changes.append(Change(f"second webhook {other['url']}, switched off", True))
     return changes
@@ -173,25 +169,25 @@ def _save_webhook(client: LabelStudio, link: ProjectLink, url: str, webhook: int
         else:
             client.create_webhook(link.number, f"{url}/webhook", **fields)
     except LabelStudioError as error:
-        if not _is_refusal(error):
+        if not _is_guard_refusal(error):
             raise
-        _refuse(url, "webhook", WEBHOOK_GATE)
+        _raise_refused(url, "webhook", WEBHOOK_GATE)
 
 
-def _project(client: LabelStudio, project: dict[str, Any]) -> list[Change]:
-    wanted = {"sampling": SAMPLING, "show_collab_predictions": True}
-    named = {"sampling": f"{SAMPLING}: least certain first", "show_collab_predictions": "predictions shown"}
-    differing = {name: value for name, value in wanted.items() if project.get(name) != value}
+def _set_project_settings(client: LabelStudio, project: dict[str, Any]) -> list[Change]:
+    settings = {"sampling": SAMPLING, "show_collab_predictions": True}
+    texts = {"sampling": f"{SAMPLING}: least certain first", "show_collab_predictions": "predictions shown"}
+    differing = {name: value for name, value in settings.items() if project.get(name) != value}
     if differing:
         client.update_project(int(project["id"]), **differing)
-    return [Change(named[name], name in differing) for name in wanted]
+    return [Change(texts[name], name in differing) for name in settings]
 
 
-def _is_refusal(error: LabelStudioError) -> bool:
-    return any(part in str(error) for part in REFUSED)
+def _is_guard_refusal(error: LabelStudioError) -> bool:
+    return any(part in str(error) for part in GUARD_MESSAGES)
 
 
-def _refuse(url: str, what: str, gates: str) -> NoReturn:
+def _raise_refused(url: str, what: str, gates: str) -> NoReturn:
     raise Unavailable(
         f"Label Studio refuses the {what} at {url}, an address in a private network. Start Label Studio with {gates} "
         "in its environment, then run this again."

@@ -1,4 +1,4 @@
-"""What `skylight cache` says of the embeddings on disk, and how it makes room."""
+"""`skylight cache`: a report about the embeddings on disk, and deleting some of them."""
 
 import shutil
 from collections.abc import Iterator
@@ -15,12 +15,12 @@ from skylight.model.storage import lru_folder
 
 
 def folder(settings: Settings) -> Path:
-    """Where the embeddings of all SAMs are."""
+    """The folder of the embeddings of all SAMs."""
     return settings.home / "embeddings"
 
 
 def in_use(settings: Settings) -> str:
-    """The encoder's id of the SAM that is set, "" if its checkpoint is not there."""
+    """The encoder id of the configured SAM, "" if its checkpoint is not there."""
     try:
         file = checkpoints.needed(settings.sam, settings.home / "checkpoints")
         return loading.identify_on(settings.sam, file, settings.device, settings.precision)
@@ -29,34 +29,34 @@ def in_use(settings: Settings) -> str:
 
 
 def report(settings: Settings) -> Iterator[str]:
-    """Each encoder's images, bytes, and when one was used first and last; all, large pictures, and the free disk."""
-    place, current = folder(settings), in_use(settings)
-    rows = lru_folder.usage(place)
+    """Lines of text: each encoder's images, MB and times of use; the sum, the large images, and the free space."""
+    embeddings, current = folder(settings), in_use(settings)
+    rows = lru_folder.usage(embeddings)
     if rows:
         width = max(len(row.encoder_id) for row in rows)
         yield f"{'encoder':{width}}  {'images':>8}  {'MB':>9}  {'oldest use':16}  {'newest use':16}"
     for row in rows:
-        used = "  in use" if row.encoder_id == current else ""
+        mark = "  in use" if row.encoder_id == current else ""
         what = f"{row.encoder_id:{width}}  {row.files:8}  {row.size / MEGABYTE:9.1f}"
-        yield f"{what}  {_when(row.oldest)}  {_when(row.newest)}{used}"
-    held, files = sum(row.size for row in rows), sum(row.files for row in rows)
-    cap = f"of at most {settings.disk_mb} MB" if settings.disk_mb else "and no limit"
-    yield f"{place}: {files} images, {held / MEGABYTE:.1f} MB {cap} (SKYLIGHT_DISK_MB)"
+        yield f"{what}  {_time(row.oldest)}  {_time(row.newest)}{mark}"
+    size, files = sum(row.size for row in rows), sum(row.files for row in rows)
+    limit = f"of at most {settings.disk_mb} MB" if settings.disk_mb else "and no limit"
+    yield f"{embeddings}: {files} images, {size / MEGABYTE:.1f} MB {limit} (SKYLIGHT_DISK_MB)"
     pictures = [path.stat().st_size for path in (settings.home / "pictures").glob("**/*") if path.is_file()]
     if pictures:
-        size, most = (each / MEGABYTE for each in (sum(pictures), KEPT_BYTES))
-        yield f"{settings.home}/pictures: {len(pictures)} large pictures, {size:.1f} MB of at most {most:.0f} MB"
-    yield f"{free_bytes(place) / MEGABYTE:.0f} MB are free on this disk"
+        used = f"{sum(pictures) / MEGABYTE:.1f} MB of at most {KEPT_BYTES / MEGABYTE:.0f} MB"
+        yield f"{settings.home}/pictures: {len(pictures)} large pictures, {used}"
+    yield f"{free_bytes(embeddings) / MEGABYTE:.0f} MB are free on this disk"
 
 
 def trim(settings: Settings, megabytes: int) -> str:
-    """Delete the least recently used embeddings until `megabytes` are left, and say what was done."""
+    """Delete the least recently used embeddings until `megabytes` are left; returns what was done, in words."""
     evicted, size, left = lru_folder.trim(folder(settings), megabytes * MEGABYTE, spared=0)
     return f"deleted {evicted} embeddings, {size / MEGABYTE:.1f} MB; {left / MEGABYTE:.1f} MB are left"
 
 
 def clear(settings: Settings, encoder_id: str) -> str:
-    """Delete all embeddings of an encoder and say what was done.
+    """Delete all embeddings of an encoder; returns what was done, in words.
 
     Raises BadRequest if there are none, or if it is the one in use: processes write to its folder.
     """
@@ -70,5 +70,5 @@ def clear(settings: Settings, encoder_id: str) -> str:
     return f"deleted all of {encoder_id}: {row.files} embeddings, {row.size / MEGABYTE:.1f} MB"
 
 
-def _when(time: float) -> str:
-    return f"{datetime.fromtimestamp(time):%Y-%m-%d %H:%M}"
+def _time(seconds: float) -> str:
+    return f"{datetime.fromtimestamp(seconds):%Y-%m-%d %H:%M}"

@@ -1,13 +1,14 @@
-"""What `skylight doctor` looks at of one connected project: ML backend, webhook, events that came, order of tasks."""
+"""The checks of `skylight doctor` on a connected project: ML backend, webhook, events received, order of tasks."""
 
 import time
 from collections.abc import Iterator
 from datetime import datetime
+from typing import Any
 
 import redis
 
 from skylight.backend.admin.connect import ML_GATE, SAMPLING, WEBHOOK_GATE, webhook_headers
-from skylight.backend.admin.finding import Finding
+from skylight.backend.admin.findings import Finding
 from skylight.backend.labelstudio.client import LabelStudio
 from skylight.backend.labelstudio.events import project_key
 from skylight.backend.labelstudio.project_connection import ProjectLink, is_private, missing_actions
@@ -17,8 +18,8 @@ from skylight.backend.security.basic_auth import BasicAuth
 from skylight.backend.security.webhook_secret import HEADER
 from skylight.backend.service import Service
 
-SILENCE_SECONDS = 90.0  # an annotation that is older than this should have been announced
-UNSEEN = {
+SILENCE_SECONDS = 90.0  # the event of an annotation that is older than this should have come
+NOT_COMPARED = {  # why it is not known whether an ML backend is this Skylight, by `BackendIdentity`
     "silent": "; not reachable from here, so not compared with this Skylight",
     "hosted": "; hosted by label-studio-ml, which does not say whether it is this Skylight",
     "locked": "; it tells nothing without a login, so it is not compared with this Skylight",
@@ -28,11 +29,16 @@ PRIVATE = f"Start Label Studio with {ML_GATE} and {WEBHOOK_GATE}: it refuses to 
 
 
 def findings(service: Service, client: LabelStudio, link: ProjectLink) -> list[Finding]:
-    """How one project's connection stands. Raises LabelStudioError."""
-    return [_backend(service, link), *_webhooks(service, link), *_heard(service, client, link), _order(link)]
+    """The findings about a project's connection. Raises LabelStudioError."""
+    return [
+        _check_backend(service, link),
+        *_check_webhooks(service, link),
+        *_check_events(service, client, link),
+        _check_order(link),
+    ]
 
 
-def _backend(service: Service, link: ProjectLink) -> Finding:
+def _check_backend(service: Service, link: ProjectLink) -> Finding:
     what = f"{link.name}: ML backend"
     if link.who in ("foreign", "another"):
         other = "another program" if link.who == "foreign" else "another Skylight (other SKYLIGHT_HOME or secret)"
@@ -50,65 +56,73 @@ def _backend(service: Service, link: ProjectLink) -> Finding:
     if not link.first:
         step = "Remove the ML backend before it: 'Retrieve predictions' asks only the first."
         return Finding(what, "warn", f"{link.url} is not the project's first", step)
-    return Finding(what, "ok", f"{link.url}, connected, interactive{UNSEEN.get(link.who, '')}")
+    return Finding(what, "ok", f"{link.url}, connected, interactive{NOT_COMPARED.get(link.who, '')}")
 
 
-def _webhooks(service: Service, link: ProjectLink) -> Iterator[Finding]:
-    what = f"{link.name}: webhook"
+def _check_webhooks(service: Service, link: ProjectLink) -> Iterator[Finding]:
     active = [webhook for webhook in link.webhooks if webhook["is_active"]]
     if not active:
-        detail = "connected but no webhook: clicks work, but Skylight never hears of a submitted annotation"
-        if link.webhooks:
-            detail = f"{link.webhook_url} is switched off, by a person as far as is known, so Skylight leaves it so"
-        elif is_private(link.url):
-            yield Finding(what, "fail", detail, f"Start Label Studio with {WEBHOOK_GATE} too. Then {FIX.lower()}")
-            return
-        yield Finding(what, "fail", detail, FIX)
+        yield _missing_webhook(link)
         return
-    webhook, problems = active[0], []
-    if not webhook["send_payload"]:
-        problems.append("sends no payload")
-    if missing := missing_actions(webhook):
-        problems.append(f"does not bring {', '.join(missing)}")
-    carried = webhook.get("headers") or {}
-    signed = service.secret.matches(carried.get(HEADER))
-    expected = bool(service.settings.user) or service.secret.is_required(project_key(link.project))
-    if not signed and expected:
-        problems.append(f"lacks the right {HEADER} header, so its events are refused")
-    needed = webhook_headers(service.secret, link, BasicAuth.from_settings(service.settings))
-    if "Authorization" in needed and carried.get("Authorization") != needed["Authorization"]:
-        problems.append("lacks the login without which label-studio-ml lets nothing in")
-    if problems:
-        yield Finding(what, "fail", f"{link.webhook_url} {', '.join(problems)}", FIX)
-    elif not signed:
-        yield Finding(what, "warn", f"{link.webhook_url} carries no secret: anyone could send events", FIX)
-    else:
-        yield Finding(what, "ok", f"{link.webhook_url}, all events, with the secret header")
+    yield _check_webhook(service, link, active[0])
+    what = f"{link.name}: webhook"
     if since := _reactivated(service, link):
         ago = _age(since)
         detail = f"Label Studio had switched it off, as after 50 failed deliveries; switched on again {ago} ago"
         step = "Was Skylight away, or not reached by Label Studio? What was missed has been fetched."
         yield Finding(what, "warn", detail, step)
-    for stray in [*active[1:], *link.strays]:
-        yield Finding(what, "warn", f"{stray['url']} brings the same events a second time", FIX)
+    for webhook in [*active[1:], *link.strays]:
+        yield Finding(what, "warn", f"{webhook['url']} brings the same events a second time", FIX)
+
+
+def _missing_webhook(link: ProjectLink) -> Finding:
+    detail, step = "connected but no webhook: clicks work, but Skylight never hears of a submitted annotation", FIX
+    if link.webhooks:
+        detail = f"{link.webhook_url} is switched off, by a person as far as is known, so Skylight leaves it so"
+    elif is_private(link.url):
+        step = f"Start Label Studio with {WEBHOOK_GATE} too. Then {FIX.lower()}"
+    return Finding(f"{link.name}: webhook", "fail", detail, step)
+
+
+def _check_webhook(service: Service, link: ProjectLink, webhook: dict[str, Any]) -> Finding:
+    """Whether a webhook sends everything, with the headers that it needs."""
+    what, problems = f"{link.name}: webhook", []
+    if not webhook["send_payload"]:
+        problems.append("sends no payload")
+    if missing := missing_actions(webhook):
+        problems.append(f"does not bring {', '.join(missing)}")
+    headers = webhook.get("headers") or {}
+    signed = service.secret.matches(headers.get(HEADER))
+    expected = bool(service.settings.user) or service.secret.is_required(project_key(link.project))
+    if not signed and expected:
+        problems.append(f"lacks the right {HEADER} header, so its events are refused")
+    needed = webhook_headers(service.secret, link, BasicAuth.from_settings(service.settings))
+    if "Authorization" in needed and headers.get("Authorization") != needed["Authorization"]:
+        problems.append("lacks the login without which label-studio-ml lets nothing in")
+    if problems:
+        return Finding(what, "fail", f"{link.webhook_url} {', '.join(problems)}", FIX)
+    if not signed:
+        return Finding(what, "warn", f"{link.webhook_url} carries no secret: anyone could send events", FIX)
+    return Finding(what, "ok", f"{link.webhook_url}, all events, with the secret header")
 
 
 def _reactivated(service: Service, link: ProjectLink) -> float:
+    """When Skylight switched the webhook on again, as `time.time()` counts; 0 if it did not lately."""
     try:
         return reactivated(service, project_key(link.project))
-    except redis.RedisError:  # which is said elsewhere
+    except redis.RedisError:  # machine_checks has a finding for it
         return 0.0
 
 
-def _heard(service: Service, client: LabelStudio, link: ProjectLink) -> Iterator[Finding]:
-    """Whether the newest annotation was announced: a webhook may be there and not be delivered."""
+def _check_events(service: Service, client: LabelStudio, link: ProjectLink) -> Iterator[Finding]:
+    """Whether the event of the newest annotation came: a webhook may exist and not be delivered."""
     what = f"{link.name}: events"
-    newest, since = client.newest_annotation(link.number), _seconds(str(link.row["created_at"]))
+    newest, since = client.newest_annotation(link.number), _timestamp(str(link.row["created_at"]))
     try:
         heard = int(service.queue.redis.get(key(project_key(link.project), "heard")) or 0)
     except redis.RedisError:
-        return  # which is said elsewhere
-    made = _seconds(newest) if newest else 0.0
+        return  # machine_checks has a finding for it
+    made = _timestamp(newest) if newest else 0.0
     if made <= since or heard >= made - SILENCE_SECONDS or time.time() - made < SILENCE_SECONDS:
         ago = f"the last came {_age(heard)} ago" if heard else "none came yet"
         yield Finding(what, "ok", ago)
@@ -122,7 +136,7 @@ def _heard(service: Service, client: LabelStudio, link: ProjectLink) -> Iterator
     yield Finding(what, "warn", detail, step)
 
 
-def _order(link: ProjectLink) -> Finding:
+def _check_order(link: ProjectLink) -> Finding:
     what, sampling = f"{link.name}: order of tasks", link.project.get("sampling")
     if not link.project.get("show_collab_predictions"):
         return Finding(what, "warn", "predictions are not shown to annotators", FIX)
@@ -131,13 +145,13 @@ def _order(link: ProjectLink) -> Finding:
     return Finding(what, "ok", str(sampling))
 
 
-def _seconds(when: str) -> float:
-    return datetime.fromisoformat(when).timestamp()
+def _timestamp(text: str) -> float:
+    return datetime.fromisoformat(text).timestamp()
 
 
-def _age(when: float) -> str:
-    """How long ago, in words."""
-    seconds = max(time.time() - when, 0.0)
+def _age(since: float) -> str:
+    """How long ago a time is, in words."""
+    seconds = max(time.time() - since, 0.0)
     for size, unit in ((86400, "days"), (3600, "hours"), (60, "min")):
         if seconds >= 2 * size:
             return f"{seconds / size:.0f} {unit}"

@@ -1,4 +1,4 @@
-"""`skylight rebuild`: the broker's data is gone; what it held is made again from the store and Label Studio."""
+"""`skylight rebuild`: restores what Redis held, after its data were lost, from the store and Label Studio."""
 
 from collections.abc import Iterator
 
@@ -13,57 +13,57 @@ from skylight.backend.service import Service
 
 
 def rebuild(service: Service) -> Iterator[str]:
-    """Make Redis know every project again, and the store every annotation; yields what was done, line by line.
+    """Restore every project in Redis, and every annotation in the store; yields what was done, in lines of text.
 
-    Nothing is done twice: where nothing is missing it only says so. Which version is current, and all versions and
-    samples, are files of the store and were not lost. Raises redis.RedisError while Redis is away.
+    Nothing is done twice: where nothing is missing it only says so. The versions, which of them is current, and the
+    samples are files of the store and were not lost. Raises redis.RedisError while Redis is away.
     """
     replay(service.queue, service.spool)
-    yield from _connected(service)
+    yield from _find_connected(service)
     projects = service.store.projects()
     known = service.queue.projects()
     recovery.recover(service.queue, projects)
     for project in sorted({*projects, *known}):
-        yield _project(service, project, project in known)
+        yield _restore(service, project, project in known)
     if not projects and not known:
         yield "there is no project, neither in the store nor in Redis nor in Label Studio with this Skylight's webhook"
 
 
-def _connected(service: Service) -> Iterator[str]:
-    """Note the projects of Label Studio whose webhook carries our secret, and which neither store nor Redis knows."""
+def _find_connected(service: Service) -> Iterator[str]:
+    """Save the configuration of each project of Label Studio that the store lacks and whose webhook has our secret."""
     if service.labelstudio is None:
         yield "Label Studio is not asked: set LABEL_STUDIO_URL and LABEL_STUDIO_API_KEY"
         return
     try:
-        for found in service.labelstudio.projects():
-            project = project_key(found)
+        for listed in service.labelstudio.projects():
+            project = project_key(listed)
             if service.store.config(project):
                 continue
-            hooks = service.labelstudio.webhooks(int(found["id"]))
+            hooks = service.labelstudio.webhooks(int(listed["id"]))
             if any(service.secret.matches((hook.get("headers") or {}).get(HEADER)) for hook in hooks):
-                service.store.save_config(project, str(found["label_config"]))
+                service.store.save_config(project, str(listed["label_config"]))
                 service.secret.require(project)
                 yield f"project {project} was found in Label Studio by its webhook"
     except LabelStudioError as error:
         yield f"Label Studio is not asked: {error}"
 
 
-def _project(service: Service, project: str, known: bool) -> str:
+def _restore(service: Service, project: str, known: bool) -> str:
     store, queue = service.store, service.queue
     queue.redis.sadd(PROJECTS, project)
     try:
         changed = reconcile(service, project, whole=True)
-        compared = f"{changed} samples changed by Label Studio" if service.labelstudio else "not compared"
+        comparison = f"{changed} samples changed by Label Studio" if service.labelstudio else "not compared"
     except SkylightError as error:
-        changed, compared = 0, str(error)
+        changed, comparison = 0, str(error)
     if changed:
         queue.touch(project)
     current = service.versions.current(project)
-    said = [
+    parts = [
         "known to Redis" if known else "made known to Redis again",
         "its configuration is there" if store.config(project) else "its configuration will come with the next event",
-        f"{store.count(project)} samples, {compared}",
+        f"{store.count(project)} samples, {comparison}",
         f"version {current} is served" if current else "no version is served",
         "a worker looks through it" if queue.dirty(project) > queue.trained(project) else "nothing is left to train",
     ]
-    return f"project {project}: {'; '.join(said)}"
+    return f"project {project}: {'; '.join(parts)}"

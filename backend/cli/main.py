@@ -24,7 +24,7 @@ from skylight.backend.process.parent_watch import terminate_with_parent
 from skylight.backend.settings import Settings
 
 if TYPE_CHECKING:
-    from skylight.backend.admin.connect import Change
+    from skylight.backend.admin.findings import Change
     from skylight.backend.learning.precompute import Tally
     from skylight.backend.queue.queue import Kind
     from skylight.backend.service import Service
@@ -368,7 +368,7 @@ def connect(project: int, url: str) -> None:
 
     May be run again: what is right already is left alone.
     """
-    from skylight.backend.admin.connect import connect, want_embeddings
+    from skylight.backend.admin.connect import connect, request_embeddings
     from skylight.backend.security.basic_auth import BasicAuth
 
     if url and not url.startswith(("http://", "https://")):
@@ -377,7 +377,7 @@ def connect(project: int, url: str) -> None:
     if service.labelstudio is None:
         raise click.UsageError("set LABEL_STUDIO_URL and LABEL_STUDIO_API_KEY")
     changes = connect(service.labelstudio, service.secret, project, url, BasicAuth.from_settings(service.settings))
-    _report([*changes, *want_embeddings(service, project)])
+    _report([*changes, *request_embeddings(service, project)])
 
 
 @cli.command()

@@ -32,37 +32,37 @@ log = logging.getLogger(__name__)
 
 
 def create_app(settings: Settings, service: Service | None = None, host: str = "") -> Flask:
-    """A Flask application over the given settings, or over a service that is there already.
+    """A Flask application for the given settings, or for an existing service.
 
-    `host`: what the server listens on.
+    `host`: the address or name that the server listens on.
     """
     app = Flask(__name__)
     app.config["MAX_CONTENT_LENGTH"] = settings.max_body_mb * MEGABYTE
     app.extensions["skylight"] = service or Service(settings)
-    tracing.watch(app, metrics.install(app))  # first, so that refused requests have their line too
-    auth.protect(app, host)
-    admission.watch(app, service_of(app).admission)  # after the login was asked for
+    tracing.install(app, metrics.install(app))  # first, so that refused requests are traced too
+    auth.install(app, host)
+    admission.install(app, service_of(app).admission)  # after the login was checked
     for module in (setup, ready, metrics, predict, webhook, openapi, views):
         app.register_blueprint(module.blueprint)
-    rq_dashboard.mount(app, settings.redis_url)
-    app.register_error_handler(SkylightError, _known)
-    app.register_error_handler(HTTPException, _http)
-    app.register_error_handler(Exception, _unforeseen)
+    rq_dashboard.install(app, settings.redis_url)
+    app.register_error_handler(SkylightError, _answer_skylight_error)
+    app.register_error_handler(HTTPException, _answer_http_error)
+    app.register_error_handler(Exception, _answer_other_error)
     return app
 
 
-def _known(error: SkylightError) -> Response:
+def _answer_skylight_error(error: SkylightError) -> Response:
     log.warning("%s", error)
     record_error(error)
     return error_response(str(error), error.status)
 
 
-def _http(error: HTTPException) -> Response:
+def _answer_http_error(error: HTTPException) -> Response:
     return error_response(error.description or error.name, error.code or 500)
 
 
-def _unforeseen(error: Exception) -> Response:
-    """Nothing but a sentence leaves the process; the log has the rest."""
+def _answer_other_error(error: Exception) -> Response:
+    """A sentence for the caller; the rest goes to the log."""
     record_error(error)
     if isinstance(error, redis.RedisError | SamError | CheckpointError):
         log.error("%s", error)

@@ -1,11 +1,11 @@
-"""That a form was sent from Skylight's own page, by the browser that was shown it, and that the page is Skylight's.
+"""Protection of the page's forms against other sites (CSRF), and of the page against DNS rebinding.
 
-Three things must hold for an action: the browser says that the request comes from this very site (`Sec-Fetch-Site`, or
-`Origin` where that is not sent), it brings the cookie that the page set (`SameSite=Strict`: no other site's form does),
-and the form holds that cookie's value, signed here.
+A form is accepted if the browser says that it was sent by this very site (`Sec-Fetch-Site`, or `Origin` where that is
+not sent), if it brings the cookie that the page set (`SameSite=Strict`: no other site's form does), and if it holds
+that cookie's value, signed here.
 
-All three hold for a page of another site as well whose name is made to mean this machine while it is open (DNS
-rebinding). So the name must be known as Skylight's: `is_ours`. An IP address always is, it means nothing else.
+All three hold for another site's page as well whose name is made to mean this machine while it is open (DNS rebinding).
+So the name in the Host header must be one of Skylight's: `is_own_host`. An IP address always is, it means nothing else.
 """
 
 import ipaddress
@@ -27,60 +27,60 @@ KEY_BYTES = 32
 SALT = "form"
 # A name with or without its last dot, or an address.
 HOST = re.compile(r"(?P<name>[a-z0-9_]([a-z0-9._-]*[a-z0-9_])?|\[[0-9a-f:.]+\])\.?(:(?P<port>[0-9]{0,5}))?")
-AGAIN = "open the page again and press the button there"
+RELOAD = "open the page again and press the button there"
 
 
 def new_key() -> str:
-    """A key to sign with; every web process must have the same."""
+    """A random key to sign tokens with; every web process must have the same."""
     return secrets.token_hex(KEY_BYTES)
 
 
-class Guard:
-    """Makes the tokens of one application's forms and checks what comes back."""
+class FormSigner:
+    """Makes and checks the tokens of an application's forms."""
 
     def __init__(self, key: str) -> None:
-        self._signer = URLSafeTimedSerializer(key, salt=SALT)
+        self._serializer = URLSafeTimedSerializer(key, salt=SALT)
 
     def token(self, cookie: str) -> str:
-        """What a form must hold for a browser with this cookie."""
-        return self._signer.dumps(cookie)
+        """The token that a form must hold for a browser with this cookie."""
+        return self._serializer.dumps(cookie)
 
     def check(self, request: Request) -> None:
-        """Raise Forbidden unless the request is a form of this site, sent by the browser that was shown it."""
-        if not same_site(request):
-            raise Forbidden(f"this request came from another site; {AGAIN}")
+        """Raise Forbidden unless the request is a form of this site, sent by the browser that it was shown to."""
+        if not is_same_site(request):
+            raise Forbidden(f"this request came from another site; {RELOAD}")
         cookie = request.cookies.get(COOKIE, "")
         try:
-            signed = self._signer.loads(request.form.get(FIELD, ""), max_age=TOKEN_SECONDS)
+            signed = self._serializer.loads(request.form.get(FIELD, ""), max_age=TOKEN_SECONDS)
         except BadSignature:
-            raise Forbidden(f"the form's token is missing, old or not Skylight's; {AGAIN}") from None
+            raise Forbidden(f"the form's token is missing, old or not Skylight's; {RELOAD}") from None
         if not cookie or not secrets.compare_digest(str(signed), cookie):
-            raise Forbidden(f"the form was shown to another browser, or cookies are off; {AGAIN}")
+            raise Forbidden(f"the form was shown to another browser, or cookies are off; {RELOAD}")
 
 
-def same_site(request: Request) -> bool:
-    """Whether the browser says that the request was sent by a page of this site, or cannot say it."""
-    said = request.headers.get("Sec-Fetch-Site")
-    if said is not None:
-        return said == "same-origin"
+def is_same_site(request: Request) -> bool:
+    """Whether the browser says that a page of this site sent the request, or cannot say it."""
+    site = request.headers.get("Sec-Fetch-Site")
+    if site is not None:
+        return site == "same-origin"
     origin = request.headers.get("Origin")
     return origin is None or urlsplit(origin).netloc == request.host
 
 
-def own_names(listens: str = "") -> frozenset[str]:
-    """The names that mean this machine: its own, and the one that the server listens on."""
-    return frozenset(name.lower().rstrip(".") for name in (socket.gethostname(), listens) if name)
+def own_hosts(listen_host: str = "") -> frozenset[str]:
+    """The names of this machine: its own, and the one that the server listens on."""
+    return frozenset(name.lower().rstrip(".") for name in (socket.gethostname(), listen_host) if name)
 
 
-def host_and_port(host: str) -> tuple[str, int]:
-    """A Host header's name, lower case, IPv6 in brackets, and its port, 0 without one; "" if it is none."""
-    found = HOST.fullmatch(host.lower())
-    return (found["name"], int(found["port"] or 0)) if found else ("", 0)
+def split_host(host: str) -> tuple[str, int]:
+    """The name in a Host header, lower case, IPv6 in brackets, and its port, 0 without one; "" if it is invalid."""
+    match = HOST.fullmatch(host.lower())
+    return (match["name"], int(match["port"] or 0)) if match else ("", 0)
 
 
-def is_ours(host: str, trusted: HostList, own: frozenset[str]) -> bool:
+def is_own_host(host: str, trusted: HostList, own: frozenset[str]) -> bool:
     """Whether a Host header names this Skylight: as localhost, by an IP address, or by a name of `trusted` or `own`."""
-    name, port = host_and_port(host)
+    name, port = split_host(host)
     if not name:
         return False
     try:
@@ -90,7 +90,7 @@ def is_ours(host: str, trusted: HostList, own: frozenset[str]) -> bool:
     return True
 
 
-def give_cookie(request: Request, response: Response, value: str) -> None:
-    """Have the browser keep the cookie, if it does not have it yet."""
+def set_cookie(request: Request, response: Response, value: str) -> None:
+    """Set the cookie, unless the browser has it already."""
     if request.cookies.get(COOKIE) != value:
         response.set_cookie(COOKIE, value, httponly=True, samesite="Strict", secure=request.is_secure)

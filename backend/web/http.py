@@ -1,4 +1,4 @@
-"""Reading requests and writing answers, the same way for every blueprint."""
+"""Request bodies and JSON responses, the same way for every blueprint."""
 
 from typing import Any
 
@@ -15,23 +15,23 @@ from skylight.backend.trace import CURRENT_TRACE
 
 
 def json_response(value: Any, status: int = 200) -> Response:
-    """An answer in JSON."""
+    """A JSON response."""
     return Response(orjson.dumps(value), status, mimetype="application/json")
 
 
 def error_response(message: str, status: int) -> Response:
-    """An answer that says in a sentence what went wrong, with the request's id, by which the log has it."""
+    """A JSON response that says in a sentence what went wrong, with the request's id, by which to search the log."""
     trace = CURRENT_TRACE.get()
     return json_response({"error": message, **({"id": trace.id} if trace else {})}, status)
 
 
 def body_object(request: Request) -> dict[str, Any]:
-    """The request's JSON object. Raises BadRequest if it holds none, TooLarge if it exceeds the settings."""
+    """The request's JSON object. Raises BadRequest if it holds none, TooLarge if it exceeds the settings' limit."""
     try:
         body = orjson.loads(request.get_data(cache=False))
     except RequestEntityTooLarge as error:
-        most = (request.max_content_length or 0) // MEGABYTE
-        raise TooLarge(f"the body is larger than {most} MB; send less, or raise SKYLIGHT_MAX_BODY_MB") from error
+        limit = (request.max_content_length or 0) // MEGABYTE
+        raise TooLarge(f"the body is larger than {limit} MB; send less, or raise SKYLIGHT_MAX_BODY_MB") from error
     except orjson.JSONDecodeError as error:
         raise BadRequest(f"the body is not JSON: {error}") from error
     if not isinstance(body, dict):
@@ -41,12 +41,12 @@ def body_object(request: Request) -> dict[str, Any]:
 
 
 def service_of(app: Flask) -> Service:
-    """The service that `create_app` gave the application."""
+    """The application's service, which `create_app` gave it."""
     service: Service = app.extensions["skylight"]
     return service
 
 
 def records_of(app: Flask) -> RecordCache:
-    """The samples and versions that the application has read."""
+    """The application's cache of samples and versions."""
     records: RecordCache = app.extensions.setdefault("skylight-records", RecordCache(service_of(app)))
     return records

@@ -1,4 +1,4 @@
-"""Where the web server listens: on other addresses than this machine's own only with a login, or when told so."""
+"""The address that the web server listens on: beyond this machine only with a login, or when told so."""
 
 import ipaddress
 import socket
@@ -14,7 +14,7 @@ def address(host: str, port: int) -> str:
 
 
 def check(host: str, settings: Settings, insecure: bool) -> None:
-    """Raise ConfigError if anybody in the network could call without a login; `insecure`: that is meant so."""
+    """Raise ConfigError if anybody in the network could call without a login, unless `insecure` allows that."""
     if insecure or BasicAuth.from_settings(settings) or is_loopback(host):
         return
     raise ConfigError(
@@ -25,9 +25,9 @@ def check(host: str, settings: Settings, insecure: bool) -> None:
 
 
 def is_loopback(host: str) -> bool:
-    """Whether all that a host means is this machine itself; "" means all its addresses. Raises ConfigError."""
+    """Whether a host means only this machine; "" means all its addresses. Raises ConfigError for an unknown name."""
     try:
-        found = {str(each[4][0]) for each in socket.getaddrinfo(host or "0.0.0.0", None)}  # nosec B104
+        addresses = {str(info[4][0]) for info in socket.getaddrinfo(host or "0.0.0.0", None)}  # nosec B104
     except (OSError, UnicodeError):
         raise ConfigError(f"there is no host {host[:100]!r} to listen on; give an address, such as 127.0.0.1") from None
-    return all(ipaddress.ip_address(each.partition("%")[0]).is_loopback for each in found)
+    return all(ipaddress.ip_address(one.partition("%")[0]).is_loopback for one in addresses)

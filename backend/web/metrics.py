@@ -1,4 +1,4 @@
-"""/metrics, for Prometheus: what this web process has measured, what workers have counted, and how projects stand."""
+"""/metrics, for Prometheus: figures of this web process, of the workers, and of every project."""
 
 import functools
 import logging
@@ -23,13 +23,13 @@ from skylight.backend.queue.counters import Figures
 from skylight.backend.queue.workers import running
 from skylight.backend.service import Service
 from skylight.backend.trace import Trace
-from skylight.backend.web.bounded import Bounded
+from skylight.backend.web.background import BackgroundCall
 from skylight.backend.web.http import records_of, service_of
 
-REDIS_SECONDS = 1.0  # for what Redis holds; without it the rest is told
+REDIS_SECONDS = 1.0  # to read what Redis holds; without it the rest is given
 CLICK_BUCKETS = (0.01, 0.02, 0.03, 0.05, 0.075, 0.1, 0.15, 0.2, 0.3, 0.5, 1, 2, 5, 10, 30)  # s
 WEBHOOK_BUCKETS = (0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1)  # s; Label Studio waits one
-LOOKUPS = ("memory", "disk", "miss")
+LOOKUP_RESULTS = ("memory", "disk", "miss")
 NAME = "skylight-metrics"
 
 blueprint = Blueprint("metrics", __name__)
@@ -38,18 +38,18 @@ log = logging.getLogger(__name__)
 
 @blueprint.route("/metrics", methods=["GET"])
 def metrics() -> Response:
-    """All figures."""
-    found: Metrics = current_app.extensions[NAME]
-    return Response(generate_latest(found.registry), content_type=CONTENT_TYPE_LATEST)
+    """All figures, in Prometheus' text format."""
+    metrics: Metrics = current_app.extensions[NAME]
+    return Response(generate_latest(metrics.registry), content_type=CONTENT_TYPE_LATEST)
 
 
 class Metrics(Collector):
-    """One application's figures. A click costs it two additions; everything else is found when it is asked for."""
+    """An application's figures. A click costs two additions; everything else is gathered when /metrics is read."""
 
     def __init__(self, service: Service, records: RecordCache) -> None:
         self.service = service
         self.records = records
-        self.shared = Bounded(functools.partial(_shared, service), REDIS_SECONDS)
+        self.shared = BackgroundCall(functools.partial(_read_redis, service), REDIS_SECONDS)
         self.registry = CollectorRegistry()
         click, webhook = "Answering a click.", "Answering a webhook."
         self.clicks = Histogram("skylight_click_seconds", click, registry=self.registry, buckets=CLICK_BUCKETS)
@@ -61,7 +61,7 @@ class Metrics(Collector):
 
     def observe(self, trace: Trace, seconds: float, outcome: str) -> None:
         """Count a request that has been answered."""
-        what = trace.what.partition(" ")[0]  # what follows was named by the caller
+        what = trace.what.partition(" ")[0]  # the rest was named by the caller
         if what == "click":
             self.clicks.observe(seconds)
         elif what == "webhook":
@@ -73,7 +73,7 @@ class Metrics(Collector):
 
     def collect(self) -> Iterator[Metric]:
         """Everything but the histograms."""
-        shared, workers = self._look()
+        shared, workers = self._redis()
         with self._lock:
             requests, failures = Counter(self._requests), Counter(self._failures)
         yield _counts("requests", "Requests answered.", ("what", "outcome"), requests)
@@ -86,23 +86,24 @@ class Metrics(Collector):
         yield from self._projects()
 
     def describe(self) -> list[Metric]:
-        """Nothing: it would take looking at everything once more."""
+        """Nothing: it would take gathering everything once more."""
         return []
 
-    def _look(self) -> tuple[Figures | None, int]:
+    def _redis(self) -> tuple[Figures | None, int]:
+        """The figures in Redis and the number of workers; None and 0 while Redis is away."""
         try:
-            found = self.shared.get()
+            figures = self.shared.get()
         except redis.RedisError as error:
             log.warning("/metrics does without Redis: %s", error)
-            found = None
-        return found or (None, 0)
+            figures = None
+        return figures or (None, 0)
 
     def _lookups(self, shared: Figures | None) -> Metric:
         embedder = self.service.loaded_embedder
-        found = {("web", where): embedder.cache.lookups[where] if embedder else 0 for where in LOOKUPS}
+        lookups = {("web", where): embedder.cache.lookups[where] if embedder else 0 for where in LOOKUP_RESULTS}
         if shared:
-            found |= {("worker", where): shared.lookups.get(where, 0) for where in LOOKUPS}
-        return _counts("cache_lookups", "Embeddings looked up, by where they were.", ("process", "result"), found)
+            lookups |= {("worker", where): shared.lookups.get(where, 0) for where in LOOKUP_RESULTS}
+        return _counts("cache_lookups", "Embeddings looked up, by where they were.", ("process", "result"), lookups)
 
     def _projects(self) -> Iterator[Metric]:
         samples = Gauge("skylight_samples", "Accepted annotations that are learned from.", labels=["project"])
@@ -126,13 +127,13 @@ class Metrics(Collector):
 
 
 def install(app: Flask) -> Metrics:
-    """The application's figures, at /metrics."""
-    made: Metrics = Metrics(service_of(app), records_of(app))
-    app.extensions[NAME] = made
-    return made
+    """Have the application measure; its figures are at /metrics."""
+    metrics = Metrics(service_of(app), records_of(app))
+    app.extensions[NAME] = metrics
+    return metrics
 
 
-def _shared(service: Service) -> tuple[Figures, int]:
+def _read_redis(service: Service) -> tuple[Figures, int]:
     return counters.gather(service.queue, service.store.projects()), len(running(service.queue))
 
 
@@ -151,16 +152,16 @@ def _queue(shared: Figures, workers: int) -> Iterator[Metric]:
         length.add_metric([project], shared.inbox[project])
         age.add_metric([project], shared.age[project])
     jobs = Summary("skylight_job_seconds", "Jobs done.", labels=["kind", "outcome"])
-    for each, (count, seconds) in sorted(shared.jobs.items()):
-        jobs.add_metric(each, count, seconds)
+    for labels, (count, seconds) in sorted(shared.jobs.items()):
+        jobs.add_metric(labels, count, seconds)
     yield from (depth, waited, failed, length, age, jobs)
 
 
-def _counts(name: str, text: str, labels: tuple[str, ...], found: Mapping[tuple[str, str], int]) -> Metric:
-    made = Counts(f"skylight_{name}", text, labels=labels)
-    for each, count in sorted(found.items()):
-        made.add_metric(each, count)
-    return made
+def _counts(name: str, text: str, labels: tuple[str, ...], counts: Mapping[tuple[str, str], int]) -> Metric:
+    metric = Counts(f"skylight_{name}", text, labels=labels)
+    for values, count in sorted(counts.items()):
+        metric.add_metric(values, count)
+    return metric
 
 
 def _gauge(name: str, text: str, value: float) -> Metric:

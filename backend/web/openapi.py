@@ -1,6 +1,6 @@
-"""/openapi.json: what Label Studio and scripts can ask of Skylight, as OpenAPI 3.1. The page for people is not in it.
+"""/openapi.json: the API for Label Studio and scripts, as OpenAPI 3.1, without the page for people.
 
-It says no more of a request than Skylight needs: what else Label Studio sends is not looked at.
+Of a request it describes only what Skylight reads, not everything that Label Studio sends.
 """
 
 from importlib.metadata import version
@@ -32,24 +32,26 @@ REFUSALS = {
 }
 
 
-def listed(of: Schema, **limits: int) -> Schema:
-    """A list of something."""
-    return {"type": "array", "items": of, **limits}
+def array_of(items: Schema, **limits: int) -> Schema:
+    """The schema of a list."""
+    return {"type": "array", "items": items, **limits}
 
 
-def record(needed: dict[str, Schema], optional: dict[str, Schema] | None = None) -> Schema:
-    """An object with some fields, and any others."""
-    return {"type": "object", "properties": {**needed, **(optional or {})}, "required": list(needed)}
+def object_of(required: dict[str, Schema], optional: dict[str, Schema] | None = None) -> Schema:
+    """The schema of an object with some fields, and any others."""
+    return {"type": "object", "properties": {**required, **(optional or {})}, "required": list(required)}
 
 
 def one_of(*values: Any) -> Schema:
-    """One of some values."""
+    """The schema of one of some values."""
     return {"enum": list(values)}
 
 
-REGION = record({}, {"id": TEXT, "from_name": TEXT, "to_name": TEXT, "type": TEXT, "value": {"type": "object"}})
+REGION = object_of({}, {"id": TEXT, "from_name": TEXT, "to_name": TEXT, "type": TEXT, "value": {"type": "object"}})
 RESULT = {"type": ["array", "null"], "items": REGION}
-TASK = record({}, {"id": ID, "data": {"type": "object"}, "drafts": {"type": "array"}, "annotations": {"type": "array"}})
+TASK = object_of(
+    {}, {"id": ID, "data": {"type": "object"}, "drafts": {"type": "array"}, "annotations": {"type": "array"}}
+)
 CONTEXT = {
     "type": ["object", "null"],
     "properties": {
@@ -57,26 +59,28 @@ CONTEXT = {
         "event": {"description": "'prewarm': embed the pictures before the first click, answer with nothing"},
     },
 }
-PROJECT_OBJECT = record({"id": ID, "created_at": {"type": "string", "format": "date-time"}}, {"label_config": CONFIG})
-ANNOTATION = record(
+PROJECT_OBJECT = object_of(
+    {"id": ID, "created_at": {"type": "string", "format": "date-time"}}, {"label_config": CONFIG}
+)
+ANNOTATION = object_of(
     {"id": ID, "updated_at": {"type": "string", "format": "date-time"}},
     {"task": ID, "result": RESULT, "was_cancelled": {"type": "boolean"}, "ground_truth": {"type": "boolean"}},
 )
-SETUP = record({"project": NAME}, {"schema": CONFIG})
-PREDICT = record(
-    {"tasks": listed(TASK, maxItems=MAX_TASKS)},
+SETUP = object_of({"project": NAME}, {"schema": CONFIG})
+PREDICT = object_of(
+    {"tasks": array_of(TASK, maxItems=MAX_TASKS)},
     {
         "project": NAME,
         "label_config": CONFIG,
         "params": {"type": ["object", "null"], "properties": {"context": CONTEXT}},
     },
 )
-IDS = listed(record({"id": ID}))
+IDS = array_of(object_of({"id": ID}))
 
 
-def event(actions: tuple[str, ...], **needed: Schema) -> Schema:
-    """A webhook of some actions."""
-    return record({"action": one_of(*actions), "project": PROJECT_OBJECT, **needed})
+def event(actions: tuple[str, ...], **fields: Schema) -> Schema:
+    """The schema of a webhook's body for some actions."""
+    return object_of({"action": one_of(*actions), "project": PROJECT_OBJECT, **fields})
 
 
 WEBHOOK: Schema = {
@@ -84,79 +88,84 @@ WEBHOOK: Schema = {
         event(
             ("ANNOTATION_CREATED", "ANNOTATION_UPDATED"),
             annotation=ANNOTATION,
-            task=record({"id": ID}, TASK["properties"]),
+            task=object_of({"id": ID}, TASK["properties"]),
         ),
         event(
             ("ANNOTATIONS_CREATED",),
-            annotation=listed(record({"id": ID, "updated_at": ANNOTATION["properties"]["updated_at"], "task": ID})),
-            task=listed(TASK),
+            annotation=array_of(
+                object_of({"id": ID, "updated_at": ANNOTATION["properties"]["updated_at"], "task": ID})
+            ),
+            task=array_of(TASK),
         ),
         event(("ANNOTATIONS_DELETED",), annotations=IDS),
-        event(("TASKS_CREATED",), tasks=listed(TASK)),
+        event(("TASKS_CREATED",), tasks=array_of(TASK)),
         event(("TASKS_DELETED",), tasks=IDS),
         event(("START_TRAINING", "PROJECT_UPDATED")),
     ]
 }
-PREDICTION = record({"model_version": VERSION, "score": SHARE, "result": listed(REGION)})
-JOB = record(
+PREDICTION = object_of({"model_version": VERSION, "score": SHARE, "result": array_of(REGION)})
+JOB = object_of(
     {"running": {"type": "boolean"}, "queued": {"type": "boolean"}}
     | {name: COUNT for name in ("failed", "done", "total")}
     | {"rate": {"type": "number"}}
 )
-STATUS = record(
+STATUS = object_of(
     {
         "model_version": VERSION,
-        "normalisation": record({"bands": listed(COUNT), "range": {"type": ["array", "null"]}}),
+        "normalisation": object_of({"bands": array_of(COUNT), "range": {"type": ["array", "null"]}}),
         **{name: COUNT for name in ("annotations", "tasks", "inbox")},
         "up_to_date": {"type": "boolean"},
         "jobs": {"type": "object", "additionalProperties": JOB},
-        "versions": listed(record({"version": COUNT, "created_at": TEXT, "verdict": TEXT})),
+        "versions": array_of(object_of({"version": COUNT, "created_at": TEXT, "verdict": TEXT})),
     }
 )
-HEALTH = record({"status": one_of("UP"), "model_class": one_of("Skylight"), "instance": TEXT})
-QUEUED = record({"status": one_of("queued", "ignored")})
+HEALTH = object_of({"status": one_of("UP"), "model_class": one_of("Skylight"), "instance": TEXT})
+QUEUED = object_of({"status": one_of("queued", "ignored")})
 
 
-def operation(what: str, answers: dict[str, Schema], body: Schema | None = None) -> Schema:
-    """One thing that can be asked; the answers by HTTP status."""
-    found: Schema = {"summary": what, "responses": {}}
-    for status, schema in answers.items():
+def operation(summary: str, responses: dict[str, Schema], body: Schema | None = None) -> Schema:
+    """An OpenAPI operation; `responses` are schemas by HTTP status."""
+    result: Schema = {"summary": summary, "responses": {}}
+    for status, schema in responses.items():
         content = {"application/json": {"schema": schema}}
-        found["responses"][status] = {"description": "the answer", "content": content}
+        result["responses"][status] = {"description": "the answer", "content": content}
     for status, why in REFUSALS.items():
         content = {"application/json": {"schema": {"$ref": "#/components/schemas/Error"}}}
-        found["responses"][status] = {"description": why, "content": content}
+        result["responses"][status] = {"description": why, "content": content}
     if body is not None:
-        found["requestBody"] = {"required": True, "content": {"application/json": {"schema": body}}}
-    return found
+        result["requestBody"] = {"required": True, "content": {"application/json": {"schema": body}}}
+    return result
 
 
 def description() -> Schema:
-    """The whole of it."""
-    asked = {
+    """The whole document."""
+    operations = {
         "/health": ("get", operation("Whether it is alive", {"200": HEALTH})),
-        "/setup": ("post", operation("A project's configuration", {"200": record({"model_version": VERSION})}, SETUP)),
+        "/setup": (
+            "post",
+            operation("A project's configuration", {"200": object_of({"model_version": VERSION})}, SETUP),
+        ),
         "/predict": (
             "post",
-            operation("Click, or pre-annotate", {"200": record({"results": listed(PREDICTION)})}, PREDICT),
+            operation("Click, or pre-annotate", {"200": object_of({"results": array_of(PREDICTION)})}, PREDICT),
         ),
         "/webhook": ("post", operation("What happened in Label Studio", {"200": QUEUED, "202": QUEUED}, WEBHOOK)),
-        "/versions": ("get", operation("All versions", {"200": record({"versions": listed(TEXT)})})),
+        "/versions": ("get", operation("All versions", {"200": object_of({"versions": array_of(TEXT)})})),
         "/status": (
             "get",
             operation("How projects stand", {"200": {"type": "object", "additionalProperties": STATUS}}),
         ),
-        "/openapi.json": ("get", operation("This", {"200": record({"openapi": TEXT, "paths": {"type": "object"}})})),
+        "/openapi.json": ("get", operation("This", {"200": object_of({"openapi": TEXT, "paths": {"type": "object"}})})),
     }
     return {
         "openapi": "3.1.0",
         "info": {"title": "Skylight", "version": version(PACKAGE)},
-        "paths": {path: {method: operation} for path, (method, operation) in asked.items()},
-        "components": {"schemas": {"Error": record({"error": TEXT})}},
+        "paths": {path: {method: operation} for path, (method, operation) in operations.items()},
+        "components": {"schemas": {"Error": object_of({"error": TEXT})}},
     }
 
 
 @blueprint.route("/openapi.json")
-def answer() -> Response:
+def openapi() -> Response:
     """The description of the service."""
     return json_response(description())

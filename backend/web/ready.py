@@ -1,6 +1,6 @@
-"""/ready: whether the service can do all of its work. What it misses is worth an alarm, and red on the page.
+"""/ready: whether the service can do all of its work. What it lacks is worth an alarm, and red on the page.
 
-Without a login: no project, address or path is named here; the page and `skylight doctor` name them.
+It needs no login, so it names no project, address or path; the page and `skylight doctor` do.
 """
 
 import functools
@@ -9,15 +9,15 @@ from collections.abc import Callable, Sequence
 from flask import Blueprint, Response, current_app
 
 from skylight.backend.admin import machine_checks
-from skylight.backend.admin.finding import Finding
+from skylight.backend.admin.findings import Finding
 from skylight.backend.service import Service
-from skylight.backend.web.bounded import Bounded
+from skylight.backend.web.background import BackgroundCall
 from skylight.backend.web.http import json_response
 
-SECONDS = 0.4  # for what is looked at on every call; the first call may wait as long again for the doctor
+SECONDS = 0.4  # for the quick checks of each call; the first call may wait as long again for the doctor
 NAME = "skylight-alerts"
-# What /ready calls what the doctor calls otherwise.
-PUBLIC = {"Redis": "broker", "Redis: commands": "commands", "SAM": "checkpoint"}
+# The names in /ready of what the doctor names otherwise.
+PUBLIC_NAMES = {"Redis": "broker", "Redis: commands": "commands", "SAM": "checkpoint"}
 SENTENCES = {
     "broker": "Redis does not answer",
     "commands": "Redis refuses a command that is needed",
@@ -34,34 +34,39 @@ blueprint = Blueprint("alerts", __name__)
 @blueprint.route("/ready", methods=["GET"])
 def ready() -> Response:
     """200, or 503 with what is missing."""
-    found: Alerts = current_app.extensions[NAME]
-    missing = found.missing()
+    alerts: Alerts = current_app.extensions[NAME]
+    missing = alerts.missing()
     return json_response({"ready": not missing, "missing": missing}, 503 if missing else 200)
 
 
 class Alerts:
-    """What is to be put right at once: looked at now, and what takes long (webhooks) as the doctor found it last."""
+    """What has to be put right at once: quick checks, made now, and slow ones (webhooks), as the doctor last found."""
 
     def __init__(self, service: Service, doctor: Callable[[], Sequence[Finding] | None]) -> None:
         self.doctor = doctor
-        self.urgent = Bounded(functools.partial(machine_checks.urgent, service), SECONDS)
+        self.quick = BackgroundCall(functools.partial(machine_checks.quick_findings, service), SECONDS)
 
     def now(self) -> list[Finding]:
-        """How what can be looked at quickly stands."""
-        found = self.urgent.get()
-        late = "this machine took too long to look at broker, workers, checkpoint and disk"
-        return [Finding("Redis", "fail", late, "Is Redis reachable, and the disk?")] if found is None else found
+        """The findings of the quick checks."""
+        findings = self.quick.get()
+        if findings is None:
+            detail = "this machine took too long to look at broker, workers, checkpoint and disk"
+            return [Finding("Redis", "fail", detail, "Is Redis reachable, and the disk?")]
+        return findings
 
     def findings(self) -> list[Finding]:
-        """The doctor's findings with these among them: they are newer where they are worse, or say no less."""
-        fresh = {each.what: each for each in self.now() if each.state == "fail" or each.what in machine_checks.WHOLE}
-        return [*fresh.values(), *(each for each in self.doctor() or () if each.what not in fresh)]
+        """The quick findings, and the doctor's about anything else.
+
+        A quick finding replaces the doctor's, which is older, if it is a failure or as complete.
+        """
+        quick = {one.what: one for one in self.now() if one.state == "fail" or one.what in machine_checks.COMPLETE}
+        return [*quick.values(), *(one for one in self.doctor() or () if one.what not in quick)]
 
     def missing(self) -> dict[str, str]:
         """What is missing, and what that means; empty if all is well."""
-        names = {_public(each.what) for each in self.findings() if each.state == "fail"}
+        names = {_public_name(one.what) for one in self.findings() if one.state == "fail"}
         return {name: sentence for name, sentence in SENTENCES.items() if name in names}
 
 
-def _public(what: str) -> str:
-    return "webhook" if what.endswith(": webhook") else PUBLIC.get(what, what)
+def _public_name(what: str) -> str:
+    return "webhook" if what.endswith(": webhook") else PUBLIC_NAMES.get(what, what)

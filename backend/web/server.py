@@ -10,7 +10,8 @@ from gunicorn.glogging import Logger
 from skylight.backend.errors import SkylightError
 from skylight.backend.process.admission import WAITING
 from skylight.backend.settings import Settings
-from skylight.backend.web.admission import SPARE
+from skylight.backend.store import migrations
+from skylight.backend.web.admission import SPARE_THREADS
 from skylight.backend.web.listen import address
 from skylight.model.sam import checkpoints
 
@@ -22,12 +23,11 @@ GRACE_SECONDS = 6  # from SIGTERM, for the clicks under way; `skylight serve` ki
 log = logging.getLogger(__name__)
 
 
-class Log(Logger):  # type: ignore[misc]
-    """gunicorn's own messages, as the rest of the process logs; of requests `skylight.backend.web.tracing` says a
-    line each."""
+class GunicornLogger(Logger):  # type: ignore[misc]
+    """gunicorn's own messages, in the log of the process; requests are logged by `skylight.backend.web.tracing`."""
 
     def setup(self, cfg: Any) -> None:
-        """No handler and no file of its own."""
+        """Set up without a handler or a file of its own."""
         super().setup(cfg)
         self.error_log.handlers.clear()
         self.error_log.propagate = True
@@ -43,13 +43,13 @@ class Server(BaseApplication):  # type: ignore[misc]
             "bind": address(host, port),
             "workers": 1,
             "worker_class": "gthread",
-            "threads": settings.threads + WAITING + SPARE,  # made as they are needed
+            "threads": settings.threads + WAITING + SPARE_THREADS,  # started as they are needed
             "timeout": REQUEST_SECONDS,
             "graceful_timeout": GRACE_SECONDS,
             "keepalive": KEEP_ALIVE_SECONDS,
             "proc_name": "skylight-web",
             "control_socket_disable": True,
-            "logger_class": Log,
+            "logger_class": GunicornLogger,
         }
         super().__init__()
 
@@ -60,12 +60,9 @@ class Server(BaseApplication):  # type: ignore[misc]
                 self.cfg.set(name, value)
 
     def load(self) -> Any:
-        """The application, with the SAM loaded: before the first request, after the fork.
-
-        PyTorch too, so that gunicorn's own process does without its 0.4 GB.
-        """
+        """The application, with the SAM loaded: after the fork, before the first request."""
+        # Imported here, after the fork: they import PyTorch, and gunicorn's own process does without its 0.4 GB.
         from skylight.backend.service import Service
-        from skylight.backend.store import migrations
         from skylight.backend.web.app import create_app
         from skylight.backend.worker.maintenance import Upkeep
 

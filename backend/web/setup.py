@@ -20,7 +20,7 @@ log = logging.getLogger(__name__)
 
 @blueprint.route("/health")
 def health() -> Response:
-    """Alive, and which Skylight it is; asked before every /setup, so little is looked up."""
+    """That it is alive, and which Skylight it is; asked before every /setup, so little is looked up."""
     try:
         instance = service_of(current_app).secret.instance
     except OSError as error:  # alive all the same
@@ -31,25 +31,27 @@ def health() -> Response:
 
 @blueprint.route("/setup", methods=["POST"])
 def setup() -> Response:
-    """Take note of a project's configuration; name what it is served."""
-    return json_response({"model_version": set_up(service_of(current_app), body_object(request))})
+    """Register a project's configuration; the `model_version` that it is served."""
+    return json_response({"model_version": register_project(service_of(current_app), body_object(request))})
 
 
-def set_up(service: Service, body: dict[str, Any]) -> str:
-    """Take note of what a /setup says; gives the `model_version`. Called all the time, so it changes nothing twice.
+def register_project(service: Service, body: dict[str, Any]) -> str:
+    """Register the project of a /setup and its configuration; returns the `model_version`. It is called all the time,
+    so it changes nothing twice.
 
     The token and host name that Label Studio sends along are not used: the token is dead where legacy tokens are off.
-    Raises BadRequest if it names no project, or not as Label Studio does.
+    Raises BadRequest if the project is missing, or not named as Label Studio does.
     """
     project, label_config = project_name(body.get("project")), str(body.get("schema") or "")
     check_config(label_config)
     set_subject(project=project)
     if label_config:
-        _note(service, project, label_config)
+        _queue_config(service, project, label_config)
     return service.version_name(project)
 
 
-def _note(service: Service, project: str, label_config: str) -> None:
+def _queue_config(service: Service, project: str, label_config: str) -> None:
+    """Put a project's configuration into its inbox, if it is another than the one known."""
     known = service.store.config(project)
     if known == label_config:
         return
@@ -67,7 +69,7 @@ def _note(service: Service, project: str, label_config: str) -> None:
 
 @blueprint.route("/versions")
 def versions() -> Response:
-    """The names of all versions; Label Studio does not say which project it asks for."""
+    """The names of all versions of all projects; Label Studio does not say which project it asks for."""
     service = service_of(current_app)
     numbers = {n for project in service.store.projects() for n in service.versions.numbers(project)}
     return json_response({"versions": [f"sam-{service.settings.sam}", *(f"skylight-{n}" for n in sorted(numbers))]})

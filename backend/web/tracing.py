@@ -1,4 +1,4 @@
-"""A trace of every request and every job: begun here, and ended with its line in the log and its figures."""
+"""A trace of every request: its id, its line in the log and its metrics."""
 
 import re
 import secrets
@@ -9,40 +9,38 @@ from skylight.backend.trace import CURRENT_TRACE, Outcome, Trace
 from skylight.backend.web.metrics import Metrics
 
 HEADER = "X-Request-ID"
-SANE = re.compile(r"[\w.-]{1,64}", re.ASCII)  # a request's id that is taken over
-# What an endpoint is counted as, where that is not the name of its function.
-RENAMED = {
+VALID_ID = re.compile(r"[\w.-]{1,64}", re.ASCII)  # a caller's id that is used as it is
+# Endpoints whose metrics label is not the name of their function.
+LABELS = {
     "webhook.receive": "webhook",
-    "predict.answer": "predict",
-    "openapi.answer": "openapi",
     "page.train": "train-now",  # the job is called "train"
 }
 
 
-def watch(app: Flask, metrics: Metrics) -> None:
-    """Trace the application's requests: to be called before anything else is told to look at them."""
+def install(app: Flask, metrics: Metrics) -> None:
+    """Trace the application's requests; to be called before any other handler is registered."""
 
     @app.before_request
     def begin() -> None:
         given = request.headers.get(HEADER, "")
-        what = counted_as(request.endpoint or "unknown")
-        trace = Trace(given if SANE.fullmatch(given) else secrets.token_hex(8), what, method=request.method)
+        label = endpoint_label(request.endpoint or "unknown")
+        trace = Trace(given if VALID_ID.fullmatch(given) else secrets.token_hex(8), label, method=request.method)
         trace.project = (request.view_args or {}).get("project")
         CURRENT_TRACE.set(trace)
 
     @app.after_request
-    def end(answer: Response) -> Response:
+    def end(response: Response) -> Response:
         trace = CURRENT_TRACE.get() or Trace("", "unknown")
         CURRENT_TRACE.set(None)
-        answer.headers[HEADER] = trace.id
-        outcome = _outcome(trace, answer.status_code)
-        metrics.observe(trace, trace.end(outcome, answer.status_code), outcome)
-        return answer
+        response.headers[HEADER] = trace.id
+        outcome = _outcome(trace, response.status_code)
+        metrics.observe(trace, trace.end(outcome, response.status_code), outcome)
+        return response
 
 
-def counted_as(endpoint: str) -> str:
-    """What the requests of an endpoint are counted as, and called in the log."""
-    return RENAMED.get(endpoint, endpoint.rpartition(".")[2])
+def endpoint_label(endpoint: str) -> str:
+    """The name of an endpoint in the metrics and in the log."""
+    return LABELS.get(endpoint, endpoint.rpartition(".")[2])
 
 
 def _outcome(trace: Trace, status: int) -> Outcome:

@@ -16,18 +16,17 @@ from skylight.backend.queue.progress import JobState
 from skylight.backend.queue.quarantine import Aside
 from skylight.backend.queue.workers import running
 from skylight.backend.service import Service
-from skylight.backend.web.page.charts import Chart
-from skylight.backend.web.page.curves import agreement_chart, curve_chart
+from skylight.backend.web.page.charts import Chart, agreement_chart, learning_chart
 from skylight.model.images.normalization import OWN
 
 
 @dataclass(frozen=True)
 class Correction:
-    """How far the newest accepted annotations lay from the pre-annotations shown."""
+    """Agreement of accepted annotations with the pre-annotations shown."""
 
     recent: float  # mean IoU of the last `of`
     of: int
-    unchanged: int  # of all `count`
+    unchanged: int  # of all `count`, accepted as they were
     count: int
     since: datetime
     until: datetime
@@ -106,7 +105,7 @@ def project_view(service: Service, project: str, records: RecordCache, readiness
         up_to_date=queue is not None and queue.up_to_date,
         needed=service.settings.min_annotations,
         versions=versions,
-        curve=curve_chart(learning_curve(versions)),
+        curve=learning_chart(learning_curve(versions)),
         agreement=agreement_chart(agreed),
         correction=correction(agreed),
         readiness=readiness,
@@ -138,10 +137,10 @@ def configured(service: Service, project: str) -> tuple[tuple[str, ...], str]:
         return (), str(error)
 
 
-def correction(found: Sequence[Agreement]) -> Correction | None:
+def correction(agreed: Sequence[Agreement]) -> Correction | None:
     """Agreement in numbers; None before the first."""
-    if not found:
+    if not agreed:
         return None
-    last = [one.iou for one in found[-RECENT:]]
-    unchanged = sum(one.iou >= UNCHANGED for one in found)
-    return Correction(sum(last) / len(last), len(last), unchanged, len(found), found[0].at, found[-1].at)
+    last = [agreement.iou for agreement in agreed[-RECENT:]]
+    unchanged = sum(agreement.iou >= UNCHANGED for agreement in agreed)
+    return Correction(sum(last) / len(last), len(last), unchanged, len(agreed), agreed[0].at, agreed[-1].at)

@@ -9,7 +9,7 @@ import pytest
 
 from skylight.backend.admin import doctor, project_checks
 from skylight.backend.admin.connect import connect
-from skylight.backend.admin.finding import Finding
+from skylight.backend.admin.findings import Finding
 from skylight.backend.errors import Unavailable
 from skylight.backend.labelstudio.client import LabelStudio
 from skylight.backend.labelstudio.project_connection import ACTIONS

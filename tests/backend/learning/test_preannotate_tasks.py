@@ -68,7 +68,7 @@ def test_what_is_done_is_known_when_redis_has_lost_everything(planted, studio, p
     assert studio.predicted("skylight-1") == [1, 2, 3, 4, 5]
 
 
-@pytest.mark.parametrize("limit", ["BATCH_SECONDS", "MOST_TILES"])  # of the batch; of the picture
+@pytest.mark.parametrize("limit", ["BATCH_SECONDS", "MAX_TILES"])  # of the batch; of the picture
 def test_what_a_batch_had_no_time_for_follows_in_the_place_of_its_empty_prediction(
     planted, studio, project, client, monkeypatch, limit
 ):

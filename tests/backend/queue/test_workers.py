@@ -81,7 +81,7 @@ def test_what_redis_has_lost_of_a_worker_comes_back_with_its_next_heartbeat(serv
 
 def test_doctor_page_and_metrics_count_the_same_workers(service, registered):
     def counts() -> tuple[int, int, int]:
-        said = machine_checks.urgent(service)
+        said = machine_checks.quick_findings(service)
         doctor = next(each.detail for each in said if each.what == "worker").count("process ")
         return doctor, project_view(service, "1.1", RecordCache(service), None).workers, _in_metrics(service)
 

@@ -14,8 +14,8 @@ from skylight.backend.security import key_file
 from skylight.backend.security.key_file import load_or_create_key
 from skylight.backend.security.webhook_secret import WebhookSecret
 from skylight.backend.settings import Settings
-from skylight.backend.web.csrf import Guard
-from skylight.backend.web.page.views import KEY_FILE, Pages
+from skylight.backend.web.csrf import FormSigner
+from skylight.backend.web.page.views import KEY_FILE, PageState
 
 # Several processes at once; where links are refused, as exFAT, SMB and FUSE do.
 PROCESS = """
@@ -57,10 +57,10 @@ def test_a_key_is_made_once_and_only_its_owner_may_read_it(tmp_path: Path, links
 
 def test_the_secret_and_the_key_of_the_page_need_no_hard_links(tmp_path: Path, links: int | None, service) -> None:
     assert len(WebhookSecret(Settings(home=tmp_path), service.files).value) >= 32
-    pages = Pages(service, RecordCache(service))
-    token = pages.guard.token("cookie")
+    pages = PageState(service, RecordCache(service))
+    token = pages.signer.token("cookie")
     assert (service.settings.home / KEY_FILE).is_file()
-    assert Guard(load_or_create_key(service.settings.home / KEY_FILE, str))._signer.loads(token) == "cookie"
+    assert FormSigner(load_or_create_key(service.settings.home / KEY_FILE, str))._serializer.loads(token) == "cookie"
 
 
 @pytest.mark.parametrize("how", ["made", "refused"])

@@ -14,7 +14,7 @@ from skylight.backend.allowed_hosts import HostList
 from skylight.backend.queue.queue import key
 from skylight.backend.security.webhook_secret import HEADER
 from skylight.backend.service import Service
-from skylight.backend.web import auth as access
+from skylight.backend.web import auth
 from skylight.backend.web.app import create_app
 from skylight.backend.web.csrf import COOKIE
 from tests.support.label_studio_double import CONFIG, Studio, capture, serving
@@ -42,7 +42,7 @@ def guest(closed: Service) -> FlaskClient:
 def test_everything_but_health_asks_for_the_login(guest, closed):
     """Also what is added later, and what is not there."""
     app = guest.application
-    rules = [rule for rule in app.url_map.iter_rules() if rule.rule not in access.OPEN]
+    rules = [rule for rule in app.url_map.iter_rules() if rule.rule not in auth.PUBLIC_PATHS]
     assert len(rules) > 10 and any(rule.rule.startswith("/queues") for rule in rules)
     values = {"project": P, "number": 1, "task": "1", "filename": "page.css", "instance_number": 0}
     for rule in rules:

@@ -4,12 +4,12 @@ import pytest
 from flask import Flask, Response, request
 
 from skylight.backend.errors import Forbidden
-from skylight.backend.web.csrf import COOKIE, FIELD, Guard, give_cookie
+from skylight.backend.web.csrf import COOKIE, FIELD, FormSigner, set_cookie
 
-GUARD = Guard("key")
+SIGNER = FormSigner("key")
 
 
-def sent(cookie="browser", token=None, guard=GUARD, **headers):
+def sent(cookie="browser", token=None, guard=SIGNER, **headers):
     """A form as it arrives."""
     form = {} if token is None else {FIELD: token}
     names = {name.replace("_", "-"): value for name, value in headers.items()}
@@ -21,9 +21,9 @@ def sent(cookie="browser", token=None, guard=GUARD, **headers):
 
 
 def test_the_pages_own_form_is_taken():
-    sent(token=GUARD.token("browser"), Sec_Fetch_Site="same-origin", Origin="http://localhost")
-    sent(token=GUARD.token("browser"), Origin="http://localhost")
-    sent(token=GUARD.token("browser"))  # an old browser says neither
+    sent(token=SIGNER.token("browser"), Sec_Fetch_Site="same-origin", Origin="http://localhost")
+    sent(token=SIGNER.token("browser"), Origin="http://localhost")
+    sent(token=SIGNER.token("browser"))  # an old browser says neither
 
 
 @pytest.mark.parametrize(
@@ -40,16 +40,16 @@ def test_the_pages_own_form_is_taken():
 )
 def test_what_another_site_sends_is_refused_even_with_cookie_and_token(headers):
     with pytest.raises(Forbidden, match="another site"):
-        sent(token=GUARD.token("browser"), **headers)
+        sent(token=SIGNER.token("browser"), **headers)
 
 
 def test_behind_a_proxy_that_ends_tls_the_browsers_word_counts():
-    sent(token=GUARD.token("browser"), Sec_Fetch_Site="same-origin", Origin="https://skylight.example")
+    sent(token=SIGNER.token("browser"), Sec_Fetch_Site="same-origin", Origin="https://skylight.example")
 
 
 @pytest.mark.parametrize(
     "token",
-    [None, "", "browser", GUARD.token("browser")[:-1], Guard("other").token("browser")],
+    [None, "", "browser", SIGNER.token("browser")[:-1], FormSigner("other").token("browser")],
     ids=["none", "empty", "no token", "cut", "of another guard"],
 )
 def test_a_form_without_a_token_of_ours_is_refused(token):
@@ -60,13 +60,13 @@ def test_a_form_without_a_token_of_ours_is_refused(token):
 def test_a_token_of_another_browser_is_refused():
     for cookie in ("", "other"):
         with pytest.raises(Forbidden, match="another browser"):
-            sent(cookie=cookie, token=GUARD.token("browser"))
+            sent(cookie=cookie, token=SIGNER.token("browser"))
     with pytest.raises(Forbidden, match="another browser"):
-        sent(cookie="", token=GUARD.token(""))
+        sent(cookie="", token=SIGNER.token(""))
 
 
 def test_a_token_grows_old(monkeypatch):
-    token = GUARD.token("browser")
+    token = SIGNER.token("browser")
     monkeypatch.setattr("skylight.backend.web.csrf.TOKEN_SECONDS", -1)
     with pytest.raises(Forbidden, match="old"):
         sent(token=token)
@@ -76,10 +76,10 @@ def test_the_cookie_stays_in_this_site_and_out_of_scripts():
     app = Flask("t")
     with app.test_request_context("/", base_url="https://skylight.example"):
         answer = Response()
-        give_cookie(request, answer, "value")
+        set_cookie(request, answer, "value")
     cookie = answer.headers["Set-Cookie"]
     assert all(part in cookie for part in ("SameSite=Strict", "HttpOnly", "Secure", "Path=/"))
     with app.test_request_context("/", headers={"Cookie": f"{COOKIE}=value"}):
         answer = Response()
-        give_cookie(request, answer, "value")
+        set_cookie(request, answer, "value")
     assert "Set-Cookie" not in answer.headers

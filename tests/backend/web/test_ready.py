@@ -9,7 +9,7 @@ from dataclasses import replace
 import pytest
 
 from skylight.backend.admin import doctor, machine_checks
-from skylight.backend.admin.finding import Finding
+from skylight.backend.admin.findings import Finding
 from skylight.backend.service import Service
 from skylight.backend.store import disk_space
 from skylight.backend.web.app import create_app
@@ -94,7 +94,7 @@ def test_a_webhook_that_the_doctor_misses_is_an_alarm_that_names_no_project(clie
 
 
 def test_what_takes_too_long_to_look_at_is_not_waited_for(client, staffed, monkeypatch):
-    monkeypatch.setattr(machine_checks, "urgent", lambda service: time.sleep(2))
+    monkeypatch.setattr(machine_checks, "quick_findings", lambda service: time.sleep(2))
     made = create_app(client.application.extensions["skylight"].settings, client.application.extensions["skylight"])
     began = time.perf_counter()
     assert list(missing(made.test_client())) == ["broker"]

@@ -11,7 +11,7 @@ from skylight.backend.errors import MediaError
 from skylight.backend.queue import counters
 from skylight.backend.queue.queue import KINDS
 from skylight.backend.trace import CURRENT_TRACE
-from skylight.backend.web.tracing import counted_as
+from skylight.backend.web.tracing import endpoint_label
 from skylight.backend.worker.tracing import traced
 
 
@@ -48,7 +48,7 @@ def test_no_two_endpoints_are_counted_as_one_nor_as_a_job(client, caplog):
     assert client.get("/openapi.json").status_code == 200
     assert [line["what"] for line in lines(caplog)] == ["openapi"]
     endpoints = {rule.endpoint for rule in client.application.url_map.iter_rules()}
-    names = Counter(counted_as(each) for each in endpoints if not each.endswith("static"))
+    names = Counter(endpoint_label(each) for each in endpoints if not each.endswith("static"))
     assert [name for name, count in names.items() if count > 1] == []
     assert not set(names) & set(KINDS)
 

@@ -8,7 +8,7 @@ import torch
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from skylight.backend.web.page.gallery_overlays import predicted
+from skylight.backend.web.page.gallery_overlays import predict_labels
 from skylight.model.decoder import ranked_labels
 from skylight.model.decoder.inference import MOST_PLANES, Prediction, instances, predict, predict_pixels
 from skylight.model.decoder.network import MOST_LABELS, DecoderConfig, DomainDecoder
@@ -92,7 +92,7 @@ def test_memory_does_not_grow_with_the_labels(monkeypatch: pytest.MonkeyPatch) -
 
 def test_a_picture_for_the_page_is_drawn_of_many_labels() -> None:
     network, embedding = decoder_of(40), made_up((120, 200))
-    found, dense = predicted(network, embedding, (120, 200)), decoder_of(40)(*inputs(embedding))[0]
+    found, dense = predict_labels(network, embedding, (120, 200)), decoder_of(40)(*inputs(embedding))[0]
     rows, columns = embedding.extent(dense.shape[-1])
     scaled = torch.nn.functional.interpolate(dense[..., :rows, :columns], (120, 200), mode="bilinear")
     assert np.array_equal(found, scaled[0].argmax(0).numpy())

@@ -9,7 +9,7 @@ from PIL import Image
 
 from skylight.backend.errors import Unavailable
 from skylight.backend.store.samples import SampleRecord
-from skylight.backend.web.page.gallery import Gallery, NotThere, drawing, items
+from skylight.backend.web.page.gallery import Gallery, PictureNotFound, drawing_name, gallery_items
 from skylight.model.decoder import network
 from skylight.model.decoder.network import DecoderConfig, DomainDecoder
 from tests.support.label_studio_double import CONFIG
@@ -22,23 +22,23 @@ def record(annotation, task, updated_at="1", label_map="1-abcd.png") -> SampleRe
 
 def test_the_worst_image_comes_first():
     card = {"per_task": {"7": 0.9, "12": 0.1, "9": 0.5}, "annotations": {"1": "1"}}
-    assert [(item.task, item.iou) for item in items(card, [])] == [("12", 0.1), ("9", 0.5), ("7", 0.9)]
+    assert [(item.task, item.iou) for item in gallery_items(card, [])] == [("12", 0.1), ("9", 0.5), ("7", 0.9)]
 
 
 def test_an_image_says_when_its_annotation_has_changed_or_is_gone():
     card = {"per_task": {"7": 0.1, "8": 0.2, "9": 0.3}, "annotations": {"1": "a", "2": "a"}}
-    found = items(card, [record(1, 7, "a"), record(2, 8, "b")])
+    found = gallery_items(card, [record(1, 7, "a"), record(2, 8, "b")])
     assert [(item.drawing, item.changed) for item in found] == [("abcd", False), ("abcd", True), ("", False)]
 
 
 def test_of_several_annotations_of_a_task_one_that_was_learned_from_is_drawn():
     card = {"per_task": {"7": 0.1}, "annotations": {"1": "a"}}
-    (item,) = items(card, [record(1, 7, "a", "1-old.png"), record(2, 7, "b", "2-new.png")])
+    (item,) = gallery_items(card, [record(1, 7, "a", "1-old.png"), record(2, 7, "b", "2-new.png")])
     assert (item.drawing, item.changed) == ("old", False)
 
 
 def test_a_version_without_figures_has_no_images():
-    assert items({"version": 1}, [record(1, 7)]) == []
+    assert gallery_items({"version": 1}, [record(1, 7)]) == []
 
 
 @pytest.fixture
@@ -80,7 +80,7 @@ def test_a_drawing_shows_the_annotation_as_it_is_now(planted, project):
     first = gallery.draw(project, 1, "1", [before])
     planted.store.put(project, replace(before, updated_at="b"), np.zeros((64, 64), np.uint8))
     (after,) = planted.store.samples(project)
-    assert drawing(after) != drawing(before)
+    assert drawing_name(after) != drawing_name(before)
     assert gallery.draw(project, 1, "1", [after]) != first
 
 
@@ -90,17 +90,17 @@ def test_a_label_that_the_version_does_not_know_is_left_out(planted, studio, pro
 
 
 def test_only_so_many_drawings_are_kept(planted, project, monkeypatch):
-    monkeypatch.setattr("skylight.backend.web.page.gallery.KEPT", 1)
+    monkeypatch.setattr("skylight.backend.web.page.gallery.MAX_CACHED", 1)
     publish(planted, project, 1)
     gallery, records = Gallery(planted), planted.store.samples(project)
     gallery.draw(project, 1, "1", records)
     gallery.draw(project, 2, "1", records)
-    assert [key[1] for key in gallery._drawn] == [2]
+    assert [key[1] for key in gallery._pictures] == [2]
 
 
 def test_what_cannot_be_drawn_says_why(planted, studio, project, monkeypatch):
     gallery, records = Gallery(planted), planted.store.samples(project)
-    with pytest.raises(NotThere, match="task 5 has no accepted annotation"):
+    with pytest.raises(PictureNotFound, match="task 5 has no accepted annotation"):
         gallery.draw(project, 1, "5", records)
     publish(planted, project, 1, encoder_id="other")
     with pytest.raises(Unavailable, match="another SAM"):

@@ -11,12 +11,12 @@ from skylight.backend.web.page.gallery_overlays import (
     INVENTED,
     MISSED,
     SIDE,
-    coloured,
     disagreement,
     draw,
-    nearest,
-    picture,
-    rim,
+    edge_pixels,
+    overlay,
+    resize_nearest,
+    thumbnail_image,
 )
 from skylight.model.decoder.network import DecoderConfig, DomainDecoder
 from skylight.model.masks.label_map import IGNORE
@@ -46,10 +46,10 @@ def panels(data: bytes) -> list[np.ndarray]:
 
 
 def test_the_picture_is_the_thumbnail_without_its_padding():
-    found = picture(embedding())
+    found = thumbnail_image(embedding())
     assert found.shape == (SIDE // 2, SIDE, 3)
     assert (found == 100).all()
-    assert picture(embedding(1, 5000)).shape == (1, SIDE, 3)
+    assert thumbnail_image(embedding(1, 5000)).shape == (1, SIDE, 3)
 
 
 def test_a_drawing_shows_truth_prediction_and_what_is_wrong():
@@ -81,27 +81,27 @@ def test_each_label_has_its_colour_and_ignored_pixels_have_none():
     gray = np.full((30, 40, 3), 100, np.uint8)
     label_map = np.zeros((30, 40), np.uint8)
     label_map[:, :10], label_map[:, 10:20], label_map[:, 20:30] = 1, 2, IGNORE
-    drawn = coloured(gray, label_map)
+    drawn = overlay(gray, label_map)
     assert tuple(drawn[15, 5]) != tuple(drawn[15, 15])
     assert (drawn[:, 20:] == 100).all()
-    assert len(np.unique(coloured(gray, np.full((30, 40), 254, np.uint8)).reshape(-1, 3), axis=0)) == 1
+    assert len(np.unique(overlay(gray, np.full((30, 40), 254, np.uint8)).reshape(-1, 3), axis=0)) == 1
 
 
 def test_label_maps_are_scaled_without_new_values_up_and_down():
     label_map = np.array([[0, 3], [255, 7]], np.uint8)
-    assert (nearest(label_map, (4, 6)) == np.kron(label_map, np.ones((2, 3), np.uint8))).all()
-    assert (nearest(nearest(label_map, (4, 6)), (2, 2)) == label_map).all()
-    assert nearest(label_map, (1, 1)).shape == (1, 1)
+    assert (resize_nearest(label_map, (4, 6)) == np.kron(label_map, np.ones((2, 3), np.uint8))).all()
+    assert (resize_nearest(resize_nearest(label_map, (4, 6)), (2, 2)) == label_map).all()
+    assert resize_nearest(label_map, (1, 1)).shape == (1, 1)
 
 
 def test_a_rim_is_one_pixel_wide_and_not_along_the_border():
     mask = np.zeros((6, 6), bool)
     mask[:4, :4] = True
-    found = rim(mask)
+    found = edge_pixels(mask)
     assert found[3, :4].all() and found[:4, 3].all() and found.sum() == 7
 
 
 def test_the_prediction_is_made_at_the_drawings_size(monkeypatch):
     huge = embedding(30_000, 60_000)
-    found = gallery_overlays.predicted(everywhere(2), huge, (SIDE // 2, SIDE))
+    found = gallery_overlays.predict_labels(everywhere(2), huge, (SIDE // 2, SIDE))
     assert found.shape == (SIDE // 2, SIDE) and (found == 2).all()

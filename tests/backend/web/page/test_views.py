@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from skylight.backend.admin import doctor
-from skylight.backend.admin.finding import Finding
+from skylight.backend.admin.findings import Finding
 from skylight.backend.labelstudio.region_reader import parse_config
 from skylight.backend.service import Service
 from skylight.backend.web.app import create_app

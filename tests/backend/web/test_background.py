@@ -1,11 +1,36 @@
-"""Answers that are found beside the requests."""
+"""Lookups in the background."""
 
 import logging
 import threading
 
+import pytest
+
 from skylight.backend.errors import LabelStudioError
-from skylight.backend.web.refreshed import Refreshed
+from skylight.backend.web.background import BackgroundCache, BackgroundCall
 from tests.support.label_studio_double import wait_until
+
+
+def test_what_comes_in_time_is_given_and_what_is_raised_is_raised():
+    assert BackgroundCall(lambda: 5, 10).get() == 5
+    with pytest.raises(ZeroDivisionError):
+        BackgroundCall(lambda: 1 // 0, 10).get()
+
+
+def test_what_is_late_is_none_and_is_not_begun_a_second_time():
+    go, calls = threading.Event(), []
+
+    def make() -> int:
+        calls.append(1)
+        go.wait(30)
+        return len(calls)
+
+    found = BackgroundCall(make, 0.02)
+    assert [found.get(), found.get()] == [None, None]
+    go.set()
+    found.seconds = 30
+    found.get()
+    assert len(calls) <= 2
+    assert found.get() == len(calls)
 
 
 class Clock:
@@ -17,7 +42,7 @@ class Clock:
 
 def test_the_first_waits_a_little_and_the_next_are_answered_at_once():
     calls = []
-    found = Refreshed(lambda key: calls.append(key) or len(calls), clock=Clock())
+    found = BackgroundCache(lambda key: calls.append(key) or len(calls), clock=Clock())
     assert found.get("a") == 1
     assert found.get("a") == 1
     assert found.get("b") == 2
@@ -33,7 +58,7 @@ def test_what_is_old_is_given_once_more_while_the_new_is_found():
             go.wait(10)
         return len(calls)
 
-    found = Refreshed(make, seconds=60, clock=clock)
+    found = BackgroundCache(make, seconds=60, clock=clock)
     assert found.get() == 1
     clock.now += 59
     assert found.get() == 1 and len(calls) == 1
@@ -52,7 +77,7 @@ def test_a_slow_answer_is_not_waited_for_and_asked_for_less_often():
         clock.now += 30  # that is how long it takes
         return "here"
 
-    found = Refreshed(make, seconds=60, clock=clock)
+    found = BackgroundCache(make, seconds=60, clock=clock)
     assert found.get() is None
     go.set()
     wait_until(lambda: found.get() == "here")
@@ -73,7 +98,7 @@ def test_a_failure_leaves_the_answer_before_and_is_logged(caplog):
             return answer
         raise LabelStudioError("Label Studio is away")
 
-    found = Refreshed(make, seconds=60, clock=clock)
+    found = BackgroundCache(make, seconds=60, clock=clock)
     assert found.get() == 1
     clock.now += 61
     found.get()
