@@ -73,7 +73,7 @@ def _check_access() -> Response | None:
     allowed = request.path in PUBLIC_PATHS or not _required_login()
     if not allowed and not has_login() and not _is_signed_webhook():
         log.warning("%s %r without the login, from %s", request.method, request.path[:200], request.remote_addr)
-        return _login_required()
+        return _unauthorized()
     if request.method not in SAFE_METHODS and not csrf.is_same_site(request):
         raise Forbidden(f"this request came from another site; {csrf.RELOAD}")
     return None
@@ -104,7 +104,7 @@ def _is_signed_webhook() -> bool:
     return request.path == WEBHOOK and service_of(current_app).secret.matches(request.headers.get(HEADER))
 
 
-def _login_required() -> Response:
+def _unauthorized() -> Response:
     message = LOGIN_NEEDED
     if request.path == WEBHOOK:
         message = f"an event came without the right header {HEADER}; for one that has it, run: skylight doctor --fix"

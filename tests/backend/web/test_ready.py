@@ -76,7 +76,7 @@ def test_an_event_on_disk_counts_too(client, service, staffed):
 
 def test_a_full_disk_is_an_alarm(client, staffed, monkeypatch):
     usage = namedtuple("usage", "free")
-    monkeypatch.setattr(machine_checks.shutil, "disk_usage", lambda path: usage(disk_space.DISK_FAIL - 1))
+    monkeypatch.setattr(disk_space.shutil, "disk_usage", lambda path: usage(disk_space.DISK_FAIL - 1))
     assert list(missing(client)) == ["disk"]
     assert "1.0 GB free" in client.get("/").text
 
