@@ -49,7 +49,7 @@ def try_again(service: Service, project: str) -> int:
     return count
 
 
-def normalise(
+def set_normalization(
     service: Service,
     given: str,
     bands: tuple[int, ...] | None = None,

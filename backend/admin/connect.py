@@ -149,12 +149,12 @@ def _set_webhook(client: LabelStudio, secret: WebhookSecret, link: ProjectLink, 
     ranked = sorted(link.webhooks, key=lambda webhook: not webhook["is_active"])
     first = ranked[0] if ranked else None
     headers = {**((first or {}).get("headers") or {}), **webhook_headers(secret, link, login)}
-    wanted = {"is_active": True, "send_payload": True, "headers": headers}
-    made = first is None or missing_actions(first) != [] or any(first[name] != wanted[name] for name in wanted)
-    if made:
-        fields = {**wanted, "send_for_all_actions": True, "actions": []}
-        _save_webhook(client, link, link.url, int(first["id"]) if first else 0, fields)
-    changes = [Change(what, made)]
+    fields = {"is_active": True, "send_payload": True, "headers": headers}
+    changed = first is None or missing_actions(first) != [] or any(first[name] != fields[name] for name in fields)
+    if changed:
+        everything = {"send_for_all_actions": True, "actions": []}
+        _save_webhook(client, link, link.url, int(first["id"]) if first else 0, {**fields, **everything})
+    changes = [Change(what, changed)]
     for other in [*(webhook for webhook in ranked[1:] if webhook["is_active"]), *link.strays]:
         client.update_webhook(int(other["id"]), str(other["url"]), is_active=False, actions=other["actions"])
         changes.append(Change(f"second webhook {other['url']}, switched off", True))

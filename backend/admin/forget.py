@@ -17,7 +17,7 @@ SCAN_COUNT = 1000  # keys that Redis looks at in one step
 
 
 @dataclass(frozen=True)
-class Holdings:
+class StoredProject:
     """What is kept of a project."""
 
     project: str
@@ -31,7 +31,7 @@ class Holdings:
         return f"project {self.project}: {counts}"
 
 
-def holdings(service: Service, given: str) -> Holdings:
+def stored_project(service: Service, given: str) -> StoredProject:
     """What is kept of the project called `given`: its whole name, or Label Studio's number alone.
 
     Raises BadRequest if there is none, or more than one, redis.RedisError while Redis is away.
@@ -44,7 +44,7 @@ def holdings(service: Service, given: str) -> Holdings:
         raise BadRequest(f"there is no project {given[:80]!r}, only: {', '.join(known) or 'none'}")
     project = matches[0]
     numbers, events = service.versions.numbers(project), service.queue.inbox_length(project)
-    return Holdings(project, service.store.count(project), len(numbers), events)
+    return StoredProject(project, service.store.count(project), len(numbers), events)
 
 
 def forget(service: Service, project: str) -> None:

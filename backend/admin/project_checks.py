@@ -117,17 +117,17 @@ def _reactivated(service: Service, link: ProjectLink) -> float:
 def _check_events(service: Service, client: LabelStudio, link: ProjectLink) -> Iterator[Finding]:
     """Whether the event of the newest annotation came: a webhook may exist and not be delivered."""
     what = f"{link.name}: events"
-    newest, since = client.newest_annotation(link.number), _timestamp(str(link.row["created_at"]))
+    newest, connected = client.newest_annotation(link.number), _timestamp(str(link.row["created_at"]))
     try:
         heard = int(service.queue.redis.get(key(project_key(link.project), "heard")) or 0)
     except redis.RedisError:
         return  # machine_checks has a finding for it
-    made = _timestamp(newest) if newest else 0.0
-    if made <= since or heard >= made - SILENCE_SECONDS or time.time() - made < SILENCE_SECONDS:
+    created = _timestamp(newest) if newest else 0.0
+    if created <= connected or heard >= created - SILENCE_SECONDS or time.time() - created < SILENCE_SECONDS:
         ago = f"the last came {_age(heard)} ago" if heard else "none came yet"
         yield Finding(what, "ok", ago)
         return
-    detail = f"the newest annotation ({_age(made)} old) was never announced"
+    detail = f"the newest annotation ({_age(created)} old) was never announced"
     step = (
         "If Skylight was down then, all is well: it is fetched at the next training. Else Label Studio's log says why."
     )

@@ -514,7 +514,7 @@ def forget(project: str, yes: bool) -> None:
 
     service = _beside_serve()
     try:
-        found = module.holdings(service, project)
+        found = module.stored_project(service, project)
         click.echo(f"{found}")
         if not yes:
             click.confirm("Delete all of it? It cannot be brought back", abort=True)

@@ -82,10 +82,10 @@ def normalise(project: str, bands: tuple[int, ...] | None, low_high: tuple[float
     Other bands have the range taken anew from the pictures, if none is given. The next training learns with it; until
     then the version that is served sees pictures as it did.
     """
-    from skylight.backend.admin.actions import normalise as apply
+    from skylight.backend.admin.actions import set_normalization
     from skylight.backend.cli.main import _beside_serve as beside_serve
 
-    click.echo(apply(beside_serve(), project, bands, low_high))
+    click.echo(set_normalization(beside_serve(), project, bands, low_high))
 
 
 class Picture(click.Path):

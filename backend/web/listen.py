@@ -30,4 +30,4 @@ def is_loopback(host: str) -> bool:
         addresses = {str(info[4][0]) for info in socket.getaddrinfo(host or "0.0.0.0", None)}  # nosec B104
     except (OSError, UnicodeError):
         raise ConfigError(f"there is no host {host[:100]!r} to listen on; give an address, such as 127.0.0.1") from None
-    return all(ipaddress.ip_address(one.partition("%")[0]).is_loopback for one in addresses)
+    return all(ipaddress.ip_address(address.partition("%")[0]).is_loopback for address in addresses)

@@ -59,12 +59,13 @@ class Alerts:
 
         A quick finding replaces the doctor's, which is older, if it is a failure or as complete.
         """
-        quick = {one.what: one for one in self.now() if one.state == "fail" or one.what in machine_checks.COMPLETE}
-        return [*quick.values(), *(one for one in self.doctor() or () if one.what not in quick)]
+        complete = machine_checks.COMPLETE
+        quick = {finding.what: finding for finding in self.now() if finding.state == "fail" or finding.what in complete}
+        return [*quick.values(), *(finding for finding in self.doctor() or () if finding.what not in quick)]
 
     def missing(self) -> dict[str, str]:
         """What is missing, and what that means; empty if all is well."""
-        names = {_public_name(one.what) for one in self.findings() if one.state == "fail"}
+        names = {_public_name(finding.what) for finding in self.findings() if finding.state == "fail"}
         return {name: sentence for name, sentence in SENTENCES.items() if name in names}
 
 

@@ -128,7 +128,7 @@ def counted(number: int, noun: str) -> str:
 
 def chart(title: str, summary: str, x_label: str, y_label: str, series: Sequence[Series]) -> Chart:
     """Lay out series over whole numbers from 0, with IoU in [0, 1] upwards. Raises ValueError without any point."""
-    highest = max((point.x for one in series for point in one.points), default=-1.0)
+    highest = max((point.x for line in series for point in line.points), default=-1.0)
     if highest < 0:
         raise ValueError("a chart needs at least one point")
     ticks = count_ticks(highest)

@@ -21,7 +21,7 @@ from skylight.model.images.normalization import OWN
 
 
 @dataclass(frozen=True)
-class Correction:
+class AgreementSummary:
     """Agreement of accepted annotations with the pre-annotations shown."""
 
     recent: float  # mean IoU of the last `of`
@@ -55,9 +55,9 @@ class ProjectView:
     up_to_date: bool
     needed: int  # annotated tasks before the first training
     versions: Sequence[Version]  # the newest first
-    curve: Chart | None
-    agreement: Chart | None
-    correction: Correction | None
+    learning_chart: Chart | None
+    agreement_chart: Chart | None
+    agreement: AgreementSummary | None
     readiness: Readiness | None
     failures: Sequence[Failure] = ()  # what goes wrong now, the newest first
     asides: Sequence[Aside] = ()  # annotations that cannot be learned from as they are
@@ -80,7 +80,7 @@ def project_view(service: Service, project: str, records: RecordCache, readiness
     state = project_state(service, project, records)
     queue = state.queue
     workers, waiting, away = _all_projects(service, state)
-    labels, problem = configured(service, project)
+    labels, problem = served_labels(service, project)
     number = project.partition(".")[0]
     address = service.settings.label_studio_url
     versions = [version.summary for version in reversed(state.versions)]
@@ -105,9 +105,9 @@ def project_view(service: Service, project: str, records: RecordCache, readiness
         up_to_date=queue is not None and queue.up_to_date,
         needed=service.settings.min_annotations,
         versions=versions,
-        curve=learning_chart(learning_curve(versions)),
-        agreement=agreement_chart(agreed),
-        correction=correction(agreed),
+        learning_chart=learning_chart(learning_curve(versions)),
+        agreement_chart=agreement_chart(agreed),
+        agreement=agreement_summary(agreed),
         readiness=readiness,
         failures=queue.failures if queue else (),
         asides=queue.asides if queue else (),
@@ -126,8 +126,8 @@ def _all_projects(service: Service, state: ProjectState) -> tuple[int, Sequence[
         return 0, (), redis_away(error)
 
 
-def configured(service: Service, project: str) -> tuple[tuple[str, ...], str]:
-    """The project's labels, and why it cannot be served, "" if it can."""
+def served_labels(service: Service, project: str) -> tuple[tuple[str, ...], str]:
+    """The project's labels, none if it cannot be served, and why it cannot, "" if it can."""
     config = service.store.config(project)
     if not config:
         return (), "its labeling configuration has not come yet; open the project in Label Studio"
@@ -137,10 +137,10 @@ def configured(service: Service, project: str) -> tuple[tuple[str, ...], str]:
         return (), str(error)
 
 
-def correction(agreed: Sequence[Agreement]) -> Correction | None:
+def agreement_summary(agreed: Sequence[Agreement]) -> AgreementSummary | None:
     """Agreement in numbers; None before the first."""
     if not agreed:
         return None
     last = [agreement.iou for agreement in agreed[-RECENT:]]
     unchanged = sum(agreement.iou >= UNCHANGED for agreement in agreed)
-    return Correction(sum(last) / len(last), len(last), unchanged, len(agreed), agreed[0].at, agreed[-1].at)
+    return AgreementSummary(sum(last) / len(last), len(last), unchanged, len(agreed), agreed[0].at, agreed[-1].at)

@@ -7,7 +7,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 from skylight.backend.admin import doctor, status
-from skylight.backend.admin.forget import forget, holdings
+from skylight.backend.admin.forget import forget, stored_project
 from skylight.backend.cli import main
 from skylight.backend.errors import BadRequest, Unavailable
 from skylight.backend.labelstudio.label_config import parse_config
@@ -171,7 +171,7 @@ def test_it_is_asked_for_and_can_be_named_by_its_number(planted, studio, run):
         assert isinstance(answer.exception, BadRequest) and f"only: {OTHER}" in str(answer.exception)
     planted.store.save_config("2.5", CONFIG)
     with pytest.raises(BadRequest, match=f"{OTHER} or 2.5"):
-        holdings(planted, "2")
+        stored_project(planted, "2")
 
 
 def test_a_project_that_comes_back_begins_anew_but_for_the_numbers_of_its_versions(client, planted, studio, run):

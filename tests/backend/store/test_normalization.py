@@ -10,7 +10,7 @@ from PIL import Image
 from rasterio import Affine
 from rasterio.io import MemoryFile
 
-from skylight.backend.admin.actions import normalise
+from skylight.backend.admin.actions import set_normalization
 from skylight.backend.admin.status import all_as_json, lines
 from skylight.backend.cli import main
 from skylight.backend.inference.click import click
@@ -128,7 +128,7 @@ def test_pictures_of_8_bits_keep_their_embeddings_whatever_the_normalisation(pla
     encoded = counted(planted, monkeypatch)
     embed(planted, project)
     assert planted.normalisations.of(project) == OWN and planted.embedder_for(project) is planted.embedder
-    normalise(planted, project, (3, 2, 1), (0.0, 4000.0))
+    set_normalization(planted, project, (3, 2, 1), (0.0, 4000.0))
     _, again = planted.embedder_for(project).embedding(address(studio, 1))
     assert (again.features == embedding.features).all() and encoded == []
     assert planted.embedder_for(project).cache_key(digest) != planted.embedder.cache_key(digest) == digest
@@ -137,11 +137,11 @@ def test_pictures_of_8_bits_keep_their_embeddings_whatever_the_normalisation(pla
 @pytest.mark.parametrize("dtype", [np.uint16, np.uint8])
 def test_the_bands_that_are_chosen_are_seen(planted, studio, project, dtype):
     studio.add_task(project, bands(20, 60, 100, 140, 180, dtype=dtype))
-    normalise(planted, project, None, (0.0, 255.0))
+    set_normalization(planted, project, None, (0.0, 255.0))
     assert level(planted, studio, project, 1) == pytest.approx(20, abs=1)
-    normalise(planted, project, (4, 2, 1), (0.0, 255.0))
+    set_normalization(planted, project, (4, 2, 1), (0.0, 255.0))
     assert level(planted, studio, project, 1) == pytest.approx(140, abs=1)
-    normalise(planted, project, (6,))
+    set_normalization(planted, project, (6,))
     assert planted.normalisations.of(project) == Normalisation((6,))
     with pytest.raises(ValueError, match=r"the picture has 5 bands; \(6,\) are not one or three of them"):
         level(planted, studio, project, 1)
@@ -165,7 +165,7 @@ def test_a_version_keeps_the_normalisation_it_was_trained_with(planted, studio, 
     assert settled.range is not None and card["normalisation"] == settled.stored
     assert planted.decoder_for(project, LABELING).config.normalisation == settled
     assert train_version(planted, project) == 0  # nothing has changed
-    said = normalise(planted, project, None, (0.0, 65535.0))
+    said = set_normalization(planted, project, None, (0.0, 65535.0))
     assert "0 is black, 65535 white" in said and "the next training" in said
     encoded = counted(planted, monkeypatch)
     preannotation(planted, planted.decoder_for(project, LABELING), LABELING, address(studio, 1))
@@ -187,7 +187,7 @@ def test_the_gate_shows_each_version_the_pictures_as_it_knows_them(planted, stud
     reconcile(planted, project)
     assert train_version(planted, project) == 1
     planted.recipe = replace(planted.recipe, steps=1, first_steps=1)
-    normalise(planted, project, None, (0.0, 10.0))  # all of it is white
+    set_normalization(planted, project, None, (0.0, 10.0))  # all of it is white
     assert train_version(planted, project) == 0
     assert "kept back" in planted.versions.card(project, 2)["verdict"]
 
@@ -214,15 +214,15 @@ def test_a_damaged_one_is_that_of_the_newest_version(planted, studio, project):
 
 
 def test_each_picture_keeps_its_own_where_somebody_says_so(planted, studio, project):
-    assert "until its first pictures" in normalise(planted, project)
-    assert "until" not in normalise(planted, project, None, "own") and planted.queue.dirty(project) == 0
+    assert "until its first pictures" in set_normalization(planted, project)
+    assert "until" not in set_normalization(planted, project, None, "own") and planted.queue.dirty(project) == 0
     add(studio, project, DIM, BRIGHT, DIM)
     annotate(planted, studio, project)
     assert train_version(planted, project) == 1 and planted.versions.card(project, 1)["normalisation"] is None
     assert planted.normalisations.of(project) == OWN
-    normalise(planted, project, None, "auto")
+    set_normalization(planted, project, None, "auto")
     assert train_version(planted, project) == 2 and planted.normalisations.of(project).range is not None
-    normalise(planted, project, (1,), "own")
+    set_normalization(planted, project, (1,), "own")
     assert planted.normalisations.of(project) == Normalisation((1,)) and planted.normalisations.is_own(project)
 
 

@@ -10,7 +10,7 @@ from skylight.backend.learning.agreement import agreements
 from skylight.backend.learning.coverage import Readiness
 from skylight.backend.service import Service
 from skylight.backend.store.samples import SampleRecord
-from skylight.backend.web.page.overview import ProjectView, correction, project_view
+from skylight.backend.web.page.overview import ProjectView, agreement_summary, project_view
 from tests.support.label_studio_double import CONFIG
 
 P = "1.1795340401"
@@ -54,7 +54,7 @@ def view_of(service: Service, project: str, readiness: Readiness | None) -> Proj
 def test_a_project_that_has_just_come_shows_what_it_waits_for(service, project):
     view = view_of(service, P, None)
     assert (view.title, view.number, view.served, view.labels) == ("Project 1", "1", "sam-tiny", ("Pit",))
-    assert (view.problem, view.away, view.now, view.curve, view.agreement) == ("", "", None, None, None)
+    assert (view.problem, view.away, view.now, view.learning_chart, view.agreement_chart) == ("", "", None, None, None)
     assert (view.annotations, view.needed, view.busy) == (0, 3, False)
     assert service._pictures is None
 
@@ -100,8 +100,8 @@ def test_agreement_is_told_of_the_newest_and_of_all():
     records = [
         record(i, shown="skylight-1", agreement=i / 20, updated_at=f"2026-11-22T10:00:{i:02d}Z") for i in range(1, 21)
     ]
-    found = correction(agreements([*records, record(99)]))
+    found = agreement_summary(agreements([*records, record(99)]))
     assert found is not None
     assert found.recent == pytest.approx(sum(range(11, 21)) / 200)
     assert (found.of, found.count, found.unchanged) == (10, 20, 1)
-    assert correction([]) is None
+    assert agreement_summary([]) is None
