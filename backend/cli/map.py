@@ -1,22 +1,22 @@
-"""Commands that take a trained decoder out of Label Studio: `skylight export` and `skylight map`."""
+"""Commands that take a trained decoder out of Label Studio: `skylight map`, `export` and `normalise`."""
 
-import sys
 from collections.abc import Sequence
 from contextlib import closing
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import click
+import rich_click as click
 
+from skylight.backend.cli.context import Interruption, open_service
+from skylight.backend.cli.parameters import PROJECT, split_list
 from skylight.backend.errors import BadRequest, Unavailable
 
 if TYPE_CHECKING:
     from skylight.backend.mapping.inputs import Input
 
-PROJECT = click.option("--project", required=True, help="Its number in Label Studio's address.")
-STEPS = 1000  # of the progress bar, for each picture
-MOST_JOBS = 256
+STEPS = 1000  # of the progress bar, for each image
+MAX_JOBS = 256
 VERSION = click.option("--version", "number", type=click.IntRange(1), help="A version's number.  [the one served]")
 
 
@@ -26,21 +26,21 @@ VERSION = click.option("--version", "number", type=click.IntRange(1), help="A ve
 @click.option("--format", "kind", type=click.Choice(["onnx", "safetensors"]), default="onnx", show_default=True)
 @click.option("--out", type=click.Path(dir_okay=False, path_type=Path), required=True, help="The file to write.")
 def export(project: str, number: int | None, kind: str, out: Path) -> None:
-    """Write a trained decoder and its encoder as one file.
+    """Write a trained decoder as ONNX or safetensors.
 
-    ONNX takes (H, W, 3) uint8 RGB of any size and needs no Skylight: see examples/run_onnx.py.
+    The file holds its encoder, too. ONNX takes (H, W, 3) uint8 RGB of any size and needs no Skylight: see
+    examples/run_onnx.py.
     """
-    from skylight.backend.cli.main import _beside_serve as beside_serve
     from skylight.backend.mapping.export import export_version
 
-    click.echo(export_version(beside_serve(), project, number, kind, out))
+    click.echo(export_version(open_service(), project, number, kind, out))
 
 
 def _formats(ctx: click.Context, param: click.Parameter, value: str) -> tuple[str, ...]:
     """png,geojson as names of formats."""
     from skylight.model.mapping.pipeline import FORMATS
 
-    names = tuple(dict.fromkeys(part.strip() for part in value.split(",") if part.strip()))
+    names = tuple(dict.fromkeys(split_list(value)))
     if not names or set(names) - set(FORMATS):
         raise click.BadParameter(f"{value!r} is not a list of some of {', '.join(FORMATS)}")
     return names
@@ -50,7 +50,7 @@ def _bands(ctx: click.Context, param: click.Parameter, value: str | None) -> tup
     """3,2,1 as numbers; none of an empty text; None if it is not given."""
     if value is None:
         return None
-    parts = [part.strip() for part in value.split(",") if part.strip()]
+    parts = split_list(value)
     if len(parts) not in (0, 1, 3) or not all(part.isdecimal() and int(part) for part in parts):
         raise click.BadParameter(f"{value!r} is not one band or three, as 3,2,1, counted from 1")
     return tuple(int(part) for part in parts)
@@ -74,25 +74,28 @@ def _range(ctx: click.Context, param: click.Parameter, value: str | None) -> tup
 @click.command()
 @PROJECT
 @click.option("--bands", callback=_bands, help="Seen as red, green, blue, from 1: 3,2,1, or one; '' for the first.")
-@click.option("--range", "low_high", callback=_range, help="Black and white, in the pictures' units: 0,4000; auto: by "
-              "the first pictures, for all; own: by each picture.")  # fmt: skip
+@click.option(
+    "--range",
+    "low_high",
+    callback=_range,
+    help="Black and white, in the images' units: 0,4000; auto: by the first images, for all; own: by each image.",
+)
 def normalise(project: str, bands: tuple[int, ...] | None, low_high: tuple[float, float] | str | None) -> None:
-    """Show or set how a project's rasters are seen: which bands, and which range of more than 8 bits.
+    """Show or set the bands and the range of a project's rasters.
 
-    Other bands have the range taken anew from the pictures, if none is given. The next training learns with it; until
-    then the version that is served sees pictures as it did.
+    The range is that of images of more than 8 bits. Other bands have it taken anew from the images, if none is given.
+    The next training learns with it; until then the version that is served sees images as it did.
     """
-    from skylight.backend.admin.actions import set_normalization
-    from skylight.backend.cli.main import _beside_serve as beside_serve
+    from skylight.backend.admin.actions import normalise
 
-    click.echo(set_normalization(beside_serve(), project, bands, low_high))
+    click.echo(normalise(open_service(), project, bands, low_high))
 
 
-class Picture(click.Path):
-    """A file or folder that is there, as a Path, or `s3://bucket/key`, as it is."""
+class ImagePath(click.Path):
+    """A file or folder that exists, as a Path, or `s3://bucket/key`, as it is."""
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
-        """Refuses what only looks like an address, without repeating it: it may carry a password."""
+        """Refuse what only looks like an address, without repeating it: it may carry a password."""
         from skylight.backend.mapping.bucket_inputs import ADDRESS, SCHEME
 
         if not str(value).startswith(SCHEME):
@@ -110,73 +113,83 @@ def _jobs(ctx: click.Context, param: click.Parameter, value: str) -> int:
 
     if value == "auto":
         return cores()
-    if not value.isdecimal() or not 1 <= int(value) <= MOST_JOBS:
-        raise click.BadParameter(f"{value!r} is neither auto nor a number from 1 to {MOST_JOBS}")
+    if not value.isdecimal() or not 1 <= int(value) <= MAX_JOBS:
+        raise click.BadParameter(f"{value!r} is neither auto nor a number from 1 to {MAX_JOBS}")
     return int(value)
 
 
 @click.command("map")
-@click.argument("pictures", nargs=-1, required=True, type=Picture(exists=True, path_type=Path))
+@click.argument("pictures", nargs=-1, required=True, type=ImagePath(exists=True, path_type=Path))
 @PROJECT
 @VERSION
 @click.option("--out", type=click.Path(file_okay=False, path_type=Path), required=True, help="Folder; resumed there.")
-@click.option("--format", "formats", default="png", show_default=True, callback=_formats, help="Some of png, geojson, "
-              "gpkg, coco, geotiff, as png,gpkg.")  # fmt: skip
+@click.option(
+    "--format",
+    "formats",
+    default="png",
+    show_default=True,
+    callback=_formats,
+    help="Some of png, geojson, gpkg, coco, geotiff, as png,gpkg.",
+)
 @click.option("--bands", default="", callback=_bands, help="Of a raster, as red, green, blue, from 1: 3,2,1, or one.")
-@click.option("--jobs", default="1", show_default=True, callback=_jobs, help="Pictures mapped at the same time, by so "
-              "many processes; auto: as many as cores. Of no help for a single raster.")  # fmt: skip
+@click.option(
+    "--jobs",
+    default="1",
+    show_default=True,
+    callback=_jobs,
+    help="Images mapped at the same time, by so many processes; auto: as many as cores. Of no help for a single "
+    "raster.",
+)
 @click.option("--again", is_flag=True, help="Map also what has been mapped already.")
-def map_(pictures: tuple[Path | str, ...], project: str, number: int | None, again: bool, **given: Any) -> None:
-    """Run a trained decoder over pictures, folders of them, or large rasters, without Label Studio.
+def map_(pictures: tuple[Path | str, ...], project: str, number: int | None, **options: Any) -> None:
+    """Run a trained decoder over images or large rasters.
 
-    A picture or folder may be in a bucket: s3://bucket/picture.tif, s3://bucket/folder.
+    Takes files, folders, and images in a bucket: s3://bucket/image.tif, s3://bucket/folder. Needs no Label Studio.
 
-    Writes label maps and objects with area, centroid, diameter and confidence, in pixels and, where the raster knows,
-    in metres. Ended early, the same command goes on with the next picture. Ends with 1 if one could not be mapped.
+    Writes label maps and objects with area, centroid, diameter and confidence, in pixels and, where the raster is
+    georeferenced, in metres. Ended early, the same command goes on with the next image. Ends with 1 if one could not be
+    mapped.
     """
-    from skylight.backend.cli.main import _beside_serve as beside_serve
     from skylight.backend.mapping.mapping import plan
 
-    asked = plan(
-        beside_serve(), project, number, again=again, open_service=partial(beside_serve, checked=True), **given
-    )
-    todo = _inputs(pictures)
-    failed, there, stopped = [], 0, False
-    with click.progressbar(length=len(todo) * STEPS, label="map", item_show_func=lambda item: item or "") as bar:
+    open_another = partial(open_service, layout_checked=True)
+    run = plan(open_service(), project, number, open_service=open_another, **options)
+    images = _list_images(pictures)
+    failed: list[str] = []
+    mapped_before, interruption = 0, Interruption()
+    with (
+        click.progressbar(length=len(images) * STEPS, label="map", item_show_func=lambda item: item or "") as bar,
+        interruption.caught(),
+    ):
 
         def progress(done: float, name: str) -> None:
             bar.update(int(done * STEPS) - bar.pos, name)
 
-        try:
-            with closing(asked.run(todo, progress)) as run:
-                for each, kept, reason in run:
-                    there += kept
-                    if reason:
-                        failed.append(f"{each.address}: {reason}")
-            progress(len(todo), "")
-        except KeyboardInterrupt:
-            stopped = True
-    for line in asked.finish():
+        with closing(run.run(images, progress)) as results:
+            for image, was_mapped, reason in results:
+                mapped_before += was_mapped
+                if reason:
+                    failed.append(f"{image.address}: {reason}")
+        progress(len(images), "")
+    for line in run.finish():
         click.echo(line)
-    click.echo(f"{len(asked.pictures) - there} mapped, {there} were already, {len(failed)} failed, of {len(todo)}")
+    mapped = len(run.records) - mapped_before
+    click.echo(f"{mapped} mapped, {mapped_before} were already, {len(failed)} failed, of {len(images)}")
     for line in sorted(failed):
         click.secho(line, fg="red")
-    if stopped:
-        click.echo("Stopped; the same command goes on from here.")
-    if stopped or failed:
-        sys.exit(130 if stopped else 1)
+    interruption.exit(failed=bool(failed))
 
 
-def _inputs(given: Sequence[Path | str]) -> "list[Input]":
-    """The pictures there are. Raises BadRequest if there is none, Unavailable if a bucket cannot be listed."""
+def _list_images(sources: Sequence[Path | str]) -> "list[Input]":
+    """The images among the sources. Raises BadRequest if there is none, Unavailable if a bucket cannot be listed."""
     from skylight.backend.mapping.inputs import inputs
 
     try:
-        found = inputs(given)
+        images = inputs(sources)
     except ImportError:
         raise BadRequest("pictures in a bucket need obstore: pip install 'label-studio-skylight[s3]'") from None
     except OSError as error:
         raise Unavailable(str(error)) from error
-    if not found:
-        raise BadRequest(f"there is no picture in {', '.join(map(str, given))}")
-    return found
+    if not images:
+        raise BadRequest(f"there is no picture in {', '.join(map(str, sources))}")
+    return images

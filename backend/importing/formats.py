@@ -1,22 +1,22 @@
-"""What a file with labels is; apart from its readers, since the command line need not wait for them."""
+"""Formats of files with labels. Apart from their readers, which the command line need not import to know the names."""
 
 from pathlib import Path
 from typing import Literal, get_args
 
 from skylight.backend.errors import BadRequest
 
-Kind = Literal["coco", "masks", "label-studio"]
-KINDS: tuple[Kind, ...] = get_args(Kind)
-MASKS = ".png"
-HEAD = 1000  # bytes of a file by which it is recognised
+Format = Literal["coco", "masks", "label-studio"]
+FORMATS: tuple[Format, ...] = get_args(Format)
+MASK_SUFFIX = ".png"
+HEAD_BYTES = 1000  # of a file by which its format is detected
 
 
-def kind_of(source: Path) -> Kind:
-    """What a source is, by its content. Raises BadRequest if nothing that is known, OSError."""
-    if source.is_dir() or source.suffix.lower() == MASKS:
+def detect_format(source: Path) -> Format:
+    """Return a source's format by its content. Raises BadRequest if it is none of them, OSError."""
+    if source.is_dir() or source.suffix.lower() == MASK_SUFFIX:
         return "masks"
     with source.open("rb") as file:
-        head = file.read(HEAD).decode("utf-8-sig", "replace").lstrip()
+        head = file.read(HEAD_BYTES).decode("utf-8-sig", "replace").lstrip()
     if head.startswith("{"):
         return "coco"
     if head.startswith("["):

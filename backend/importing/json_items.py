@@ -1,4 +1,4 @@
-"""A large JSON file item by item: its text is in memory, its objects are not."""
+"""Iteration over a large JSON file item by item: its text is in memory, its objects are not."""
 
 import json
 import re
@@ -6,18 +6,18 @@ from collections.abc import Generator, Iterator
 from pathlib import Path
 from typing import Any
 
-Item = tuple[str, Any, int]  # the member it is of, itself, and where its text begins
+Item = tuple[str, Any, int]  # the member that it belongs to, the item, and the offset of its text
 
 _decode = json.JSONDecoder().raw_decode
 _SPACE = re.compile(r"[ \t\n\r]*")
 
 
 class JsonError(ValueError):
-    """The text is not JSON, or not a list or an object of some."""
+    """A text that is not JSON, or neither a list nor an object."""
 
 
 def read_text(path: Path) -> str:
-    """A JSON file's text. Raises JsonError if it is not UTF-8, OSError if it cannot be read."""
+    """Read a JSON file's text. Raises JsonError if it is not UTF-8, OSError if it cannot be read."""
     try:
         return path.read_bytes().decode("utf-8-sig")
     except UnicodeDecodeError as error:
@@ -25,14 +25,14 @@ def read_text(path: Path) -> str:
 
 
 def item_at(text: str, at: int) -> Any:
-    """What begins at a character of the text. Raises JsonError."""
+    """The value that begins at an offset of the text. Raises JsonError."""
     return _read(text, at)[0]
 
 
 def walk(text: str) -> Iterator[Item]:
-    """The items of a list, of no member, or of an object's members that are lists; other members are one item each.
+    """The items of a list (member ""), or of an object's members that are lists; other members are one item each.
 
-    Raises JsonError at what is not JSON; what came before has been yielded by then.
+    Raises JsonError at what is not JSON; the items before it have been yielded by then.
     """
     at = _skip(text, 0)
     if text[at : at + 1] == "[":
@@ -70,7 +70,7 @@ def _items(text: str, at: int, key: str) -> Generator[Item, None, int]:
 
 
 def _next(text: str, at: int, closing: str) -> int:
-    """Where the next item begins, or the closing bracket is."""
+    """The offset of the next item, or of the closing bracket."""
     at = _skip(text, at)
     if text[at : at + 1] == closing:
         return at
@@ -80,9 +80,9 @@ def _next(text: str, at: int, closing: str) -> int:
     return at
 
 
-def _past(text: str, at: int, wanted: str) -> int:
-    if text[at : at + 1] != wanted:
-        raise JsonError(f"{wanted!r} is missing at character {at} of {len(text)}")
+def _past(text: str, at: int, expected: str) -> int:
+    if text[at : at + 1] != expected:
+        raise JsonError(f"{expected!r} is missing at character {at} of {len(text)}")
     return at + 1
 
 
@@ -94,5 +94,5 @@ def _read(text: str, at: int) -> tuple[Any, int]:
 
 
 def _skip(text: str, at: int) -> int:
-    found = _SPACE.match(text, at)
-    return found.end() if found else at
+    match = _SPACE.match(text, at)
+    return match.end() if match else at

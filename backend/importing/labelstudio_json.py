@@ -1,13 +1,20 @@
-"""Annotations of a Label Studio export, for a project that has their labels."""
+"""Annotations of a Label Studio export as JSON, for a project that has their labels."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from skylight.backend.errors import BadRequest
 from skylight.backend.importing.json_items import item_at, read_text, walk
-from skylight.backend.importing.targets import NAMED, Labelled, Made, Project, Size, other_size
+from skylight.backend.importing.targets import (
+    MAX_NAMES_SHOWN,
+    LabeledImage,
+    NewAnnotation,
+    Size,
+    TargetProject,
+    size_mismatch,
+)
 from skylight.backend.labelstudio.image_urls import value_at
 from skylight.backend.labelstudio.label_config import POINT, Control, find_label
 from skylight.backend.labelstudio.region_reader import (
@@ -27,7 +34,7 @@ from skylight.model.masks.region import MaskRegion
 RELATION = "relation"
 
 
-def exported(source: Path, project: Project) -> list[Labelled]:
+def read_export(source: Path, project: TargetProject) -> list[LabeledImage]:
     """The tasks of an export as JSON that have annotations; skipped ones are none.
 
     A region stays as it is where the project has its control and label; a mask of another control is drawn anew. Other
@@ -35,51 +42,61 @@ def exported(source: Path, project: Project) -> list[Labelled]:
     BadRequest, which says what it is, if anything else has no place in the project, or it is no such export, JsonError,
     and OSError.
     """
-    text, found = read_text(source), []
-    problems: dict[str, None] = {}
+    text = read_text(source)
+    images: list[LabeledImage] = []
+    problems: dict[str, None] = {}  # in order, each once
 
-    def made(at: int, size: Size) -> list[Made]:
-        return [_made(one, project, size) for one in _annotations(source, item_at(text, at))]
+    def new_annotations(at: int, size: Size) -> list[NewAnnotation]:
+        task = item_at(text, at)
+        return [_convert(annotation, project, size) for annotation in _annotations(source, task)]
 
     for _, task, at in walk(text):
         annotations = _annotations(source, task)
-        for one in annotations:
-            problems.update((each, None) for region in one["result"] if (each := _problem(region, project)))
+        for annotation in annotations:
+            problems.update(dict.fromkeys(_problems(annotation, project)))
         if annotations:
-            found.append(Labelled(source, _address(source, task, project), partial(made, at), whole=True))
+            name = _image_address(source, task, project)
+            images.append(LabeledImage(source, name, partial(new_annotations, at), whole_task=True))
     if problems:
-        shown = "; ".join(list(problems)[:NAMED]) + ("; .." if len(problems) > NAMED else "")
+        shown = "; ".join(list(problems)[:MAX_NAMES_SHOWN]) + ("; .." if len(problems) > MAX_NAMES_SHOWN else "")
         raise BadRequest(
             f"{source} has {shown}. Add it to the labeling configuration, or give --rename OLD=NEW for a label, or "
             "--leave-out CONTROL"
         )
-    return found
+    return images
 
 
 def _annotations(source: Path, task: Any) -> list[dict[str, Any]]:
     """A task's annotations that were not skipped."""
     if isinstance(task, dict) and isinstance(task.get("data"), dict) and isinstance(task.get("annotations"), list):
-        given = task["annotations"]
-        if all(isinstance(one, dict) and isinstance(one.get("result"), list) for one in given):
-            return [one for one in given if not one.get("was_cancelled")]
+        annotations = task["annotations"]
+        if all(isinstance(one, dict) and isinstance(one.get("result"), list) for one in annotations):
+            return [annotation for annotation in annotations if not annotation.get("was_cancelled")]
     if isinstance(task, dict) and "data" not in task and "annotator" in task:
         raise BadRequest(f"{source} is JSON_MIN, which lacks the regions' controls and sizes; export it as JSON")
     raise BadRequest(f"{source} is not an export of Label Studio as JSON: each item must have data and annotations")
 
 
-def _address(source: Path, task: Mapping[str, Any], project: Project) -> str:
-    """Where a task's picture is, of several the first."""
+def _image_address(source: Path, task: Mapping[str, Any], project: TargetProject) -> str:
+    """The address of a task's image, of several the first."""
     key = project.labeling.data_key
-    found = value_at(task["data"], key)
-    found = found[0] if isinstance(found, list) and found else found
-    if not isinstance(found, str):
+    value = value_at(task["data"], key)
+    address = value[0] if isinstance(value, list) and value else value
+    if not isinstance(address, str):
         raise BadRequest(
             f"{source}: task {task.get('id')} has no {key!r} in its data, where the project's pictures are"
         )
-    return found
+    return address
 
 
-def _problem(region: Any, project: Project) -> str:
+def _problems(annotation: Mapping[str, Any], project: TargetProject) -> Iterator[str]:
+    """What of an annotation's regions has no place in the project and may not be left out."""
+    for region in annotation["result"]:
+        if problem := _problem(region, project):
+            yield problem
+
+
+def _problem(region: Any, project: TargetProject) -> str:
     """What of a region has no place in the project, "" if all has, or if it may be left out."""
     if not isinstance(region, dict):
         return f"a region that is no object, {str(region)[:40]!r}"
@@ -92,7 +109,7 @@ def _problem(region: Any, project: Project) -> str:
     return f"{kind} of {region.get('from_name')!r}{shown}, which the project does not have"
 
 
-def _left_out(region: Item, project: Project) -> str:
+def _left_out(region: Item, project: TargetProject) -> str:
     """What a region is that is not imported, "" if it is: a prompt or a line that no control of the project takes."""
     kind, control = str(region.get("type")), str(region.get("from_name"))
     what = f"{kind} of {control!r}"
@@ -103,7 +120,7 @@ def _left_out(region: Item, project: Project) -> str:
     return what if kind not in READABLE or is_open(region) else ""
 
 
-def _control(region: Item, project: Project) -> Control | None:
+def _control(region: Item, project: TargetProject) -> Control | None:
     """The project's control that a region can stay with: of its name, type and image, with all its labels."""
     control = project.controls.get(str(region.get("from_name")))
     if control is None or control.type != region.get("type") or region.get("to_name") not in control.to:
@@ -118,19 +135,20 @@ def _names(region: Item) -> list[str]:
     return [str(name) for name in names] if isinstance(names, list) else []
 
 
-def _spelled(name: str, control: Control, project: Project) -> str | None:
+def _spelled(name: str, control: Control, project: TargetProject) -> str | None:
     """The control's own name of a label, "" if it is to be left out, None if it does not have it."""
     name = project.renamed(name)
     if not name or not control.labels:  # those without labels of their own take them from the task
         return name
-    at = find_label(name, control.labels, [()] * len(control.labels))
-    return None if at is None else control.labels[at]
+    index = find_label(name, control.labels, [()] * len(control.labels))
+    return None if index is None else control.labels[index]
 
 
-def _made(annotation: Mapping[str, Any], project: Project, size: Size) -> Made:
+def _convert(annotation: Mapping[str, Any], project: TargetProject, size: Size) -> NewAnnotation:
+    """An exported annotation as one of the project."""
     result: list[Region] = []
     left_out = []
-    lost = 0
+    without_pixels = 0
     for region in annotation["result"]:
         if region.get("type") == RELATION:
             result.append(region)
@@ -138,43 +156,53 @@ def _made(annotation: Mapping[str, Any], project: Project, size: Size) -> Made:
             left_out.append(what)
         else:
             try:
-                placed = _placed(region, project, size)
+                regions = _convert_region(region, project, size)
             except EmptyRegion:
-                placed = None
-            lost += placed is None
-            result += placed or ()
+                regions = None
+            without_pixels += regions is None
+            result += regions or ()
     ids = {region.get("id") for region in result}
-    kept = [one for one in result if one.get("type") != RELATION or {one.get("from_id"), one.get("to_id")} <= ids]
-    return Made(kept, bool(annotation.get("ground_truth")), lost, tuple(left_out))
+    result = [
+        region
+        for region in result
+        if region.get("type") != RELATION or {region.get("from_id"), region.get("to_id")} <= ids
+    ]
+    return NewAnnotation(result, bool(annotation.get("ground_truth")), without_pixels, tuple(left_out))
 
 
-def _placed(region: Region, project: Project, size: Size) -> Sequence[Region] | None:
+def _convert_region(region: Region, project: TargetProject, size: Size) -> Sequence[Region] | None:
     """A region as it is, if it can stay, else drawn anew by the control that has its label here; None without a pixel.
 
     Raises EmptyRegion, too, if it was never drawn.
     """
-    own = region.get("to_name") == project.labeling.image and not region.get("item_index")
-    if own and ("original_width" in region or "original_height" in region or is_region(str(region.get("type")))):
+    on_image = region.get("to_name") == project.labeling.image and not region.get("item_index")
+    has_size = "original_width" in region or "original_height" in region
+    if on_image and (has_size or is_region(str(region.get("type")))):
         if size_of(region, size) != size:
-            raise BadRequest(f"region {region.get('id')!r}: {other_size(size_of(region, size), size)}")
-        region = _sized(region, size)
+            raise BadRequest(f"region {region.get('id')!r}: {size_mismatch(size_of(region, size), size)}")
+        region = _with_size(region, size)
     if control := _control(region, project):
-        if region.get("type") in READABLE and not has_shape(region):
-            return None
-        names = _names(region)
-        kept = [name for each in names if (name := _spelled(each, control, project))]
-        if kept == names:
-            return [region]
-        return [{**region, "value": {**region["value"], str(region["type"]): kept}}] if kept else []
+        return _keep_region(region, control, project)
     label = project.label(label_of(region))
     if not label:
         return []
-    drawn = project.regions(label, MaskRegion.of(read_mask(region, size), 0), size)
-    return [{**each, "id": region.get("id") or each["id"]} if k == 0 else each for k, each in enumerate(drawn)] or None
+    regions = project.regions(label, MaskRegion.of(read_mask(region, size), 0), size)
+    return [{**new, "id": region.get("id") or new["id"]} if k == 0 else new for k, new in enumerate(regions)] or None
 
 
-def _sized(region: Region, size: Size) -> Region:
-    """A region with its picture's size, which scripts leave out; what is no shape or point stays as it is."""
+def _keep_region(region: Region, control: Control, project: TargetProject) -> Sequence[Region] | None:
+    """A region of a control that the project has, with the control's names of its labels; None if it has no shape."""
+    if region.get("type") in READABLE and not has_shape(region):
+        return None
+    names = _names(region)
+    spelled = [new for name in names if (new := _spelled(name, control, project))]
+    if spelled == names:
+        return [region]
+    return [{**region, "value": {**region["value"], str(region["type"]): spelled}}] if spelled else []
+
+
+def _with_size(region: Region, size: Size) -> Region:
+    """A region with its image's size, which scripts leave out; what is no shape or point stays as it is."""
     if region.get("type") not in (*READABLE, POINT):
         return region
     return {**region, "original_height": size[0], "original_width": size[1]}

@@ -1,4 +1,4 @@
-"""Masks in PNG files, whose numbers are objects or classes."""
+"""Masks in PNG files, whose pixel values (here: numbers) are objects or classes."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,34 +14,34 @@ from skylight.model.images.decoding import ImageError, load
 from skylight.model.masks.bitmask import OPAQUE
 from skylight.model.masks.region import MaskRegion
 
-COLOURS = ("RGB", "RGBA", "LA")  # modes of a mask that somebody saved as a picture
-GRAY = ("1", "L", "I;16", "I")
-DEEP = ("I", "I;16", "I;16B")
-DEPTH = 24  # byte of a PNG that says how many bits a number has
-DRAWN = 255  # number of an object whose pixels all have one colour that is none: black, or a real colour
+COLOR_MODES = ("RGB", "RGBA", "LA")  # modes of a mask that somebody saved as a picture
+GRAY_MODES = ("1", "L", "I;16", "I")
+DEEP_MODES = ("I", "I;16", "I;16B")
+DEPTH_BYTE = 24  # offset in a PNG of the byte with the bits per number
+SHAPE = 255  # number of an object whose pixels all have one color that is no number: black, or a real color
 
 
 def read(path: Path, size: tuple[int, int], max_pixels: int) -> NDArray[Any]:
-    """A mask's numbers, (H, W) uint8, uint16 or int32; of one with a palette those of its colours.
+    """Read a mask's numbers, (H, W) uint8, uint16 or int32; of one with a palette those of its colors.
 
-    What is transparent, by alpha (less than half) or by the PNG's transparent colour, is background. Where the rest has
-    one colour, whatever it is, that is the object. Raises ImageError, before a pixel is decoded if it is not of `size`
-    (H, W) or has more than `max_pixels`; also if its colours are not gray, or its transparency leaves open what is
+    What is transparent, by alpha (less than half) or by the PNG's transparent color, is background. Where the rest has
+    one color, whatever it is, that is the object. Raises ImageError, before a pixel is decoded if it is not of `size`
+    (H, W) or has more than `max_pixels`; also if its colors are not gray, or its transparency leaves open what is
     background. OSError if it cannot be read.
     """
     data = path.read_bytes()
     picture = load(data, ("PNG",), max_pixels, size)
-    if picture.mode not in ("P", *GRAY, *DEEP, *COLOURS, "PA"):
+    if picture.mode not in ("P", *GRAY_MODES, *DEEP_MODES, *COLOR_MODES, "PA"):
         raise ImageError(f"{path.name} has pixels of mode {picture.mode}, not whole numbers")
-    opaque = _opaque(picture, data[DEPTH])
+    opaque = _opaque(picture, data[DEPTH_BYTE])
     if opaque is None:
         return _numbers(picture, path.name)
-    return _drawn(picture, opaque, path.name)
+    return _visible_numbers(picture, opaque, path.name)
 
 
 def _numbers(picture: Image.Image, name: str) -> NDArray[Any]:
-    """The numbers of a picture, whatever alpha it has. Raises ImageError if they are colours."""
-    if picture.mode in COLOURS:
+    """The numbers of a picture, whatever alpha it has. Raises ImageError if they are colors."""
+    if picture.mode in COLOR_MODES:
         bands = np.asarray(picture.convert("RGB"))
         if (bands != bands[..., :1]).any():
             raise ImageError(f"{name} has colours; a mask must have one number a pixel: gray, or a palette")
@@ -75,26 +75,26 @@ def _opaque(picture: Image.Image, depth: int) -> NDArray[np.bool_] | None:
     return None if opaque.all() else opaque
 
 
-def _drawn(picture: Image.Image, opaque: NDArray[np.bool_], name: str) -> NDArray[Any]:
+def _visible_numbers(picture: Image.Image, opaque: NDArray[np.bool_], name: str) -> NDArray[Any]:
     """The numbers of a picture where it is opaque, 0 elsewhere."""
-    bands = np.asarray(picture.convert("RGB")) if picture.mode in COLOURS else _numbers(picture, name)
-    held = bands[opaque]
-    if not len(held):
+    bands = np.asarray(picture.convert("RGB")) if picture.mode in COLOR_MODES else _numbers(picture, name)
+    visible = bands[opaque]
+    if not len(visible):
         hidden = bands.reshape(bands.shape[0] * bands.shape[1], -1)
         if (hidden != hidden[0]).any():
             raise ImageError(
                 f"{name} is transparent everywhere, though not of one colour; save it without transparency"
             )
         return np.zeros(opaque.shape, np.uint8)
-    if (held == held[0]).all():
-        first = np.atleast_1d(held[0])
-        number = int(first[0]) if (first == first[0]).all() and first[0] else DRAWN
-        return np.where(opaque, number, 0).astype(np.int32 if number > DRAWN else np.uint8)
+    if (visible == visible[0]).all():
+        first = np.atleast_1d(visible[0])
+        number = int(first[0]) if (first == first[0]).all() and first[0] else SHAPE
+        return np.where(opaque, number, 0).astype(np.int32 if number > SHAPE else np.uint8)
     if bands.ndim == 3:
-        if (held != held[:, :1]).any():
+        if (visible != visible[:, :1]).any():
             raise ImageError(f"{name} has colours; a mask must have one number a pixel: gray, or a palette")
-        bands, held = bands[..., 0], held[:, 0]
-    if not held.all():
+        bands, visible = bands[..., 0], visible[:, 0]
+    if not visible.all():
         raise ImageError(
             f"{name} has both transparent pixels and opaque ones of number 0, and which are background is not known; "
             "save it without transparency"
@@ -103,7 +103,7 @@ def _drawn(picture: Image.Image, opaque: NDArray[np.bool_], name: str) -> NDArra
 
 
 def harden(numbers: NDArray[Any]) -> NDArray[Any]:
-    """A mask (H, W) with soft rims cut at half, 0 and 255 (65535 of uint16); any other as it is.
+    """Threshold a mask (H, W) with soft rims at half, to 0 and 255 (65535 of uint16); return any other as it is.
 
     Rims are soft where the numbers between 0 and the highest there is are nowhere 3 px wide, as they are in objects,
     and each touches what is of the highest.
@@ -112,10 +112,10 @@ def harden(numbers: NDArray[Any]) -> NDArray[Any]:
     between = (numbers > 0) & (numbers < top)
     if not top or not between.any() or not (numbers == top).any():
         return numbers
-    around = np.ones((3, 3), np.uint8)
-    deep = numbers.astype(np.uint16)
-    even = cv2.erode(deep, around, borderType=cv2.BORDER_REPLICATE) == cv2.dilate(
-        deep, around, borderType=cv2.BORDER_REPLICATE
+    kernel = np.ones((3, 3), np.uint8)
+    wide = numbers.astype(np.uint16)
+    even = cv2.erode(wide, kernel, borderType=cv2.BORDER_REPLICATE) == cv2.dilate(
+        wide, kernel, borderType=cv2.BORDER_REPLICATE
     )
     if (even & between).any():
         return numbers
@@ -128,9 +128,9 @@ def harden(numbers: NDArray[Any]) -> NDArray[Any]:
 
 
 def objects(numbers: NDArray[Any], classes: bool) -> Iterator[MaskRegion]:
-    """The objects of a mask (H, W) of whole numbers, 0 being background; each `label` is its number.
+    """The objects of a mask (H, W) of integers, 0 being background; each one's `label` is its number.
 
-    Of `classes` every 8-connected part is an object, and so it is where there is one number alone; else every number.
+    With `classes`, or where there is only one number, every 8-connected part is an object; else every number is one.
     """
     present, dense = np.unique(numbers, return_inverse=True)
     dense = dense.reshape(numbers.shape).astype(np.int32)

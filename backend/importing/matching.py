@@ -1,4 +1,4 @@
-"""Which task, or which file, shows the picture that a label file names: by its name and the folders before it."""
+"""Matching of the images that a label file names to tasks and files, by their names and the folders before."""
 
 import base64
 import binascii
@@ -23,22 +23,22 @@ ADDRESS = re.compile(
     r"\s*(?:[a-z][a-z0-9+.-]+://|//|(?:/[^?#]*)?/(?:data/upload/|data/local-files/?\?|storage-data/|tasks/[0-9]+/))",
     re.IGNORECASE,
 )
-OTHER_JPEG = (".jfif", ".jpe")
-DROPPED = re.compile(r"[^-\w.]")  # characters that Label Studio, by Django, leaves out of such a name
+RARE_JPEG_SUFFIXES = (".jfif", ".jpe")
+DROPPED_CHARACTERS = re.compile(r"[^-\w.]")  # characters that Label Studio, by Django, leaves out of such a name
 
 
 def spelled(name: str) -> str:
     """A file's name as Label Studio keeps an uploaded one."""
-    return DROPPED.sub("", unicodedata.normalize("NFC", name).strip().replace(" ", "_"))
+    return DROPPED_CHARACTERS.sub("", unicodedata.normalize("NFC", name).strip().replace(" ", "_"))
 
 
 def uploaded_name(name: str) -> str:
-    """What a picture's file, or a path to it, is called once it is uploaded: Label Studio refuses .jfif and .jpe."""
-    return f"{name.rpartition('.')[0]}.jpg" if PurePosixPath(name).suffix.lower() in OTHER_JPEG else name
+    """The name of an image's file, or a path to it, once it is uploaded: Label Studio refuses .jfif and .jpe."""
+    return f"{name.rpartition('.')[0]}.jpg" if PurePosixPath(name).suffix.lower() in RARE_JPEG_SUFFIXES else name
 
 
 def path_of(address: str, host: bool = False) -> str:
-    """The path in the address of a task's picture: of an upload, a local file, cloud storage, or on the web.
+    """The path in the address of a task's image: of an upload, a local file, cloud storage, or on the web.
 
     `host`: after the host or the bucket, if it has one, which may tell two apart.
     """
@@ -62,71 +62,71 @@ def path_of(address: str, host: bool = False) -> str:
     return (url.netloc if host else "") + unquote(url.path)
 
 
-def readings(name: str, address: bool = False) -> list[str]:
-    """The paths that a picture's name in a label file may mean, the likeliest first.
+def likely_paths(name: str, is_address: bool = False) -> list[str]:
+    """The paths that an image's name in a label file may mean, the likeliest first.
 
-    It is a path as it is or percent-encoded, or an address; surely one if `address`.
+    The name is a path as it is or percent-encoded, or an address; surely one if `is_address`.
     """
-    found = [path_of(name, host=True)] if address or ADDRESS.match(name) else []
-    return list(dict.fromkeys((*found, name, unquote(name))))
+    paths = [path_of(name, host=True)] if is_address or ADDRESS.match(name) else []
+    return list(dict.fromkeys((*paths, name, unquote(name))))
 
 
-def names_of(path: str, stem: bool = False) -> list[Parts]:
+def split_path(path: str, any_suffix: bool = False) -> list[Parts]:
     """A path by its parts, the name as it is and, where it may be one that Label Studio gave, without its prefixes.
 
-    `stem` leaves out what follows the name's last dot.
+    `any_suffix` leaves out what follows the name's last dot.
     """
     whole = unicodedata.normalize("NFC", path).replace("\\", "/")
     *folders, name = PurePosixPath(whole).parts or ("",)
     names = [name]
-    for prefixed in (FETCHED, UPLOADED):
-        if found := prefixed.fullmatch(names[-1]):
-            names.append(found[found.re.groups])
-    return [(*folders, spelled(PurePosixPath(each).stem if stem else each)) for each in names]
+    for pattern in (FETCHED, UPLOADED):
+        if match := pattern.fullmatch(names[-1]):
+            names.append(match[match.re.groups])
+    return [(*folders, spelled(PurePosixPath(name).stem if any_suffix else name)) for name in names]
 
 
-class ByAddress(Generic[T]):
-    """Things by the addresses of their pictures."""
+class AddressIndex(Generic[T]):
+    """Items by the addresses of their images."""
 
     def __init__(self, addresses: Iterable[tuple[str, T]]) -> None:
         self._by_address: dict[str, list[T]] = {}
         self._by_digest: dict[str, list[T]] | None = None  # made when it is needed
-        for address, thing in addresses:
-            self._by_address.setdefault(browser_address(address), []).append(thing)
+        for address, item in addresses:
+            self._by_address.setdefault(browser_address(address), []).append(item)
 
     def best(self, name: str) -> list[T]:
-        """The things whose picture has this very address, or from whose address the converter made the name."""
-        if found := self._by_address.get(browser_address(name)):
-            return found
+        """The items whose image has this very address, or from whose address the converter made the name."""
+        if items := self._by_address.get(browser_address(name)):
+            return items
         fetched = FETCHED.fullmatch(PurePosixPath(name).name)
         return self._digests().get(fetched[1], []) if fetched else []
 
     def _digests(self) -> dict[str, list[T]]:
         if self._by_digest is None:
             self._by_digest = {}
-            for address, things in self._by_address.items():
+            for address, items in self._by_address.items():
                 digest = hashlib.md5(address.encode(errors="replace"), usedforsecurity=False).hexdigest()
-                self._by_digest.setdefault(digest[:8], []).extend(things)
+                self._by_digest.setdefault(digest[:8], []).extend(items)
         return self._by_digest
 
 
-class Index(Generic[T]):
-    """Things by their paths' names; of those with one name the one whose folders agree furthest."""
+class PathIndex(Generic[T]):
+    """Items by their paths' names; of those with one name the one whose folders agree furthest."""
 
-    def __init__(self, paths: Iterable[tuple[str, T]], stem: bool) -> None:
-        self._stem = stem
-        self._named: dict[str, list[tuple[Parts, T]]] = {}
-        for path, thing in paths:
-            for parts in names_of(path, stem):
-                self._named.setdefault(parts[-1], []).append((parts, thing))
+    def __init__(self, paths: Iterable[tuple[str, T]], any_suffix: bool) -> None:
+        self._any_suffix = any_suffix
+        self._by_name: dict[str, list[tuple[Parts, T]]] = {}
+        for path, item in paths:
+            for parts in split_path(path, any_suffix):
+                self._by_name.setdefault(parts[-1], []).append((parts, item))
 
     def best(self, path: str) -> list[T]:
-        """What the path means: one, none, or several between which nothing decides."""
-        for parts in names_of(path, self._stem):
-            found = [(_common(parts, other), thing) for other, thing in self._named.get(parts[-1], ())]
-            if found:
-                most = max(common for common, _ in found)
-                return [thing for common, thing in found if common == most]
+        """The items that a path means: one, none, or several between which nothing decides."""
+        for parts in split_path(path, self._any_suffix):
+            candidates = [(_common(parts, other), item) for other, item in self._by_name.get(parts[-1], ())]
+            if candidates:
+                most = max(common for common, _ in candidates)
+                return [item for common, item in candidates if common == most]
         return []
 
 

@@ -1,14 +1,16 @@
-"""`skylight map`: which decoder, what to write, and one picture after the other, here or by several processes."""
+"""`skylight map`: which decoder, what to write, and one image after the other, here or by several processes."""
 
 from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Self
 
 from skylight.backend.errors import BadRequest
 from skylight.backend.learning.version_lookup import Version, trained
 from skylight.backend.mapping import processes
 from skylight.backend.mapping.inputs import Input
+from skylight.backend.mapping.processes import Numbered, Outcome, Record, Result
 from skylight.backend.service import Service
 from skylight.model.images.decoding import ImageError
 from skylight.model.images.raster import has_rasterio
@@ -17,84 +19,97 @@ from skylight.model.mapping.pipeline import NEED_GEO, Options
 from skylight.model.mapping.tiled_inference import default_side
 from skylight.model.sam.segmenter import Segmenter
 
-Kept = dict[str, Any]  # of a picture, as `mapping.map_picture` gives it
-Done = tuple[int, Kept | None, str]  # a picture's number, and what is kept of it, or why it could not be mapped
+Progress = Callable[[float, str], None]  # takes how many images are done, with the shares of those at work, and a name
 
 
-@dataclass
-class Mapping:
-    """A decoder, its SAM, what to write, and what has been written so far."""
+@dataclass(frozen=True)
+class ImageMapper:
+    """Maps single images by a trained version and its SAM."""
 
     version: Version
     segmenter: Segmenter
     options: Options
-    jobs: int = 1
-    open_service: Callable[[], Service] | None = None  # how another process comes to the same; needed for more jobs
-    pictures: dict[int, Kept] = field(default_factory=dict)  # by their numbers
 
-    def run(
-        self, todo: Sequence[Input], progress: Callable[[float, str], None]
-    ) -> Generator[tuple[Input, bool, str], None, None]:
-        """Map pictures; yields each, as it is done, with whether it was mapped before, and why it could not be, or "".
+    @classmethod
+    def open(cls, open_service: Callable[[], Service], project: str, number: int, options: Options) -> Self:
+        """A mapper of another process, with a service of its own. Raises SkylightError as `trained` does."""
+        service = open_service()
+        return cls(trained(service, project, number), service.embedder.segmenter, options)
 
-        `progress` hears how many are done, with the shares of those at work, and a name.
-        """
-        left: list[tuple[int, Input]] = []
-        there = 0
-        for i, each in enumerate(todo):
-            kept, reason = self._before(each)
-            if kept is None and not reason:
-                left.append((i, each))
-                continue
-            there += 1
-            progress(there, each.name)
-            yield self._note(todo, (i, kept, reason), was_there=kept is not None)
-        several = min(self.jobs, len(left))
-        work = self._together(left, several, there, progress) if several > 1 else self._here(left, there, progress)
-        for done in work:
-            yield self._note(todo, done, was_there=False)
-
-    def one(self, each: Input, progress: Callable[[float], None]) -> tuple[Kept | None, str]:
-        """Map a picture; gives what is kept of it, or why it could not be mapped."""
+    def __call__(self, image: Input, progress: Callable[[float], None]) -> Outcome:
+        """Map an image; returns its record, or None and why it could not be mapped."""
         try:
-            return pipeline.map_picture(each, self.options, self.version.decoder, self.segmenter, progress), ""
+            return pipeline.map_picture(image, self.options, self.version.decoder, self.segmenter, progress), ""
         except (ImageError, OSError) as error:
             return None, str(error)
 
+
+@dataclass
+class MapRun:
+    """A run of `skylight map`: how images are mapped, and the records of those that have been."""
+
+    mapper: ImageMapper
+    jobs: int = 1
+    open_service: Callable[[], Service] | None = None  # for the processes of more than one job
+    records: dict[int, Record] = field(default_factory=dict)  # by the images' numbers
+
+    @property
+    def options(self) -> Options:
+        """What is written, and how."""
+        return self.mapper.options
+
+    def run(self, images: Sequence[Input], progress: Progress) -> Generator[tuple[Input, bool, str], None, None]:
+        """Map images; yields each, as it is done, with whether it was mapped before, and why it could not be, or ""."""
+        left: list[Numbered] = []
+        for i, image in enumerate(images):
+            record, reason = self._earlier_record(image)
+            if record is None and not reason:
+                left.append((i, image))
+                continue
+            progress(i + 1 - len(left), image.name)
+            yield self._add(images, (i, record, reason), mapped_before=record is not None)
+        done = len(images) - len(left)
+        jobs = min(self.jobs, len(left))
+        results = self._run_processes(left, jobs, done, progress) if jobs > 1 else self._run_here(left, done, progress)
+        for result in results:
+            yield self._add(images, result, mapped_before=False)
+
     def finish(self) -> list[str]:
-        """Write what is of all pictures together; gives the files' names."""
-        if not self.pictures:
+        """Write the files about all images together; returns their paths."""
+        if not self.records:
             return []
-        pictures = [self.pictures[i] for i in sorted(self.pictures)]
-        names = pipeline.finish(self.options, self.version.decoder.config.labels, pictures)
+        records = [self.records[i] for i in sorted(self.records)]
+        names = pipeline.finish(self.options, self.mapper.version.decoder.config.labels, records)
         return [str(self.options.out / name) for name in names]
 
-    def _before(self, each: Input) -> tuple[Kept | None, str]:
+    def _earlier_record(self, image: Input) -> Outcome:
+        """The record of an image that has been mapped so already, or why it cannot be looked at."""
         try:
-            return pipeline.done(each, self.options), ""
+            return pipeline.done(image, self.options), ""
         except OSError as error:
             return None, str(error)
 
-    def _here(
-        self, left: Sequence[tuple[int, Input]], there: int, progress: Callable[[float, str], None]
-    ) -> Iterator[Done]:
-        for k, (i, each) in enumerate(left, there):
-            kept, reason = self.one(each, lambda share, k=k, each=each: progress(k + share, each.name))  # type: ignore[misc]
-            progress(k + 1, each.name)
-            yield i, kept, reason
+    def _run_here(self, left: Sequence[Numbered], done: int, progress: Progress) -> Iterator[Result]:
+        for k, (i, image) in enumerate(left, done):
 
-    def _together(
-        self, left: Sequence[tuple[int, Input]], several: int, there: int, progress: Callable[[float, str], None]
-    ) -> Iterator[Done]:
+            def share_done(share: float, k: int = k, name: str = image.name) -> None:
+                progress(k + share, name)
+
+            record, reason = self.mapper(image, share_done)
+            progress(k + 1, image.name)
+            yield i, record, reason
+
+    def _run_processes(self, left: Sequence[Numbered], jobs: int, done: int, progress: Progress) -> Iterator[Result]:
         assert self.open_service is not None
-        again = processes.Again(self.open_service, self.version.project, self.version.number, self.options)
-        return processes.run(again, left, several, lambda share, name: progress(there + share, name))
+        version = self.mapper.version
+        open_mapper = partial(ImageMapper.open, self.open_service, version.project, version.number, self.options)
+        return processes.run(open_mapper, left, jobs, lambda share, name: progress(done + share, name))
 
-    def _note(self, todo: Sequence[Input], done: Done, was_there: bool) -> tuple[Input, bool, str]:
-        i, kept, reason = done
-        if kept is not None:
-            self.pictures[i] = kept
-        return todo[i], was_there, reason
+    def _add(self, images: Sequence[Input], result: Result, mapped_before: bool) -> tuple[Input, bool, str]:
+        i, record, reason = result
+        if record is not None:
+            self.records[i] = record
+        return images[i], mapped_before, reason
 
 
 def plan(
@@ -107,22 +122,22 @@ def plan(
     again: bool = False,
     jobs: int = 1,
     open_service: Callable[[], Service] | None = None,
-) -> Mapping:
-    """A mapping by a version of a project, the one that is served if `number` is None.
+) -> MapRun:
+    """Plan a run by a version of a project, the one that is served if `number` is None.
 
-    `jobs`: processes, each of which opens a service of its own by `open_service`. Raises SkylightError if there is no
-    such version, or if a format needs what is not installed.
+    `again`: also map what has been mapped. `jobs`: processes, each of which opens a service of its own by
+    `open_service`. Raises SkylightError if there is no such version, or if a format needs what is not installed.
     """
     if set(formats) & set(NEED_GEO) and not has_rasterio():
-        asked = ", ".join(sorted(set(formats) & set(NEED_GEO)))
+        names = ", ".join(sorted(set(formats) & set(NEED_GEO)))
         raise BadRequest(
-            f"{asked} needs rasterio and others: pip install 'label-studio-skylight[geo]', or ask for png or coco"
+            f"{names} needs rasterio and others: pip install 'label-studio-skylight[geo]', or ask for png or coco"
         )
     version = trained(service, project, number)
     segmenter, settings = service.embedder.segmenter, service.settings
     tile = settings.tile or default_side(segmenter)
     if again:
         pipeline.forget(out)
-    how = version.decoder.config.normalisation
-    options = Options(out, formats, version.name, tile, settings.min_area, settings.max_pixels, bands, how)
-    return Mapping(version, segmenter, options, jobs, open_service)
+    normalization = version.decoder.config.normalisation
+    options = Options(out, formats, version.name, tile, settings.min_area, settings.max_pixels, bands, normalization)
+    return MapRun(ImageMapper(version, segmenter, options), jobs, open_service)

@@ -1,6 +1,6 @@
-"""Processes of this machine that map pictures, each with a SAM and a decoder of its own, one picture after the other.
+"""Processes of this machine that map images, each with a SAM and a decoder of its own, one image after the other.
 
-`concurrent.futures` would give up all processes when one dies; here its picture fails, and another takes its place.
+`concurrent.futures` would give up all processes when one dies; here its image fails, and another takes its place.
 """
 
 import multiprocessing
@@ -8,73 +8,98 @@ import os
 import signal
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import torch
 
 from skylight.backend.errors import Unavailable
 from skylight.backend.mapping.inputs import Input
 from skylight.backend.process.parent_watch import terminate_with_parent
-from skylight.backend.service import Service
-from skylight.model.mapping.pipeline import Options
 
-if TYPE_CHECKING:
-    from skylight.backend.mapping.mapping import Done
+END_SECONDS = 5.0  # that a process which has closed its pipe has to end
+POLL_SECONDS = 0.2  # between two reports of progress
 
-END_SECONDS = 5.0  # that a process which has let go of its pipe has to end
-POLL_SECONDS = 0.2  # between two looks at how far they are
+Record = dict[str, Any]  # of a mapped image, as `pipeline.map_picture` returns it
+Outcome = tuple[Record | None, str]  # an image's record, or why it could not be mapped
+MapImage = Callable[[Input, Callable[[float], None]], Outcome]  # the callback hears the share that is done
+Numbered = tuple[int, Input]
+Result = tuple[int, Record | None, str]  # an image's number and outcome
 
 
 def cores() -> int:
-    """Those that this process may use."""
+    """Number of cores that this process may use."""
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
 
 
-@dataclass(frozen=True)
-class Again:
-    """What another process makes the same mapping of."""
+def run(
+    open_mapper: Callable[[], MapImage],
+    images: Sequence[Numbered],
+    jobs: int,
+    progress: Callable[[float, str], None],
+) -> Iterator[Result]:
+    """Map numbered images by `jobs` processes; yields each one's result as it is done.
 
-    open_service: Callable[[], Service]
-    project: str
-    number: int
-    options: Options
+    `open_mapper` is pickled and called once in each process. An image fails if its process dies. Closed early, the
+    generator kills the processes. `progress` as of `MapRun.run`. Raises Unavailable if a process cannot even start.
+    """
+    threads = max(cores() // jobs, 1)
+    processes = [_MapperProcess(open_mapper, threads) for _ in range(jobs)]
+    waiting, done = iter(images), 0
+    try:
+        while done < len(images):
+            for ready in wait([process.pipe for process in processes], POLL_SECONDS):
+                k = next(k for k, process in enumerate(processes) if process.pipe is ready)
+                result = processes[k].receive()
+                if processes[k].is_closed:
+                    processes[k] = _MapperProcess(open_mapper, threads)
+                elif (image := next(waiting, None)) is not None:
+                    processes[k].send(image)
+                if result is not None:
+                    done += 1
+                    yield result
+            at_work = [(process.share.value, process.image[1].name) for process in processes if process.image]
+            progress(done + sum(share for share, _ in at_work), ", ".join(name for _, name in at_work))
+    finally:
+        for process in processes:
+            process.close()
 
 
-class Mapper:
-    """A process that maps pictures."""
+class _MapperProcess:
+    """A process that maps one image at a time. It announces that it has started, then sends each outcome."""
 
-    def __init__(self, again: Again, threads: int) -> None:
+    def __init__(self, open_mapper: Callable[[], MapImage], threads: int) -> None:
         context = multiprocessing.get_context("spawn")  # a fork would have torch's locks without their threads
-        self.pipe, theirs = context.Pipe()
-        self.share = context.RawValue("d", 0.0)  # of its picture that is done
-        self.now: tuple[int, Input] | None = None
-        arguments = again, threads, theirs, self.share
+        self.pipe, child_pipe = context.Pipe()
+        self.share = context.RawValue("d", 0.0)  # of its image that is done
+        self.image: Numbered | None = None
+        arguments = open_mapper, threads, child_pipe, self.share
         self.process = context.Process(target=_work, args=arguments, daemon=True)
         self.process.start()
-        theirs.close()
+        child_pipe.close()
 
-    def give(self, now: tuple[int, Input]) -> None:
-        """Its next picture."""
-        self.now = now
+    def send(self, image: Numbered) -> None:
+        """Have it map the next image."""
+        self.image = image
         self.share.value = 0.0
-        with suppress(OSError):  # it has died: `answer` says so
-            self.pipe.send(now[1])
+        with suppress(OSError):  # it has died: `receive` says so
+            self.pipe.send(image[1])
 
-    def answer(self) -> "Done | None":
-        """What became of its picture; None of one that has begun. Raises Unavailable if it died before that."""
-        now, self.now = self.now, None
+    def receive(self) -> Result | None:
+        """Return its image's result; None if it has only started. Raises Unavailable if it died before that."""
+        image, self.image = self.image, None
         try:
-            answer = self.pipe.recv()
+            outcome = self.pipe.recv()
         except (EOFError, OSError):
             self.process.join(END_SECONDS)  # so that it has an exit code of its own
             self.close()
             ended = f"ended with {self.process.exitcode}; it may have taken too much memory: try fewer --jobs"
-            if now is None:
+            if image is None:
                 raise Unavailable(f"a process that was to map pictures {ended}") from None
-            return now[0], None, f"the process that mapped it {ended}"
-        return None if now is None else (now[0], *answer)
+            return image[0], None, f"the process that mapped it {ended}"
+        return None if image is None else (image[0], *outcome)
 
     @property
     def is_closed(self) -> bool:
@@ -82,60 +107,23 @@ class Mapper:
         return self.pipe.closed
 
     def close(self) -> None:
-        """End it, in the middle of a picture if it is at one."""
+        """Kill it, even in the middle of an image."""
         self.process.kill()
         self.process.join()
         self.pipe.close()
 
 
-def run(
-    again: Again, left: Sequence[tuple[int, Input]], several: int, progress: Callable[[float, str], None]
-) -> Iterator["Done"]:
-    """Map numbered pictures by so many processes; yields what became of each, as it is done.
-
-    A picture fails if its process dies. Ended early (closed), the processes are killed. `progress` as of `Mapping.run`.
-    Raises Unavailable if a process cannot even begin.
-    """
-    threads = max(cores() // several, 1)
-    mappers = [Mapper(again, threads) for _ in range(several)]
-    waiting, done = iter(left), 0
-    try:
-        while done < len(left):
-            for ready in wait([each.pipe for each in mappers], POLL_SECONDS):
-                k = next(k for k, each in enumerate(mappers) if each.pipe is ready)
-                answer = mappers[k].answer()
-                if mappers[k].is_closed:
-                    mappers[k] = Mapper(again, threads)
-                elif (following := next(waiting, None)) is not None:
-                    mappers[k].give(following)
-                if answer is not None:
-                    done += 1
-                    yield answer
-            at_work = [(each.share.value, each.now[1].name) for each in mappers if each.now]
-            progress(done + sum(share for share, _ in at_work), ", ".join(name for _, name in at_work))
-    finally:
-        for each in mappers:
-            each.close()
-
-
-def _work(again: Again, threads: int, pipe: Connection, share: Any) -> None:
-    """What the process does: it says that it has begun, then what became of each picture that it is given."""
+def _work(open_mapper: Callable[[], MapImage], threads: int, pipe: Connection, share: Any) -> None:
+    """What the process runs: send None once it has started, then the outcome of each image that it receives."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C goes to all of them; the first process ends the others
     terminate_with_parent(os.getppid())
-    import torch
-
-    from skylight.backend.learning.version_lookup import trained
-    from skylight.backend.mapping.mapping import Mapping
-
     torch.set_num_threads(min(threads, torch.get_num_threads()))
-    service = again.open_service()
-    version = trained(service, again.project, again.number)
-    mapping = Mapping(version, service.embedder.segmenter, again.options)
+    map_image = open_mapper()
 
-    def heard(done: float) -> None:
+    def progress(done: float) -> None:
         share.value = done
 
-    with suppress(EOFError, OSError):  # nobody listens any more
+    with suppress(EOFError, OSError):  # the other end is closed
         pipe.send(None)
         while True:
-            pipe.send(mapping.one(pipe.recv(), heard))
+            pipe.send(map_image(pipe.recv(), progress))

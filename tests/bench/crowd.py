@@ -15,7 +15,7 @@ import numpy as np
 import orjson
 import requests
 
-from skylight.backend.cli.main import WORKER_NICENESS
+from skylight.backend.cli.servers import WORKER_NICENESS
 from skylight.backend.process.supervisor import TUNING
 from skylight.backend.service import Service
 from skylight.model.evaluation.simulated_clicks import iou

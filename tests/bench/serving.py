@@ -17,7 +17,7 @@ import requests
 from numpy.typing import NDArray
 from PIL import Image
 
-from skylight.backend.cli.main import WORKER_NICENESS
+from skylight.backend.cli.servers import WORKER_NICENESS
 from skylight.backend.demo.labelstudio_server import free_port
 from skylight.backend.process.supervisor import TUNING
 from skylight.backend.service import Service

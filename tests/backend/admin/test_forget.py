@@ -105,7 +105,7 @@ def test_a_store_that_has_another_name_goes_on_working(client, planted, studio, 
 @pytest.fixture
 def run(planted: Service, monkeypatch: pytest.MonkeyPatch):
     """Runs a command beside the service."""
-    monkeypatch.setattr(main, "_beside_serve", lambda: planted)
+    monkeypatch.setattr("skylight.backend.cli.projects.open_service", lambda: planted)
 
     def invoke(*arguments: str, input: str = "") -> Result:
         return CliRunner().invoke(main.cli, list(arguments), input=input)

@@ -22,7 +22,7 @@ from skylight.backend.allowed_hosts import HostList
 from skylight.backend.cli import main
 from skylight.backend.demo.demo import label_config
 from skylight.backend.demo.labelstudio_server import free_port
-from skylight.backend.importing.coco_and_masks import Masks
+from skylight.backend.importing.coco_and_masks import MaskLabels
 from skylight.backend.importing.importer import Options, plan
 from skylight.backend.labelstudio.events import annotation_event
 from skylight.backend.labelstudio.label_config import parse_config
@@ -50,10 +50,10 @@ def kind_of_case(name):
 
 @pytest.fixture
 def importing(service):
-    """Imports files to the end; gives the last tally."""
+    """Imports files to the end; gives the last progress."""
 
     def go(*sources, **options):
-        return [tally for tally, _ in plan(service, 1, sources, Options(**options)).run()][-1]
+        return [progress for progress, _ in plan(service, 1, sources, Options(**options)).run()][-1]
 
     return go
 
@@ -89,13 +89,13 @@ def test_coco_files_without_sizes_or_with_other_types_of_numbers(importing, stud
         for address in expected["tasks"]:
             studio.pictures[address] = blank(expected["picture"])
             add_task(studio, {"image": address}, b"")
-        tally = importing(folder / source)
+        progress = importing(folder / source)
         made = {
             each["data"]["image"].partition("-")[2]: len(each["annotations"][0]["result"])
             for each in studio.tasks.values()
             if each["annotations"]
         }
-        assert (made, tally.failed) == (right["regions"], []), source
+        assert (made, progress.failed) == (right["regions"], []), source
 
 
 def test_coco_files_whose_names_are_addresses(importing, studio, service, monkeypatch):
@@ -106,8 +106,8 @@ def test_coco_files_whose_names_are_addresses(importing, studio, service, monkey
         studio.tasks.clear()
         add_task(studio, {"image": "/data/upload/1/00000000-other.png"}, b"")
         task = add_task(studio, {"image": right["task"]}, b"")
-        tally = importing(folder / source)
-        assert (tally.failed, tally.uploaded, len(regions(studio, task))) == ([], 0, 1), source
+        progress = importing(folder / source)
+        assert (progress.failed, progress.uploaded, len(regions(studio, task))) == ([], 0, 1), source
 
 
 def test_masks_in_the_alpha_channel(importing, studio):
@@ -116,9 +116,9 @@ def test_masks_in_the_alpha_channel(importing, studio):
     task = studio.add_task(1, blank(), name="one.png")
     for source, right in expected["inputs"].items():
         studio.tasks[task]["annotations"] = []
-        tally = importing((folder / source).parent, masks=Masks(label="Pit"))
+        progress = importing((folder / source).parent, masks=MaskLabels(label="Pit"))
         areas = [int(read_mask(region, (120, 200)).sum()) for region in regions(studio, task)]
-        assert (sorted(areas, reverse=True), tally.failed) == (right["objects"], []), source
+        assert (sorted(areas, reverse=True), progress.failed) == (right["objects"], []), source
 
 
 def click_mask(client, config, data, at):
@@ -206,9 +206,9 @@ def test_annotations_are_learned_from(planted, importing, studio, kind):
         if "imported" in right:
             studio.tasks.clear()
             task = add_task(studio, expected["task"], studio.pictures[UPLOAD])
-            tally = importing(folder / source)
+            progress = importing(folder / source)
             result = regions(studio, task)
-            assert (len(result), tally.failed) == (right["imported"], []), source
+            assert (len(result), progress.failed) == (right["imported"], []), source
             assert learn(planted, studio, project, expected["task"], result).any()
             continue
         found = learn(planted, studio, project, expected["task"], json.loads((folder / source).read_text()))
@@ -275,9 +275,9 @@ def test_exports_with_left_over_prompts(importing, studio):
     for source, right in expected["inputs"].items():
         studio.tasks.clear()
         task = add_task(studio, expected["task"], blank())
-        tally = importing(folder / source)
+        progress = importing(folder / source)
         (region,) = regions(studio, task)
-        assert (int(read_mask(region, (120, 200)).sum()), tally.failed) == (right["brush"], []), source
+        assert (int(read_mask(region, (120, 200)).sum()), progress.failed) == (right["brush"], []), source
 
 
 def test_coco_exports_that_have_lost_their_labels(service, studio, monkeypatch):

@@ -11,8 +11,8 @@ from PIL import Image
 from skylight.backend.cli import main
 from skylight.backend.demo.demo import label_config
 from skylight.backend.errors import BadRequest, LabelStudioError, Unavailable
-from skylight.backend.importing.coco_and_masks import Masks
-from skylight.backend.importing.importer import LONGEST_NAME, Options, plan
+from skylight.backend.importing.coco_and_masks import MaskLabels
+from skylight.backend.importing.importer import MAX_FILE_NAME, Options, plan
 from skylight.backend.labelstudio.region_reader import label_map, parse_config, read_mask
 from skylight.backend.settings import Settings
 from skylight.model.masks.bitmask import encode_rle
@@ -33,10 +33,10 @@ def project(studio):
 
 @pytest.fixture
 def run(service):
-    """Imports sources to the end; gives the last tally."""
+    """Imports sources to the end; gives the last progress."""
 
     def go(*sources, **options):
-        return [tally for tally, _ in plan(service, 1, sources, Options(**options)).run()][-1]
+        return [progress for progress, _ in plan(service, 1, sources, Options(**options)).run()][-1]
 
     return go
 
@@ -67,8 +67,8 @@ def test_coco_becomes_one_region_per_object_of_the_projects_own_control(run, stu
     far = np.zeros((64, 64), bool)
     far[:5, :7] = True
     truth = square(1)[1]
-    tally = run(coco(tmp_path / "c.json", ("train/a.png", truth, far), label="pit"))
-    assert (tally.annotated, tally.regions, tally.empty, tally.failed) == (1, 2, 0, [])
+    progress = run(coco(tmp_path / "c.json", ("train/a.png", truth, far), label="pit"))
+    assert (progress.annotated, progress.regions, progress.empty, progress.failed) == (1, 2, 0, [])
     ((first, second),) = results(studio, 1)
     assert (first["from_name"], first["to_name"], first["type"]) == ("mask", "image", "brushlabels")
     assert first["value"]["brushlabels"] == ["Pit"] and first["origin"] == "manual" and "score" not in first
@@ -108,8 +108,8 @@ def test_a_box_without_a_mask_is_taken_by_a_rectangle_alone(run, studio, project
     body = json.loads(coco(tmp_path / "c.json", ("a.png", square(1)[1])).read_text())
     body["annotations"][0].update(segmentation=[], bbox=[4, 8, 16, 32])
     (tmp_path / "c.json").write_text(json.dumps(body))
-    tally = run(tmp_path / "c.json")
-    assert "a box is no mask" in tally.failed[0][1] and tally.annotated == 0
+    progress = run(tmp_path / "c.json")
+    assert "a box is no mask" in progress.failed[0][1] and progress.annotated == 0
     studio.projects[1]["label_config"] = CONFIG.replace("BrushLabels", "RectangleLabels")
     run(tmp_path / "c.json")
     (((mask,)),) = [masks_of(result) for result in results(studio, 1)]
@@ -117,15 +117,15 @@ def test_a_box_without_a_mask_is_taken_by_a_rectangle_alone(run, studio, project
 
 
 def test_pictures_without_objects_become_empty_annotations(run, studio, project, tmp_path):
-    tally = run(coco(tmp_path / "c.json", ("a.png",), ("b.png", square(2)[1])))
-    assert (tally.annotated, tally.empty) == (2, 1)
+    progress = run(coco(tmp_path / "c.json", ("a.png",), ("b.png", square(2)[1])))
+    assert (progress.annotated, progress.empty) == (2, 1)
     assert results(studio, 1) == [[]] and len(results(studio, 2)[0]) == 1
 
 
 def test_tasks_with_annotations_are_left_alone_unless_asked(run, studio, project, tmp_path):
     source = coco(tmp_path / "c.json", ("a.png", square(1)[1]), ("b.png", square(2)[1]))
     studio.annotate(2, [], skip=True)
-    assert (run(source).annotated, run(source).there) == (1, 2)
+    assert (run(source).annotated, run(source).annotated_before) == (1, 2)
     assert len(results(studio, 1)) == len(results(studio, 2)) == 1
     assert run(source, again=True).annotated == 2
     assert len(results(studio, 1)) == len(results(studio, 2)) == 2
@@ -137,8 +137,8 @@ def test_ended_early_the_same_command_goes_on(run, service, studio, project, tmp
     next(steps), next(steps)
     steps.close()
     assert len(results(studio, 1)) == 1 and results(studio, 2) == []
-    tally = run(source)
-    assert (tally.there, tally.annotated) == (1, 1)
+    progress = run(source)
+    assert (progress.annotated_before, progress.annotated) == (1, 1)
     assert len(results(studio, 1)) == len(results(studio, 2)) == 1
 
 
@@ -158,9 +158,9 @@ def test_a_dry_run_reads_everything_and_writes_nothing(run, studio, project, tmp
     (tmp_path / "in" / "new.png").write_bytes(png(square(4)[0]))
     Image.new("L", (30, 30)).save(tmp_path / "in" / "small.png")
     source = coco(tmp_path / "c.json", ("a.png", square(1)[1]), ("new.png", square(4)[1]), ("small.png",))
-    tally = run(source, images=tmp_path / "in", dry=True)
-    assert (tally.annotated, tally.uploaded, tally.regions) == (2, 1, 2)
-    assert tally.failed == [("small.png", "its labels are for 64 x 64 px, but the picture has 30 x 30")]
+    progress = run(source, images=tmp_path / "in", dry=True)
+    assert (progress.annotated, progress.uploaded, progress.regions) == (2, 1, 2)
+    assert progress.failed == [("small.png", "its labels are for 64 x 64 px, but the picture has 30 x 30")]
     assert results(studio, 1) == [] and len(studio.tasks) == 2
 
 
@@ -169,11 +169,11 @@ def test_pictures_of_no_task_are_uploaded_once(run, studio, project, tmp_path):
     folder.mkdir(parents=True)
     (folder / "my scene (1).png").write_bytes(png(square(4)[0]))
     source = coco(tmp_path / "c.json", ("train/my scene (1).png", square(4)[1]), ("a.png", square(1)[1]))
-    tally = run(source, images=tmp_path / "in")
-    assert (tally.uploaded, tally.annotated) == (1, 2)
+    progress = run(source, images=tmp_path / "in")
+    assert (progress.uploaded, progress.annotated) == (1, 2)
     assert studio.pictures[studio.tasks[3]["data"]["image"]] == png(square(4)[0])
     assert (masks_of(results(studio, 3)[0])[0] == square(4)[1]).all()
-    assert (run(source, images=tmp_path / "in").there, len(studio.tasks)) == (2, 3)
+    assert (run(source, images=tmp_path / "in").annotated_before, len(studio.tasks)) == (2, 3)
 
 
 @pytest.mark.parametrize(
@@ -183,30 +183,30 @@ def test_pictures_of_no_task_are_uploaded_once(run, studio, project, tmp_path):
         (["twice.png"], "several tasks have a picture of this name, 3, 4; which one it is, is not guessed"),
         (["in.png"], "several pictures have this name"),
         (["1/a.png", "2/a.png"], "another picture of the sources means the same task or file"),
-        (["x" * LONGEST_NAME + ".png"], "Label Studio would cut its name"),
+        (["x" * MAX_FILE_NAME + ".png"], "Label Studio would cut its name"),
     ],
 )
 def test_what_cannot_be_told_apart_is_named_and_left_out(run, studio, project, tmp_path, pictures, said):
     for _ in range(2):
         studio.add_task(project, png(square(5)[0]), name="twice.png")
-    for name in ("one/in.png", "two/in.png", "x" * LONGEST_NAME + ".png"):
+    for name in ("one/in.png", "two/in.png", "x" * MAX_FILE_NAME + ".png"):
         (tmp_path / "in" / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / "in" / name).write_bytes(png(square(5)[0]))
     source = coco(tmp_path / "c.json", *((name, square(1)[1]) for name in pictures), ("b.png",))
-    tally = run(source, images=tmp_path / "in")
-    assert [name for name, _ in tally.failed] == pictures and all(said in reason for _, reason in tally.failed)
-    assert tally.annotated == 1 and len(studio.tasks) == 4
+    progress = run(source, images=tmp_path / "in")
+    assert [name for name, _ in progress.failed] == pictures and all(said in reason for _, reason in progress.failed)
+    assert progress.annotated == 1 and len(studio.tasks) == 4
 
 
 def test_a_task_that_shows_several_pictures_is_named(run, studio, project, tmp_path):
     studio.tasks[1]["data"]["image"] = [studio.tasks[1]["data"]["image"]]
-    tally = run(coco(tmp_path / "c.json", ("a.png",)))
-    assert tally.failed == [("a.png", "task 1 shows several pictures; import an export of Label Studio")]
+    progress = run(coco(tmp_path / "c.json", ("a.png",)))
+    assert progress.failed == [("a.png", "task 1 shows several pictures; import an export of Label Studio")]
 
 
 def test_without_images_the_message_says_how_to_upload(run, project, tmp_path):
-    tally = run(coco(tmp_path / "c.json", ("c.png",)))
-    assert tally.failed == [("c.png", "no task shows it; give --images FOLDER to have it uploaded")]
+    progress = run(coco(tmp_path / "c.json", ("c.png",)))
+    assert progress.failed == [("c.png", "no task shows it; give --images FOLDER to have it uploaded")]
 
 
 def test_another_size_a_damaged_mask_and_a_lost_picture_are_named_and_the_rest_goes_on(run, studio, project, tmp_path):
@@ -216,26 +216,26 @@ def test_another_size_a_damaged_mask_and_a_lost_picture_are_named_and_the_rest_g
     body = json.loads(source.read_text())
     body["annotations"][0]["segmentation"]["counts"][0] += 1
     source.write_text(json.dumps(body))
-    tally = run(source)
-    reasons = dict(tally.failed)
+    progress = run(source)
+    reasons = dict(progress.failed)
     assert "annotation 1: its counts are of 4097 pixels, but 64 x 64 are 4096" in reasons["a.png"]
     assert reasons["big.png"] == "its labels are for 64 x 64 px, but the picture has 80 x 80"
     assert "are not a whole" in reasons["no.png"]
-    assert tally.annotated == 1 and results(studio, 2) == [[]]
+    assert progress.annotated == 1 and results(studio, 2) == [[]]
 
 
 def test_objects_without_a_pixel_are_counted(run, studio, project, tmp_path):
     body = json.loads(coco(tmp_path / "c.json", ("a.png", square(1)[1])).read_text())
     body["annotations"][0]["segmentation"] = [[1.1, 1.1, 1.2, 1.1, 1.2, 1.2]]
     (tmp_path / "c.json").write_text(json.dumps(body))
-    tally = run(tmp_path / "c.json")
-    assert (tally.lost, tally.regions, results(studio, 1)) == (1, 0, [[]])
+    progress = run(tmp_path / "c.json")
+    assert (progress.without_pixels, progress.regions, results(studio, 1)) == (1, 0, [[]])
 
 
 def test_too_many_objects_are_refused(run, project, tmp_path, monkeypatch):
     monkeypatch.setattr("skylight.backend.importing.targets.MAX_REGIONS", 1)
-    tally = run(coco(tmp_path / "c.json", ("a.png", square(1)[1], square(2)[1])))
-    assert "more than 1 regions" in tally.failed[0][1]
+    progress = run(coco(tmp_path / "c.json", ("a.png", square(1)[1], square(2)[1])))
+    assert "more than 1 regions" in progress.failed[0][1]
 
 
 @pytest.mark.parametrize("here", [True, False])
@@ -265,8 +265,8 @@ def test_masks_of_a_project_with_one_label_are_its_objects(run, studio, project,
     studio.pictures = {path.replace("a.png", "a.jpg"): each for path, each in studio.pictures.items()}
     mask(tmp_path / "m", "a.png")
     mask(tmp_path / "m", "sub/b.png", np.zeros_like(NUMBERS))
-    tally = run(tmp_path / "m")
-    assert (tally.annotated, tally.empty, tally.regions) == (2, 1, 2)
+    progress = run(tmp_path / "m")
+    assert (progress.annotated, progress.empty, progress.regions) == (2, 1, 2)
     assert (masks_of(results(studio, 1)[0]) == np.array([NUMBERS == 1, NUMBERS == 2])).all()
     assert results(studio, 2) == [[]]
 
@@ -283,24 +283,24 @@ def test_labels_of_masks_come_from_folders_values_or_the_option(run, studio, pro
     mask(tmp_path / "m", "Crater/x/a.png", (NUMBERS == 2).astype(np.uint8))
     mask(tmp_path / "flat", "a.png")
     run(tmp_path / "m")
-    run(tmp_path / "flat", masks=Masks(values={1: "pit", 2: "crater"}), again=True)
+    run(tmp_path / "flat", masks=MaskLabels(values={1: "pit", 2: "crater"}), again=True)
     for result in results(studio, 1):
         assert len(result) == 3  # the classes' parts, and binary masks'
         assert (label_map(result, labeling, (64, 64)).array == NUMBERS).all()
-    run(tmp_path / "flat", masks=Masks(label="crater"), again=True)
+    run(tmp_path / "flat", masks=MaskLabels(label="crater"), again=True)
     assert [region["value"]["brushlabels"] for region in results(studio, 1)[2]] == [["Crater"], ["Crater"]]
-    run(tmp_path / "flat", masks=Masks(values={1: "pit", 2: ""}), again=True)
+    run(tmp_path / "flat", masks=MaskLabels(values={1: "pit", 2: ""}), again=True)
     assert len(results(studio, 1)[3]) == 1
 
 
 @pytest.mark.parametrize(
     ("name", "how", "said"),
     [
-        ("a.png", Masks(), "which label its masks are of is not said: Pit, Crater; give --label NAME"),
-        ("train/a.png", Masks(), "folder 'train' is none of the labels Pit, Crater; give"),
-        ("a.png", Masks(label="Rock"), "'Rock', only Pit, Crater"),
-        ("a.png", Masks(values={1: "Pit", 2: "Rock"}), "'Rock', only Pit, Crater"),
-        ("a.txt", Masks(), "holds no PNG file"),
+        ("a.png", MaskLabels(), "which label its masks are of is not said: Pit, Crater; give --label NAME"),
+        ("train/a.png", MaskLabels(), "folder 'train' is none of the labels Pit, Crater; give"),
+        ("a.png", MaskLabels(label="Rock"), "'Rock', only Pit, Crater"),
+        ("a.png", MaskLabels(values={1: "Pit", 2: "Rock"}), "'Rock', only Pit, Crater"),
+        ("a.txt", MaskLabels(), "holds no PNG file"),
     ],
 )
 def test_masks_without_a_label_of_the_project_are_refused(run, studio, project, tmp_path, name, how, said):
@@ -315,8 +315,8 @@ def test_masks_without_a_label_of_the_project_are_refused(run, studio, project, 
 def test_masks_of_another_size_or_with_a_number_unnamed_are_named(run, project, tmp_path):
     mask(tmp_path / "m", "a.png", NUMBERS[:60])
     mask(tmp_path / "m", "b.png")
-    tally = run(tmp_path / "m", masks=Masks(values={1: "Pit"}))
-    assert dict(tally.failed) == {
+    progress = run(tmp_path / "m", masks=MaskLabels(values={1: "Pit"}))
+    assert dict(progress.failed) == {
         "a.png": "it has 64 x 60 pixels, not 64 x 64",
         "b.png": "b.png has the number 2, which --values does not name",
     }
@@ -349,8 +349,8 @@ def test_an_export_comes_back_as_it_was(run, studio, project, tmp_path):
     path = export(studio, tmp_path / "e.json")
     for task in studio.tasks.values():
         task["annotations"] = []
-    tally = run(path)
-    assert (tally.total, tally.annotated) == (1, 1)  # nothing was exported of a skipped one
+    progress = run(path)
+    assert (progress.total, progress.annotated) == (1, 1)  # nothing was exported of a skipped one
     assert results(studio, 1) == before
     assert [one["ground_truth"] for one in studio.tasks[1]["annotations"]] == [True, False]
 
@@ -422,14 +422,14 @@ def test_what_is_no_export_of_this_kind_of_project_is_refused(run, project, tmp_
 
 def test_regions_of_another_size_are_refused_by_name(run, studio, project, tmp_path):
     _, path = exported(run, studio, tmp_path, lambda text: text.replace('"original_width": 64', '"original_width": 65'))
-    tally = run(path)
-    assert "its labels are for 65 x 64 px, but the picture has 64 x 64" in tally.failed[0][1]
+    progress = run(path)
+    assert "its labels are for 65 x 64 px, but the picture has 64 x 64" in progress.failed[0][1]
 
 
 def test_the_kind_may_be_said_and_other_files_are_refused(run, project, tmp_path):
     source = coco(tmp_path / "c.json", ("a.png",))
     with pytest.raises(BadRequest, match="is not an export of Label Studio"):
-        run(source, kind="label-studio")
+        run(source, format="label-studio")
     (tmp_path / "e.json").write_text('[{"data": {}')
     with pytest.raises(BadRequest, match=r"e.json is not an export of Label Studio as JSON: a value at character 1"):
         run(tmp_path / "e.json")
@@ -437,7 +437,7 @@ def test_the_kind_may_be_said_and_other_files_are_refused(run, project, tmp_path
     with pytest.raises(BadRequest, match="is neither a folder of masks"):
         run(tmp_path / "x.txt")
     with pytest.raises(BadRequest, match="is not a COCO file of instances"):
-        run(tmp_path / "x.txt", kind="coco")
+        run(tmp_path / "x.txt", format="coco")
 
 
 def test_a_region_without_a_label_is_not_taken_for_one_that_is_left_out(run, studio, project, tmp_path):
@@ -530,9 +530,9 @@ def test_one_bad_picture_or_annotation_of_a_coco_file_takes_no_other_with_it(run
     body = json.loads(coco_of(tmp_path / "c.json", ("a.png", TRIANGLE), ("b.png", TRIANGLE), ("c.png",)).read_text())
     body["annotations"] += [{**body["annotations"][0], "image_id": 99}, {**body["annotations"][1], "category_id": 7}]
     body["images"] += [{"id": 4, "file_name": None}, {**body["images"][2], "file_name": "d.png"}]
-    tally = run(write(tmp_path / "c.json", body))
-    assert tally.annotated == 1 and len(results(studio, 1)[0]) == 1 and results(studio, 2) == []
-    reasons = dict(tally.failed)
+    progress = run(write(tmp_path / "c.json", body))
+    assert progress.annotated == 1 and len(results(studio, 1)[0]) == 1 and results(studio, 2) == []
+    reasons = dict(progress.failed)
     assert "annotation 1: it is of category 7, which the file does not list" in reasons["b.png"]
     assert "2 images of the file have the id 2" in reasons["c.png"] == reasons["d.png"]
     assert reasons["annotations (1)"] == "they are of image 99, which the file does not list"
@@ -541,13 +541,13 @@ def test_one_bad_picture_or_annotation_of_a_coco_file_takes_no_other_with_it(run
 
 @pytest.mark.parametrize("size", [{}, {"height": None, "width": None}, {"height": 64.0, "width": "64"}])
 def test_coco_sizes_may_be_missing_or_of_another_type(run, studio, project, tmp_path, size):
-    tally = run(coco_of(tmp_path / "c.json", ("a.png", TRIANGLE), ("b.png",), size=size or {"x": 1}))
-    assert (tally.annotated, tally.regions, tally.empty, tally.failed) == (2, 1, 1, [])
+    progress = run(coco_of(tmp_path / "c.json", ("a.png", TRIANGLE), ("b.png",), size=size or {"x": 1}))
+    assert (progress.annotated, progress.regions, progress.empty, progress.failed) == (2, 1, 1, [])
 
 
 def test_objects_without_a_shape_are_counted_and_the_others_imported(run, studio, project, tmp_path):
-    tally = run(coco_of(tmp_path / "c.json", ("a.png", [], TRIANGLE, [1, 1, 9, 9]), ("b.png", [5, 5])))
-    assert (tally.lost, tally.regions, tally.annotated, tally.failed) == (3, 1, 2, [])
+    progress = run(coco_of(tmp_path / "c.json", ("a.png", [], TRIANGLE, [1, 1, 9, 9]), ("b.png", [5, 5])))
+    assert (progress.without_pixels, progress.regions, progress.annotated, progress.failed) == (3, 1, 2, [])
 
 
 def test_a_coco_file_of_the_one_category_default_has_a_hint(run, studio, project, tmp_path):
@@ -568,8 +568,8 @@ def test_tasks_are_found_by_the_addresses_in_a_coco_file(run, studio, project, t
     path = "/data/upload/1/0000000f-q one.png"
     studio.pictures[path] = png(square(1)[0])
     studio.tasks[1]["data"]["image"] = f" {path.replace(' ', '%20')}\r\n"
-    tally = run(coco_of(tmp_path / "c.json", (path.replace(" ", "%20"), TRIANGLE)))
-    assert (tally.failed, len(results(studio, 1)[0])) == ([], 1)
+    progress = run(coco_of(tmp_path / "c.json", (path.replace(" ", "%20"), TRIANGLE)))
+    assert (progress.failed, len(results(studio, 1)[0])) == ([], 1)
 
 
 @pytest.mark.parametrize(
@@ -602,8 +602,8 @@ def test_names_with_accents_are_found_however_they_are_encoded(run, studio, proj
     (tmp_path / "in" / "u\u0308.png").write_bytes(png(square(4)[0]))
     body = json.loads(coco_of(tmp_path / "c.json", ("\u00fc.png", TRIANGLE)).read_text())
     body["categories"][0]["name"] = f"alt{apart}"
-    tally = run(write(tmp_path / "c.json", body), rename=((f"ALT{composed}", apart),), images=tmp_path / "in")
-    assert (tally.uploaded, tally.regions, tally.failed) == (1, 1, [])
+    progress = run(write(tmp_path / "c.json", body), rename=((f"ALT{composed}", apart),), images=tmp_path / "in")
+    assert (progress.uploaded, progress.regions, progress.failed) == (1, 1, [])
 
 
 def test_masks_by_their_transparency_and_with_soft_rims(run, studio, project, tmp_path):
@@ -618,9 +618,9 @@ def test_masks_by_their_transparency_and_with_soft_rims(run, studio, project, tm
     mask(tmp_path / "soft", "b.png", soft)
     run(tmp_path / "soft")
     assert sorted(int(each.sum()) for each in masks_of(results(studio, 2)[0])) == [100, 420]
-    tally = run(tmp_path / "soft", masks=Masks(values={255: "Pit"}), again=True)
-    assert tally.regions == 2
-    named = run(tmp_path / "soft", masks=Masks(values={255: "Pit", 200: "", 100: "", 37: ""}), again=True)
+    progress = run(tmp_path / "soft", masks=MaskLabels(values={255: "Pit"}), again=True)
+    assert progress.regions == 2
+    named = run(tmp_path / "soft", masks=MaskLabels(values={255: "Pit", 200: "", 100: "", 37: ""}), again=True)
     assert sorted(int(each.sum()) for each in masks_of(results(studio, 2)[2])) == [100, 400] and not named.failed
 
 
@@ -664,8 +664,8 @@ def test_what_is_no_region_is_left_out_only_if_that_is_asked_for(run, studio, pr
     studio.tasks[1]["annotations"] = []
     with pytest.raises(BadRequest, match="choices of 'q' with 'good'.*--leave-out CONTROL"):
         run(path)
-    tally = run(path, leave_out=("q",))
-    assert results(studio, 1) == [[brush]] and tally.left_out == {"choices of 'q'": 1}
+    progress = run(path, leave_out=("q",))
+    assert results(studio, 1) == [[brush]] and progress.left_out == {"choices of 'q'": 1}
 
 
 def test_an_ellipse_of_an_export_becomes_a_mask_or_stays_where_the_project_has_its_control(
@@ -726,5 +726,5 @@ def test_shapes_that_were_never_drawn_are_left_out_of_an_export_and_counted(run,
     studio.annotate(1, [brush, *empty])
     path = export(studio, tmp_path / "e.json", 1)
     studio.tasks[1]["annotations"] = []
-    tally = run(path)
-    assert (tally.failed, tally.lost, results(studio, 1)) == ([], 4, [[brush]])
+    progress = run(path)
+    assert (progress.failed, progress.without_pixels, results(studio, 1)) == ([], 4, [[brush]])

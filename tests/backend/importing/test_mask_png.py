@@ -226,7 +226,7 @@ def test_thousands_of_objects_take_little_memory(classes):
 def test_brushes_that_take_too_much_together_are_refused(monkeypatch):
     labeling = parse_config(CONFIG)
     monkeypatch.setattr(targets, "MAX_CHARACTERS", 1000)
-    project = targets.Project(labeling, controls(CONFIG), {})
+    project = targets.TargetProject(labeling, controls(CONFIG), {})
     many = (("Dog", MaskRegion(0, row, 3, np.ones((2, 2), bool), 1.0)) for row in range(0, 500, 4))
     with pytest.raises(BadRequest, match=r"its first \d+ regions take more than .* use PolygonLabels"):
-        project.made(many, (600, 800))
+        project.annotation(many, (600, 800))

@@ -5,7 +5,7 @@ import hashlib
 
 import pytest
 
-from skylight.backend.importing.matching import ByAddress, Index, path_of, readings, spelled
+from skylight.backend.importing.matching import AddressIndex, PathIndex, likely_paths, path_of, spelled
 
 
 @pytest.mark.parametrize(
@@ -32,8 +32,8 @@ def test_a_name_is_spelled_as_label_studio_keeps_it():
     assert spelled(" cafe\u0301 (1).png") == "caf\xe9_1.png"
 
 
-def index(*paths, stem=False):
-    return Index([(path, path) for path in paths], stem)
+def index(*paths, any_suffix=False):
+    return PathIndex([(path, path) for path in paths], any_suffix)
 
 
 def test_an_upload_is_found_by_the_name_before_it_was_uploaded_and_after():
@@ -53,15 +53,15 @@ def test_the_longest_path_decides_and_if_none_does_all_are_given():
 
 
 def test_a_mask_is_found_by_the_stem():
-    assert index("/maps/a.b.jpg", stem=True).best("x/a.b.png") == ["/maps/a.b.jpg"]
-    assert index("/maps/a.jpg", "/maps/a.tif", stem=True).best("a.png") == ["/maps/a.jpg", "/maps/a.tif"]
+    assert index("/maps/a.b.jpg", any_suffix=True).best("x/a.b.png") == ["/maps/a.b.jpg"]
+    assert index("/maps/a.jpg", "/maps/a.tif", any_suffix=True).best("a.png") == ["/maps/a.jpg", "/maps/a.tif"]
 
 
 def tasks(*addresses):
     """Finds a name in a label file among tasks by their addresses, as imports do."""
-    exact = ByAddress((each, each) for each in addresses)
-    paths = Index([(path_of(each, host=True), each) for each in addresses], stem=False)
-    return lambda name: exact.best(name) or next(filter(None, map(paths.best, readings(name))), [])
+    exact = AddressIndex((each, each) for each in addresses)
+    paths = PathIndex([(path_of(each, host=True), each) for each in addresses], any_suffix=False)
+    return lambda name: exact.best(name) or next(filter(None, map(paths.best, likely_paths(name))), [])
 
 
 LOCAL = "/data/local-files/?d="

@@ -6,16 +6,17 @@ import signal
 import subprocess
 import sys
 import time
+from functools import partial
 from pathlib import Path
 
 import pytest
 from PIL import Image
 
-from skylight.backend.cli.main import _beside_serve as beside_serve
+from skylight.backend.cli.context import open_service
 from skylight.backend.errors import Unavailable
 from skylight.backend.mapping import processes
 from skylight.backend.mapping.inputs import inputs
-from skylight.backend.mapping.mapping import plan
+from skylight.backend.mapping.mapping import ImageMapper, plan
 from skylight.backend.settings import Settings
 from skylight.model.datasets.synthetic_scenes import scene
 from tests.support.label_studio_double import wait_until
@@ -48,7 +49,7 @@ def pictures(folder: Path, count: int, side: int = 128) -> Path:
 def mapped(folder: Path, out: Path, jobs: int, progress=lambda done, name: None) -> dict[str, str]:
     """Why pictures could not be mapped, or "", by their names."""
     asked = plan(
-        beside_serve(), "1", None, out, ("png", "geojson", "coco", "geotiff"), jobs=jobs, open_service=beside_serve
+        open_service(), "1", None, out, ("png", "geojson", "coco", "geotiff"), jobs=jobs, open_service=open_service
     )
     reasons = {each.name: reason for each, _, reason in asked.run(inputs([folder]), progress)}
     asked.finish()
@@ -91,12 +92,11 @@ def test_a_process_that_is_killed_costs_its_picture_only(home, tmp_path):
 
 
 def test_processes_that_cannot_even_begin_are_an_error(home, tmp_path):
-    again = processes.Again(
-        beside_serve, "no such project", 1, plan(beside_serve(), "1", None, tmp_path, ("png",)).options
-    )
+    options = plan(open_service(), "1", None, tmp_path, ("png",)).options
+    open_mapper = partial(ImageMapper.open, open_service, "no such project", 1, options)
     left = list(enumerate(inputs([pictures(tmp_path / "in", 2)])))
     with pytest.raises(Unavailable, match="a process that was to map pictures ended with 1"):
-        list(processes.run(again, left, 2, lambda done, name: None))
+        list(processes.run(open_mapper, left, 2, lambda done, name: None))
     assert multiprocessing.active_children() == []
 
 

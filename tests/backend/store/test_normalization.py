@@ -233,7 +233,7 @@ def test_black_pictures_settle_nothing(planted, studio, project):
 
 
 def test_the_command_shows_and_sets_it_and_the_page_shows_it(planted, project, client, monkeypatch):
-    monkeypatch.setattr(main, "_beside_serve", lambda: planted)
+    monkeypatch.setattr("skylight.backend.cli.map.open_service", lambda: planted)
 
     def skylight(*arguments):
         return CliRunner().invoke(main.cli, ["normalise", "--project", "1", *arguments])

@@ -11,6 +11,7 @@ import pytest
 from click.testing import CliRunner
 
 from skylight.backend.cli import main
+from skylight.backend.errors import Unavailable
 from skylight.model.decoder.training import TrainConfig
 from skylight.model.experiments import simulation, splits
 from skylight.model.experiments.baselines import registry
@@ -266,4 +267,4 @@ def test_the_command_refuses_what_it_cannot_read(skylight: Callable[..., Any], g
 
 def test_the_command_says_in_a_line_what_it_cannot_do(skylight: Callable[..., Any]) -> None:
     done = skylight("--packs", "nonsense", "--methods", "threshold")
-    assert isinstance(done.exception, main.Unavailable) and "no pack called nonsense" in str(done.exception)
+    assert isinstance(done.exception, Unavailable) and "no pack called nonsense" in str(done.exception)

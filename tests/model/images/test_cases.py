@@ -19,7 +19,7 @@ from skylight.backend.cli.main import cli
 from skylight.backend.demo.demo import label_config
 from skylight.backend.images.embedder import ImageEmbedder
 from skylight.backend.images.large_images import LargeImageStore
-from skylight.backend.importing.coco_and_masks import Masks
+from skylight.backend.importing.coco_and_masks import MaskLabels
 from skylight.backend.importing.importer import Options, plan
 from skylight.backend.inference.click import click
 from skylight.backend.labelstudio.events import webhook_events
@@ -197,9 +197,9 @@ def test_a_narrow_picture_is_answered_by_segment_a_click_and_an_annotation(
 def test_a_macs_notes_about_masks_are_passed_over(case, service, studio, tmp_path):
     key = studio.add_project(label_config(["Pit"]))
     studio.add_task(key, png(np.zeros((120, 200, 3), np.uint8)), name="one.png")
-    importing = plan(service, 1, [case.path], Options(masks=Masks("Pit")))
-    tally = [tally for tally, _ in importing.run()][-1]
-    assert (tally.regions, tally.failed, tally.total) == (case.right["regions"], [], 1)
+    importing = plan(service, 1, [case.path], Options(masks=MaskLabels("Pit")))
+    progress = [progress for progress, _ in importing.run()][-1]
+    assert (progress.regions, progress.failed, progress.total) == (case.right["regions"], [], 1)
     assert len(inputs([case.path])) == case.right.get("mapped", 1)
 
 
@@ -211,8 +211,8 @@ def test_masks_in_folders_of_labels_beside_folders_of_notes_are_imported(service
     for name in ("Pit/a.png", "__MACOSX/Pit/._a.png", "Pit/.ipynb_checkpoints/a-checkpoint.png", "Pit/._a.png"):
         (tmp_path / "masks" / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / "masks" / name).write_bytes(mask if "._" not in name else b"\0\5\x16\7 Mac OS X")
-    tally = [tally for tally, _ in plan(service, 1, [tmp_path / "masks"], Options()).run()][-1]
-    assert (tally.regions, tally.failed, tally.total) == (1, [], 1)
+    progress = [progress for progress, _ in plan(service, 1, [tmp_path / "masks"], Options()).run()][-1]
+    assert (progress.regions, progress.failed, progress.total) == (1, [], 1)
 
 
 @pictures("jfif-and-avif-in-folders")
@@ -230,6 +230,6 @@ def test_a_jfif_is_uploaded_under_a_name_that_label_studio_takes_and_found_again
     (tmp_path / "in" / f"._scene{suffix}").write_bytes(b"\0\5\x16\7")
     file = coco(tmp_path / "c.json", (f"scene{suffix}", truth))
     for expected in ((1, 1, 0), (0, 0, 1)):  # uploaded, annotated; then both are there
-        tally = [tally for tally, _ in plan(service, 1, [file], Options(images=tmp_path / "in")).run()][-1]
-        assert (tally.uploaded, tally.annotated, tally.there, tally.failed) == (*expected, [])
+        progress = [progress for progress, _ in plan(service, 1, [file], Options(images=tmp_path / "in")).run()][-1]
+        assert (progress.uploaded, progress.annotated, progress.annotated_before, progress.failed) == (*expected, [])
     assert [task["data"]["image"].rpartition("-")[2] for task in studio.tasks.values()] == ["scene.jpg"]
