@@ -546,7 +546,8 @@ def test_the_kind_of_region_that_is_set_is_sent(client, service, pictures, kind)
 
 def test_a_region_that_must_not_leave_is_not_sent(client, pictures, monkeypatch, caplog):
     original = click_module.draw_regions
-    monkeypatch.setattr(click_module, "draw_regions", lambda *given: [{**each, "original_width": 801} for each in original(*given)])
+    wrong = lambda *given: [{**region, "original_width": 801} for region in original(*given)]  # noqa: E731
+    monkeypatch.setattr(click_module, "draw_regions", wrong)
     assert ask(client, capture("05"))[0]["result"] == []
     assert "is not sent" in caplog.text
 
