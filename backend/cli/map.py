@@ -86,9 +86,9 @@ def normalise(project: str, bands: tuple[int, ...] | None, low_high: tuple[float
     The range is that of images of more than 8 bits. Other bands have it taken anew from the images, if none is given.
     The next training learns with it; until then the version that is served sees images as it did.
     """
-    from skylight.backend.admin.actions import normalise
+    from skylight.backend.admin.actions import set_normalization
 
-    click.echo(normalise(open_service(), project, bands, low_high))
+    click.echo(set_normalization(open_service(), project, bands, low_high))
 
 
 class ImagePath(click.Path):
