@@ -9,7 +9,7 @@ from skylight.backend.errors import DATA_ERRORS, SkylightError
 from skylight.backend.labelstudio.label_config import Labeling
 from skylight.backend.labelstudio.region_reader import LabelMap, label_map
 from skylight.backend.store.samples import SampleRecord
-from skylight.model.evaluation.simulated_clicks import LabelScores
+from skylight.model.evaluation.metrics import LabelScores
 
 RECENT = 10  # accepted annotations of which the agreement is averaged
 UNCHANGED = 0.98  # IoU from which an annotation counts as accepted as it was: a stroke's rim is redrawn now and then

@@ -8,7 +8,7 @@ from skylight.model.decoder.calibration import CalibrationPixels, uncalibrated
 from skylight.model.decoder.inference import predict_pixels
 from skylight.model.decoder.network import DomainDecoder
 from skylight.model.decoder.samples import Sample
-from skylight.model.evaluation.simulated_clicks import LabelScores
+from skylight.model.evaluation.metrics import LabelScores
 
 
 class HeldOut:

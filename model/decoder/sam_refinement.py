@@ -7,8 +7,9 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from skylight.model.decoder.inference import Instance, Prediction
-from skylight.model.evaluation.simulated_clicks import interior_point, iou
+from skylight.model.evaluation.metrics import iou
 from skylight.model.masks.clicked_parts import clicked_parts
+from skylight.model.masks.geometry import interior_point
 from skylight.model.sam.segmenter import Segmenter
 from skylight.model.sam.types import Cut, Embedding, Prompt, Segmentation
 

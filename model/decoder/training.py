@@ -25,7 +25,7 @@ from skylight.model.decoder.losses import crop_loss, distance_loss
 from skylight.model.decoder.network import DecoderConfig, DomainDecoder
 from skylight.model.decoder.samples import Sample, separable_labels
 from skylight.model.decoder.validation_split import parts
-from skylight.model.evaluation.simulated_clicks import LabelScores
+from skylight.model.evaluation.metrics import LabelScores
 from skylight.model.runtime.cpu import has_bfloat16
 
 SECOND_RATE = 0.3  # factor on the learning rate of the second attempt, after a training that diverged

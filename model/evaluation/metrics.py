@@ -15,6 +15,12 @@ TOLERANCE_SHARE = 0.0075  # of the diagonal, how far a rim may be off: 5.4 px at
 BINS = 15  # of the calibration histogram, equally wide, as in Guo et al. 2017
 
 
+def iou(a: NDArray[np.bool_], b: NDArray[np.bool_]) -> float:
+    """Intersection over union of two masks of one shape; 1 if both are empty."""
+    union = np.count_nonzero(a | b)
+    return np.count_nonzero(a & b) / union if union else 1.0
+
+
 def boundary_f(found: NDArray[np.bool_], truth: NDArray[np.bool_], tolerance: float | None = None) -> float:
     """F-score in [0, 1] of two (H, W) bool masks' rims that may lie `tolerance` px apart; 1 if both are empty.
 
@@ -114,6 +120,52 @@ def _overlaps(
     overlap = shared / (sizes[index] + areas[number] - shared)
     good = (number > 0) & (overlap > MATCH_IOU)
     return index[good], number[good], overlap[good], int(np.count_nonzero(areas[1:]))
+
+
+class LabelScores:
+    """Intersections and unions per label, summed over images; label maps are (H, W) uint8, 255 is ignored."""
+
+    def __init__(self, labels: Sequence[str]) -> None:
+        self.labels = tuple(labels)
+        self.images = 0
+        self._intersections = np.zeros(len(labels), np.int64)
+        self._unions = np.zeros(len(labels), np.int64)
+
+    def add(self, found: NDArray[np.uint8], truth: NDArray[np.uint8]) -> None:
+        """Count one image's answer against its truth."""
+        self.images += 1
+        known = truth != IGNORE
+        pairs = np.bincount(found[known].astype(np.uint16) << 8 | truth[known], minlength=1 << 16).reshape(256, 256)
+        same = pairs.diagonal()
+        labels = slice(1, len(self.labels) + 1)
+        self._intersections += same[labels]
+        self._unions += (pairs.sum(0) + pairs.sum(1) - same)[labels]
+
+    def include(self, other: "LabelScores") -> None:
+        """Count the images that are counted in `other`."""
+        self.images += other.images
+        self._intersections += other._intersections
+        self._unions += other._unions
+
+    def without(self, other: "LabelScores") -> "LabelScores":
+        """The scores of the images that are not counted in `other`, all of whose images are counted in these."""
+        rest = LabelScores(self.labels)
+        rest.images = self.images - other.images
+        rest._intersections += self._intersections - other._intersections
+        rest._unions += self._unions - other._unions
+        return rest
+
+    @property
+    def per_label(self) -> dict[str, float]:
+        """IoU of each label that was there or was found."""
+        rows = zip(self.labels, self._intersections, self._unions, strict=True)
+        return {label: float(i / u) for label, i, u in rows if u}
+
+    @property
+    def mean(self) -> float:
+        """Mean foreground IoU over the labels of `per_label`; 1 if there was nothing and nothing was found."""
+        values = self.per_label.values()
+        return sum(values) / len(values) if values else 1.0
 
 
 class InstanceScores:

@@ -13,8 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 from skimage import measure
 
-from skylight.model.evaluation.metrics import match
-from skylight.model.evaluation.simulated_clicks import iou
+from skylight.model.evaluation.metrics import iou, match
 from skylight.model.masks.bitmask import polygon_mask
 
 SATISFIED = 0.85  # IoU with the object in mind from which on nothing is corrected any more

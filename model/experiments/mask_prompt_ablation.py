@@ -1,5 +1,5 @@
-"""Does SAM need fewer clicks if it is given its answer before? `python -m skylight.model.evaluation.simulated_clicks
-refinement --data PACKS`.
+"""Does SAM need fewer clicks if it is given its answer before? `python -m skylight.model.experiments refinement --data
+PACKS`.
 
 The simulated annotator clicks on every object twice: once SAM sees the points alone, once also the low-resolution
 logits of its answer to the points before the last, its mask prompt (Kirillov et al. 2023, arXiv 2304.02643, section
@@ -86,10 +86,8 @@ def summary(found: Sequence[Clicks]) -> NDArray[np.float64]:
 
 
 def main(arguments: Sequence[str]) -> None:
-    """Command line: `python -m skylight.model.evaluation.simulated_clicks refinement --help`."""
-    parser = argparse.ArgumentParser(
-        prog="python -m skylight.model.evaluation.simulated_clicks refinement", description=__doc__
-    )
+    """Command line: `python -m skylight.model.experiments refinement --help`."""
+    parser = argparse.ArgumentParser(prog="python -m skylight.model.experiments refinement", description=__doc__)
     parser.add_argument("--data", type=Path, help="folder of packs; without it, procedural scenes only")
     parser.add_argument("--limit", type=int, default=40, help="images per pack")
     parser.add_argument("--sam", default="tiny")
@@ -98,5 +96,5 @@ def main(arguments: Sequence[str]) -> None:
     rows = report(measure(loading.load(given.sam, given.checkpoint), given.data, given.limit))
     out = Path("build/refinement.json")
     out.parent.mkdir(exist_ok=True)
-    command = "python -m skylight.model.evaluation.simulated_clicks refinement " + " ".join(arguments)
+    command = "python -m skylight.model.experiments refinement " + " ".join(arguments)
     out.write_text(json.dumps([{**row, "goal": "", "ok": None, "command": command} for row in rows], indent=1))

@@ -11,8 +11,7 @@ from numpy.typing import NDArray
 from skylight.model.decoder.inference import Instance, instances, predict_pixels
 from skylight.model.decoder.network import DomainDecoder
 from skylight.model.decoder.sam_refinement import refine
-from skylight.model.evaluation.metrics import Calibration, InstanceScores, boundary_f
-from skylight.model.evaluation.simulated_clicks import LabelScores
+from skylight.model.evaluation.metrics import Calibration, InstanceScores, LabelScores, boundary_f
 from skylight.model.experiments import annotation_cost
 from skylight.model.experiments.simulated_annotator import SMALLEST, Annotated
 from skylight.model.masks.bitmask import components

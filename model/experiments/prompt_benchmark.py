@@ -1,5 +1,5 @@
 """How well a SAM follows prompts on images that it was not trained on: `python -m
-skylight.model.evaluation.simulated_clicks prompts --data PACKS`.
+skylight.model.experiments prompts --data PACKS`.
 
 For each pack and for procedural scenes, the mean IoU of the mask that SAM trusts most: after one click at the object's
 deepest point or anywhere in it, after corrections where the answer is most wrong (Sofiiuk et al. 2022, arXiv
@@ -16,8 +16,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from skylight.model.datasets import packs, synthetic_scenes
-from skylight.model.evaluation.simulated_clicks import any_point, correction_click, interior_point, iou, loose_box
+from skylight.model.evaluation.metrics import iou
+from skylight.model.evaluation.simulated_clicks import any_point, correction_click, loose_box
 from skylight.model.masks.clicked_parts import corrected
+from skylight.model.masks.geometry import interior_point
 from skylight.model.masks.instance_map import numbers_of
 from skylight.model.sam import loading
 from skylight.model.sam.segmenter import Segmenter
@@ -129,10 +131,8 @@ def report(title: str, table: Table) -> list[dict[str, object]]:
 
 
 def main(arguments: Sequence[str]) -> None:
-    """Command line: `python -m skylight.model.evaluation.simulated_clicks prompts --help`."""
-    parser = argparse.ArgumentParser(
-        prog="python -m skylight.model.evaluation.simulated_clicks prompts", description=__doc__
-    )
+    """Command line: `python -m skylight.model.experiments prompts --help`."""
+    parser = argparse.ArgumentParser(prog="python -m skylight.model.experiments prompts", description=__doc__)
     parser.add_argument("--data", type=Path, help="folder of packs; without it, procedural scenes only")
     parser.add_argument("--limit", type=int, default=40, help="images per pack")
     parser.add_argument("--sam", default="tiny")
@@ -154,5 +154,5 @@ def main(arguments: Sequence[str]) -> None:
         rows += report("packs never seen", never)
     out = Path("build/prompts.json")
     out.parent.mkdir(exist_ok=True)
-    command = "python -m skylight.model.evaluation.simulated_clicks prompts " + " ".join(arguments)
+    command = "python -m skylight.model.experiments prompts " + " ".join(arguments)
     out.write_text(json.dumps([{**row, "goal": "", "ok": None, "command": command} for row in rows], indent=1))

@@ -1,5 +1,5 @@
-"""Does a version's figure agree with what the version can do? `python -m skylight.model.evaluation.simulated_clicks
-agreement --data PACKS`.
+"""Does a version's figure agree with what the version can do? `python -m skylight.model.experiments agreement --data
+PACKS`.
 
 Of each pack some images are annotated, with their true masks, and a decoder is trained on them as a project's is. What
 it reports of itself is compared with its IoU on images of the same pack that had no part in anything. Both have a
@@ -102,10 +102,8 @@ def report(found: Sequence[Comparison]) -> list[dict[str, object]]:
 
 
 def main(arguments: Sequence[str]) -> None:
-    """Command line: `python -m skylight.model.evaluation.simulated_clicks agreement --help`."""
-    parser = argparse.ArgumentParser(
-        prog="python -m skylight.model.evaluation.simulated_clicks agreement", description=__doc__
-    )
+    """Command line: `python -m skylight.model.experiments agreement --help`."""
+    parser = argparse.ArgumentParser(prog="python -m skylight.model.experiments agreement", description=__doc__)
     parser.add_argument("--data", type=Path, required=True, help="folder of packs")
     parser.add_argument("--packs", nargs="+", default=PACKS)
     parser.add_argument("--images", nargs="+", type=int, default=(10, 30), help="annotated; half a pack at most")
@@ -120,5 +118,5 @@ def main(arguments: Sequence[str]) -> None:
         said, true = f"{each.reported:.3f} ± {each.error:.3f}", f"{each.truth:.3f} ± {each.truth_error:.3f}"
         how = "  cross-validated" if each.cross_validated else ""
         print(f"{each.pack:24}{each.images:7}{each.seed:5}  {said:>16}{true:>16}{each.sigmas:9.1f} σ{how}", flush=True)
-    command = "python -m skylight.model.evaluation.simulated_clicks agreement " + " ".join(arguments)
+    command = "python -m skylight.model.experiments agreement " + " ".join(arguments)
     (out / "agreement.json").write_text(json.dumps([{**row, "command": command} for row in report(found)], indent=1))

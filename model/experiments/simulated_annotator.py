@@ -9,8 +9,10 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from skylight.model.evaluation.simulated_clicks import correction_click, interior_point, iou
+from skylight.model.evaluation.metrics import iou
+from skylight.model.evaluation.simulated_clicks import correction_click
 from skylight.model.experiments.annotation_cost import SATISFIED
+from skylight.model.masks.geometry import interior_point
 from skylight.model.masks.instance_map import instance_map
 from skylight.model.masks.label_map import IGNORE
 from skylight.model.sam.segmenter import Segmenter

@@ -20,8 +20,10 @@ from safetensors.numpy import save_file
 from torch import Tensor
 
 from skylight.model.datasets import packs
-from skylight.model.evaluation.simulated_clicks import any_point, correction_click, interior_point, iou, loose_box
+from skylight.model.evaluation.metrics import iou
+from skylight.model.evaluation.simulated_clicks import any_point, correction_click, loose_box
 from skylight.model.experiments.prompt_benchmark import SMALLEST
+from skylight.model.masks.geometry import interior_point
 from skylight.model.masks.instance_map import numbers_of
 from skylight.model.sam import loading
 from skylight.model.sam.mask_scoring import LEVELS, Choice, Cut

@@ -12,8 +12,9 @@ from segment_anything.modeling import Sam
 from torch import nn
 
 from skylight.model.datasets import synthetic_scenes
-from skylight.model.evaluation.simulated_clicks import interior_point, iou
+from skylight.model.evaluation.metrics import iou
 from skylight.model.masks.clicked_parts import clicked_parts
+from skylight.model.masks.geometry import interior_point
 from skylight.model.runtime.onnx import Session
 from skylight.model.sam import loading
 from skylight.model.sam.mobile_sam import build_mobile_sam

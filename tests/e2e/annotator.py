@@ -8,10 +8,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from skylight.backend.labelstudio.client import LabelStudio
-from skylight.model.evaluation.simulated_clicks import correction_click, interior_point, iou
+from skylight.model.evaluation.metrics import iou
+from skylight.model.evaluation.simulated_clicks import correction_click
 from skylight.model.experiments.annotation_cost import SATISFIED
 from skylight.model.experiments.simulated_annotator import CORRECTIONS, SMALLEST
 from skylight.model.masks.bitmask import decode_rle
+from skylight.model.masks.geometry import interior_point
 
 Mask = NDArray[np.bool_]
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from skylight.model.evaluation.simulated_clicks import interior_point
+from skylight.model.masks.geometry import interior_point
 from tests.e2e.annotator import Mask
 from tests.e2e.browsing import Editor
 from tests.e2e.conftest import BUILD

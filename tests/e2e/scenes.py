@@ -11,7 +11,7 @@ from PIL import Image
 from skylight.backend.admin.connect import connect
 from skylight.backend.demo.demo import label_config, png
 from skylight.model.datasets import synthetic_scenes
-from skylight.model.evaluation.simulated_clicks import interior_point
+from skylight.model.masks.geometry import interior_point
 from tests.e2e.annotator import Mask, region_mask
 from tests.e2e.conftest import Stack
 

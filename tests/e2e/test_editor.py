@@ -9,7 +9,7 @@ import pytest
 import requests
 
 from skylight.backend.demo.demo import COLOURS
-from skylight.model.evaluation.simulated_clicks import iou
+from skylight.model.evaluation.metrics import iou
 from tests.e2e.annotator import Mask, region_mask
 from tests.e2e.browsing import Editor, is_click, sign_up
 from tests.e2e.conftest import BUILD, Rows, Stack

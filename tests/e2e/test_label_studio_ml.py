@@ -26,7 +26,8 @@ from skylight.backend.security.webhook_secret import HEADER, WebhookSecret
 from skylight.backend.settings import Settings
 from skylight.backend.store.opening import open_files
 from skylight.model.datasets import synthetic_scenes
-from skylight.model.evaluation.simulated_clicks import interior_point, iou
+from skylight.model.evaluation.metrics import iou
+from skylight.model.masks.geometry import interior_point
 from tests.e2e.annotator import key_point, region_mask
 from tests.e2e.conftest import BUILD, Rows, Stack
 

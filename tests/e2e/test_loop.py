@@ -14,7 +14,7 @@ from PIL import Image
 from skylight.backend.admin.connect import connect
 from skylight.backend.demo.demo import label_config, png
 from skylight.model.datasets import packs, synthetic_scenes
-from skylight.model.evaluation.simulated_clicks import LabelScores
+from skylight.model.evaluation.metrics import LabelScores
 from skylight.model.masks.instance_map import numbers_of
 from tests.e2e.annotator import Log, Mask, annotate, region_mask
 from tests.e2e.conftest import Rows, Stack

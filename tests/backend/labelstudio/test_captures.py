@@ -13,7 +13,7 @@ from skylight.backend.labelstudio.label_config import parse_config
 from skylight.backend.labelstudio.prompts import ClickRequest, read_prompt
 from skylight.backend.labelstudio.region_reader import label_map, read_mask
 from skylight.backend.labelstudio.region_validator import check_regions
-from skylight.model.evaluation.simulated_clicks import iou
+from skylight.model.evaluation.metrics import iou
 from tests.backend.web.test_predict import serve_decoder
 from tests.support.label_studio_double import CAPTURES, Studio, capture
 from tests.support.planted_embeddings import png

@@ -20,7 +20,7 @@ from skylight.model.decoder.inference import predict
 from skylight.model.decoder.sample_spill import Shelf
 from skylight.model.decoder.training import TrainConfig, Trained
 from skylight.model.decoder.validation_split import in_validation
-from skylight.model.evaluation.simulated_clicks import iou
+from skylight.model.evaluation.metrics import iou
 from skylight.model.images.decoding import content_hash
 from skylight.model.masks.label_map import IGNORE
 from skylight.model.storage.checksums import seal, unseal

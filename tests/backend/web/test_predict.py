@@ -31,7 +31,7 @@ from skylight.model.decoder import network
 from skylight.model.decoder.inference import Prediction
 from skylight.model.decoder.network import DecoderConfig, DomainDecoder
 from skylight.model.embeddings.cache import pack
-from skylight.model.evaluation.simulated_clicks import iou
+from skylight.model.evaluation.metrics import iou
 from skylight.model.masks.bitmask import decode_png, decode_rle
 from skylight.model.masks.polygonize import bounding_box
 from tests.support.label_studio_double import CONFIG, Studio, capture, wait_until

@@ -15,7 +15,7 @@ from skylight.model.decoder.network import DecoderConfig, DomainDecoder, load, s
 from skylight.model.decoder.samples import Sample
 from skylight.model.decoder.training import TrainConfig, train
 from skylight.model.embeddings.cache import nbytes, read, write
-from skylight.model.evaluation.simulated_clicks import iou
+from skylight.model.evaluation.metrics import iou
 from skylight.model.sam.loading import TINY_WEIGHTS
 from skylight.model.sam.loading import load as load_sam
 from skylight.model.sam.segmenter import Segmenter

@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from skylight.model.decoder import edge_refinement
-from skylight.model.evaluation.simulated_clicks import iou
+from skylight.model.evaluation.metrics import iou
 
 CELLS, PX = 64, 256
 

@@ -10,7 +10,7 @@ from scipy.special import expit
 from skylight.model.datasets.synthetic_scenes import scene
 from skylight.model.decoder.inference import Instance, Prediction
 from skylight.model.decoder.sam_refinement import AGREE, OUTSIDE, _scaled, prompt_for, refine, stability
-from skylight.model.evaluation.simulated_clicks import iou
+from skylight.model.evaluation.metrics import iou
 from skylight.model.sam.segmenter import Segmenter
 from skylight.model.sam.types import Cut, Embedding, Prompt, Segmentation
 

@@ -1,60 +1,16 @@
-"""Scores of an answer, and the clicks and boxes of a simulated annotator."""
+"""The clicks and boxes of a simulated annotator."""
 
 import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from skylight.model.evaluation.simulated_clicks import (
-    LabelScores,
-    any_point,
-    correction_click,
-    interior_point,
-    iou,
-    loose_box,
-)
+from skylight.model.evaluation.simulated_clicks import any_point, correction_click, loose_box
 
 
 def rectangle(y0: int, x0: int, y1: int, x1: int, shape: tuple[int, int] = (60, 80)) -> NDArray[np.bool_]:
     mask = np.zeros(shape, bool)
     mask[y0:y1, x0:x1] = True
     return mask
-
-
-def test_iou_is_shared_pixels_over_pixels_of_either() -> None:
-    a, b = rectangle(0, 0, 10, 10), rectangle(0, 5, 10, 15)
-    assert iou(a, b) == iou(b, a) == 50 / 150
-    assert iou(a, a) == 1
-    assert iou(a, rectangle(20, 20, 30, 30)) == 0
-
-
-def test_iou_of_two_empty_masks_is_1_and_of_one_0() -> None:
-    empty = rectangle(0, 0, 0, 0)
-    assert iou(empty, empty) == 1
-    assert iou(empty, rectangle(0, 0, 1, 1)) == 0
-
-
-def test_a_central_click_is_at_the_deepest_point() -> None:
-    mask = rectangle(10, 20, 31, 41) | rectangle(5, 0, 8, 80)  # a square of 21 px and a thin stripe
-    assert interior_point(mask, np.random.default_rng(0), central=True) == (30, 20)
-
-
-def test_the_picture_s_edge_counts_as_the_object_s_edge() -> None:
-    assert interior_point(rectangle(0, 0, 11, 80), np.random.default_rng(0), central=True)[1] == 5
-
-
-@pytest.mark.parametrize("mask", [rectangle(3, 70, 60, 80), rectangle(59, 79, 60, 80), rectangle(0, 0, 60, 80)])
-def test_any_click_is_inside_its_mask(mask: NDArray[np.bool_]) -> None:
-    rng = np.random.default_rng(1)
-    clicks = [interior_point(mask, rng, central=False) for _ in range(50)]
-    assert all(mask[int(y), int(x)] for x, y in clicks)
-    assert len(set(clicks)) > min(25, mask.sum() / 2)
-
-
-def test_clicks_that_are_not_central_prefer_deep_places() -> None:
-    mask, rng = rectangle(0, 0, 60, 60), np.random.default_rng(2)
-    clicks = np.array([interior_point(mask, rng, central=False) for _ in range(300)])
-    depth = np.minimum(clicks, 59 - clicks).min(1)
-    assert depth.mean() > 12  # 9.5 if every pixel were as likely, 14.5 for this pyramid
 
 
 def test_a_click_anywhere_falls_on_every_pixel_alike() -> None:
@@ -108,27 +64,3 @@ def test_every_correction_is_on_a_wrong_pixel() -> None:
 def test_nothing_wrong_needs_no_correction() -> None:
     mask = rectangle(1, 2, 3, 4)
     assert correction_click(mask, mask.copy(), np.random.default_rng(0)) is None
-
-
-def test_label_scores_sum_pixels_over_images() -> None:
-    scores = LabelScores(("pit", "crater"))
-    scores.add(np.array([[1, 1, 0, 2]], np.uint8), np.array([[1, 0, 0, 2]], np.uint8))
-    scores.add(np.array([[1, 0, 2, 2]], np.uint8), np.array([[1, 1, 0, 0]], np.uint8))
-    assert scores.images == 2
-    assert scores.per_label == {"pit": 2 / 4, "crater": 1 / 3}
-    assert scores.mean == pytest.approx((1 / 2 + 1 / 3) / 2)
-
-
-def test_ignored_pixels_count_neither_as_found_nor_as_missed() -> None:
-    scores = LabelScores(("pit",))
-    scores.add(np.array([[1, 1, 0, 0]], np.uint8), np.array([[1, 255, 255, 0]], np.uint8))
-    assert scores.per_label == {"pit": 1}
-
-
-def test_a_label_that_is_nowhere_has_no_score() -> None:
-    scores = LabelScores(("pit", "crater"))
-    assert scores.per_label == {} and scores.mean == 1
-    scores.add(np.zeros((2, 2), np.uint8), np.zeros((2, 2), np.uint8))
-    assert scores.per_label == {} and scores.mean == 1
-    scores.add(np.array([[2, 0]], np.uint8), np.array([[0, 0]], np.uint8))
-    assert scores.per_label == {"crater": 0} and scores.mean == 0

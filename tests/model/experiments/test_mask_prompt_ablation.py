@@ -76,9 +76,9 @@ def test_each_object_is_clicked_on_both_ways(monkeypatch: pytest.MonkeyPatch) ->
 
 def test_the_command_writes_its_rows(monkeypatch: pytest.MonkeyPatch, tmp_path: Any) -> None:
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(mask_prompt_ablation.sam, "load", lambda *_: None)
+    monkeypatch.setattr(mask_prompt_ablation.loading, "load", lambda *_: None)
     monkeypatch.setattr(mask_prompt_ablation, "measure", lambda *_: {"pack": [Clicks(2, 1)]})
     mask_prompt_ablation.main(["--limit", "3"])
     rows = json.loads((tmp_path / "build" / "refinement.json").read_text())
-    assert rows[0]["command"] == "python -m skylight.model.evaluation.simulated_clicks refinement --limit 3"
+    assert rows[0]["command"] == "python -m skylight.model.experiments refinement --limit 3"
     assert [row["measured"] for row in rows] == [2, 1]

@@ -1,7 +1,6 @@
 """The table of how well a SAM follows prompts."""
 
 import json
-import sys
 from dataclasses import astuple
 from pathlib import Path
 
@@ -12,8 +11,8 @@ from PIL import Image
 
 from skylight.model.datasets.packs import images
 from skylight.model.datasets.synthetic_scenes import scene
-from skylight.model.evaluation import simulated_clicks
-from skylight.model.evaluation.simulated_clicks import correction_click, iou
+from skylight.model.evaluation.metrics import iou
+from skylight.model.evaluation.simulated_clicks import correction_click
 from skylight.model.experiments import prompt_benchmark
 from skylight.model.experiments.prompt_benchmark import (
     HEADINGS,
@@ -215,15 +214,14 @@ def written() -> list[dict[str, object]]:
     return rows
 
 
-def test_a_run_writes_rows_that_name_their_command(loads: Loads, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sys, "argv", ["evaluate", "prompts", "--data", "packs", "--checkpoint", "my.safetensors"])
-    simulated_clicks.main()
+def test_a_run_writes_rows_that_name_their_command(loads: Loads) -> None:
+    main(["--data", "packs", "--checkpoint", "my.safetensors"])
     rows = written()
     packs = dict.fromkeys(str(row["what"]).split(": ")[0] for row in rows)
     assert list(packs) == ["held-out images, pits", f"held-out images, {PROCEDURAL}"]  # no rock is held out
     assert len(rows) == 2 * len(HEADINGS) and loads == [("tiny", Path("my.safetensors"))]
     assert {row["command"] for row in rows} == {
-        "python -m skylight.model.evaluation.simulated_clicks prompts --data packs --checkpoint my.safetensors"
+        "python -m skylight.model.experiments prompts --data packs --checkpoint my.safetensors"
     }
     assert {(row["measured"], row["unit"]) for row in rows} == {(0.5, "IoU"), (5.0, "clicks")}
 
@@ -241,13 +239,6 @@ def test_weights_that_never_saw_a_pack_are_measured_on_all_of_it(
     ]
     second = capsys.readouterr().out.split("packs never seen")[1]
     assert [line.split()[:2] for line in second.splitlines()[1:3]] == [["pits", "4"], ["rocks", "2"]]  # a pit each
-
-
-def test_anything_but_prompts_is_answered_with_the_usage(monkeypatch: pytest.MonkeyPatch) -> None:
-    for arguments in ([], ["masks"]):
-        monkeypatch.setattr(sys, "argv", ["evaluate", *arguments])
-        with pytest.raises(SystemExit, match=r"python -m model\.evaluate prompts"):
-            simulated_clicks.main()
 
 
 def test_the_stand_in_answers_as_it_says() -> None:

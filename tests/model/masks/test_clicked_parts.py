@@ -6,10 +6,12 @@ import pytest
 from skylight.backend.inference.click import click as answer_to
 from skylight.backend.labelstudio.label_config import parse_config
 from skylight.model.datasets import synthetic_scenes
-from skylight.model.evaluation.simulated_clicks import any_point, correction_click, interior_point, iou
+from skylight.model.evaluation.metrics import iou
+from skylight.model.evaluation.simulated_clicks import any_point, correction_click
 from skylight.model.masks.bitmask import decode_rle
 from skylight.model.masks.clicked_parts import clicked_parts, corrected
 from skylight.model.masks.contours import pieces
+from skylight.model.masks.geometry import interior_point
 from skylight.model.sam.types import Prompt
 from tests.support.editor import CONFIG, point
 from tests.support.planted_embeddings import png

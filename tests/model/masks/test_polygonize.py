@@ -12,7 +12,7 @@ from scipy.spatial import cKDTree
 from skimage.measure import approximate_polygon
 
 from skylight.model.datasets import synthetic_scenes
-from skylight.model.evaluation.simulated_clicks import iou
+from skylight.model.evaluation.metrics import iou
 from skylight.model.masks.bitmask import components, polygon_mask
 from skylight.model.masks.contours import outlines, pieces
 from skylight.model.masks.polygon_simplification import simplify

@@ -7,7 +7,8 @@ import pytest
 from numpy.typing import NDArray
 
 from skylight.model.datasets import synthetic_scenes
-from skylight.model.evaluation.simulated_clicks import any_point, iou
+from skylight.model.evaluation.metrics import iou
+from skylight.model.evaluation.simulated_clicks import any_point
 from skylight.model.sam.loading import load
 from skylight.model.sam.mask_refinement import LIMIT, MOST, WEIGHT, Likeness
 from skylight.model.sam.types import Prompt

@@ -7,8 +7,10 @@ import pytest
 from numpy.typing import NDArray
 
 from skylight.model.datasets.synthetic_scenes import scene
-from skylight.model.evaluation.simulated_clicks import any_point, interior_point, iou
+from skylight.model.evaluation.metrics import iou
+from skylight.model.evaluation.simulated_clicks import any_point
 from skylight.model.experiments.prompt_benchmark import prompt_scores
+from skylight.model.masks.geometry import interior_point
 from skylight.model.pretraining import fit_mask_scoring
 from skylight.model.sam.loading import load
 from skylight.model.sam.mask_refinement import Likeness

@@ -12,7 +12,9 @@ from PIL import Image
 
 from skylight.model.datasets import synthetic_scenes
 from skylight.model.embeddings.cache import nbytes, read, write
-from skylight.model.evaluation.simulated_clicks import any_point, correction_click, interior_point, iou, loose_box
+from skylight.model.evaluation.metrics import iou
+from skylight.model.evaluation.simulated_clicks import any_point, correction_click, loose_box
+from skylight.model.masks.geometry import interior_point
 from skylight.model.sam import segmenter
 from skylight.model.sam.loading import load
 from skylight.model.sam.mask_scoring import Choice, Cut, fitted

@@ -16,8 +16,10 @@ from segment_anything.build_sam import _build_sam
 from segment_anything.modeling import Sam
 
 from skylight.model.datasets.synthetic_scenes import scene
-from skylight.model.evaluation.simulated_clicks import any_point, correction_click, interior_point, iou, loose_box
+from skylight.model.evaluation.metrics import iou
+from skylight.model.evaluation.simulated_clicks import any_point, correction_click, loose_box
 from skylight.model.masks.clicked_parts import clicked_parts
+from skylight.model.masks.geometry import interior_point
 from skylight.model.sam.checkpoints import CHECKPOINTS, CheckpointError, verify
 from skylight.model.sam.loading import NAMES, TINY_WEIGHTS, SamError, identify, identify_on, load, load_network
 from skylight.model.sam.mobile_sam import build_mobile_sam

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from skylight.model.evaluation.simulated_clicks import LabelScores
+from skylight.model.evaluation.metrics import LabelScores
 from skylight.model.experiments.baselines.base import Alternative, Example
 from skylight.model.experiments.baselines.random_forest import Forest, ForestConfig
 from skylight.model.experiments.baselines.registry import ALTERNATIVES, Convolutional, best_cut
