@@ -182,10 +182,10 @@ def map_(pictures: tuple[Path | str, ...], project: str, number: int | None, **o
 
 def _list_images(sources: Sequence[Path | str]) -> "list[Input]":
     """The images among the sources. Raises BadRequest if there is none, Unavailable if a bucket cannot be listed."""
-    from skylight.backend.mapping.inputs import inputs
+    from skylight.backend.mapping.inputs import list_images
 
     try:
-        images = inputs(sources)
+        images = list_images(sources)
     except ImportError:
         raise BadRequest("pictures in a bucket need obstore: pip install 'label-studio-skylight[s3]'") from None
     except OSError as error:

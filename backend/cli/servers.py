@@ -8,8 +8,8 @@ import rich_click as click
 
 from skylight.backend.cli.context import load_settings, require_redis, stop_on_signal
 from skylight.backend.cli.parameters import split_list
-from skylight.backend.demo.labelstudio_server import free_port
 from skylight.backend.process.parent_watch import terminate_with_parent
+from skylight.backend.process.ports import free_port
 from skylight.backend.process.supervisor import Supervisor
 from skylight.backend.web import listen
 

@@ -1,11 +1,10 @@
-"""A local Label Studio of one's own, for the demo and for end-to-end tests."""
+"""A local Label Studio as a child process, for the demo and for end-to-end tests."""
 
 from __future__ import annotations
 
 import contextlib
 import os
 import signal
-import socket
 import subprocess
 import time
 from collections.abc import Callable, Mapping
@@ -15,36 +14,23 @@ from types import TracebackType
 import requests
 
 from skylight.backend.errors import ConfigError, Unavailable
+from skylight.backend.process.ports import is_free
 
-READY_SECONDS = 600.0
-"""How long a start may take; the first one makes the database: 30 to 90 s, minutes on a busy machine."""
-STOP_SECONDS = 10.0
-"""How long Label Studio may take to end by itself."""
+READY_SECONDS = 600.0  # that a start may take; the first one makes the database, which takes minutes on a busy machine
+STOP_SECONDS = 10.0  # from SIGTERM to SIGKILL
 POLL_SECONDS = 0.5
-LOG_LINES = 30
-"""Lines of the log quoted when it does not start."""
+LOG_LINES = 30  # that are quoted when it does not start
 
-Progress = Callable[[float, str], None]
-"""Called about twice a second while waiting, with the seconds passed and the last line of the log."""
-
-
-def free_port(preferred: int) -> int:
-    """Return `preferred` if it is not 0 and nothing on 127.0.0.1 uses it, else one of the system's choice."""
-    if preferred and _is_free(preferred):
-        return preferred
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+Progress = Callable[[float, str], None]  # takes the seconds passed and the last line of the log, twice a second
 
 
 class LabelStudioServer:
     """Label Studio from `executable` (its `label-studio` script) on 127.0.0.1:`port`, all data in `data_dir`.
 
-    An empty folder makes a new instance with one user, who may also come in with `token` as legacy token (40
-    hex digits); a used one goes on with what it holds. Nothing is inherited from the environment, no browser
-    opened, no statistics sent, and both of its guards against local addresses are off, so that it can call
-    an ML backend here; `variables` change its environment. A context manager: entering starts it and waits
-    until it is ready.
+    An empty folder makes a new instance with one user, who also has `token` as legacy token (40 hex digits); a used one
+    goes on with what it holds. Nothing is inherited from the environment, no browser is opened, no statistics are sent,
+    and both of its guards against local addresses are off, so that it can call an ML backend here; `variables` change
+    its environment. A context manager: entering starts it and waits until it is ready.
     """
 
     def __init__(
@@ -86,7 +72,7 @@ class LabelStudioServer:
             raise Unavailable(f"Label Studio at {self.url} has been started already; stop it first.")
         if not self.executable.is_file():
             raise ConfigError(f"There is no Label Studio at {self.executable}; install it or name its script.")
-        if not _is_free(self.port):
+        if not is_free(self.port):
             raise Unavailable(f"Port {self.port} on 127.0.0.1 is in use; stop what uses it or take another.")
         (self.data_dir / "local").mkdir(parents=True, exist_ok=True)
         command = [str(self.executable), "start", "--no-browser", "--data-dir", str(self.data_dir)]
@@ -125,7 +111,7 @@ class LabelStudioServer:
                 time.sleep(POLL_SECONDS)
 
     def stop(self) -> None:
-        """End it with all its child processes, politely first; harmless when it does not run."""
+        """Terminate it with its child processes, and kill them after STOP_SECONDS; do nothing if it does not run."""
         process, self._process = self._process, None
         if process is None:
             return
@@ -152,7 +138,7 @@ class LabelStudioServer:
         self.stop()
 
     def _environment(self) -> dict[str, str]:
-        """Everything Label Studio gets to see; legacy tokens are only heeded when the database is made."""
+        """Label Studio's whole environment; a legacy token is only read when the database is made."""
         return {
             "PATH": os.pathsep.join((str(self.executable.parent), os.defpath)),
             "HOME": str(self.data_dir),
@@ -186,14 +172,3 @@ class LabelStudioServer:
         """The last lines of the log that are not blank."""
         text = self.log.read_bytes()[-20_000:].decode(errors="replace")
         return "\n".join([line for line in text.splitlines() if line.strip()][-lines:])
-
-
-def _is_free(port: int) -> bool:
-    """Whether the port can be bound on 127.0.0.1; a listener on all addresses counts as using it."""
-    with socket.socket() as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind(("127.0.0.1", port))
-        except OSError:
-            return False
-    return True

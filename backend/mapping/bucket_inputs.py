@@ -1,4 +1,4 @@
-"""Pictures in a bucket, `s3://bucket/prefix`: listed, and copied to a file on this machine one at a time.
+"""Images in a bucket, `s3://bucket/prefix`: listed, and copied to a file on this machine one at a time.
 
 Neither GDAL's /vsis3 nor anything else reads them, so that address and credentials come from one place, that of a store
 in a bucket.
@@ -18,16 +18,16 @@ if TYPE_CHECKING:
     from obstore import GetOptions, ObjectMeta
     from obstore.store import S3Store
 
-PIECE = 16 * 2**20  # bytes of an object that are asked for at a time
-PIECE_SECONDS = 60.0  # of one try to get them
+CHUNK_BYTES = 16 * 2**20  # of an object that are requested at a time
+CHUNK_SECONDS = 60.0  # that one try to read them may take
 SCHEME = "s3://"
 ADDRESS = re.compile(r"s3://(?P<bucket>[a-z0-9][a-z0-9.-]*[a-z0-9])(?:/(?P<key>.*))?", re.DOTALL)
 REFUSED = re.compile(r"status code: 40[13]|AccessDenied|InvalidAccessKeyId|SignatureDoesNotMatch")
 
 
 @dataclass(frozen=True)
-class Remote:
-    """An object in a bucket: its address, bytes, and a mark (ETag, or time) that is another one once its content is."""
+class RemoteObject:
+    """An object in a bucket: its address, size in bytes, and a mark (ETag, or time) that changes with its content."""
 
     address: str
     size: int
@@ -35,38 +35,38 @@ class Remote:
     tag: str | None = None
 
 
-def listed(address: str) -> tuple[str, list[Remote]]:
-    """The picture at an address, or all objects below it, by name, and the address that these are below, with a "/".
+def list_objects(address: str) -> tuple[str, list[RemoteObject]]:
+    """List the image at an address, or all objects below it, by name. Returns their folder's address, with "/", too.
 
-    Raises ValueError if it is no such address, OSError if there is no such bucket, or it cannot be read,
+    Raises ValueError if it is not an address in a bucket, OSError if there is no such bucket, or it cannot be read,
     ModuleNotFoundError without the package obstore.
     """
     import obstore
 
     bucket, key = _split(address)
-    with _asked(address):
+    with _plain_errors(address):
         store = _store(bucket)
         if key.lower().endswith(SUFFIXES):
             with suppress(FileNotFoundError):  # a folder, then
                 return f"{address.rpartition('/')[0]}/", [_remote(bucket, obstore.head(store, key))]
         pages = obstore.list(store, key or None)
-        found = [_remote(bucket, each) for page in pages for each in page]
-    below = f"{SCHEME}{bucket}/{key}/" if key else f"{SCHEME}{bucket}/"
-    return below, sorted(found, key=lambda each: each.address)
+        objects = [_remote(bucket, meta) for page in pages for meta in page]
+    root = f"{SCHEME}{bucket}/{key}/" if key else f"{SCHEME}{bucket}/"
+    return root, sorted(objects, key=lambda remote: remote.address)
 
 
-def copy(each: Remote, path: Path) -> None:
-    """Write an object's content to a file, a piece at a time. Raises OSError if it cannot be read, or has changed."""
+def copy(remote: RemoteObject, path: Path) -> None:
+    """Write an object's content to a file, a chunk at a time. Raises OSError if it cannot be read, or has changed."""
     import obstore
 
-    bucket, key = _split(each.address)
-    with path.open("wb") as file, _asked(each.address):
+    bucket, key = _split(remote.address)
+    with path.open("wb") as file, _plain_errors(remote.address):
         store = _store(bucket)
-        for begin in range(0, each.size, PIECE):
-            part: GetOptions = {"range": (begin, min(begin + PIECE, each.size))}
-            if each.tag:
-                part["if_match"] = each.tag
-            file.write(obstore.get(store, key, options=part).bytes())
+        for begin in range(0, remote.size, CHUNK_BYTES):
+            options: GetOptions = {"range": (begin, min(begin + CHUNK_BYTES, remote.size))}
+            if remote.tag:
+                options["if_match"] = remote.tag
+            file.write(obstore.get(store, key, options=options).bytes())
 
 
 def _split(address: str) -> tuple[str, str]:
@@ -78,21 +78,21 @@ def _split(address: str) -> tuple[str, str]:
 
 @functools.lru_cache(maxsize=16)
 def _store(bucket: str) -> "S3Store":
-    """Kept, so that its connections and what a role's credentials were are."""
+    """The bucket's client, cached with its connections and the credentials of a role."""
     from skylight.backend.store.bucket import connect  # needs the extra `s3`
 
-    return connect(bucket, seconds=PIECE_SECONDS)
+    return connect(bucket, seconds=CHUNK_SECONDS)
 
 
-def _remote(bucket: str, meta: "ObjectMeta") -> Remote:
+def _remote(bucket: str, meta: "ObjectMeta") -> RemoteObject:
     tag = meta["e_tag"]
     mark = tag or meta["last_modified"].isoformat()
-    return Remote(f"{SCHEME}{bucket}/{meta['path']}", int(meta["size"]), str(mark), tag)
+    return RemoteObject(f"{SCHEME}{bucket}/{meta['path']}", int(meta["size"]), str(mark), tag)
 
 
 @contextmanager
-def _asked(address: str) -> Iterator[None]:
-    """Errors of the bucket as those of a disk, in a sentence."""
+def _plain_errors(address: str) -> Iterator[None]:
+    """Raise errors of the bucket as OSError with a sentence."""
     from obstore.exceptions import BaseError, InvalidPathError, PreconditionError
 
     bucket = _split(address)[0]

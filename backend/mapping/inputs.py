@@ -1,4 +1,4 @@
-"""The pictures that `skylight map` is given: files, folders, and objects in a bucket."""
+"""Inputs of `skylight map`: image files, folders, and objects in a bucket."""
 
 import hashlib
 import uuid
@@ -9,48 +9,48 @@ from dataclasses import dataclass
 from pathlib import Path, PurePath, PurePosixPath
 
 from skylight.backend.mapping import bucket_inputs
-from skylight.backend.mapping.bucket_inputs import Remote
+from skylight.backend.mapping.bucket_inputs import RemoteObject
 from skylight.model.images.decoding import ImageError
 from skylight.model.images.file_names import files_below, is_picture
 
-LONGEST = 180  # bytes of a name; that of a file has 255 at most, and its ending is still to come
+MAX_NAME_BYTES = 180  # a file's name has 255 at most, and its ending is still to come
 
 
 @dataclass(frozen=True)
 class Input:
-    """A picture to be mapped: where it is, and what its outputs are called."""
+    """An image to be mapped: where it is, and what its outputs are called."""
 
-    place: Path | Remote
+    place: Path | RemoteObject
     name: str
 
     @property
     def address(self) -> str:
-        """As in the tables: the file's path, or `s3://bucket/key`."""
-        return self.place.address if isinstance(self.place, Remote) else str(self.place)
+        """Its address in the tables: the file's path, or `s3://bucket/key`."""
+        return self.place.address if isinstance(self.place, RemoteObject) else str(self.place)
 
     @property
     def is_remote(self) -> bool:
         """Whether it is an object in a bucket."""
-        return isinstance(self.place, Remote)
+        return isinstance(self.place, RemoteObject)
 
     def state(self) -> tuple[int, int | str]:
-        """Its bytes, and a mark that is another one once its content is. Raises OSError if it is not there."""
-        if isinstance(self.place, Remote):
+        """Its size in bytes, and a mark that changes with its content. Raises OSError if it does not exist."""
+        if isinstance(self.place, RemoteObject):
             return self.place.size, self.place.mark
         state = self.place.stat()
         return state.st_size, state.st_mtime_ns
 
     @contextmanager
     def local(self, folder: Path) -> Iterator[Path]:
-        """Its file; a copy of an object in a bucket, in `folder`, which is gone afterwards.
+        """Its file; a copy in `folder` of an object in a bucket, which is deleted at the end.
 
-        Raises OSError if it cannot be copied, ImageError if it is a list of other files; an ImageError that names the
-        copy comes out naming the object.
+        Raises OSError if it cannot be copied, ImageError if it is a list of other files. An ImageError of the caller
+        that names the copy is raised naming the object.
         """
-        if not isinstance(self.place, Remote):
+        if not isinstance(self.place, RemoteObject):
             yield self.place
             return
-        # Its own: another process may copy the same.
+        # A name of its own: another process may copy the same object.
         path = folder / f"{uuid.uuid4().hex[:8]}{PurePosixPath(self.address).suffix}"
         folder.mkdir(parents=True, exist_ok=True)
         try:
@@ -64,33 +64,32 @@ class Input:
             path.unlink(missing_ok=True)
 
 
-def inputs(given: Sequence[Path | str]) -> list[Input]:
-    """The pictures among files, folders and addresses in buckets, those of a folder with all its folders.
+def list_images(sources: Sequence[Path | str]) -> list[Input]:
+    """The images among files, folders and addresses in buckets, those of a folder with all its folders.
 
-    What is hidden in a folder is passed over, see `skylight.model.images.file_names`.
-
-    Each has a name of its own. Raises as `remote.listed`.
+    Hidden files in folders are left out, see `skylight.model.images.file_names`. Each image has a name of its own.
+    Raises as `bucket_inputs.list_objects`.
     """
-    found: dict[Path | Remote, PurePath] = {}
-    for each in given:
-        if isinstance(each, str):
-            below, objects = bucket_inputs.listed(each)
-            paths = {one: PurePosixPath(one.address.removeprefix(below)) for one in objects}
-            found |= {one: path for one, path in paths.items() if is_picture(path)}
-        elif each.is_dir():
-            paths_below = {path: path.relative_to(each) for path in files_below(each)}
-            found |= {path: below for path, below in paths_below.items() if is_picture(below)}
+    paths: dict[Path | RemoteObject, PurePath] = {}  # each image's path from its source
+    for source in sources:
+        if isinstance(source, str):
+            root, objects = bucket_inputs.list_objects(source)
+            below = {remote: PurePosixPath(remote.address.removeprefix(root)) for remote in objects}
+            paths |= {remote: path for remote, path in below.items() if is_picture(path)}
+        elif source.is_dir():
+            below_folder = {path: path.relative_to(source) for path in files_below(source)}
+            paths |= {path: relative for path, relative in below_folder.items() if is_picture(relative)}
         else:
-            found[each] = PurePath(each.name)
-    flat = {place: _short("_".join(path.with_suffix("").parts)) for place, path in found.items()}
+            paths[source] = PurePath(source.name)
+    flat = {place: _shorten("_".join(path.with_suffix("").parts)) for place, path in paths.items()}
     taken = Counter(flat.values())
-    names: dict[str, Path | Remote] = {}
+    names: dict[str, Path | RemoteObject] = {}
     for place, name in flat.items():
-        whole = name if taken[name] == 1 else f"{name}-{found[place].suffix[1:].lower()}"
-        if whole in names:
-            address = place.address if isinstance(place, Remote) else str(place)
-            whole = f"{whole}-{_hash(address)}"
-        names[whole] = place
+        unique = name if taken[name] == 1 else f"{name}-{paths[place].suffix[1:].lower()}"
+        if unique in names:
+            address = place.address if isinstance(place, RemoteObject) else str(place)
+            unique = f"{unique}-{_hash(address)}"
+        names[unique] = place
     return [Input(place, name) for name, place in names.items()]
 
 
@@ -98,6 +97,8 @@ def _hash(text: str) -> str:
     return hashlib.sha256(text.encode(errors="surrogateescape")).hexdigest()[:8]
 
 
-def _short(name: str) -> str:
+def _shorten(name: str) -> str:
     data = name.encode(errors="surrogateescape")
-    return name if len(data) <= LONGEST else f"{data[:LONGEST].decode(errors='ignore')}-{_hash(name)}"
+    if len(data) <= MAX_NAME_BYTES:
+        return name
+    return f"{data[:MAX_NAME_BYTES].decode(errors='ignore')}-{_hash(name)}"

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from skylight.backend.cli.servers import WORKER_NICENESS
-from skylight.backend.demo.labelstudio_server import free_port
+from skylight.backend.process.ports import free_port
 from skylight.backend.process.supervisor import TUNING
 from skylight.backend.service import Service
 from skylight.backend.settings import Settings

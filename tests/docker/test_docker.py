@@ -12,7 +12,7 @@ import pytest
 import redis
 import requests
 
-from skylight.backend.demo.labelstudio_server import free_port
+from skylight.backend.process.ports import free_port
 from skylight.backend.settings import Settings
 from tests.conftest import answers
 from tests.support.docker_image import DOCKER, ROOT, as_user, build, environment, moved, rest_of, running, stages

@@ -16,8 +16,9 @@ from typing import Any
 import pytest
 
 from skylight.backend.demo.demo import await_skylight
-from skylight.backend.demo.labelstudio_server import LabelStudioServer, free_port
+from skylight.backend.demo.labelstudio_server import LabelStudioServer
 from skylight.backend.labelstudio.client import LabelStudio
+from skylight.backend.process.ports import free_port
 from skylight.backend.process.supervisor import Supervisor
 from skylight.backend.security.webhook_secret import WebhookSecret
 from skylight.backend.settings import Settings

@@ -20,10 +20,11 @@ from PIL import Image
 
 from skylight.backend.cli import main
 from skylight.backend.demo.demo import await_skylight, label_config, png
-from skylight.backend.demo.labelstudio_server import LabelStudioServer, free_port
+from skylight.backend.demo.labelstudio_server import LabelStudioServer
 from skylight.backend.images import download
 from skylight.backend.labelstudio import image_urls
 from skylight.backend.labelstudio.client import LabelStudio
+from skylight.backend.process.ports import free_port
 from skylight.backend.process.supervisor import Supervisor
 from skylight.backend.settings import Settings
 from skylight.model.datasets import synthetic_scenes

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import requests
 
-from skylight.backend.demo.demo import COLOURS
+from skylight.backend.demo.demo import COLORS
 from skylight.model.evaluation.metrics import iou
 from tests.e2e.annotator import Mask, region_mask
 from tests.e2e.browsing import Editor, is_click, sign_up
@@ -32,17 +32,17 @@ def test_clicks_become_masks_a_version_and_predictions_to_correct(stack: Stack, 
     project = make_project(stack, "Seen in the editor", SEED, SCENES)
     number, tasks, pits = project.number, project.tasks, project.pits
     editor.open(number, tasks[0])
-    assert editor.regions() == [] and not editor.painted(COLOURS[0]).any()
+    assert editor.regions() == [] and not editor.painted(COLORS[0]).any()
     first = pits[0][0]
     assert editor.click("Pit", *middle(first)) == 1
-    drawn = iou(editor.painted(COLOURS[0]), first)
+    drawn = iou(editor.painted(COLORS[0]), first)
     rows.add("editor: drawn mask after one click", drawn, "IoU", ">= 0.7", drawn >= 0.7)
     assert drawn >= 0.7
     with editor.page.expect_request(is_click) as coming:
         assert editor.click("Pit", *beside(first, pits[0]), positive=False) == 1
     prompts = json.loads(coming.value.post_data)["context"]["result"]
     assert [prompt["is_positive"] for prompt in prompts] == [True, False]
-    refined = iou(editor.painted(COLOURS[0]), first)
+    refined = iou(editor.painted(COLORS[0]), first)
     rows.add("editor: drawn mask after a negative click too", refined, "IoU", ">= 0.7", refined >= 0.7)
     assert refined >= 0.7
     editor.page.screenshot(path=BUILD / "editor-clicked.png")
@@ -66,7 +66,7 @@ def test_clicks_become_masks_a_version_and_predictions_to_correct(stack: Stack, 
     shown = next(i for i in range(3, SCENES) if predicted(stack, tasks[i]))
     editor.open(number, tasks[shown])
     foreseen = union(predicted(stack, tasks[shown]))
-    painted = editor.painted(COLOURS[0])
+    painted = editor.painted(COLORS[0])
     editor.page.screenshot(path=BUILD / "editor-preannotated.png")
     rows.add("editor: pre-annotation drawn as predicted", iou(painted, foreseen), "IoU", ">= 0.9")
     rows.add("editor: pre-annotation after 3 tasks, with the truth", iou(painted, union(pits[shown])), "IoU")
@@ -119,7 +119,7 @@ def test_two_annotators_click_on_two_images_at_the_same_time(stack: Stack, edito
             assert iou(region_mask(region), project.pits[task][0]) >= 0.7
     for each, task in places:
         each.page.wait_for_timeout(500)
-        assert iou(each.painted(COLOURS[0]), project.pits[task][0]) >= 0.7
+        assert iou(each.painted(COLORS[0]), project.pits[task][0]) >= 0.7
         each.accept()
         (mask,) = stored_masks(each.submit())
         assert iou(mask, project.pits[task][0]) >= 0.7

@@ -18,9 +18,9 @@ from PIL import Image
 
 from skylight.backend.admin.connect import connect
 from skylight.backend.demo.demo import label_config, png
-from skylight.backend.demo.labelstudio_server import free_port
 from skylight.backend.labelstudio.label_config import parse_config
 from skylight.backend.labelstudio.region_writer import draw_regions
+from skylight.backend.process.ports import free_port
 from skylight.backend.security.basic_auth import BasicAuth
 from skylight.backend.security.webhook_secret import HEADER, WebhookSecret
 from skylight.backend.settings import Settings

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import requests
 
-from skylight.backend.demo.labelstudio_server import free_port
+from skylight.backend.process.ports import free_port
 from tests.support.label_studio_double import wait_until
 
 SERVER = Path(__file__).parents[2] / ".venv-moto/bin/moto_server"

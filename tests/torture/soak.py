@@ -25,7 +25,7 @@ from typing import Any
 import numpy as np
 import requests
 
-from skylight.backend.demo.labelstudio_server import free_port
+from skylight.backend.process.ports import free_port
 from skylight.model.datasets import synthetic_scenes
 from tests.bench.serving import memory
 from tests.support.label_studio_double import CONFIG, KEY, Studio, wait_until

@@ -4,7 +4,7 @@ import sys
 
 import pytest
 
-from skylight.backend.demo.labelstudio_server import free_port
+from skylight.backend.process.ports import free_port
 from skylight.backend.process.supervisor import MOST_STARTS
 
 

@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 from skylight.backend.demo import demo
-from skylight.backend.demo.demo import Login, await_skylight, label_config, make_project
+from skylight.backend.demo.demo import DemoUser, await_skylight, label_config, make_project
 from skylight.backend.errors import Unavailable
 from skylight.backend.labelstudio.client import LabelStudio
 from skylight.backend.labelstudio.label_config import parse_config
@@ -37,11 +37,11 @@ def test_there_are_colours_for_any_number_of_labels():
 
 def test_the_login_is_made_once_and_only_its_owner_may_read_it(tmp_path: Path):
     path = tmp_path / "demo" / "login.json"
-    login = Login.kept(path)
+    login = DemoUser.load_or_create(path)
     assert stat.S_IMODE(path.stat().st_mode) == 0o600
-    assert Login.kept(path) == login
+    assert DemoUser.load_or_create(path) == login
     assert len(login.token) == 40 and int(login.token, 16)
-    assert login.password and login.password != Login.kept(tmp_path / "other.json").password
+    assert login.password and login.password != DemoUser.load_or_create(tmp_path / "other.json").password
     assert set(json.loads(path.read_text())) == {"email", "password", "token"}
 
 

@@ -21,13 +21,13 @@ from click.testing import CliRunner
 from skylight.backend.allowed_hosts import HostList
 from skylight.backend.cli import main
 from skylight.backend.demo.demo import label_config
-from skylight.backend.demo.labelstudio_server import free_port
 from skylight.backend.importing.coco_and_masks import MaskLabels
 from skylight.backend.importing.importer import Options, plan
 from skylight.backend.labelstudio.events import annotation_event
 from skylight.backend.labelstudio.label_config import parse_config
 from skylight.backend.labelstudio.region_reader import read_mask
 from skylight.backend.learning.ingest import handle
+from skylight.backend.process.ports import free_port
 from skylight.backend.process.supervisor import Supervisor
 from skylight.backend.settings import Settings
 from skylight.model.mapping.contact_sheet import write_page

@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 
 from skylight.backend.mapping import bucket_inputs
-from skylight.backend.mapping.bucket_inputs import Remote
-from skylight.backend.mapping.inputs import LONGEST, Input, inputs
+from skylight.backend.mapping.bucket_inputs import RemoteObject
+from skylight.backend.mapping.inputs import MAX_NAME_BYTES, Input, list_images
 from skylight.model.images.decoding import ImageError
 
 
@@ -14,11 +14,11 @@ def test_names_are_made_of_folders_and_are_each_one_picture_s(tmp_path):
     for name in ("a/b.png", "a_b.png", "a_b.jpg", "c.tif", "deep/er/d.png", "readme.txt", ".png"):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_bytes(b"")
-    found = inputs([tmp_path, tmp_path / "a/b.png", tmp_path / "readme.txt"])
+    found = list_images([tmp_path, tmp_path / "a/b.png", tmp_path / "readme.txt"])
     names = [each.name for each in found]
     assert len(set(names)) == len(names) == 6
     assert {"a_b-jpg", "c", "deep_er_d", "readme"} < set(names)  # what is named as a file is a picture
-    assert names == [each.name for each in inputs([tmp_path, tmp_path / "a/b.png", tmp_path / "readme.txt"])]
+    assert names == [each.name for each in list_images([tmp_path, tmp_path / "a/b.png", tmp_path / "readme.txt"])]
 
 
 def test_what_is_hidden_or_a_macs_note_is_passed_over_at_any_depth_and_every_picture_is_taken(tmp_path, monkeypatch):
@@ -35,12 +35,12 @@ def test_what_is_hidden_or_a_macs_note_is_passed_over_at_any_depth_and_every_pic
     for name in (*there, *hidden):
         (tmp_path / ".in" / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / ".in" / name).write_bytes(b"")
-    assert {each.place for each in inputs([tmp_path / ".in"])} == {tmp_path / ".in" / name for name in there}
+    assert {each.place for each in list_images([tmp_path / ".in"])} == {tmp_path / ".in" / name for name in there}
     named = tmp_path / ".in/._a.png"
-    assert [each.place for each in inputs([named])] == [named]  # what is named is taken
-    objects = [Remote(f"s3://maps/.in/{name}", 1, "tag") for name in (*there, *hidden)]
-    monkeypatch.setattr(bucket_inputs, "listed", lambda address: ("s3://maps/.in/", objects))
-    assert [each.place for each in inputs(["s3://maps/.in"])] == objects[: len(there)]
+    assert [each.place for each in list_images([named])] == [named]  # what is named is taken
+    objects = [RemoteObject(f"s3://maps/.in/{name}", 1, "tag") for name in (*there, *hidden)]
+    monkeypatch.setattr(bucket_inputs, "list_objects", lambda address: ("s3://maps/.in/", objects))
+    assert [each.place for each in list_images(["s3://maps/.in"])] == objects[: len(there)]
 
 
 def test_a_long_name_still_fits_into_a_file_s(tmp_path):
@@ -48,8 +48,8 @@ def test_a_long_name_still_fits_into_a_file_s(tmp_path):
     folder.mkdir(parents=True)
     for name in ("a.png", "b.png"):
         (folder / name).write_bytes(b"")
-    names = [each.name for each in inputs([tmp_path])]
-    assert len(set(names)) == 2 and all(LONGEST < len(name.encode()) < LONGEST + 20 for name in names)
+    names = [each.name for each in list_images([tmp_path])]
+    assert len(set(names)) == 2 and all(MAX_NAME_BYTES < len(name.encode()) < MAX_NAME_BYTES + 20 for name in names)
 
 
 def test_a_file_s_state_is_another_one_once_it_has_changed(tmp_path):
@@ -67,7 +67,7 @@ def test_a_file_s_state_is_another_one_once_it_has_changed(tmp_path):
 
 def test_a_copy_is_gone_afterwards_and_errors_name_the_object(tmp_path, monkeypatch):
     monkeypatch.setattr(bucket_inputs, "copy", lambda each, path: path.write_bytes(b"content") and None)
-    each = Input(Remote("s3://maps/one/a.tif", 7, "tag"), "one_a")
+    each = Input(RemoteObject("s3://maps/one/a.tif", 7, "tag"), "one_a")
     assert each.state() == (7, "tag") and each.address == "s3://maps/one/a.tif" and each.is_remote
     with each.local(tmp_path) as path:
         assert path.parent == tmp_path and path.suffix == ".tif" and path.read_bytes() == b"content"
@@ -78,7 +78,7 @@ def test_a_copy_is_gone_afterwards_and_errors_name_the_object(tmp_path, monkeypa
     with pytest.raises(ImageError, match="^s3://maps/one/a.tif is damaged$"), each.local(tmp_path) as path:
         raise ImageError(f"{path} is damaged")
     assert list(tmp_path.iterdir()) == []
-    vrt = Input(Remote("s3://maps/a.VRT", 7, "tag"), "a")
+    vrt = Input(RemoteObject("s3://maps/a.VRT", 7, "tag"), "a")
     with pytest.raises(ImageError, match="^s3://maps/a.VRT is a list of other files"), vrt.local(tmp_path):
         pytest.fail("it is not copied")
     assert list(Path(tmp_path).iterdir()) == []

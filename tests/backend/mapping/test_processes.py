@@ -15,7 +15,7 @@ from PIL import Image
 from skylight.backend.cli.context import open_service
 from skylight.backend.errors import Unavailable
 from skylight.backend.mapping import processes
-from skylight.backend.mapping.inputs import inputs
+from skylight.backend.mapping.inputs import list_images
 from skylight.backend.mapping.mapping import ImageMapper, plan
 from skylight.backend.settings import Settings
 from skylight.model.datasets.synthetic_scenes import scene
@@ -51,7 +51,7 @@ def mapped(folder: Path, out: Path, jobs: int, progress=lambda done, name: None)
     asked = plan(
         open_service(), "1", None, out, ("png", "geojson", "coco", "geotiff"), jobs=jobs, open_service=open_service
     )
-    reasons = {each.name: reason for each, _, reason in asked.run(inputs([folder]), progress)}
+    reasons = {each.name: reason for each, _, reason in asked.run(list_images([folder]), progress)}
     asked.finish()
     return reasons
 
@@ -94,7 +94,7 @@ def test_a_process_that_is_killed_costs_its_picture_only(home, tmp_path):
 def test_processes_that_cannot_even_begin_are_an_error(home, tmp_path):
     options = plan(open_service(), "1", None, tmp_path, ("png",)).options
     open_mapper = partial(ImageMapper.open, open_service, "no such project", 1, options)
-    left = list(enumerate(inputs([pictures(tmp_path / "in", 2)])))
+    left = list(enumerate(list_images([pictures(tmp_path / "in", 2)])))
     with pytest.raises(Unavailable, match="a process that was to map pictures ended with 1"):
         list(processes.run(open_mapper, left, 2, lambda done, name: None))
     assert multiprocessing.active_children() == []

@@ -14,9 +14,9 @@ import pytest
 import redis
 import requests
 
-from skylight.backend.demo.labelstudio_server import free_port
 from skylight.backend.errors import Unavailable
 from skylight.backend.labelstudio.region_reader import parse_config
+from skylight.backend.process.ports import free_port
 from skylight.backend.process.supervisor import MOST_STARTS, Child, Supervisor, broker_note
 from skylight.backend.settings import Settings
 from skylight.model.datasets import synthetic_scenes

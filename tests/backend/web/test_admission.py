@@ -13,9 +13,9 @@ from typing import Any
 import pytest
 import requests
 
-from skylight.backend.demo.labelstudio_server import free_port
 from skylight.backend.errors import Unavailable
 from skylight.backend.process.admission import WAITING, Admission
+from skylight.backend.process.ports import free_port
 from skylight.backend.service import Service
 from skylight.backend.web.app import create_app
 from tests.support.label_studio_double import CONFIG, KEY, wait_until

@@ -26,7 +26,7 @@ from skylight.backend.labelstudio.events import webhook_events
 from skylight.backend.labelstudio.label_config import parse_config
 from skylight.backend.labelstudio.region_reader import read_mask
 from skylight.backend.learning.ingest import handle
-from skylight.backend.mapping.inputs import inputs
+from skylight.backend.mapping.inputs import list_images
 from skylight.backend.service import Service
 from skylight.model.embeddings.cache import EmbeddingCache
 from skylight.model.images.raster import Raster, Whole, open_raster, size_of
@@ -200,7 +200,7 @@ def test_a_macs_notes_about_masks_are_passed_over(case, service, studio, tmp_pat
     importing = plan(service, 1, [case.path], Options(masks=MaskLabels("Pit")))
     progress = [progress for progress, _ in importing.run()][-1]
     assert (progress.regions, progress.failed, progress.total) == (case.right["regions"], [], 1)
-    assert len(inputs([case.path])) == case.right.get("mapped", 1)
+    assert len(list_images([case.path])) == case.right.get("mapped", 1)
 
 
 def test_masks_in_folders_of_labels_beside_folders_of_notes_are_imported(service, studio, tmp_path):
@@ -217,7 +217,7 @@ def test_masks_in_folders_of_labels_beside_folders_of_notes_are_imported(service
 
 @pictures("jfif-and-avif-in-folders")
 def test_every_picture_of_a_folder_is_found(case):
-    names = [each.place.name for each in inputs([case.path.parent])]
+    names = [each.place.name for each in list_images([case.path.parent])]
     assert names.count(case.path.name) == case.right["mapped"]
 
 
