@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from skylight.backend.errors import SkylightError
 from skylight.backend.queue.queue import key
 from skylight.backend.service import Service
-from skylight.model.active_learning.clustering import kinds, nearest
+from skylight.model.active_learning.clustering import cluster_centres, nearest_centres
 from skylight.model.active_learning.novelty import mean_feature
 from skylight.model.images.decoding import ImageError
 from skylight.model.images.normalization import OWN, Normalisation
@@ -47,7 +47,7 @@ def find_clusters(
             points.append(mean_feature(service.embedder.with_normalization(how).embedding(urls[task])[1]))
         except (SkylightError, ImageError):
             continue
-    centres = kinds(np.stack(points)) if points else np.zeros((0, 1), np.float32)
+    centres = cluster_centres(np.stack(points)) if points else np.zeros((0, 1), np.float32)
     redis.set(place, json.dumps([version, centres.tolist()]))
     return centres
 
@@ -56,4 +56,4 @@ def cluster_of(service: Service, centres: NDArray[np.float32], url: str, how: No
     """The cluster that an image belongs to, None where there are none. Raises as `Pictures.embedding` does."""
     if not len(centres):
         return None
-    return int(nearest(mean_feature(service.embedder.with_normalization(how).embedding(url)[1])[None], centres)[0])
+    return int(nearest_centres(mean_feature(service.embedder.with_normalization(how).embedding(url)[1])[None], centres)[0])

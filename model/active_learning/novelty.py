@@ -1,8 +1,7 @@
-"""How like the annotated images another one is: a decoder may be sure of what it never saw the like of, and wrong.
+"""Similarity of open images to annotated ones: a decoder may be confident, and wrong, on images unlike any it learned.
 
-In a pool of nuclei, a quarter of it stained tissue, an earlier score of sureness alone left one seed of five blind for
-the tissue. As a factor of today's it costs where things are rare: whatever empty tile looks odd then comes first. With
-15 % of the tiles of lesions holding any, mean IoU over 8 to 24 tiles is 0.07 above random order with it, 0.12 without.
+Only `mean_feature` serves the product, as the input of the clusters. What orders by novelty cost is in
+docs/decisions/task-order.md.
 """
 
 import numpy as np
@@ -19,20 +18,20 @@ def mean_feature(embedding: Embedding) -> NDArray[np.float32]:
 
 
 def familiarity(points: NDArray[np.float32], known: NDArray[np.float32], scale: float) -> NDArray[np.float64]:
-    """How like annotated images each image is, (N,) in (0, 1], from pooled embeddings (N, D) and (K, D) of those.
+    """Similarity of each image to the annotated ones, (N,) in (0, 1], from pooled embeddings (N, D) and (K, D).
 
-    s / (s + d), d the distance to the nearest annotated image, s the `scale` of these: 1/2 for one that is as far from
-    them as they are from each other (`spacing`). 1 without a scale.
+    s / (s + d), where d is the distance to the nearest annotated image and s the `scale` (see `spacing`): 1/2 for one
+    that is as far from them as they are from each other. 1 without a scale.
     """
     if not scale or not len(known):
         return np.ones(len(points))
-    distance = np.min([np.linalg.norm(points - each, axis=1) for each in known.astype(np.float64)], axis=0)
-    shares: NDArray[np.float64] = scale / (scale + distance)
-    return shares
+    distance = np.min([np.linalg.norm(points - point, axis=1) for point in known.astype(np.float64)], axis=0)
+    similarity: NDArray[np.float64] = scale / (scale + distance)
+    return similarity
 
 
 def spacing(known: NDArray[np.float32]) -> float:
-    """The median distance of points (K, D) to the nearest other; 0 for one."""
+    """The median distance of points (K, D) to their nearest neighbour; 0 for one point."""
     if len(known) < 2:
         return 0.0
     nearest = []
@@ -44,7 +43,7 @@ def spacing(known: NDArray[np.float32]) -> float:
 
 
 def farthest_first(points: NDArray[np.float32]) -> list[int]:
-    """An order of points (N, D): from the first one on, each is the farthest from all before it.
+    """An order of points (N, D): after the first, each is the farthest from all before it.
 
     The greedy 2-approximation of k-centre (Gonzalez 1985), as Sener & Savarese choose a core-set (arXiv 1708.00489).
     """

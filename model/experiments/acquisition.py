@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from skylight.model.active_learning.clustering import kinds, nearest
+from skylight.model.active_learning.clustering import cluster_centres, nearest_centres
 from skylight.model.active_learning.novelty import familiarity, farthest_first, mean_feature, spacing
 from skylight.model.experiments.splits import Source
 from skylight.model.sam.types import Embedding
@@ -70,12 +70,12 @@ class Order:
     def _in_turn(self, stems: Sequence[str]) -> list[str]:
         """The first of each cluster, then the second of each, and so on, otherwise in the order given."""
         means = self._means(stems)
-        centres = kinds(means)
+        centres = cluster_centres(means)
         if not len(centres):
             return list(stems)
         taken: Counter[int] = Counter()
         turns = {}
-        for stem, cluster in zip(stems, nearest(means, centres).tolist(), strict=True):
+        for stem, cluster in zip(stems, nearest_centres(means, centres).tolist(), strict=True):
             turns[stem] = taken[cluster]
             taken[cluster] += 1
         return sorted(stems, key=lambda stem: turns[stem])

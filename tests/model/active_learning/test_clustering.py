@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from skylight.model.active_learning.clustering import CLUSTERS, kinds, kmeans, nearest
+from skylight.model.active_learning.clustering import MAX_CLUSTERS, cluster_centres, kmeans, nearest_centres
 
 
 def heaps(seed: int) -> np.ndarray:
@@ -15,14 +15,14 @@ def heaps(seed: int) -> np.ndarray:
 @pytest.mark.parametrize("seed", range(5))
 def test_heaps_are_told_apart(seed: int) -> None:
     points = heaps(seed)
-    owners = nearest(points, kmeans(points, 3, seed)).reshape(3, 20)
+    owners = nearest_centres(points, kmeans(points, 3, seed)).reshape(3, 20)
     assert (owners == owners[:, :1]).all() and len(set(owners[:, 0].tolist())) == 3
 
 
 def test_a_centre_is_the_mean_of_its_points() -> None:
     points = heaps(0)
     centres = kmeans(points, 3)
-    owners = nearest(points, centres)
+    owners = nearest_centres(points, centres)
     for k, centre in enumerate(centres):
         assert centre == pytest.approx(points[owners == k].mean(0), abs=1e-5)
 
@@ -42,7 +42,7 @@ def test_without_points_or_centres_it_says_so(points: int, k: int) -> None:
         kmeans(np.zeros((points, 2), np.float32), k)
 
 
-def test_few_images_are_of_few_kinds() -> None:
+def test_few_images_are_of_few_clusters() -> None:
     points = heaps(0)
-    assert [len(kinds(points[:count])) for count in (0, 3, 4, 7)] == [0, 0, 2, 3]
-    assert len(kinds(points)) == CLUSTERS
+    assert [len(cluster_centres(points[:count])) for count in (0, 3, 4, 7)] == [0, 0, 2, 3]
+    assert len(cluster_centres(points)) == MAX_CLUSTERS

@@ -121,7 +121,7 @@ def test_novelty_asks_for_the_other_heap_though_the_decoder_is_sure_of_it(tmp_pa
 
 def test_what_is_doubted_is_taken_from_the_clusters_in_turn(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The two heaps are the numbers below six and from six on: both come within two."""
-    monkeypatch.setattr("skylight.model.active_learning.clustering.CLUSTERS", 2)
+    monkeypatch.setattr("skylight.model.active_learning.clustering.MAX_CLUSTERS", 2)
     made = order("clustered", tmp_path)
     made.first(2)
     third, fourth = (int(stem) for stem in stems(made.first(5))[2:4])
