@@ -18,7 +18,8 @@ from skylight.backend.demo.demo import label_config
 from skylight.backend.images import large_images
 from skylight.backend.images.embedder import ImageEmbedder
 from skylight.backend.images.large_images import LargeImageStore
-from skylight.backend.inference import large_answers
+from skylight.backend.inference import click as click_module
+from skylight.backend.inference import preannotation as preannotation_module
 from skylight.backend.inference.click import click
 from skylight.backend.inference.preannotation import preannotation, preannotation_large
 from skylight.backend.labelstudio.label_config import parse_config
@@ -157,7 +158,7 @@ def test_a_click_in_a_large_picture_answers_as_in_its_own_tile(tiled, studio, mo
 def test_an_object_larger_than_the_widest_window_is_drawn_where_that_window_lies(tiled, studio, mosaic, monkeypatch):
     image, truth = mosaic
     studio.pictures[A] = png(image)
-    monkeypatch.setattr(large_answers, "WIDER", 1)
+    monkeypatch.setattr(click_module, "WIDER", 1)
     further = iter([(0, 0, 512, 512), (256, 512, 512, 512), (0, 0, 768, 768)])
     monkeypatch.setattr(tiles, "wider", lambda *_: next(further))
     prompt = key_point("point", "Pit", 300, 300, truth.shape)
@@ -210,7 +211,7 @@ def test_of_brushes_and_bitmasks_no_more_are_sent_than_fit_into_an_answer(
     digest, raster = tiled.embedder.open(A)
     every, score = preannotation_large(tiled, decoder, labeling, digest, raster)
     one = len(json.dumps(every[0]["value"]))
-    monkeypatch.setattr(large_answers, "MAX_CHARACTERS", one)
+    monkeypatch.setattr(preannotation_module, "MAX_CHARACTERS", one)
     some, same = preannotation_large(tiled, decoder, labeling, digest, raster)
     assert score == same and len(every) > 5
     if kind == "PolygonLabels":
@@ -226,7 +227,7 @@ def test_of_too_many_objects_in_a_large_picture_the_surest_go(tiled, studio, mos
     every, _ = preannotation_large(tiled, decoder, LABELING, digest, raster)
     scores = [each["score"] for each in every]
     assert len(scores) > 5 and scores == sorted(scores, reverse=True)
-    monkeypatch.setattr(large_answers, "MAX_ANSWERED_LARGE", 3)
+    monkeypatch.setattr(preannotation_module, "MAX_ANSWERED_LARGE", 3)
     some, _ = preannotation_large(tiled, decoder, LABELING, digest, raster)
     assert [each["score"] for each in some] == scores[:3] and "more than 3 objects" in caplog.text
 
