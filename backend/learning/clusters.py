@@ -56,4 +56,6 @@ def cluster_of(service: Service, centres: NDArray[np.float32], url: str, how: No
     """The cluster that an image belongs to, None where there are none. Raises as `Pictures.embedding` does."""
     if not len(centres):
         return None
-    return int(nearest_centres(mean_feature(service.embedder.with_normalization(how).embedding(url)[1])[None], centres)[0])
+    return int(
+        nearest_centres(mean_feature(service.embedder.with_normalization(how).embedding(url)[1])[None], centres)[0]
+    )
