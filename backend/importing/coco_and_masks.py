@@ -9,7 +9,7 @@ import numpy as np
 
 from skylight.backend.errors import BadRequest
 from skylight.backend.importing import mask_png
-from skylight.backend.importing.coco_file import Coco, CocoError, Picture
+from skylight.backend.importing.coco_file import Coco, CocoError, CocoImage
 from skylight.backend.importing.formats import MASK_SUFFIX, Format
 from skylight.backend.importing.json_items import JsonError
 from skylight.backend.importing.labelstudio_json import read_export
@@ -58,16 +58,15 @@ def _read_coco(source: Path, project: TargetProject) -> list[LabeledImage]:
     labels = {name: project.label(name) for name in coco.labels}
     boxes = [name for name, label in labels.items() if label and project.labeling.output(label).type == BOX]
 
-    def annotations(picture: Picture, size: Size) -> list[NewAnnotation]:
-        height, width = (size[k] if side is None else side for k, side in enumerate(picture.size))
+    def annotations(image: CocoImage, size: Size) -> list[NewAnnotation]:
+        height, width = (size[k] if side is None else side for k, side in enumerate(image.size))
         if (height, width) != size:
             raise BadRequest(size_mismatch((height, width), size))
-        objects = ((coco.labels[instance.label], instance) for instance in coco.objects(picture, boxes, size))
+        objects = ((coco.labels[instance.label], instance) for instance in coco.objects(image, boxes, size))
         return [project.annotation(objects, size)]
 
     images = [
-        LabeledImage(source, picture.name, partial(annotations, picture), problem=picture.problem)
-        for picture in coco.pictures
+        LabeledImage(source, image.name, partial(annotations, image), problem=image.problem) for image in coco.images
     ]
     return images + [LabeledImage(source, which, lambda _: [], problem=problem) for which, problem in coco.problems]
 

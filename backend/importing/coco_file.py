@@ -1,4 +1,4 @@
-"""COCO files of instances: pictures, and objects as polygons or as runs of pixels.
+"""COCO files of instances: images, and objects as polygons or as runs of pixels.
 
 https://cocodataset.org/#format-data
 """
@@ -30,8 +30,8 @@ class CocoError(ValueError):
 
 
 @dataclass(frozen=True)
-class Picture:
-    """A picture that a COCO file lists: its number in the file, its name, folders included, and H, W px."""
+class CocoImage:
+    """An image that a COCO file lists: its id in the file, its name, folders included, and H, W px."""
 
     id: Id | None
     name: str
@@ -47,52 +47,52 @@ class PolygonRegion(MaskRegion):
 
 
 class Coco:
-    """A COCO file of instances. `labels` are the names of the categories that occur; `pictures` are all there are.
+    """A COCO file of instances. `labels` are the names of the categories that occur; `images` are all there are.
 
-    `problems` are annotations of no picture in the file: which, and what is wrong. What is wrong with a picture's
-    labels costs that picture only. Numbers may be floats or texts; sizes may be missing.
+    `problems` are annotations of no image in the file: which, and what is wrong. What is wrong with an image's
+    labels affects that image only. Numbers may be floats or texts; sizes may be missing.
     """
 
     def __init__(self, path: Path) -> None:
         """Raises CocoError, which names the file, if it is not one of COCO's, OSError if it cannot be read."""
-        self.pictures: list[Picture] = []
+        self.images: list[CocoImage] = []
         self.problems: list[tuple[str, str]] = []
         self.labels: list[str] = []
-        self._at: dict[Id | None, list[int]] = {}  # where the annotations of a picture begin
-        self._label: dict[Id, int] = {}  # of a category, which of the labels it is
-        self._unclear: dict[Id, str] = {}  # categories listed more than once, by their names
+        self._at: dict[Id | None, list[int]] = {}  # offsets of an image's annotations in the text
+        self._label: dict[Id, int] = {}  # index of a category's label
+        self._ambiguous: dict[Id, str] = {}  # categories listed more than once, by their names
         try:
             self._text = read_text(path)
             self._index()
         except (JsonError, CocoError) as error:
             raise CocoError(f"{path} is not a COCO file of instances: {error}") from error
 
-    def objects(self, picture: Picture, boxes: Collection[str] = (), shown: Size | None = None) -> Iterator[MaskRegion]:
-        """A picture's objects, `PolygonRegion` if they are polygons; a crowd is one; what has no area has no pixel.
+    def objects(self, image: CocoImage, boxes: Collection[str] = (), shown: Size | None = None) -> Iterator[MaskRegion]:
+        """An image's objects, `PolygonRegion` if they are polygons; a crowd is one; what has no area has no pixel.
 
-        Of the labels in `boxes` one that has only a bbox is that box. `shown`, H, W px of the picture itself, is needed
+        Of the labels in `boxes` one that has only a bbox is that box. `shown`, H, W px of the image itself, is needed
         where the file does not say its size.
 
-        Raises CocoError, which names the annotation, if it is damaged, of another size than the picture, or of a
-        category that is not listed; of the picture if that has a problem.
+        Raises CocoError, which names the annotation, if it is damaged, of another size than the image, or of a
+        category that is not listed; of the image if that has a problem.
         """
-        if picture.problem:
-            raise CocoError(picture.problem)
-        height, width = (own or side for own, side in zip(picture.size, shown or (None, None), strict=True))
-        for at in self._at.get(picture.id, ()):
+        if image.problem:
+            raise CocoError(image.problem)
+        height, width = (own or side for own, side in zip(image.size, shown or (None, None), strict=True))
+        for at in self._at.get(image.id, ()):
             annotation = item_at(self._text, at)
             try:
                 if height is None or width is None:
                     raise CocoError("its image has no height and width")
                 label = self._label_of(annotation)
-                yield _found(annotation, label, (height, width), self.labels[label] in boxes)
+                yield _region(annotation, label, (height, width), self.labels[label] in boxes)
             except (CocoError, MaskError) as error:
                 raise CocoError(f"annotation {annotation.get('id')}: {error}") from error
 
     def _label_of(self, annotation: dict[str, Any]) -> int:
         category = _id(annotation, "category_id")
-        if category in self._unclear:
-            raise CocoError(f"its category {category} is listed more than once, as {self._unclear[category]}")
+        if category in self._ambiguous:
+            raise CocoError(f"its category {category} is listed more than once, as {self._ambiguous[category]}")
         if category is None or category not in self._label:
             raise CocoError(
                 f"it is of category {str(annotation.get('category_id'))[:40]}, which the file does not list"
@@ -121,15 +121,15 @@ class Coco:
                 self._at.setdefault(_id(item, "image_id"), []).append(at)
         if not listed:
             raise CocoError("it lists no images")
-        self._take_images(images)
+        self._add_images(images)
         occurring = [category for category in names if category in used]
-        self._unclear = {each: ", ".join(map(repr, names[each])) for each in occurring if len(names[each]) > 1}
-        sure = {each: next(iter(names[each])) for each in occurring if each not in self._unclear}
-        self.labels = list(dict.fromkeys(sure.values()))
-        self._label = {each: self.labels.index(name) for each, name in sure.items()}
+        self._ambiguous = {id_: ", ".join(map(repr, names[id_])) for id_ in occurring if len(names[id_]) > 1}
+        label_names = {id_: next(iter(names[id_])) for id_ in occurring if id_ not in self._ambiguous}
+        self.labels = list(dict.fromkeys(label_names.values()))
+        self._label = {id_: self.labels.index(name) for id_, name in label_names.items()}
 
-    def _take_images(self, images: Sequence[dict[str, Any]]) -> None:
-        """The pictures, each once, and what annotations are of none of them."""
+    def _add_images(self, images: Sequence[dict[str, Any]]) -> None:
+        """Set the images, each once, and note the annotations that are of none of them."""
         by_id: dict[Id | None, list[dict[str, Any]]] = {}
         for item in images:
             same = by_id.setdefault(_id(item, "id"), [])
@@ -139,15 +139,15 @@ class Coco:
             twice = f"{len(items)} images of the file have the id {number}; whose annotations are whose is not known"
             for item in items:
                 problem = "it has no id in the file" if number is None else twice if len(items) > 1 else ""
-                self._take_image(item, number, problem)
-        for number, found in self._at.items():
+                self._add_image(item, number, problem)
+        for number, offsets in self._at.items():
             if number is not None and number in by_id:
                 continue
-            count = len(found)
+            count = len(offsets)
             who = "without an image_id" if number is None else f"of image {number}, which the file does not list"
             self.problems.append((f"annotations ({count})", f"they are {who}"))
 
-    def _take_image(self, item: dict[str, Any], number: Id | None, problem: str) -> None:
+    def _add_image(self, item: dict[str, Any], number: Id | None, problem: str) -> None:
         name = item.get("file_name")
         if not isinstance(name, str) or not name.strip("/\\. \t\r\n"):
             self.problems.append((f"image {number}", "it has no file_name"))
@@ -157,7 +157,7 @@ class Coco:
         wrong = any(own is not None and side is None for own, side in zip(given, sides, strict=True))
         if wrong and number in self._at and not problem:
             problem = f"its height and width are {given[0]!r:.40}, {given[1]!r:.40} in the file, not px"
-        self.pictures.append(Picture(number, name, (sides[0], sides[1]), problem))
+        self.images.append(CocoImage(number, name, (sides[0], sides[1]), problem))
 
 
 def _id(item: dict[str, Any], key: str) -> Id | None:
@@ -169,16 +169,16 @@ def _id(item: dict[str, Any], key: str) -> Id | None:
     return given if isinstance(given, str) else str(given) if isinstance(given, float) else None
 
 
-def _found(annotation: dict[str, Any], label: int, size: Size, box: bool) -> MaskRegion:
+def _region(annotation: dict[str, Any], label: int, size: Size, box: bool) -> MaskRegion:
     shape = annotation.get("segmentation")
     if isinstance(shape, dict):
         if shape.get("counts") in ([], ""):
-            return _nothing(label)
+            return _empty_region(label)
         return MaskRegion.of(_run_length_mask(shape, size), label)
     if isinstance(shape, list) and shape:
         return _polygons(shape, label, size)
     if annotation.get("keypoints"):  # of an export whose key points have been prompts
-        return _nothing(label)
+        return _empty_region(label)
     if not box:
         raise CocoError("it has no segmentation, and a box is no mask: only a RectangleLabels control takes it")
     try:
@@ -188,7 +188,7 @@ def _found(annotation: dict[str, Any], label: int, size: Size, box: bool) -> Mas
     return _polygons([[x, y, x + width, y, x + width, y + height, x, y + height]], label, size)
 
 
-def _nothing(label: int) -> MaskRegion:
+def _empty_region(label: int) -> MaskRegion:
     return MaskRegion(label, 0, 0, np.zeros((0, 0), bool), 1.0)
 
 
@@ -199,7 +199,7 @@ def _polygons(rings: Sequence[Any], label: int, size: Size) -> MaskRegion:
     """
     points = [ring for ring in map(_ring, rings) if len(ring) >= 3]
     if not points:
-        return _nothing(label)
+        return _empty_region(label)
     limits = np.array(size[::-1])
     x0, y0 = np.clip(np.floor(np.min([ring.min(0) for ring in points], 0)), 0, limits).astype(int).tolist()
     x1, y1 = np.clip(np.ceil(np.max([ring.max(0) for ring in points], 0)), 0, limits).astype(int).tolist()
@@ -219,14 +219,14 @@ def _ring(ring: Any) -> NDArray[np.float64]:
     """(N, 2) float64 xy px of a polygon."""
     if not isinstance(ring, list) or len(ring) % 2:
         raise CocoError("a polygon must be a list of x, y, x, y, ..")
-    numbers = ring if all(type(each) in (int, float) for each in ring) else [_number(each) for each in ring]
+    numbers = ring if all(type(number) in (int, float) for number in ring) else [_number(value) for value in ring]
     if not all(abs(number) <= MAX_SIDE for number in numbers):
         raise CocoError(f"a polygon's points must be finite numbers, within {MAX_SIDE} px")
     return np.array(numbers, np.float64).reshape(-1, 2)
 
 
 def _number(value: Any) -> float:
-    """A number, or one as a text; infinite if it is none."""
+    """A number, or the number that a text holds; infinite if it is neither."""
     if type(value) not in (int, float, str):
         return math.inf
     try:

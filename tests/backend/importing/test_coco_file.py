@@ -37,8 +37,8 @@ def read(tmp_path):
 def drawn(coco, *boxes):
     """All objects of the first picture as whole masks with their labels."""
     whole = []
-    for each in coco.objects(coco.pictures[0], boxes):
-        mask = np.zeros(coco.pictures[0].size, bool)
+    for each in coco.objects(coco.images[0], boxes):
+        mask = np.zeros(coco.images[0].size, bool)
         mask[each.top : each.top + each.mask.shape[0], each.left : each.left + each.mask.shape[1]] = each.mask
         whole.append((coco.labels[each.label], mask))
     return whole
@@ -54,7 +54,7 @@ def test_polygons_runs_and_crowds_are_objects_with_their_label(read):
         {"segmentation": {"size": [6, 8], "counts": encode_runs(MaskRegion(0, 0, 0, square, 1.0), SIZE)}, "iscrowd": 1},
         {"segmentation": {"size": [6, 8], "counts": "_11"}, "category_id": 4},  # runs of 47 and 1
     )
-    assert [(each.name, each.size) for each in coco.pictures] == [("a/b.png", SIZE)]
+    assert [(each.name, each.size) for each in coco.images] == [("a/b.png", SIZE)]
     assert coco.labels == ["Pit", "Crater"]
     (one, first), (two, crowd), (other, last) = drawn(coco)
     assert (one, two, other) == ("Pit", "Pit", "Crater")
@@ -168,7 +168,7 @@ OTHER = {"id": 9, "file_name": "other.png", "height": 6, "width": 8}
 )
 def test_what_contradicts_itself_costs_its_picture_only(read, changed, said):
     coco = read({"segmentation": [[2, 1, 6, 1, 6, 4]]}, **changed)
-    *bad, good = coco.pictures
+    *bad, good = coco.images
     for each in bad:
         with pytest.raises(CocoError, match=said):
             list(coco.objects(each))
@@ -188,12 +188,12 @@ def test_what_contradicts_itself_costs_its_picture_only(read, changed, said):
 )
 def test_what_belongs_to_no_picture_is_named(read, changed, problems):
     coco = read({"segmentation": []}, **changed)
-    assert (coco.problems, [each.name for each in coco.pictures]) == (problems, ["other.png"])
+    assert (coco.problems, [each.name for each in coco.images]) == (problems, ["other.png"])
 
 
 def test_an_image_listed_twice_alike_is_one(read):
     coco = read({"segmentation": [[2, 1, 6, 1, 6, 4]]}, images=[IMAGE, IMAGE])
-    assert len(coco.pictures) == 1 and len(drawn(coco)) == 1
+    assert len(coco.images) == 1 and len(drawn(coco)) == 1
 
 
 @pytest.mark.parametrize("ids", [("7", "3"), (7.0, 3.0), ("img-1", "a"), (-1, 0), ("7.5", 2.5)])
@@ -210,13 +210,13 @@ def test_ids_are_only_compared(read, ids):
 def test_an_id_is_the_same_as_a_number_and_as_a_text_but_texts_differ(read):
     assert len(drawn(read({"segmentation": [[2, 1, 6, 1, 6, 4]], "image_id": "7", "category_id": 3.0}))) == 1
     coco = read({"segmentation": []}, images=[{**IMAGE, "id": each} for each in ("7", "07", "7.0")])
-    assert len(coco.pictures) == 3 and not any(each.problem for each in coco.pictures)
+    assert len(coco.images) == 3 and not any(each.problem for each in coco.images)
 
 
 @pytest.mark.parametrize("size", [(6.0, 8.0), ("6", "8"), ("6.0", 8), (6, 8)])
 def test_sizes_may_be_floats_or_texts(read, size):
     coco = read({"segmentation": [[2, 1, 6, 1, 6, 4]]}, images=[{**IMAGE, "height": size[0], "width": size[1]}])
-    assert coco.pictures[0].size == SIZE and drawn(coco)[0][1].sum() == 6
+    assert coco.images[0].size == SIZE and drawn(coco)[0][1].sum() == 6
 
 
 @pytest.mark.parametrize("size", [{}, {"height": None, "width": None}, {"height": 6}, {"width": 8.0, "height": None}])
@@ -227,7 +227,7 @@ def test_missing_sizes_are_the_pictures_own(read, size):
         {"segmentation": shape},
         images=[{"id": 7, "file_name": "a.png", **size}, {"id": 8, "file_name": "b.png"}],
     )
-    first, second = coco.pictures
+    first, second = coco.images
     assert list(coco.objects(second)) == []
     assert [int(each.mask.sum()) for each in coco.objects(first, shown=SIZE)] == [6, 2]
     with pytest.raises(CocoError, match="annotation 0: its image has no height and width"):
@@ -236,7 +236,7 @@ def test_missing_sizes_are_the_pictures_own(read, size):
 
 def test_sizes_that_make_no_sense_matter_only_where_there_are_objects(read):
     coco = read(images=[{**IMAGE, "height": 0, "width": "wide"}])
-    assert coco.pictures[0].size == (None, None) and list(coco.objects(coco.pictures[0], shown=SIZE)) == []
+    assert coco.images[0].size == (None, None) and list(coco.objects(coco.images[0], shown=SIZE)) == []
 
 
 @pytest.mark.parametrize(
@@ -257,7 +257,7 @@ def test_an_object_without_a_shape_has_no_pixel_and_the_others_are_read(read, sh
 
 def test_rings_of_two_points_are_left_out_beside_good_ones(read):
     coco = read({"segmentation": [[0, 0, 1, 1], [2, 1, 6, 1, 6, 4], []]})
-    (found,) = coco.objects(coco.pictures[0])
+    (found,) = coco.objects(coco.images[0])
     assert found.mask.sum() == 6 and len(found.rings) == 1
 
 
@@ -268,7 +268,7 @@ def test_key_points_that_label_studio_exported_are_no_object(read):
 
 def test_members_that_are_null_are_empty(read):
     coco = read(annotations=None, categories=None)
-    assert coco.labels == [] and len(coco.pictures) == 1
+    assert coco.labels == [] and len(coco.images) == 1
 
 
 @pytest.mark.parametrize(

@@ -102,7 +102,7 @@ def test_every_format_holds_the_same_objects_in_the_same_place(skylight, rasters
     coco = json.loads((out / "coco.json").read_bytes())
     assert len(coco["annotations"]) == len(table) and {each["name"] for each in coco["categories"]} == {"Pit"}
     read = Coco(out / "coco.json")
-    areas = [found.area for picture in read.pictures for found in read.objects(picture)]
+    areas = [found.area for image in read.images for found in read.objects(image)]
     assert read.labels == ["Pit"] and areas == pytest.approx([int(row["area_px"]) for row in table], rel=0.08)
 
 

@@ -34,8 +34,8 @@ from skylight.model.sam import loading
 from skylight.model.sam.segmenter import Segmenter
 from skylight.model.sam.types import Embedding
 from skylight.model.storage.file_store import FolderStore
-from tests.backend.importing.test_importer import coco
 from tests.model.images.test_as_the_browser import Watched
+from tests.support.label_files import coco
 from tests.support.planted_embeddings import brush, key_point, png, square
 
 OWN = Path(__file__).parents[2] / "cases"
