@@ -171,7 +171,7 @@ class Service:
     def decoder_of_version(self, project: str, number: int) -> DomainDecoder | None:
         """The decoder of any version, None if its layout is another release's.
 
-        Raises SetAside if it was damaged, Unavailable if it cannot be read now.
+        Raises DamagedFile if it was damaged, Unavailable if it cannot be read now.
         """
         return self._decoder(project, number)
 

@@ -1,12 +1,13 @@
-"""From a task's image URL to its embedding, fetched and encoded at most once."""
+"""Embeddings of images by URL, each image fetched and encoded at most once."""
 
 import copy
 import functools
 import threading
 import time
-from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+
+from cachetools import TTLCache
 
 from skylight.backend.errors import MediaError
 from skylight.backend.images.large_images import LargeImageStore
@@ -18,13 +19,13 @@ from skylight.model.mapping import tiled_inference
 from skylight.model.sam.segmenter import Segmenter, is_of
 from skylight.model.sam.types import Embedding, pack_known
 
-REMEMBERED_URLS = 20_000
-REMEMBERED_SECONDS = 600.0  # how long an address is trusted to show the same image without being fetched again
+MAX_REMEMBERED_URLS = 20_000
+REMEMBERED_SECONDS = 600.0  # how long a URL is trusted to show the same image without being fetched again
 
 
 @dataclass(frozen=True)
 class _View:
-    """A part of a picture as a SAM sees it; `small`: all of one that is not larger than a tile."""
+    """A window of an image as a SAM sees it; `small`: all of an image that is not larger than a tile."""
 
     segmenter: Segmenter
     raster: Raster
@@ -32,15 +33,15 @@ class _View:
     small: bool
 
     def encode(self) -> Embedding:
-        """Its embedding. Raises ImageError."""
+        """The window's embedding. Raises ImageError."""
         if not self.small:
             return tiled_inference.embed(self.segmenter, self.raster, self.window)
         known = pack_known(self.raster.known(self.window))
-        made = self.segmenter.embed(self.raster.read(self.window))
-        return replace(made, quantiles=self.raster.quantiles, known=known)
+        embedding = self.segmenter.embed(self.raster.read(self.window))
+        return replace(embedding, quantiles=self.raster.quantiles, known=known)
 
-    def made(self, embedding: Embedding) -> bool:
-        """Whether an embedding is of the pixels that are read today. Raises ImageError."""
+    def matches(self, embedding: Embedding) -> bool:
+        """Whether an embedding is of the pixels that are read now. Raises ImageError."""
         if self.small:
             pixels, known = self.raster.read(self.window), pack_known(self.raster.known(self.window))
         else:
@@ -50,10 +51,11 @@ class _View:
 
 
 class ImageEmbedder:
-    """Embeddings by URL. An address's content hash is remembered a while: a click on a known image fetches nothing.
+    """Embeddings of images by URL, thread-safe.
 
-    An embedding is kept under the image's sha256, with the normalisation's mark where there is one. An image that it
-    leaves as it is (of 8 bits, no bands chosen) then has its embedding under both; it is not encoded for that.
+    A URL's content hash is remembered for a while, so that a click on a known image fetches nothing. An embedding is
+    cached under the image's sha256, followed by the normalization's mark where there is one. An image that the
+    normalization leaves as it is (of 8 bits, no bands chosen) is encoded once and cached under both keys.
     """
 
     def __init__(
@@ -69,27 +71,26 @@ class ImageEmbedder:
         self.cache = cache
         self.fetch = fetch
         self.max_pixels = max_pixels
-        self.clock = clock
         self.large = large
         self.normalization = OWN
         self._lock = threading.Lock()
-        self._hashes: OrderedDict[str, tuple[str, float]] = OrderedDict()
+        self._digests: TTLCache[str, str] = TTLCache(MAX_REMEMBERED_URLS, REMEMBERED_SECONDS, clock)
 
     def with_normalization(self, normalization: Normalisation) -> "ImageEmbedder":
-        """The same with pictures seen by another normalisation; all that is kept is shared."""
+        """An embedder of images read by another normalization; caches are shared with this one."""
         if normalization == self.normalization:
             return self
-        made = copy.copy(self)
-        made.normalization = normalization
-        return made
+        other = copy.copy(self)
+        other.normalization = normalization
+        return other
 
     def cache_key(self, digest: str) -> str:
-        """What an image's embedding is kept under."""
+        """The cache key of an image's embedding, by the image's sha256."""
         return digest + self.normalization.mark
 
     def embedding(self, url: str) -> tuple[str, Embedding]:
         """The sha256 and the embedding of the image behind a URL. Raises MediaError or ImageError."""
-        digest = self._known(url)
+        digest = self._remembered(url)
         if digest is not None:
             return digest, self.embedding_of(digest, url)
         data = self.fetch(url)
@@ -98,14 +99,14 @@ class ImageEmbedder:
         return digest, self._get(digest, lambda: self._view(digest, data))
 
     def embedding_of(self, digest: str, url: str) -> Embedding:
-        """The embedding of an image by its sha256, fetched from `url` only if it was never encoded by this SAM.
+        """The embedding of the image with this sha256, fetched from `url` only if this SAM has not encoded it yet.
 
         Raises MediaError if another image is behind the URL now.
         """
 
         def view() -> _View:
             if self.large is not None and (raster := self.large.open(digest, self.normalization)) is not None:
-                return self._from_afar(raster)
+                return self._whole_view(raster)
             data = self.fetch(url)
             actual = content_hash(data)
             if actual != digest:
@@ -116,17 +117,17 @@ class ImageEmbedder:
         return self._get(digest, view)
 
     def open(self, url: str) -> tuple[str, Embedding | Raster]:
-        """The sha256 of the image behind a URL, and its embedding; if it is larger than a tile, the image by windows.
+        """The sha256 of the image behind a URL, with its embedding or, if it is larger than a tile, its raster.
 
         Raises MediaError or ImageError.
         """
         if self.large is None:
             return self.embedding(url)
-        digest = self._known(url)
+        digest = self._remembered(url)
         if digest is not None:
             if (raster := self.large.open(digest, self.normalization)) is not None:
                 return digest, raster
-            embedding = self.embedding_of(digest, url)  # joins in, if it is under way
+            embedding = self.embedding_of(digest, url)  # waits for it, if it is being computed
             if max(embedding.size) <= self.large.side:
                 return digest, embedding
             if (raster := self.large.open(digest, self.normalization)) is not None:
@@ -140,9 +141,9 @@ class ImageEmbedder:
         return digest, self._get(digest, lambda: self._view(digest, data))
 
     def tile_count(self, url: str) -> int:
-        """How many tiles the image behind a URL is looked at in. Raises MediaError or ImageError."""
-        found = self.open(url)[1]
-        return 1 if isinstance(found, Embedding) else len(tiled_inference.windows(found.size, self.side))
+        """The number of tiles that the image behind a URL is split into. Raises MediaError or ImageError."""
+        image = self.open(url)[1]
+        return 1 if isinstance(image, Embedding) else len(tiled_inference.windows(image.size, self.side))
 
     @property
     def side(self) -> int:
@@ -150,14 +151,15 @@ class ImageEmbedder:
         return self.large.side if self.large else tiled_inference.default_side(self.segmenter)
 
     def tile_embedding(self, digest: str, raster: Raster, window: Window) -> Embedding:
-        """The embedding of a part of a large image, made at most once. Raises ImageError."""
+        """The embedding of a window of a large image, computed at most once. Raises ImageError."""
         part = f"-{'-'.join(map(str, window))}"
         return self._get(digest, lambda: _View(self.segmenter, raster, window, small=False), part)
 
     def _get(self, digest: str, view: Callable[[], _View], part: str = "") -> Embedding:
-        """The embedding of an image, or a part of it; `view` is asked for only where it has to be made, or checked.
+        """The cached embedding of an image, or of the part of it that the key ends with.
 
-        What is to be kept by this normalisation may be there by another, of an image that is the same by all.
+        `view` is called only where the embedding has to be computed or checked. Where the normalization leaves the
+        image as it is, the embedding without normalization is taken.
         """
         view = functools.cache(view)
 
@@ -168,31 +170,27 @@ class ImageEmbedder:
 
         def check(embedding: Embedding) -> bool | None:
             try:
-                return view().made(embedding)
-            except MediaError:  # the storage is away
+                return view().matches(embedding)
+            except MediaError:  # the image cannot be fetched now
                 return None
 
         return self.cache.get(self.cache_key(digest) + part, compute, check)
 
     def _view(self, digest: str, data: bytes) -> _View:
-        """An image as it is looked at whole, a large one from afar. Raises ImageError."""
+        """The whole of an image, a large one scaled down. Raises ImageError."""
         raster = self.large.add(digest, data, self.max_pixels, self.normalization) if self.large else None
         if raster is not None:
-            return self._from_afar(raster)
+            return self._whole_view(raster)
         small = in_memory(data, self.max_pixels, self.normalization)
         return _View(self.segmenter, small, (0, 0, *small.size), small=True)
 
-    def _from_afar(self, raster: Raster) -> _View:
+    def _whole_view(self, raster: Raster) -> _View:
         return _View(self.segmenter, raster, (0, 0, *raster.size), small=False)
 
-    def _known(self, url: str) -> str | None:
+    def _remembered(self, url: str) -> str | None:
         with self._lock:
-            digest, since = self._hashes.get(url, ("", -REMEMBERED_SECONDS))
-            return digest if digest and self.clock() - since < REMEMBERED_SECONDS else None
+            return self._digests.get(url)
 
     def _remember(self, url: str, digest: str) -> None:
         with self._lock:
-            self._hashes[url] = (digest, self.clock())
-            self._hashes.move_to_end(url)
-            while len(self._hashes) > REMEMBERED_URLS:
-                self._hashes.popitem(last=False)
+            self._digests[url] = digest

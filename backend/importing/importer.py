@@ -15,9 +15,10 @@ from skylight.backend.importing.coco_file import CocoError
 from skylight.backend.importing.formats import Format, detect_format
 from skylight.backend.importing.matching import AddressIndex, PathIndex, likely_paths, path_of, spelled, uploaded_name
 from skylight.backend.importing.targets import MAX_NAMES_SHOWN, LabeledImage, NewAnnotation, TargetProject
-from skylight.backend.labelstudio.client import LabelStudio, TaskSummary
+from skylight.backend.labelstudio.client import LabelStudio
 from skylight.backend.labelstudio.image_urls import image_url, value_at
 from skylight.backend.labelstudio.label_config import controls
+from skylight.backend.labelstudio.task_listing import TaskSummary
 from skylight.backend.service import Service
 from skylight.model.images.decoding import ImageError
 from skylight.model.images.file_names import files_below, is_picture
@@ -242,6 +243,6 @@ class Importer:
         else:
             assert match.file
             name = uploaded_name(match.file.name)
-            task = self.client.import_picture(self.number, name, match.file.read_bytes())
+            task = self.client.import_image(self.number, name, match.file.read_bytes())
         for annotation in annotations:
             self.client.create_annotation(task, annotation.result, ground_truth=annotation.ground_truth)

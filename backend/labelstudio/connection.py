@@ -150,6 +150,20 @@ def member(answer: Any, key: str) -> Any:
     return answer[key]
 
 
+def json_object(value: Any) -> dict[str, Any]:
+    """Return the value if it is a JSON object. Raises LabelStudioError."""
+    if not isinstance(value, dict):
+        raise LabelStudioError(f"Label Studio answered {type(value).__name__} where an object was expected.")
+    return value
+
+
+def json_list(value: Any) -> list[dict[str, Any]]:
+    """Return the value if it is a JSON list. Raises LabelStudioError."""
+    if not isinstance(value, list):
+        raise LabelStudioError(f"Label Studio answered {type(value).__name__} where a list was expected.")
+    return value
+
+
 def shorten(value: Any) -> str:
     """Return a decoded JSON value as text of at most about `DETAIL_CHARS` characters."""
     text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)

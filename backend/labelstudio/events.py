@@ -5,7 +5,7 @@ from datetime import datetime
 from typing import Any
 
 from skylight.backend.errors import BadRequest
-from skylight.backend.labelstudio.client import is_reviewed
+from skylight.backend.labelstudio.task_listing import is_reviewed
 from skylight.backend.limits import check_config, checked_id, project_name
 
 OURS = "skylight-"  # how the versions of a decoder are named; SAM alone pre-annotates nothing

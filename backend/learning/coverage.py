@@ -5,9 +5,9 @@ from dataclasses import dataclass
 from itertools import islice
 
 from skylight.backend.errors import LabelStudioError, SkylightError
-from skylight.backend.labelstudio.client import TaskSummary
 from skylight.backend.labelstudio.events import project_key
 from skylight.backend.labelstudio.image_urls import image_urls
+from skylight.backend.labelstudio.task_listing import TaskSummary
 from skylight.backend.service import Service
 
 TASKS = 2000  # looked at, at most: twenty pages of Label Studio's list, once a minute while somebody looks

@@ -12,10 +12,11 @@ from numpy.typing import NDArray
 
 from skylight.backend.errors import BadRequest, LabelStudioError, SkylightError
 from skylight.backend.inference.preannotation import preannotation
-from skylight.backend.labelstudio.client import LabelStudio, TaskSummary
+from skylight.backend.labelstudio.client import LabelStudio
 from skylight.backend.labelstudio.events import project_key
 from skylight.backend.labelstudio.image_urls import image_url
 from skylight.backend.labelstudio.label_config import Labeling
+from skylight.backend.labelstudio.task_listing import TaskSummary
 from skylight.backend.learning.clusters import cluster_of, find_clusters
 from skylight.backend.learning.prediction_delivery import EMPTY, MARK_SECONDS, Delivery, forget
 from skylight.backend.learning.superseded_predictions import note, number_of

@@ -12,10 +12,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from skylight.backend.errors import DATA_ERRORS, LabelStudioError, MediaError, SkylightError, Unavailable
-from skylight.backend.labelstudio.client import LIGHT_PAGE, LabelStudio, TaskSummary
+from skylight.backend.labelstudio.client import LabelStudio
 from skylight.backend.labelstudio.events import project_key
 from skylight.backend.labelstudio.image_urls import image_urls
 from skylight.backend.labelstudio.label_config import Labeling
+from skylight.backend.labelstudio.task_listing import LIGHT_PAGE, TaskSummary
 from skylight.backend.learning.coverage import readiness_test
 from skylight.backend.queue.progress import reporter
 from skylight.backend.queue.time_slice import SLICE_SECONDS, Turn

@@ -4,7 +4,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from skylight.backend.labelstudio.client import LabelStudio, StoredPrediction, TaskSummary
+from skylight.backend.labelstudio.client import LabelStudio
+from skylight.backend.labelstudio.task_listing import StoredPrediction, TaskSummary
 from skylight.backend.learning.superseded_predictions import (
     MOST_EARLIER,
     is_ours,

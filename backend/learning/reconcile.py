@@ -7,8 +7,8 @@ import logging
 from typing import Any, NamedTuple
 
 from skylight.backend.errors import LabelStudioError, NotFound
-from skylight.backend.labelstudio.client import AnnotationSummary
 from skylight.backend.labelstudio.events import annotation_event, project_key
+from skylight.backend.labelstudio.task_listing import AnnotationSummary
 from skylight.backend.learning.ingest import bury, handle, parked, save_config
 from skylight.backend.learning.webhook_reactivation import reactivate
 from skylight.backend.queue.quarantine import State

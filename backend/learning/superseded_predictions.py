@@ -15,8 +15,9 @@ from datetime import datetime
 from typing import Any
 
 from skylight.backend.errors import LabelStudioError
-from skylight.backend.labelstudio.client import LabelStudio, StoredPrediction, TaskReferences
+from skylight.backend.labelstudio.client import LabelStudio
 from skylight.backend.labelstudio.events import project_key
+from skylight.backend.labelstudio.task_listing import StoredPrediction, TaskReferences
 from skylight.backend.queue.queue import key
 from skylight.backend.service import Service
 from skylight.model.sam.checkpoints import CHECKPOINTS

@@ -167,8 +167,8 @@ class SampleStore:
     def label_map(self, project: str, record: SampleRecord) -> NDArray[np.uint8]:
         """A sample's label map, (H, W) uint8.
 
-        Raises SetAside if it was damaged, and the sample with it is gone; FileNotFoundError if another sample has taken
-        its place just now.
+        Raises DamagedFile if it was damaged, and the sample with it is gone; FileNotFoundError if another sample has
+        taken its place just now.
         """
         return self._read_png(project, record, record.label_map)
 

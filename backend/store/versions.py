@@ -66,7 +66,7 @@ class Versions:
         return max(self.store.newest_forgotten(project), max(numbers, default=0))
 
     def card(self, project: str, number: int) -> dict[str, Any]:
-        """What is known of a version. Raises FileNotFoundError if there is none, SetAside if it was damaged."""
+        """What is known of a version. Raises FileNotFoundError if there is none, DamagedFile if it was damaged."""
         try:
             return unseal(self.files.read(f"{self._version_folder(project, number)}/{CARD}"))
         except ValueError as error:

@@ -14,6 +14,7 @@ from skylight.model.experiments.annotation_cost import SATISFIED
 from skylight.model.experiments.simulated_annotator import CORRECTIONS, SMALLEST
 from skylight.model.masks.bitmask import decode_rle
 from skylight.model.masks.geometry import interior_point
+from tests.support.interactive import send_click
 
 Mask = NDArray[np.bool_]
 
@@ -49,7 +50,7 @@ def click(
     reached = []
     for _ in range(1 + CORRECTIONS):
         context = {"result": [key_point(x, y, positive, width, height, label) for x, y, positive in clicks]}
-        answer = client.interactive(backend, task, context)["result"]
+        answer = send_click(client, backend, task, context)["result"]
         mask = region_mask(answer[0]) if answer else np.zeros_like(truth)
         reached.append(iou(mask, truth))
         if answer and reached[-1] > best[0]:

@@ -30,6 +30,7 @@ from skylight.backend.settings import Settings
 from skylight.model.datasets import synthetic_scenes
 from tests.e2e.bucket import bucket
 from tests.e2e.conftest import BUILD, Rows
+from tests.support.interactive import send_click
 
 EMAIL, PASSWORD = "doctor@example.com", secrets.token_urlsafe(9)
 LOGIN = "label-studio", secrets.token_urlsafe(9)  # of Skylight
@@ -207,7 +208,7 @@ def test_pictures_in_a_bucket_are_answered_for(ward: Ward, presign: bool) -> Non
         size = synthetic_scenes.scene(2).image.shape
         point = {"original_width": size[1], "original_height": size[0], "image_rotation": 0, "is_positive": True}
         names = {"from_name": "point", "to_name": "image", "type": "keypointlabels", "id": "a"}
-        answer: Any = client.interactive(backend["id"], task.id, {"result": [{**names, **point, "value": pit}]})
+        answer: Any = send_click(client, backend["id"], task.id, {"result": [{**names, **point, "value": pit}]})
         assert len(answer["result"]) == 1
         assert ("a b/c.png", presign, not presign) in seen, seen
         assert image_urls.label_studio_path(task.data["image"], task.id).startswith(f"/tasks/{task.id}/resolve/")

@@ -30,6 +30,7 @@ from skylight.model.evaluation.metrics import iou
 from skylight.model.masks.geometry import interior_point
 from tests.e2e.annotator import key_point, region_mask
 from tests.e2e.conftest import BUILD, Rows, Stack
+from tests.support.interactive import retrieve_predictions, send_click
 
 SEED = 60_700
 CONFIG = label_config(["Pit"])
@@ -114,7 +115,7 @@ def test_it_is_set_up_answers_clicks_hears_of_annotations_and_serves_a_version(
     tasks = {str(task.data["image"])[-5]: task.id for task in client.tasks(project)}
     truth = max(pits[0], key=lambda mask: int(mask.sum()))
     x, y = interior_point(truth, np.random.default_rng(0), central=True)
-    answer = client.interactive(backend, tasks["0"], {"result": [key_point(x, y, True, *truth.shape[::-1], "Pit")]})
+    answer = send_click(client, backend, tasks["0"], {"result": [key_point(x, y, True, *truth.shape[::-1], "Pit")]})
     (region,) = answer["result"]
     clicked = iou(region_mask(region), truth)
     rows.add("label-studio-ml: SAM IoU after one click", clicked, "IoU", ">= 0.7", clicked >= 0.7)
@@ -131,7 +132,7 @@ def test_it_is_set_up_answers_clicks_hears_of_annotations_and_serves_a_version(
     wait(lambda: client.model_versions(project).get("skylight-1") == 2, TRAINING_SECONDS)
     rows.add("label-studio-ml: submits to predictions", time.monotonic() - began, "s")
     assert client.webhooks(project)[0]["headers"].keys() == {HEADER, "Authorization"}
-    client.retrieve_predictions(project, list(tasks.values()))
+    retrieve_predictions(client, project, list(tasks.values()))
     for i in (3, 4):
         wait(lambda: client.predictions(tasks[str(i)]) != [], 60)  # noqa: B023 (called at once)
         versions = [each["model_version"] for each in client.predictions(tasks[str(i)])]

@@ -18,6 +18,7 @@ from skylight.model.evaluation.metrics import LabelScores
 from skylight.model.masks.instance_map import numbers_of
 from tests.e2e.annotator import Log, Mask, annotate, region_mask
 from tests.e2e.conftest import Rows, Stack
+from tests.support.interactive import retrieve_predictions
 
 DATA = os.environ.get("SKYLIGHT_DATA", "")
 PROMOTION_SECONDS = 600
@@ -137,7 +138,7 @@ def await_version(stack: Stack, project: int, annotations: int) -> float:
 
 def measure(stack: Stack, project: int, tasks: list[int], pictures: list[Picture], label: str) -> float:
     """Mean foreground IoU of the newest predictions that Label Studio holds for tasks never annotated."""
-    stack.client.retrieve_predictions(project, tasks)
+    retrieve_predictions(stack.client, project, tasks)
     scores = LabelScores([label])
     for task, each in zip(tasks, pictures, strict=True):
         predictions = stack.client.predictions(task)

@@ -121,7 +121,7 @@ def test_a_picture_that_exif_turns_is_turned(tiled, studio):
 def test_files_give_way_and_are_fetched_again(tiled, studio, mosaic, monkeypatch):
     image, _ = mosaic
     monkeypatch.setattr(large_images, "KEPT_BYTES", image.nbytes + 1000)
-    monkeypatch.setattr(large_images, "OPEN", 1)
+    monkeypatch.setattr(large_images, "MAX_OPEN", 1)
     for name in (A, B):
         studio.pictures[name] = png(np.roll(image, len(studio.pictures), 0))
         tiled.embedder.embedding(name)

@@ -14,8 +14,9 @@ import pytest
 
 from skylight.backend.errors import ConfigError, LabelStudioError
 from skylight.backend.labelstudio import client as labelstudio
-from skylight.backend.labelstudio import connection
-from skylight.backend.labelstudio.client import AnnotationSummary, LabelStudio
+from skylight.backend.labelstudio import connection, task_listing
+from skylight.backend.labelstudio.client import LabelStudio
+from skylight.backend.labelstudio.task_listing import AnnotationSummary
 
 LEGACY = "0123456789abcdef0123456789abcdef01234567"
 PERSONAL = "personal.refresh.token"
@@ -139,6 +140,66 @@ class Handler(BaseHTTPRequestHandler):
         ids = {"task_ids": made} if "return_task_ids" in query else {}
         self.send(201, {"task_count": count, "file_upload_ids": [], **ids})
 
+
+ROUTES:
+            match = re.fullmatch(pattern, parts.path)
+            if match and method == self.command:
+                return serve(self, raw, query, *map(int, match.groups()))
+        self.send_response(404)
+        page = b"<!doctype html>" + b"x" * 5000
+        self.send_header("Content-Type", "text/html; charset=utf-8")
+        self.send_header("Content-Length", str(len(page)))
+        self.end_headers()
+        self.wfile.write(page)
+
+    do_GET = do_POST = do_PATCH = do_DELETE = handle_any
+
+    def refresh(self, body: dict[str, str]) -> None:
+        if body["refresh"] != PERSONAL:
+            return self.refuse(401, "Token is invalid")
+        self.server.refreshes += 1
+        self.server.access += 1
+        self.send(200, {"access": f"access.{self.server.access}.x"})
+
+    def version(self, raw: bytes, query: dict[str, list[str]]) -> None:
+        self.send(200, {"release": "1.23.2", "edition": "Community"})
+
+    def project(self, raw: bytes, query: dict[str, list[str]], project: int) -> None:
+        if project != 1:
+            return self.refuse(404, "No Project matches the given query.")
+        if self.command == "PATCH":
+            return self.refuse(400, "Validation error", {"model_version": ["Model version doesn't exist."]})
+        self.send(200, {"id": 1, "title": "moon"})
+
+    def list_tasks(self, raw: bytes, query: dict[str, list[str]]) -> None:
+        self.server.before_page()
+        asked = json.loads(query["query"][0])
+        behind, *others = asked["filters"]["items"]
+        assert behind["filter"] == "filter:tasks:id" and behind["operator"] == "greater"
+        found = [task for key, task in sorted(self.server.tasks.items()) if key > behind["value"]]
+        if not asked["selectedItems"]["all"]:
+            found = [task for task in found if task["id"] in asked["selectedItems"]["included"]]
+        if others:
+            found = [task for task in found if task["annotations"]]
+        page = found[: int(query["page_size"][0])]
+        self.send(200, {"tasks": [light(task, query) for task in page], "total": len(found)})
+
+    def predict(self, raw: bytes, query: dict[str, list[str]]) -> None:
+        item = json.loads(raw)
+        gone = item["task"] not in self.server.tasks
+        refused = [f'Invalid pk "{item["task"]}" - object does not exist.'] if gone else self.server.refused
+        if refused:
+            return self.refuse(400, "Validation error", {"task" if gone else "non_field_errors": refused})
+        self.server.predictions.append(item)
+        self.send(201, item)
+
+    def upload(self, raw: bytes, query: dict[str, list[str]], project: int) -> None:
+        count = raw.count(b"Content-Disposition: form-data")
+        self.server.uploads.append(count)
+        made = [7, 8] if b"list of tasks" in raw else [7]
+        ids = {"task_ids": made} if "return_task_ids" in query else {}
+        self.send(201, {"task_count": count, "file_upload_ids": [], **ids})
+
     def interactive(self, raw: bytes, query: dict[str, list[str]], backend: int) -> None:
         body = json.loads(raw)
         if backend == 2:
@@ -153,7 +214,6 @@ ROUTES: list[tuple[str, str, Any]] = [
     ("GET", r"/api/tasks/", Handler.list_tasks),
     ("POST", r"/api/projects/(\d+)/import", Handler.upload),
     ("POST", r"/api/predictions/", Handler.predict),
-    ("POST", r"/api/ml/(\d+)/interactive-annotating", Handler.interactive),
 ]
 
 
@@ -299,7 +359,7 @@ def test_an_unset_address_is_a_configuration_error():
 
 
 def test_all_tasks_are_listed_over_several_pages(client, server, monkeypatch):
-    monkeypatch.setattr(labelstudio, "LIGHT_PAGE", 3)
+    monkeypatch.setattr(task_listing, "LIGHT_PAGE", 3)
     server.tasks = {number: make_task(number, versions="v2,v1,v2") for number in range(10, 17)}
     tasks = list(client.tasks(1))
     assert [task.id for task in tasks] == list(range(10, 17))
@@ -309,7 +369,7 @@ def test_all_tasks_are_listed_over_several_pages(client, server, monkeypatch):
 
 
 def test_tasks_deleted_while_listing_make_none_be_missed(client, server, monkeypatch):
-    monkeypatch.setattr(labelstudio, "LIGHT_PAGE", 2)
+    monkeypatch.setattr(task_listing, "LIGHT_PAGE", 2)
     server.tasks = {number: make_task(number) for number in range(1, 8)}
     listing = client.tasks(1)
     seen = [next(listing).id]
@@ -325,7 +385,7 @@ def test_what_comes_after_a_task_is_one_request(client, server):
 
 
 def test_only_some_tasks_can_be_asked_for(client, server, monkeypatch):
-    monkeypatch.setattr(labelstudio, "ONLY_CHUNK", 2)
+    monkeypatch.setattr(task_listing, "MAX_IDS", 2)
     server.tasks = {number: make_task(number) for number in range(1, 8)}
     assert [task.id for task in client.tasks(1, only=[6, 2, 99, 4])] == [2, 4, 6]
     assert list(client.tasks(1, only=[])) == []
@@ -382,21 +442,15 @@ def test_a_prediction_that_is_refused_though_its_task_is_there_is_an_error(clien
 
 
 def test_many_files_go_up_in_several_requests(client, server, monkeypatch):
-    monkeypatch.setattr(labelstudio, "FILES_CHUNK", 2)
+    monkeypatch.setattr(labelstudio, "MAX_FILES", 2)
     assert client.import_files(1, {f"{number}.png": b"png" for number in range(5)}) == 5
     assert server.uploads == [2, 2, 1]
 
 
 def test_one_picture_goes_up_and_its_task_comes_back(client):
-    assert client.import_picture(1, "a.png", b"png") == 7
+    assert client.import_image(1, "a.png", b"png") == 7
     with pytest.raises(LabelStudioError, match=r"made \[7, 8\] of a.json, where one task was expected"):
-        client.import_picture(1, "a.json", b"list of tasks")
-
-
-def test_a_click_comes_back_as_prediction_and_a_failed_one_as_error(client):
-    assert client.interactive(1, 3, {"result": [{"id": "a"}]})["result"] == [{"id": "a"}]
-    with pytest.raises(LabelStudioError, match="ML backend failed .*500 Server Error"):
-        client.interactive(2, 3, {"result": []})
+        client.import_image(1, "a.json", b"list of tasks")
 
 
 def test_another_program_at_the_address_is_recognised(client, server, monkeypatch):

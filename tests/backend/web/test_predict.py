@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from werkzeug.serving import make_server
 
-from skylight.backend.click_sessions import SECONDS
+from skylight.backend.click_sessions import TTL_SECONDS, ClickSessions
 from skylight.backend.demo.demo import label_config
 from skylight.backend.inference import click as click_module
 from skylight.backend.labelstudio import image_urls
@@ -498,9 +498,9 @@ def test_sam_is_not_given_its_answer_to_something_else(client, planted, picture,
 
 def test_an_answer_is_forgotten_after_a_while(client, planted, picture):
     asked, now = watch(planted), [0.0]
-    planted.click_sessions.clock = lambda: now[0]
+    planted.click_sessions = ClickSessions(lambda: now[0])
     ask(client, clicked(("a", 5, 7)))
-    now[0] = SECONDS
+    now[0] = TTL_SECONDS
     ask(client, clicked(("a", 5, 7), ("b", 9, 9)))
     assert asked[1][1] is None
 
