@@ -19,10 +19,11 @@ from skylight.backend.labelstudio.client import LabelStudio
 from skylight.backend.labelstudio.label_config import Labeling, parse_config
 from skylight.backend.limits import MACHINE
 from skylight.backend.process.admission import Admission
+from skylight.backend.queue.connection import connect
 from skylight.backend.queue.failures import Failures
 from skylight.backend.queue.prefetch_requests import PrefetchRequests
-from skylight.backend.queue.quarantine import Asides
-from skylight.backend.queue.queue import Queue, connect
+from skylight.backend.queue.quarantine import Quarantine
+from skylight.backend.queue.queue import Queue
 from skylight.backend.queue.retries import Retries
 from skylight.backend.security.webhook_secret import WebhookSecret
 from skylight.backend.settings import MEGABYTE, Settings
@@ -77,8 +78,8 @@ class Service:
         self.versions = Versions(self.store)
         self.normalisations = Normalisations(self.store, self.versions)
         self.failures = Failures(connection)
-        self.asides = Asides(connection, configuration=self.configuration)
-        self.retries = Retries(self.queue, self.failures, self.asides, self.store)
+        self.quarantine = Quarantine(connection, configuration=self.configuration)
+        self.retries = Retries(self.queue, self.failures, self.quarantine, self.store)
         self.store.damage.listener = self._damaged
         self._labelstudio = LabelStudio(settings.label_studio_url, settings.label_studio_api_key)
         self.admission = Admission(settings.threads)
@@ -205,15 +206,15 @@ class Service:
         """A file of the store was set aside: Label Studio has what it held, or it is trained anew."""
         projects = self.store.projects() if project == MACHINE else [project]  # whose it was is not known
         for each in projects:
-            self.failures.note(each, "damaged", f"{reason}; it was set aside", "Look at the disk. " + REMADE)
+            self.failures.record(each, "damaged", f"{reason}; it was set aside", "Look at the disk. " + REMADE)
         try:
             for each in projects:
-                self.queue.want_reconciliation(each)
-                self.queue.touch(each)
+                self.queue.request_reconciliation(each)
+                self.queue.mark_dirty(each)
                 self.queue.request(each, "ingest")
         except redis.RedisError as error:
             log.error("project %s: what was damaged is made again once Redis is back: %s", project, error)
 
     def _embedding_damaged(self, path: Path) -> None:
         reason = f"the embedding {path.name} was damaged and is made again from its image"
-        self.failures.note(MACHINE, "embeddings", reason, "Look at the disk, if it goes on.")
+        self.failures.record(MACHINE, "embeddings", reason, "Look at the disk, if it goes on.")

@@ -36,15 +36,15 @@ def roll_back(service: Service, project: str) -> int:
 
 def train_now(service: Service, project: str) -> None:
     """Queue a training on all accepted annotations, however few are new; if none is, it makes no new version."""
-    service.queue.want_training(project)
+    service.queue.request_training(project)
     service.queue.request(project, "train")
 
 
 def try_again(service: Service, project: str) -> int:
     """Queue the annotations that were set aside to be tried once more; returns how many."""
-    count = service.asides.ask(project)
+    count = service.quarantine.retry_all(project)
     if count:
-        service.queue.want_reconciliation(project)
+        service.queue.request_reconciliation(project)
         service.queue.request(project, "ingest")
     return count
 
@@ -74,7 +74,7 @@ def set_normalization(
     if new == old:
         return message
     try:
-        service.queue.touch(project)
+        service.queue.mark_dirty(project)
         service.queue.request(project, "ingest")
         service.prefetch_requests.request_all(project)
     except redis.RedisError as error:

@@ -141,7 +141,7 @@ def _check_project(
 def _check_leftovers(service: Service) -> Iterator[Finding]:
     """Projects that are kept but not worked on: those Label Studio has deleted, and names that are no project's."""
     try:
-        gone, members = service.queue.gone(), service.queue.members()
+        gone, members = service.queue.gone(), service.queue.names()
     except redis.RedisError:  # machine_checks has a finding for it
         gone, members = {}, []
     for project, reason in sorted(gone.items()):

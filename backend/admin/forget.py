@@ -9,7 +9,8 @@ from rq.exceptions import NoSuchJobError
 from skylight.backend.errors import BadRequest, Unavailable
 from skylight.backend.limits import PROJECT
 from skylight.backend.queue.allowlist import AllowedJob
-from skylight.backend.queue.queue import GONE, KINDS, PROJECTS, Kind, Queue, key
+from skylight.backend.queue.keys import GONE, KINDS, PROJECTS, Kind, key
+from skylight.backend.queue.queue import Queue
 from skylight.backend.queue.retries import AGAIN
 from skylight.backend.service import Service
 
@@ -36,7 +37,7 @@ def stored_project(service: Service, given: str) -> StoredProject:
 
     Raises BadRequest if there is none, or more than one, redis.RedisError while Redis is away.
     """
-    known = sorted({*service.store.projects(), *service.store.misnamed(), *service.queue.members()})
+    known = sorted({*service.store.projects(), *service.store.misnamed(), *service.queue.names()})
     matches = [given] if given in known else [name for name in known if _number(name) == given]
     if len(matches) > 1:
         raise BadRequest(f"project {given} may be {' or '.join(matches)}: give the whole name")

@@ -14,7 +14,7 @@ import redis
 from skylight.backend.admin.findings import Finding
 from skylight.backend.queue import counters, redis_commands
 from skylight.backend.queue.failures import KEPT_SECONDS
-from skylight.backend.queue.queue import KINDS, Kind
+from skylight.backend.queue.keys import KINDS, Kind
 from skylight.backend.queue.workers import running
 from skylight.backend.service import Service
 from skylight.backend.settings import MEGABYTE, Settings, redact_url
@@ -132,7 +132,7 @@ def _check_inbox(service: Service) -> Finding:
     """How long the oldest event has waited, in Redis or on disk."""
     oldest = counters.spooled_age(service.settings.home)
     with suppress(redis.RedisError):  # which has a finding of its own
-        oldest = max(oldest, *counters.gather(service.queue, service.store.projects()).age.values(), 0.0)
+        oldest = max(oldest, *counters.read_counters(service.queue, service.store.projects()).age.values(), 0.0)
     if oldest > INBOX_SECONDS:
         step = "Is a worker busy with a long training, or ended? Its log says; more workers: SKYLIGHT_WORKERS."
         return Finding("inbox", "fail", f"the oldest event has waited for {oldest / 60:.0f} min", step)

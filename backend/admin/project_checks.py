@@ -13,7 +13,7 @@ from skylight.backend.labelstudio.client import LabelStudio
 from skylight.backend.labelstudio.events import project_key
 from skylight.backend.labelstudio.project_connection import ProjectLink, is_private, missing_actions
 from skylight.backend.learning.webhook_reactivation import reactivated
-from skylight.backend.queue.queue import key
+from skylight.backend.queue.keys import key
 from skylight.backend.security.basic_auth import BasicAuth
 from skylight.backend.security.webhook_secret import HEADER
 from skylight.backend.service import Service

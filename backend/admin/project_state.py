@@ -14,7 +14,7 @@ from skylight.backend.learning.agreement import Version, summary
 from skylight.backend.limits import MACHINE
 from skylight.backend.queue.failures import Failure
 from skylight.backend.queue.progress import JobState, job_states
-from skylight.backend.queue.quarantine import Aside
+from skylight.backend.queue.quarantine import FailedAnnotation
 from skylight.backend.service import Service
 from skylight.backend.store.samples import SampleRecord
 from skylight.model.images.normalization import Normalisation
@@ -39,7 +39,7 @@ class QueueState:
     up_to_date: bool  # whether everything accepted has been learned from
     jobs: Sequence[JobState]
     failures: Sequence[Failure]  # the project's, the newest first, then those of the machine
-    asides: Sequence[Aside]  # annotations that cannot be learned from as they are
+    asides: Sequence[FailedAnnotation]  # annotations that cannot be learned from as they are
     gone: str  # how it is known that Label Studio has the project no more, "" if it has
 
 
@@ -143,6 +143,6 @@ def _queue_state(service: Service, project: str) -> QueueState:
         up_to_date=not inbox and queue.trained(project) >= queue.dirty(project),
         jobs=job_states(queue, project),
         failures=service.failures.of(project) + service.failures.of(MACHINE),
-        asides=service.asides.of(project),
+        asides=service.quarantine.of(project),
         gone=queue.gone().get(project, ""),
     )

@@ -7,7 +7,7 @@ from skylight.backend.labelstudio.events import project_key
 from skylight.backend.learning.reconcile import reconcile
 from skylight.backend.queue import recovery
 from skylight.backend.queue.inbox import replay
-from skylight.backend.queue.queue import PROJECTS
+from skylight.backend.queue.keys import PROJECTS
 from skylight.backend.security.webhook_secret import HEADER
 from skylight.backend.service import Service
 
@@ -57,7 +57,7 @@ def _restore(service: Service, project: str, known: bool) -> str:
     except SkylightError as error:
         changed, comparison = 0, str(error)
     if changed:
-        queue.touch(project)
+        queue.mark_dirty(project)
     current = service.versions.current(project)
     parts = [
         "known to Redis" if known else "made known to Redis again",

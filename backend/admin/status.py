@@ -9,7 +9,7 @@ from skylight.backend.admin.project_state import ProjectState, project_state
 from skylight.backend.service import Service
 from skylight.model.images.normalization import OWN, Normalisation
 
-ASIDE_FIELDS = ("annotation", "task", "reason", "tries", "at", "again", "quarantined")  # of an Aside
+ASIDE_FIELDS = ("annotation", "task", "reason", "tries", "at", "again", "quarantined")  # of an FailedAnnotation
 JOB_FIELDS = ("running", "queued", "failed", "done", "total", "rate")  # of a JobState
 
 

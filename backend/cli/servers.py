@@ -14,7 +14,7 @@ from skylight.backend.process.supervisor import Supervisor
 from skylight.backend.web import listen
 
 if TYPE_CHECKING:
-    from skylight.backend.queue.queue import Kind
+    from skylight.backend.queue.keys import Kind
 
 WORKER_NICENESS = 5  # a click goes before training
 
@@ -64,7 +64,7 @@ def web(host: str, port: int, insecure: bool, parent: int | None) -> None:
 
 def _queues(ctx: click.Context, param: click.Parameter, value: str) -> "tuple[Kind, ...]":
     """embed,train as kinds of jobs; all of an empty text."""
-    from skylight.backend.queue.queue import KINDS
+    from skylight.backend.queue.keys import KINDS
 
     names = split_list(value)
     if unknown := [name for name in names if name not in KINDS]:

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from skylight.backend.errors import SkylightError
-from skylight.backend.queue.queue import key
+from skylight.backend.queue.keys import key
 from skylight.backend.service import Service
 from skylight.model.active_learning.clustering import cluster_centres, nearest_centres
 from skylight.model.active_learning.novelty import mean_feature

@@ -9,7 +9,7 @@ from skylight.backend.labelstudio.image_urls import image_url
 from skylight.backend.labelstudio.region_reader import READING, label_map
 from skylight.backend.learning.agreement import agreement
 from skylight.backend.queue.quarantine import state_of
-from skylight.backend.queue.time_slice import Turn
+from skylight.backend.queue.time_slice import TimeSlice
 from skylight.backend.service import Service
 from skylight.backend.store.samples import SampleRecord
 from skylight.backend.trace import record_error
@@ -26,27 +26,27 @@ def drain(service: Service, project: str) -> int:
     An annotation that cannot be used (its image is gone, say) is set aside, see `skylight.backend.queue.quarantine`,
     and holds up nothing.
     Where other projects' events wait, or after a slice (see `skylight.backend.queue.time_slice`), some may be left
-    for another turn.
+    for the next.
     """
     count = 0
     with service.queue.lock(project, "ingest") as held:
         if not held:  # another worker is at it
             return 0
         bury(service, project)
-        turn = Turn(service.queue, "ingest")
-        turn.work()
-        for event in service.queue.inbox(project):
+        time_slice = TimeSlice(service.queue, "ingest")
+        time_slice.start_work()
+        for event in service.queue.take_events(project):
             service.check_stop()
             handle(service, project, event)
             count += 1
-            if turn.is_over:
-                break  # with it in the inbox still, to be found done when it is its turn again
+            if time_slice.is_over:
+                break  # the event is still in the inbox, and found to be done next time
     return count
 
 
 def bury(service: Service, project: str) -> None:
     """Note by which annotation a worker ended, if one did. To be called with the lock "ingest"."""
-    if event := service.asides.left_behind(project):
+    if event := service.quarantine.take_unfinished(project):
         reason = "the worker ended while it was read: out of memory, perhaps, or stopped"
         _fail(service, project, event, reason, own=False, death=True)
 
@@ -58,15 +58,15 @@ def retry(service: Service, project: str) -> bool:
     """
     changed = False
     with service.queue.lock(project, "ingest") as held:
-        turn = Turn(service.queue, "ingest")
-        for each in service.asides.due(project) if held else ():
-            if turn.is_over:
+        time_slice = TimeSlice(service.queue, "ingest")
+        for each in service.quarantine.due(project) if held else ():
+            if time_slice.is_over:
                 break  # and due still
             if each.event is not None:
                 # Without its configuration, which is of when it came.
                 changed |= handle(service, project, {**each.event, "label_config": ""})
             else:
-                service.queue.want_reconciliation(project)
+                service.queue.request_reconciliation(project)
     return changed
 
 
@@ -77,7 +77,7 @@ def handle(service: Service, project: str, event: Event) -> bool:
     except DATA_ERRORS as error:
         log.exception("project %s: the event %.100r cannot be read and is left out", project, event)
         record_error(error)
-        service.queue.want_reconciliation(project)
+        service.queue.request_reconciliation(project)
         return False
 
 
@@ -85,33 +85,33 @@ def _apply(service: Service, project: str, event: Event) -> bool:
     if event.get("label_config"):
         save_config(service, project, event["label_config"])
     if event.get("reconcile"):
-        service.queue.want_reconciliation(project)
+        service.queue.request_reconciliation(project)
     what = event.get("what")
     if what == "train":
-        service.queue.want_training(project)
+        service.queue.request_training(project)
     if what == "tasks_created":
         service.prefetch_requests.request_all(project)
     if what == "annotations_deleted":
-        service.asides.drop(project, *event["ids"])
+        service.quarantine.remove(project, *event["ids"])
         return any([service.store.remove(project, each) for each in event["ids"]])
     if what == "tasks_deleted":
-        service.asides.drop_tasks(project, set(event["ids"]))
+        service.quarantine.remove_tasks(project, set(event["ids"]))
         return bool(service.store.remove_tasks(project, set(event["ids"])))
     if what != "annotation":
         return False
-    if not service.asides.waits(project, event["id"], state_of(event)):
+    if not service.quarantine.holds(project, event["id"], state_of(event)):
         return _try(service, project, event)
     if service.labelstudio is None:  # which could be asked for it again
-        service.asides.keep(project, event)
+        service.quarantine.keep_event(project, event)
     return False
 
 
 def _try(service: Service, project: str, event: Event) -> bool:
     """Use an annotation, or set it aside."""
-    service.asides.begin(project, event)
+    service.quarantine.mark_begun(project, event)
     try:
         changed = _annotation(service, project, event)
-        service.asides.drop(project, event["id"])
+        service.quarantine.remove(project, event["id"])
     except MediaError as error:  # the storage may be away, or the image may come back
         record_error(error)
         changed = _fail(service, project, event, str(error), own=False)
@@ -123,15 +123,15 @@ def _try(service: Service, project: str, event: Event) -> bool:
         record_error(error)
         changed = _fail(service, project, event, f"{type(error).__name__}: {error}", own=True)
     except OSError:  # the store's; the annotation is not to blame, nor has a worker ended by it
-        service.asides.end(project)
+        service.quarantine.mark_ended(project)
         raise
-    service.asides.end(project)
+    service.quarantine.mark_ended(project)
     return changed
 
 
 def _fail(service: Service, project: str, event: Event, reason: str, own: bool, death: bool = False) -> bool:
     keep = service.labelstudio is None and not death
-    found = service.asides.fail(project, event, reason, own, death, keep)
+    found = service.quarantine.record_failure(project, event, reason, own, death, keep)
     tried = "is set aside and tried again"
     if found.quarantined:
         tried = "is quarantined until it or the configuration changes"
@@ -148,8 +148,8 @@ def save_config(service: Service, project: str, label_config: str) -> None:
     if before:
         try:
             if service.labeling(before).labels != service.labeling(label_config).labels:
-                service.queue.touch(project)
-                service.queue.want_reconciliation(project)  # regions of labels that were missing may have theirs now
+                service.queue.mark_dirty(project)
+                service.queue.request_reconciliation(project)  # regions of labels that were missing may have theirs now
         except SkylightError as error:
             log.warning("project %s: %s", project, error)
 

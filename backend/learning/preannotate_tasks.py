@@ -21,7 +21,7 @@ from skylight.backend.learning.clusters import cluster_of, find_clusters
 from skylight.backend.learning.prediction_delivery import EMPTY, MARK_SECONDS, Delivery, forget
 from skylight.backend.learning.superseded_predictions import note, number_of
 from skylight.backend.queue.queue import Progress
-from skylight.backend.queue.time_slice import TURN_SECONDS, Turn
+from skylight.backend.queue.time_slice import SHARED_SECONDS, TimeSlice
 from skylight.backend.service import Service
 from skylight.backend.trace import record_error
 from skylight.model.decoder.network import DomainDecoder
@@ -40,14 +40,13 @@ def preannotate(service: Service, project: str, undisturbed: float = 0.0) -> boo
     """Give every open task a prediction of the current version, and have Label Studio show that.
 
     Those of earlier versions stay for a while, see `skylight.backend.learning.superseded_predictions`: somebody may
-    have the task open with one.
-    Those of versions that were rolled back are written over, where SAM alone is served again with nothing.
+    have the task open with one. Those of versions that were rolled back are written over, with nothing where SAM alone
+    is served again.
 
-    Stops when something more urgent is queued, but not in the first `undisturbed` seconds, when its turn is over (see
-    `skylight.backend.queue.time_slice`), or when another version has become current; gives whether tasks are left.
-    Which tasks are done is
-    remembered, so that it goes on from there. If Label Studio refuses or does not answer, the log, the page and the
-    doctor say so, and it is tried again after a while.
+    Stops when something more urgent is queued, but not in the first `undisturbed` seconds, when its time slice is over,
+    or when another version has become current; gives whether tasks are left. Which tasks are done is remembered, so
+    that it goes on from there. If Label Studio refuses or does not answer, the log, the page and the doctor say so, and
+    it is tried again after a while.
     """
     client = service.labelstudio
     if client is None:
@@ -57,7 +56,7 @@ def preannotate(service: Service, project: str, undisturbed: float = 0.0) -> boo
         return found is not None and found.run()
     except LabelStudioError as error:
         log.warning("project %s is not pre-annotated: %s", project, error)
-        service.retries.refused(project, "preannotate", REFUSED, error)
+        service.retries.record_refusal(project, "preannotate", REFUSED, error)
     except SkylightError as error:
         log.warning("project %s is not pre-annotated: %s", project, error)
         record_error(error)
@@ -77,14 +76,14 @@ def _begin(service: Service, client: LabelStudio, project: str, undisturbed: flo
     if project_key(found) != project:
         reason = f"Label Studio's project {number} is another one now, made at {found.get('created_at')}"
         log.warning("project %s is not pre-annotated: %s", project, reason)
-        service.failures.note(project, REFUSED, reason, "Nothing is sent to it; what was learned here stays")
+        service.failures.record(project, REFUSED, reason, "Nothing is sent to it; what was learned here stays")
         return None
     if decoder is None and not any(map(number_of, client.model_versions(number))):
         service.queue.set_progress(project, Progress(version, 0, 0))
         return None
     delivery = Delivery(service, client, project, version, str(found.get("model_version") or ""))
-    turn = Turn(service.queue, "preannotate", max(TURN_SECONDS, undisturbed))
-    return _Round(delivery, labeling, decoder, time.monotonic() + undisturbed, turn)
+    time_slice = TimeSlice(service.queue, "preannotate", max(SHARED_SECONDS, undisturbed))
+    return _Round(delivery, labeling, decoder, time.monotonic() + undisturbed, time_slice)
 
 
 @dataclass(frozen=True)
@@ -95,7 +94,7 @@ class _Round:
     labeling: Labeling
     decoder: DomainDecoder | None
     until: float  # by the monotonic clock, it goes on whatever is queued
-    turn: Turn
+    time_slice: TimeSlice
 
     @property
     def service(self) -> Service:
@@ -136,7 +135,7 @@ class _Round:
         if centres is None:
             return True
         settled, in_a_row, latest = 0, 0, None
-        self.turn.work()
+        self.time_slice.start_work()
         for place, task in enumerate(todo):
             if place % CHUNK == 0:
                 ids = [each.id for each in todo[place : place + CHUNK]]
@@ -168,7 +167,7 @@ class _Round:
                 self.version,
             )
         if latest:
-            self.service.retries.refused(self.project, "preannotate", REFUSED, latest)
+            self.service.retries.record_refusal(self.project, "preannotate", REFUSED, latest)
         else:
             self.service.failures.clear(self.project, REFUSED)
 
@@ -206,8 +205,8 @@ class _Round:
     def _interrupted(self) -> bool:
         """Whether something more urgent is queued, or this version is not the current one any more."""
         self.service.check_stop()
-        urgent = time.monotonic() > self.until and self.service.queue.waiting("ingest", "train")
-        return urgent or self.turn.is_over or self.service.version_name(self.project) != self.version
+        urgent = time.monotonic() > self.until and self.service.queue.has_waiting("ingest", "train")
+        return urgent or self.time_slice.is_over or self.service.version_name(self.project) != self.version
 
     def _note(self, done: int, total: int) -> None:
         self.service.queue.set_progress(self.project, Progress(self.version, done, total))

@@ -19,7 +19,7 @@ from skylight.backend.labelstudio.label_config import Labeling
 from skylight.backend.labelstudio.task_listing import LIGHT_PAGE, TaskSummary
 from skylight.backend.learning.coverage import readiness_test
 from skylight.backend.queue.progress import reporter
-from skylight.backend.queue.time_slice import SLICE_SECONDS, Turn
+from skylight.backend.queue.time_slice import SLICE_SECONDS, TimeSlice
 from skylight.backend.service import Service
 from skylight.backend.store.disk_space import DISK_FAIL, GIGABYTE, free_bytes
 from skylight.backend.store.normalization import ENOUGH
@@ -188,7 +188,7 @@ def embed_project(service: Service, project: str) -> bool:
         return left
     except LabelStudioError as error:
         log.warning("project %s: its images are not embedded: %s", project, error)
-        service.retries.refused(project, "embed", REFUSED, error)
+        service.retries.record_refusal(project, "embed", REFUSED, error)
     except SkylightError as error:
         log.warning("project %s: its images are not embedded: %s", project, error)
         record_error(error)
@@ -204,7 +204,7 @@ class _Round:
         self.client = client
         self.project = project
         self.labeling = labeling
-        self.turn = Turn(service.queue, "embed", longest=SLICE_SECONDS)
+        self.time_slice = TimeSlice(service.queue, "embed", longest=SLICE_SECONDS)
 
     @property
     def number(self) -> int:
@@ -227,7 +227,7 @@ class _Round:
         tally = Tally(len(images), there=len(images) - len(todo))  # or have failed before
         report = reporter(queue, self.project, "embed")
         report(tally.done, tally.total, 0.0)
-        self.turn.work()
+        self.time_slice.start_work()
         for _ in self._embed(todo, tally):
             report(tally.done, tally.total, tally.rate)
             if self._interrupted():
@@ -246,7 +246,7 @@ class _Round:
 
     def _must_end(self) -> bool:
         self.service.check_stop()
-        return self.turn.is_over or self.service.queue.waiting("ingest", "train", "preannotate")
+        return self.time_slice.is_over or self.service.queue.has_waiting("ingest", "train", "preannotate")
 
     def _follow(self) -> bool:
         """Embed what comes after the tasks opened last; gives whether something more urgent came between."""

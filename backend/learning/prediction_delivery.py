@@ -14,7 +14,7 @@ from skylight.backend.learning.superseded_predictions import (
     say_deleted,
     written_over,
 )
-from skylight.backend.queue.queue import key
+from skylight.backend.queue.keys import key
 from skylight.backend.service import Service
 
 MARK_SECONDS = 30 * 24 * 3600  # how long it is remembered which tasks have a version's prediction

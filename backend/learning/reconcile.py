@@ -11,9 +11,9 @@ from skylight.backend.labelstudio.events import annotation_event, project_key
 from skylight.backend.labelstudio.task_listing import AnnotationSummary
 from skylight.backend.learning.ingest import bury, handle, parked, save_config
 from skylight.backend.learning.webhook_reactivation import reactivate
+from skylight.backend.queue.keys import key
 from skylight.backend.queue.quarantine import State
-from skylight.backend.queue.queue import key
-from skylight.backend.queue.time_slice import Turn
+from skylight.backend.queue.time_slice import TimeSlice
 from skylight.backend.service import Service
 from skylight.backend.store.samples import SampleRecord
 from skylight.backend.trace import record_error
@@ -33,10 +33,9 @@ def reconcile(service: Service, project: str, glance: bool = False, whole: bool 
     """Ingest the annotations that never came, remove those that are gone; gives how many samples changed.
 
     `glance`: only if anything has changed in Label Studio or in the store since the last time, which three requests
-    tell. `whole`: until it is done; else what is left when the turn is over (see `skylight.backend.queue.time_slice`)
-    is wanted of another
-    ingest job. Without Label Studio's address and key, or while it does not answer, nothing changes, and the log, the
-    page and the doctor say so. Raises Stopping at a safe point if the process is to end.
+    tell. `whole`: until it is done; else another ingest job is requested for what is left when the time slice is over.
+    Without Label Studio's address and key, or while it does not answer, nothing changes, and the log, the page and the
+    doctor say so. Raises Stopping at a safe point if the process is to end.
     """
     if service.labelstudio is None:
         log.warning("project %s is not reconciled: set LABEL_STUDIO_URL and LABEL_STUDIO_API_KEY", project)
@@ -51,7 +50,9 @@ def reconcile(service: Service, project: str, glance: bool = False, whole: bool 
     except LabelStudioError as error:
         log.warning("project %s is not reconciled: %s", project, error)
         record_error(error)
-        service.failures.note(project, REFUSED, str(error), "It is tried again before the next training, and by itself")
+        service.failures.record(
+            project, REFUSED, str(error), "It is tried again before the next training, and by itself"
+        )
         return 0
 
 
@@ -67,15 +68,15 @@ def _reconcile(service: Service, project: str, glance: bool, whole: bool) -> int
     seen = key(project, "reconciled")
     if glance and service.queue.redis.get(seen) == f"{state}/{service.store.count(project)}".encode():
         return 0
-    turn = Turn(service.queue, "ingest")
+    time_slice = TimeSlice(service.queue, "ingest")
     changed, missing = _compare(service, project, number)
-    turn.work()
-    taken = _ingest(service, project, number, missing, None if whole else turn)
+    time_slice.start_work()
+    taken = _ingest(service, project, number, missing, None if whole else time_slice)
     changed += taken.added
     if changed:
         log.info("project %s: %d samples reconciled with Label Studio", project, changed)
     if taken.ended:
-        service.queue.want_reconciliation(project)
+        service.queue.request_reconciliation(project)
         service.queue.request(project, "ingest")
         return changed
     service.failures.clear(project, "damaged")
@@ -94,9 +95,9 @@ def _found(service: Service, project: str, number: int) -> dict[str, Any] | None
     except NotFound:
         reason = f"it answers that there is no project {number}, or none for the owner of LABEL_STUDIO_API_KEY"
     if not reason:
-        service.queue.note_back(project)
+        service.queue.mark_found(project)
         return found
-    if service.queue.note_gone(project, reason):
+    if service.queue.mark_gone(project, reason):
         log.warning("project %s is not in Label Studio any more and is left out of the rounds: %s", project, reason)
     return None
 
@@ -115,27 +116,27 @@ def _compare(service: Service, project: str, number: int) -> tuple[int, dict[int
         for one in held.values()
         if not one.was_cancelled and (one.id not in stored or _is_news(service, project, stored[one.id], _state(one)))
     }
-    aside = {each.annotation for each in service.asides.of(project)}
-    service.asides.drop(project, *(aside - news.keys()))
+    aside = {each.annotation for each in service.quarantine.of(project)}
+    service.quarantine.remove(project, *(aside - news.keys()))
     missing = {
         number: one
         for number, one in news.items()
-        if number not in aside or not service.asides.waits(project, number, _state(one))
+        if number not in aside or not service.quarantine.holds(project, number, _state(one))
     }
     return removed, missing
 
 
 class _Taken(NamedTuple):
-    """How many annotations were made samples, and whether the turn ended before all were tried."""
+    """How many annotations were made samples, and whether the time slice ended before all were tried."""
 
     added: int
     ended: bool
 
 
 def _ingest(
-    service: Service, project: str, number: int, missing: dict[int, AnnotationSummary], turn: Turn | None
+    service: Service, project: str, number: int, missing: dict[int, AnnotationSummary], time_slice: TimeSlice | None
 ) -> _Taken:
-    """Make annotations samples; one at least, however short the turn."""
+    """Make annotations samples; one at least, however short the time slice."""
     assert service.labelstudio is not None
     added = tried = 0
     if not missing:
@@ -144,7 +145,7 @@ def _ingest(
         service.check_stop()
         if annotation["id"] not in missing:
             continue
-        if tried and turn and turn.is_over:
+        if tried and time_slice and time_slice.is_over:
             return _Taken(added, True)
         event = annotation_event(annotation, {"id": annotation["task"], "data": annotation["data"]}, "")
         added += handle(service, project, event)

@@ -18,7 +18,7 @@ from skylight.backend.errors import LabelStudioError
 from skylight.backend.labelstudio.client import LabelStudio
 from skylight.backend.labelstudio.events import project_key
 from skylight.backend.labelstudio.task_listing import StoredPrediction, TaskReferences
-from skylight.backend.queue.queue import key
+from skylight.backend.queue.keys import key
 from skylight.backend.service import Service
 from skylight.model.sam.checkpoints import CHECKPOINTS
 
@@ -90,7 +90,7 @@ def say_deleted(service: Service, project: str, which: str) -> None:
         "is refused at Submit (400, parent_prediction)"
     )
     step = "Reload the task's page: it goes on from its draft. Delete no predictions by hand while tasks are open"
-    service.failures.note(project, DELETED, reason, step)
+    service.failures.record(project, DELETED, reason, step)
 
 
 def _look_for_deleted(service: Service, project: str, gone: Iterable[str]) -> None:

@@ -17,7 +17,7 @@ from skylight.backend.labelstudio.label_config import Labeling
 from skylight.backend.learning.acceptance import accepted, by_task
 from skylight.backend.learning.tile_samples import pieces
 from skylight.backend.queue.progress import reporter
-from skylight.backend.queue.training_attempts import Attempts
+from skylight.backend.queue.training_attempts import TrainingAttempts
 from skylight.backend.service import Service
 from skylight.backend.store.samples import SampleRecord
 from skylight.backend.trace import record_error
@@ -93,17 +93,17 @@ def _train_version(service: Service, project: str, asked: bool, shelf: Shelf) ->
         if reason.startswith(UNCHANGED):
             service.failures.clear(project, "train")
         return 0
-    attempts = Attempts(service.queue.redis, project, ingredients)
-    if attempts.hopeless and not asked:
-        log.warning("project %s is not trained: %s", project, attempts.hopeless)
-        service.failures.note(project, "train", f"training is given up: {attempts.hopeless}", TRY_AGAIN)
+    attempts = TrainingAttempts(service.queue.redis, project, ingredients)
+    if attempts.reason_to_stop and not asked:
+        log.warning("project %s is not trained: %s", project, attempts.reason_to_stop)
+        service.failures.record(project, "train", f"training is given up: {attempts.reason_to_stop}", TRY_AGAIN)
         return 0
-    attempts.begin()
+    attempts.record_begin()
     try:
         report, check = reporter(service.queue, project, "train"), _check(service, shelf)
         trained = train(training, validation, config, service.recipe, report, check)
     except (*POISON_ERRORS, JobTimeoutException):
-        attempts.fail()
+        attempts.record_failure()
         raise
 
     def seen(how: Normalisation) -> list[Sample]:
@@ -122,7 +122,7 @@ def _train_version(service: Service, project: str, asked: bool, shelf: Shelf) ->
     number = service.versions.publish(project, lambda path: network.save(trained.decoder, path), card)
     if promoted:
         service.versions.promote(project, number)
-    attempts.succeed()
+    attempts.record_success()
     service.failures.clear(project, "train")
     log.info(
         "project %s: version %d of %d images in %.1f s: %s",
@@ -184,7 +184,7 @@ def note_left_out(
     lacking = len(records) - sum(len(found) for found, _ in used)
     if lacking:
         reason = f"{lacking} of {len(records)} samples are left out, as their images or files cannot be read"
-        service.failures.note(project, "samples", reason, "The worker's log names them and why")
+        service.failures.record(project, "samples", reason, "The worker's log names them and why")
     else:
         service.failures.clear(project, "samples")
     drawn = {label for record in records for label in (*record.labels, *record.parked)}
@@ -192,7 +192,7 @@ def note_left_out(
     if gone:
         reason = f"annotations hold labels that the configuration does not have: {', '.join(gone)}"
         step = "Their pixels are left out of training. If a label was renamed, name the regions' labels anew too"
-        service.failures.note(project, "labels", reason, step)
+        service.failures.record(project, "labels", reason, step)
     else:
         service.failures.clear(project, "labels")
 

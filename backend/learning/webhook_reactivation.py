@@ -14,7 +14,7 @@ from typing import Any
 
 from skylight.backend.errors import LabelStudioError
 from skylight.backend.labelstudio.project_connection import identify
-from skylight.backend.queue.queue import key
+from skylight.backend.queue.keys import key
 from skylight.backend.security.webhook_secret import HEADER
 from skylight.backend.service import Service
 from skylight.backend.trace import record_error
@@ -48,7 +48,7 @@ def reactivate(service: Service, project: str) -> bool:
         log.warning("project %s: its webhook cannot be looked after: %s", project, error)
         record_error(error)
         if off is not None:
-            service.failures.note(project, FAILURE, f"it is off and cannot be switched on: {error}", STEP)
+            service.failures.record(project, FAILURE, f"it is off and cannot be switched on: {error}", STEP)
         return False
     log.warning(
         "project %s: its webhook %s was off, as Label Studio switches it after 50 failed deliveries; it is on again",

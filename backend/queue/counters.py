@@ -1,4 +1,4 @@
-"""Figures that all processes share, in Redis: what the workers count, what waits and for how long.
+"""Counters that all processes share, in Redis: what the workers count, and how much waits for how long.
 
 A worker is another process than the web server, perhaps on another machine, so what it counts goes to hashes that the
 web server reads for /metrics.
@@ -14,16 +14,17 @@ from pathlib import Path
 
 from skylight.backend.limits import PROJECT
 from skylight.backend.queue.allowlist import AllowedJob
-from skylight.backend.queue.queue import KINDS, PROJECTS, Kind, Queue, key
+from skylight.backend.queue.keys import KINDS, PROJECTS, Kind, key
+from skylight.backend.queue.queue import Queue
 
 JOBS, FAILURES, LOOKUPS = (key("*", f"counted-{noun}") for noun in ("jobs", "failures", "lookups"))  # of all projects
-RECEIVED = re.compile(rb'"received": ?([0-9.]+)')  # of an event, whose first field it is
-HEAD = 64  # bytes of an event in which it is looked for
+RECEIVED = re.compile(rb'"received": ?([0-9.]+)')  # the first field of an event
+HEAD_BYTES = 64  # of an event, in which it is looked for
 
 
 @dataclass
-class Figures:
-    """What Redis holds at one moment."""
+class Counters:
+    """All counters at one moment."""
 
     inbox: dict[str, int] = field(default_factory=dict)  # events that wait, by project
     age: dict[str, float] = field(default_factory=dict)  # s since the oldest of them was accepted
@@ -51,7 +52,7 @@ def count_job(
 
 @dataclass(frozen=True)
 class Backlog:
-    """What waits of one kind, for all projects: how many jobs, and for how long the first of them, s."""
+    """The waiting jobs of one kind, for all projects: how many, and for how long the first of them waits, s."""
 
     kind: Kind
     jobs: int
@@ -59,7 +60,7 @@ class Backlog:
 
 
 def backlog(queue: Queue) -> list[Backlog]:
-    """What waits, kind by kind. Raises redis.RedisError."""
+    """The waiting jobs, kind by kind. Raises redis.RedisError."""
     with queue.redis.pipeline(transaction=False) as pipe:
         for kind in KINDS:
             pipe.llen(queue.queues[kind].key)
@@ -71,40 +72,40 @@ def backlog(queue: Queue) -> list[Backlog]:
     return [Backlog(kind, jobs, _since(at)) for kind, jobs, at in zip(KINDS, answers[::2], since, strict=True)]
 
 
-def gather(queue: Queue, stored: Iterable[str]) -> Figures:
+def read_counters(queue: Queue, stored: Iterable[str]) -> Counters:
     """All counters, in four round trips to Redis. `stored`: the projects on disk. Raises redis.RedisError."""
-    waiting = backlog(queue)
+    backlogs = backlog(queue)
     with queue.redis.pipeline(transaction=False) as pipe:
         pipe.smembers(PROJECTS)
-        for counted in (JOBS, FAILURES, LOOKUPS):
-            pipe.hgetall(counted)
+        for name in (JOBS, FAILURES, LOOKUPS):
+            pipe.hgetall(name)
         for kind in KINDS:
             pipe.zcard(queue.queues[kind].failed_job_registry.key)
         known, jobs, failures, lookups, *counts = pipe.execute()
-    found = Figures(
-        depth={each.kind: each.jobs for each in waiting},
-        waited={each.kind: each.seconds for each in waiting},
+    counters = Counters(
+        depth={each.kind: each.jobs for each in backlogs},
+        waited={each.kind: each.seconds for each in backlogs},
         failed=dict(zip(KINDS, counts, strict=True)),
         jobs=_jobs(_numbers(jobs)),
         failures={_pair(name): count for name, count in _numbers(failures).items()},
         lookups=_numbers(lookups),
     )
-    names = {each.decode() for each in known}
-    projects = sorted({each for each in names if PROJECT.fullmatch(each)} | set(stored))
+    names = {name.decode() for name in known}
+    projects = sorted({name for name in names if PROJECT.fullmatch(name)} | set(stored))
     with queue.redis.pipeline(transaction=False) as pipe:
         for project in projects:
             pipe.llen(key(project, "inbox"))
             pipe.lindex(key(project, "inbox"), 0)
         answers = pipe.execute()
     for project, waiting, oldest in zip(projects, answers[::2], answers[1::2], strict=True):
-        found.inbox[project] = waiting
-        found.age[project] = age(oldest)
-    return found
+        counters.inbox[project] = waiting
+        counters.age[project] = event_age(oldest)
+    return counters
 
 
-def age(event: bytes | None, now: float | None = None) -> float:
+def event_age(event: bytes | None, now: float | None = None) -> float:
     """Seconds since an event of an inbox was accepted; 0 if there is none, or it does not say."""
-    match = RECEIVED.search((event or b"")[:HEAD])
+    match = RECEIVED.search((event or b"")[:HEAD_BYTES])
     return max((now or time.time()) - float(match[1]), 0.0) if match else 0.0
 
 
@@ -124,8 +125,8 @@ def _since(at: bytes | None) -> float:
     return max(time.time() - datetime.fromisoformat(at.decode()).timestamp(), 0.0)
 
 
-def _numbers(found: Mapping[bytes, bytes]) -> dict[str, int]:
-    return {name.decode(): int(value) for name, value in found.items()}
+def _numbers(values: Mapping[bytes, bytes]) -> dict[str, int]:
+    return {name.decode(): int(value) for name, value in values.items()}
 
 
 def _pair(name: str) -> tuple[str, str]:
@@ -139,4 +140,4 @@ def _jobs(numbers: Mapping[str, int]) -> dict[tuple[str, str], tuple[int, float]
     for name, number in numbers.items():
         kind, outcome, what = name.split(":")
         (counts if what == "count" else seconds)[kind, outcome] += number
-    return {each: (counts[each], seconds[each] / 1000) for each in counts}
+    return {name: (counts[name], seconds[name] / 1000) for name in counts}

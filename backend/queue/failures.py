@@ -1,4 +1,4 @@
-"""What went wrong and still is: one small record for each thing of a project, in Redis, until it goes well again.
+"""Failures that last: one record for each subject of a project, in Redis, until it succeeds again.
 
 For people to look at (the page, `skylight status`, `doctor`); no job waits for it or is decided by it.
 """
@@ -12,16 +12,16 @@ from typing import Any
 
 import redis
 
-from skylight.backend.queue.queue import key
+from skylight.backend.queue.keys import key
 
-KEPT_SECONDS = 7 * 24 * 3600  # what nobody has said again for so long is over
+KEPT_SECONDS = 7 * 24 * 3600  # a failure that was not recorded again for so long is over
 
 log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
 class Failure:
-    """One thing that fails: since when, how often, why, and what to do."""
+    """A failure: of what, since when, how often, why, and what to do."""
 
     what: str  # a kind of job, "samples", "damaged", "version", "embeddings"; what Label Studio refused
     reason: str
@@ -32,42 +32,42 @@ class Failure:
 
 
 class Failures:
-    """The failures of all projects. While Redis is away none is noted and none is known: the log has them."""
+    """The failures of all projects. While Redis is away none is recorded and none is known: the log has them."""
 
     def __init__(self, connection: redis.Redis, clock: Callable[[], float] = time.time) -> None:
         self.redis = connection
         self.clock = clock
 
-    def note(self, project: str, what: str, reason: str, step: str = "") -> None:
-        """Something failed, perhaps again."""
+    def record(self, project: str, what: str, reason: str, step: str = "") -> None:
+        """Record that something failed, perhaps again."""
         try:
-            earlier = self._read(self.redis.hget(_place(project), what))
+            earlier = self._read(self.redis.hget(_key(project), what))
             count, since = (earlier.count + 1, earlier.since) if earlier else (1, self.clock())
-            made = Failure(what, reason[:1000], step, count, since, self.clock())
-            self.redis.hset(_place(project), what, json.dumps(asdict(made)))
+            failure = Failure(what, reason[:1000], step, count, since, self.clock())
+            self.redis.hset(_key(project), what, json.dumps(asdict(failure)))
         except redis.RedisError as error:
             log.error("project %s: %s failed: %s (not noted: %s)", project, what, reason, error)
 
     def clear(self, project: str, *what: str) -> None:
-        """It went well."""
+        """Record that something succeeded."""
         try:
-            self.redis.hdel(_place(project), *what)
+            self.redis.hdel(_key(project), *what)
         except redis.RedisError as error:
             log.warning("project %s: it could not be noted that it went well: %s", project, error)
 
     def of(self, project: str) -> list[Failure]:
-        """What fails now, the newest first; nothing while Redis is away, which is said elsewhere."""
+        """A project's failures, the newest first; none while Redis is away, which is reported elsewhere."""
         try:
-            found: Any = self.redis.hvals(_place(project))
+            values: Any = self.redis.hvals(_key(project))
         except redis.RedisError:
             return []
-        known = [failure for value in found if (failure := self._read(value))]
-        return sorted(known, key=lambda failure: -failure.at)
+        failures = [failure for value in values if (failure := self._read(value))]
+        return sorted(failures, key=lambda failure: -failure.at)
 
     def _read(self, value: Any) -> Failure | None:
-        found = Failure(**json.loads(value)) if value else None
-        return found if found and self.clock() - found.at < KEPT_SECONDS else None
+        failure = Failure(**json.loads(value)) if value else None
+        return failure if failure and self.clock() - failure.at < KEPT_SECONDS else None
 
 
-def _place(project: str) -> str:
+def _key(project: str) -> str:
     return key(project, "failures")

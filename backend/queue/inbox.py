@@ -1,4 +1,4 @@
-"""From the events of webhooks to the inbox in Redis; on disk while Redis is away."""
+"""Puts the events of webhooks into the inbox in Redis, or on disk while Redis is away."""
 
 import logging
 import math
@@ -12,28 +12,28 @@ from skylight.backend.queue.queue import Queue
 from skylight.backend.store.spool import Spool
 from skylight.backend.trace import record_error
 
-REPLAY_SECONDS = 0.2  # of the second that Label Studio waits; the rest of what waits on disk is left to the upkeep
+REPLAY_SECONDS = 0.2  # of the second that Label Studio waits; the rest on disk is left to the maintenance thread
 
 
 log = logging.getLogger(__name__)
 
 
-def accept(queue: Queue, spool: Spool, project: str, found: Sequence[Event]) -> None:
+def accept(queue: Queue, spool: Spool, project: str, events: Sequence[Event]) -> None:
     """Put events into the inbox, all or none; on disk while Redis is away, or while others wait there still."""
     try:
-        if _replayed(queue, spool):
-            by_webhook = any(event["what"] != "train" for event in found)  # which comes as a call of the backend
-            queue.accept_all(project, found, count_dirtying(found), int(time.time()) if by_webhook else 0)
+        if _is_spool_empty(queue, spool):
+            by_webhook = any(event["what"] != "train" for event in events)  # which comes as a call of the backend
+            queue.add_events(project, events, count_dirtying(events), int(time.time()) if by_webhook else 0)
             return
     except redis.RedisError as error:
-        log.error("Redis is away (%s): %d events of project %s wait on disk", error, len(found), project)
+        log.error("Redis is away (%s): %d events of project %s wait on disk", error, len(events), project)
         record_error(error)
-    if found:
-        spool.add(project, *found)
+    if events:
+        spool.add(project, *events)
 
 
-def _replayed(queue: Queue, spool: Spool) -> bool:
-    """Whether events may go straight into the inbox: none waits on disk, or none can be read from there now."""
+def _is_spool_empty(queue: Queue, spool: Spool) -> bool:
+    """Whether events may go straight into the inbox: no event is left on disk, or none can be read from there now."""
     try:
         return replay(queue, spool, REPLAY_SECONDS)
     except OSError as error:
@@ -50,5 +50,5 @@ def replay(queue: Queue, spool: Spool, seconds: float = math.inf) -> bool:
     for project, event in spool.take():
         if time.monotonic() > until:
             break
-        queue.accept_all(project, [event], count_dirtying([event]))
+        queue.add_events(project, [event], count_dirtying([event]))
     return spool.is_empty()

@@ -8,7 +8,8 @@ from collections.abc import Iterable
 
 from redis.client import Pipeline
 
-from skylight.backend.queue.queue import Queue, key
+from skylight.backend.queue.keys import key
+from skylight.backend.queue.queue import Queue
 
 OPENED = 8  # the newest opened tasks that are remembered; an annotator who opens more has left the earliest
 FAILED_SECONDS = 3600  # how long failed images are remembered if their round never ends

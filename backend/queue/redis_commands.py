@@ -10,7 +10,8 @@ from collections.abc import Iterator
 import redis
 from redis.exceptions import NoScriptError
 
-from skylight.backend.queue.queue import REPLY_SECONDS, key
+from skylight.backend.queue.connection import REPLY_SECONDS
+from skylight.backend.queue.keys import key
 
 SCRIPT = "return 1"
 SCRIPT_SHA1 = "e0e1f9fabfc9d4800c877a703b823ac0578ff8db"

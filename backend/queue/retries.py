@@ -1,4 +1,4 @@
-"""What becomes of a job that fails: a sentence for people, and when it is taken up again."""
+"""Failed jobs: how they are explained to people, and when they are queued again."""
 
 import errno
 import functools
@@ -18,17 +18,18 @@ from rq.timeouts import JobTimeoutException
 
 from skylight.backend.errors import SkylightError, Stopping
 from skylight.backend.queue.failures import Failures
-from skylight.backend.queue.quarantine import Asides
-from skylight.backend.queue.queue import JOB_SECONDS, KINDS, Kind, Queue, key
+from skylight.backend.queue.keys import KINDS, Kind, key
+from skylight.backend.queue.quarantine import Quarantine
+from skylight.backend.queue.queue import JOB_SECONDS, Queue
 from skylight.backend.store.samples import SampleStore
 from skylight.backend.trace import record_error
 from skylight.model.decoder.training import Diverged
 
 ROOM_BYTES = 20 * 2**20  # free for a job to begin: a decoder, or some embeddings
-AGAIN_SECONDS = 30.0  # until a job that the disk or an unforeseen error ended is taken up again, at first
-LATEST_SECONDS = 3600.0  # at last, as the pause doubles; not where the disk is at fault
-RETRY_SECONDS = 60  # between two tries of what was set aside: Label Studio may not answer just now
-AGAIN = key("*", "again")  # sorted set: "<kind> <project>" of jobs that failed, by when they are taken up again
+FIRST_PAUSE_SECONDS = 30.0  # before a failed job is queued again; doubled by each failure, unless by the disk's fault
+LONGEST_PAUSE_SECONDS = 3600.0
+ANNOTATIONS_PAUSE_SECONDS = 60  # between two tries of failed annotations: Label Studio may not answer just now
+AGAIN = key("*", "again")  # sorted set: "<kind> <project>" of jobs that failed, by when they are queued again
 FULL = (errno.ENOSPC, errno.EDQUOT)
 UNWRITABLE = (errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOTDIR, errno.EIO)
 MEMORY = ("not enough memory", "can't allocate memory", "out of memory", "bad_alloc")  # what torch says
@@ -70,19 +71,19 @@ def check_room(home: Path) -> None:
 
 
 class Retries:
-    """Failed jobs of all projects: what is noted of them, and when they are queued again."""
+    """The failed jobs of all projects."""
 
-    def __init__(self, queue: Queue, failures: Failures, quarantine: Asides, store: SampleStore) -> None:
+    def __init__(self, queue: Queue, failures: Failures, quarantine: Quarantine, store: SampleStore) -> None:
         self.queue = queue
         self.failures = failures
         self.quarantine = quarantine
         self.store = store
 
     @contextmanager
-    def watching(self, project: str, kind: Kind, writes: bool = True) -> Iterator[None]:
-        """Around a job: how it failed is noted and when it is tried again, or that it went well.
+    def record_outcome(self, project: str, kind: Kind, writes: bool = True) -> Iterator[None]:
+        """Run a job in the block: how it failed is recorded, and when it is queued again, or that it succeeded.
 
-        A training says itself that it went well: it may have found nothing to do. Whatever was raised goes on.
+        A training records itself that it succeeded: it may have found nothing to do. Every error is raised again.
         """
         home = self.store.files.folder
         try:
@@ -94,54 +95,59 @@ class Retries:
         except Exception as error:
             reason, step = explain(error, home)
             log.error("project %s: %s failed: %s", project, kind, reason)
-            self.failures.note(project, kind, reason, step)
-            self.again(project, kind, error)
+            self.failures.record(project, kind, reason, step)
+            self.schedule(project, kind, error)
             raise
         if kind != "train":
             self.failures.clear(project, kind)
 
-    def refused(self, project: str, kind: Kind, what: str, error: SkylightError) -> None:
-        """Note that Label Studio refused a job's request, or did not answer, and have the job queued again later.
+    def record_refusal(self, project: str, kind: Kind, what: str, error: SkylightError) -> None:
+        """Record that Label Studio refused a job's request, or did not answer, and have the job queued again later.
 
-        It is noted as `what`, until that is cleared.
+        It is recorded as the failure `what`, until that is cleared.
         """
         record_error(error)
         step = "It is tried again by itself; `skylight doctor` says how Label Studio stands"
-        self.failures.note(project, what, str(error), step)
-        self.again(project, kind, error, what)
+        self.failures.record(project, what, str(error), step)
+        self.schedule(project, kind, error, what)
 
-    def again(self, project: str, kind: Kind, error: BaseException, what: str = "") -> None:
-        """Have a job that failed taken up again after a while; a training not, unless it was for the disk.
+    def schedule(self, project: str, kind: Kind, error: BaseException, what: str = "") -> None:
+        """Have a failed job queued again after a while; a training only if the disk was at fault.
 
-        The pause grows with the number of failures noted as `what`, or as the kind of job.
+        The pause grows with the number of failures recorded as `what`, or as the kind of job.
         """
         disk = isinstance(error, OSError)
         if kind == "train" and not disk:
             return
-        count = next((each.count for each in self.failures.of(project) if each.what == (what or kind)), 1)
-        pause = AGAIN_SECONDS if disk else min(AGAIN_SECONDS * 2 ** min(count - 1, 20), LATEST_SECONDS)
+        count = next((failure.count for failure in self.failures.of(project) if failure.what == (what or kind)), 1)
+        pause = (
+            FIRST_PAUSE_SECONDS if disk else min(FIRST_PAUSE_SECONDS * 2 ** min(count - 1, 20), LONGEST_PAUSE_SECONDS)
+        )
         with suppress(redis.RedisError):
             self.queue.redis.zadd(AGAIN, {f"{kind} {project}": time.time() + pause})
 
-    def take_up(self, now: float | None = None) -> list[str]:
-        """Request what is due: jobs and annotations that failed a while ago. Raises redis.RedisError."""
-        now, where, connection = time.time() if now is None else now, AGAIN, self.queue.redis
-        found = cast(list[bytes], connection.zrangebyscore(where, 0, now))
-        taken = []
-        for member in found:
+    def request_due(self, now: float | None = None) -> list[str]:
+        """Queue the failed jobs, and jobs for the failed annotations, that are due; gives them, each as text.
+
+        Raises redis.RedisError.
+        """
+        connection = self.queue.redis
+        members = cast(list[bytes], connection.zrangebyscore(AGAIN, 0, time.time() if now is None else now))
+        requested = []
+        for member in members:
             kind, _, project = member.decode().partition(" ")
             if kind in KINDS:  # both or neither: no failed job is forgotten where Redis goes away in between
-                self.queue.request(project, kind, functools.partial(_take_off, member=member))
-                taken.append(member.decode())
+                self.queue.request(project, kind, functools.partial(_unschedule, member=member))
+                requested.append(member.decode())
             else:
-                connection.zrem(where, member)
+                connection.zrem(AGAIN, member)
         for project in sorted({*self.queue.projects(), *self.store.projects()} - self.queue.gone().keys()):
-            if self.quarantine.due(project) and connection.set(key(project, "retried"), 1, ex=RETRY_SECONDS, nx=True):
+            mark = key(project, "retried")
+            if self.quarantine.due(project) and connection.set(mark, 1, ex=ANNOTATIONS_PAUSE_SECONDS, nx=True):
                 self.queue.request(project, "ingest")
-                taken.append(f"aside {project}")
-        return taken
+                requested.append(f"annotations {project}")
+        return requested
 
 
-def _take_off(pipe: Pipeline, member: bytes) -> None:
-    """Note that a failed job is queued again."""
+def _unschedule(pipe: Pipeline, member: bytes) -> None:
     pipe.zrem(AGAIN, member)

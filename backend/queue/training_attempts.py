@@ -1,4 +1,4 @@
-"""How often a training with the same ingredients was begun in vain: what fails again and again waits for a change."""
+"""Counts of failed trainings, so that one that fails again and again is not begun until something changes."""
 
 import hashlib
 import json
@@ -6,47 +6,47 @@ from typing import Any
 
 import redis
 
-from skylight.backend.queue.queue import key
+from skylight.backend.queue.keys import key
 
-FAILED = 2  # trainings that raised an error, after which the same one is not begun again by itself
-ENDED = 5  # that ended with their worker, which may have been stopped from outside
+FAILURES = 2  # trainings that raised an error, after which the same one is not begun again by itself
+DEATHS = 5  # trainings that ended with their worker, which may have been stopped from outside
 
 
-class Attempts:
-    """The trainings of one project with one set of ingredients, begun since the last that succeeded."""
+class TrainingAttempts:
+    """The trainings of one project on one set of inputs, begun since the last that succeeded."""
 
-    def __init__(self, connection: redis.Redis, project: str, ingredients: dict[str, Any]) -> None:
+    def __init__(self, connection: redis.Redis, project: str, inputs: dict[str, Any]) -> None:
         self.redis = connection
-        self.where = key(project, "attempts")
-        text = json.dumps(ingredients, sort_keys=True).encode()
-        self.of = hashlib.sha256(text).hexdigest()[:16]
-        kept: Any = self.redis.get(self.where)
-        found: dict[str, Any] = json.loads(kept) if kept else {}
-        same = found.get("of") == self.of
-        self.begun, self.failed = (int(found[name]) if same else 0 for name in ("begun", "failed"))
+        self.key = key(project, "attempts")
+        text = json.dumps(inputs, sort_keys=True).encode()
+        self.digest = hashlib.sha256(text).hexdigest()[:16]
+        value: Any = self.redis.get(self.key)
+        stored: dict[str, Any] = json.loads(value) if value else {}
+        same = stored.get("of") == self.digest
+        self.begun, self.failed = (int(stored[name]) if same else 0 for name in ("begun", "failed"))
 
     @property
-    def hopeless(self) -> str:
-        """Why it is not begun again by itself, "" if it is."""
-        if self.failed >= FAILED:
+    def reason_to_stop(self) -> str:
+        """Why the training is not begun again by itself, "" if it is."""
+        if self.failed >= FAILURES:
             return f"it has failed {self.failed} times with the same annotations"
-        if self.begun - self.failed >= ENDED:
+        if self.begun - self.failed >= DEATHS:
             return f"its worker has ended {self.begun - self.failed} times during it: out of memory, perhaps"
         return ""
 
-    def begin(self) -> None:
-        """It is about to begin."""
+    def record_begin(self) -> None:
+        """Note that a training is about to begin."""
         self.begun += 1
-        self._keep()
+        self._write()
 
-    def fail(self) -> None:
-        """It raised an error."""
+    def record_failure(self) -> None:
+        """Note that it raised an error."""
         self.failed += 1
-        self._keep()
+        self._write()
 
-    def succeed(self) -> None:
-        """It went well."""
-        self.redis.delete(self.where)
+    def record_success(self) -> None:
+        """Note that it succeeded."""
+        self.redis.delete(self.key)
 
-    def _keep(self) -> None:
-        self.redis.set(self.where, json.dumps({"of": self.of, "begun": self.begun, "failed": self.failed}))
+    def _write(self) -> None:
+        self.redis.set(self.key, json.dumps({"of": self.digest, "begun": self.begun, "failed": self.failed}))

@@ -1,4 +1,4 @@
-"""The workers that run, as every part of Skylight counts them: by a heartbeat that each sends every few seconds."""
+"""The running workers, by the heartbeat that each sends every few seconds. All parts of Skylight count them by this."""
 
 import os
 import socket
@@ -8,14 +8,15 @@ from datetime import UTC, datetime
 
 from rq.worker_registration import WORKERS_BY_QUEUE_KEY
 
-from skylight.backend.queue.queue import Kind, Queue
+from skylight.backend.queue.keys import Kind
+from skylight.backend.queue.queue import Queue
 
 ALIVE_SECONDS = 45  # without a heartbeat, of which one comes every 5 s: then a worker counts as dead
 
 
 @dataclass(frozen=True)
 class WorkerState:
-    """A worker that runs."""
+    """A running worker."""
 
     process: int  # its id on `host`
     host: str
@@ -28,10 +29,10 @@ class WorkerState:
 
 
 def running(queue: Queue) -> list[WorkerState]:
-    """The workers that run, by host and process, in two round trips. Raises redis.RedisError."""
+    """The running workers, by host and process, in two round trips. Raises redis.RedisError."""
     with queue.redis.pipeline(transaction=False) as pipe:
-        for each in queue.queues.values():
-            pipe.smembers(WORKERS_BY_QUEUE_KEY % each.name)
+        for rq_queue in queue.queues.values():
+            pipe.smembers(WORKERS_BY_QUEUE_KEY % rq_queue.name)
         members = pipe.execute()
         kinds: dict[bytes, list[Kind]] = {}
         for kind, keys in zip(queue.queues, members, strict=True):
@@ -42,10 +43,10 @@ def running(queue: Queue) -> list[WorkerState]:
             pipe.ttl(key)
         answers = pipe.execute()
     states = (
-        _state(fields, remaining, tuple(found))
-        for found, fields, remaining in zip(kinds.values(), answers[::2], answers[1::2], strict=True)
+        _state(fields, remaining, tuple(of_worker))
+        for of_worker, fields, remaining in zip(kinds.values(), answers[::2], answers[1::2], strict=True)
     )
-    return sorted((each for each in states if each is not None), key=lambda each: (each.host, each.process))
+    return sorted((state for state in states if state is not None), key=lambda state: (state.host, state.process))
 
 
 def _state(fields: Mapping[bytes, bytes], remaining: int, kinds: tuple[Kind, ...]) -> WorkerState | None:

@@ -19,7 +19,7 @@ from prometheus_client.registry import Collector
 from skylight.backend.admin.project_state import RecordCache
 from skylight.backend.errors import DATA_ERRORS
 from skylight.backend.queue import counters
-from skylight.backend.queue.counters import Figures
+from skylight.backend.queue.counters import Counters
 from skylight.backend.queue.workers import running
 from skylight.backend.service import Service
 from skylight.backend.trace import Trace
@@ -89,7 +89,7 @@ class Metrics(Collector):
         """Nothing: it would take gathering everything once more."""
         return []
 
-    def _redis(self) -> tuple[Figures | None, int]:
+    def _redis(self) -> tuple[Counters | None, int]:
         """The figures in Redis and the number of workers; None and 0 while Redis is away."""
         try:
             figures = self.shared.get()
@@ -98,7 +98,7 @@ class Metrics(Collector):
             figures = None
         return figures or (None, 0)
 
-    def _lookups(self, shared: Figures | None) -> Metric:
+    def _lookups(self, shared: Counters | None) -> Metric:
         embedder = self.service.loaded_embedder
         lookups = {("web", where): embedder.cache.lookups[where] if embedder else 0 for where in LOOKUP_RESULTS}
         if shared:
@@ -133,11 +133,11 @@ def install(app: Flask) -> Metrics:
     return metrics
 
 
-def _read_redis(service: Service) -> tuple[Figures, int]:
-    return counters.gather(service.queue, service.store.projects()), len(running(service.queue))
+def _read_redis(service: Service) -> tuple[Counters, int]:
+    return counters.read_counters(service.queue, service.store.projects()), len(running(service.queue))
 
 
-def _queue(shared: Figures, workers: int) -> Iterator[Metric]:
+def _queue(shared: Counters, workers: int) -> Iterator[Metric]:
     yield _gauge("workers", "Workers that run.", workers)
     depth = Gauge("skylight_queue_depth", "Jobs that wait.", labels=["kind"])
     waited = Gauge("skylight_queue_age_seconds", "How long the first job has waited.", labels=["kind"])

@@ -13,7 +13,7 @@ from skylight.backend.inference.click import click
 from skylight.backend.inference.preannotation import preannotation
 from skylight.backend.labelstudio.image_urls import image_url, image_urls
 from skylight.backend.limits import check_predict, project_name
-from skylight.backend.queue.queue import key
+from skylight.backend.queue.keys import key
 from skylight.backend.service import Service
 from skylight.backend.trace import record_error, set_subject
 from skylight.backend.web.http import body_object, json_response, service_of

@@ -61,8 +61,8 @@ def _queue_config(service: Service, project: str, label_config: str) -> None:
         log.warning("project %s cannot be served: %s", project, error)
     try:
         if not known:  # just connected: it may have annotations already
-            service.queue.want_reconciliation(project)
-        service.queue.accept(project, {"what": "config", "label_config": label_config}, dirty=False)
+            service.queue.request_reconciliation(project)
+        service.queue.add_event(project, {"what": "config", "label_config": label_config}, dirty=False)
     except redis.RedisError as error:
         log.error("Redis is away: %s", error)
 

@@ -13,9 +13,9 @@ from skylight.backend.learning.preannotate_tasks import preannotate as preannota
 from skylight.backend.learning.precompute import embed_project
 from skylight.backend.learning.reconcile import reconcile
 from skylight.backend.learning.training import train_version
-from skylight.backend.queue.allowlist import handles
-from skylight.backend.queue.queue import Kind
-from skylight.backend.queue.recovery import in_hand
+from skylight.backend.queue.allowlist import register
+from skylight.backend.queue.keys import Kind
+from skylight.backend.queue.recovery import running
 from skylight.backend.service import Service
 from skylight.backend.worker.tracing import traced
 
@@ -34,15 +34,15 @@ def watched(job: Callable[[str], None]) -> Callable[[str], None]:
         service = CURRENT_SERVICE.get()
         kind: Kind = job.__name__  # type: ignore[assignment]
         with (
-            in_hand(service.queue, project, kind),
-            service.retries.watching(project, kind, writes=kind in ("ingest", "train")),
+            running(service.queue, project, kind),
+            service.retries.record_outcome(project, kind, writes=kind in ("ingest", "train")),
         ):
             job(project)
 
     return run
 
 
-@handles
+@register
 @TRACED
 @watched
 def ingest(project: str) -> None:
@@ -50,15 +50,15 @@ def ingest(project: str) -> None:
     service = CURRENT_SERVICE.get()
     queue, news = service.queue, drain(service, project)
     if retry(service, project):
-        queue.touch(project)
+        queue.mark_dirty(project)
         news += 1
     if news and queue.is_gone(project):  # so it may be there again
-        queue.want_reconciliation(project)
+        queue.request_reconciliation(project)
     if wish := queue.take_reconciliation(project):
         if wish == "all":
             service.prefetch_requests.request_all(project)
         if changed := _reconciled(service, project, wish):
-            queue.touch(project)
+            queue.mark_dirty(project)
         news += changed or wish == "all"
     if queue.inbox_length(project):  # another worker held it for long, and looks no more
         queue.request(project, "ingest")
@@ -76,7 +76,7 @@ def _reconciled(service: Service, project: str, wish: str) -> int:
         return reconcile(service, project, glance=wish == "glance")
     except BaseException:  # also the end of the process, or of the time that a job may take
         with suppress(redis.RedisError):  # then the job stays in hand, and a sweep wants it again
-            service.queue.want_reconciliation(project)
+            service.queue.request_reconciliation(project)
         raise
 
 
@@ -92,7 +92,7 @@ def _all_predicted(service: Service, project: str) -> bool:
     return done and progress is not None and progress.version == service.version_name(project)
 
 
-@handles
+@register
 @TRACED
 @watched
 def train(project: str) -> None:
@@ -102,15 +102,15 @@ def train(project: str) -> None:
         if not held:
             return  # whoever trains looks for more before it lets the project go
         if reconcile(service, project):
-            service.queue.touch(project)
+            service.queue.mark_dirty(project)
         dirty = service.queue.dirty(project)
         drain(service, project)
         if _has_more(service, project):  # what `dirty` counts must be ingested before it counts as trained
             return
-        wanted = service.queue.wanted(project)
+        wanted = service.queue.newest_training_request(project)
         service.versions.settle(project)
         promoted = train_version(service, project, asked=wanted > 0)
-        service.queue.grant(project, wanted)
+        service.queue.mark_training_done(project, wanted)
         service.queue.set_trained(project, dirty)
     if service.queue.dirty(project) > dirty:
         service.queue.request(project, "train")
@@ -123,10 +123,10 @@ def train(project: str) -> None:
 def _has_more(service: Service, project: str) -> bool:
     """Whether annotations are left that a turn was too short for; an ingest job takes them, and then it is trained."""
     queue = service.queue
-    if not queue.inbox_length(project) and not queue.wants_reconciliation(project):
+    if not queue.inbox_length(project) and not queue.is_reconciliation_requested(project):
         return False
     queue.request(project, "ingest")
-    if queue.wanted(project):  # else it comes by what is dirty
+    if queue.newest_training_request(project):  # else it comes by what is dirty
         queue.request(project, "train")
     return True
 
@@ -138,7 +138,7 @@ def _show(service: Service, project: str) -> None:
             preannotate_open_tasks(service, project, TURN_SECONDS)
 
 
-@handles
+@register
 @TRACED
 @watched
 def preannotate(project: str) -> None:
@@ -150,7 +150,7 @@ def preannotate(project: str) -> None:
         service.queue.request(project, "preannotate")
 
 
-@handles
+@register
 @TRACED
 @watched
 def embed(project: str) -> None:

@@ -16,7 +16,7 @@ import redis
 from skylight.backend.errors import LabelStudioError
 from skylight.backend.learning.superseded_predictions import DELETED, HOUR, clear
 from skylight.backend.queue.inbox import replay
-from skylight.backend.queue.queue import RECONCILED, key
+from skylight.backend.queue.keys import RECONCILED, key
 from skylight.backend.queue.recovery import Sweep
 from skylight.backend.service import Service
 
@@ -68,7 +68,7 @@ class Upkeep:
         replay(self.service.queue, self.service.spool)
         if self._sweep:
             self._sweep.run()
-            self.service.retries.take_up()
+            self.service.retries.request_due()
             self._reconcile()
             self._clear()
 
@@ -83,9 +83,9 @@ class Upkeep:
             return
         known, stored = set(queue.projects()), set(self.service.store.projects())
         for project in stored - known:
-            queue.touch(project)
+            queue.mark_dirty(project)
         for project in sorted((known | stored) - queue.gone().keys()):
-            queue.want_reconciliation(project, glance=True)
+            queue.request_reconciliation(project, glance=True)
             queue.request(project, "ingest")
 
     def _clear(self) -> None:
@@ -103,7 +103,7 @@ class Upkeep:
                 service.failures.clear(project, CLEARING)
             except LabelStudioError as error:
                 log.warning("project %s: predictions of earlier versions are not deleted: %s", project, error)
-                service.failures.note(project, CLEARING, str(error), "It is tried again within ten minutes")
+                service.failures.record(project, CLEARING, str(error), "It is tried again within ten minutes")
                 if not error.http_status:
                     return  # nor would it answer about the next
             self._forget(project)

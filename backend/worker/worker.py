@@ -18,7 +18,8 @@ from rq.worker_registration import register
 from skylight.backend.queue import recovery
 from skylight.backend.queue.allowlist import AllowedWorker
 from skylight.backend.queue.inbox import replay
-from skylight.backend.queue.queue import KINDS, Kind, renewed
+from skylight.backend.queue.keys import KINDS, Kind
+from skylight.backend.queue.locks import renewed
 from skylight.backend.queue.workers import ALIVE_SECONDS
 from skylight.backend.service import Service
 from skylight.backend.settings import Settings
@@ -72,7 +73,7 @@ class Worker(AllowedWorker):
         """End the process where its job has not come to a safe point: as a kill would, but with the job queued."""
         time.sleep(GRACE_SECONDS)
         log.warning("the job in hand does not end within %.0f s; it is left to the next worker", GRACE_SECONDS)
-        last = threading.Thread(target=recovery.put_down_all, args=(self.service.queue,), daemon=True)
+        last = threading.Thread(target=recovery.requeue_running, args=(self.service.queue,), daemon=True)
         last.start()
         last.join(LAST_SECONDS)  # without Redis a sweep has to find it
         os._exit(0)
@@ -120,7 +121,7 @@ def _started(service: Service, kinds: Sequence[Kind]) -> Worker | None:
 def start(service: Service, kinds: Sequence[Kind] = KINDS) -> Worker:
     """Make a process ready for jobs: pick up what a crashed one left behind, and what waits on disk."""
     CURRENT_SERVICE.set(service)
-    service.queue.taken = kinds
+    service.queue.worker_kinds = kinds
     queues = [service.queue.queues[kind] for kind in kinds]
     # First of all, since it gives the connection the patience to wait for a job.
     worker = Worker(queues, connection=service.queue.redis, serializer=JSONSerializer)

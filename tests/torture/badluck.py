@@ -23,7 +23,7 @@ from skylight.backend.images.embedder import ImageEmbedder
 from skylight.backend.labelstudio.label_config import parse_config
 from skylight.backend.learning.reconcile import reconcile
 from skylight.backend.learning.training import train_version
-from skylight.backend.queue.retries import AGAIN_SECONDS
+from skylight.backend.queue.retries import FIRST_PAUSE_SECONDS
 from skylight.backend.service import Service
 from skylight.backend.settings import Settings
 from skylight.backend.store import migrations
@@ -230,7 +230,7 @@ def _nonsense(report: Report, made: Scene) -> None:
             _spoil(annotation["result"][0], rng)
     for _ in range(3):
         reconcile(service, made.project)
-    kept, aside = len(service.store.samples(made.project)) - before, service.asides.of(made.project)
+    kept, aside = len(service.store.samples(made.project)) - before, service.quarantine.of(made.project)
     unnamed = ODD - kept - sum(each.quarantined for each in aside)
     report.fault(
         "annotations of nonsense: sound ones lost", ODD - sound, max(sound - kept, 0), time.monotonic() - started
@@ -277,7 +277,7 @@ def _disks(report: Report, made: Scene, disk: Path) -> None:
             else:
                 writable(disk, True)
             started = time.monotonic()
-            service.retries.take_up(time.time() + AGAIN_SECONDS + 1)
+            service.retries.request_due(time.time() + FIRST_PAUSE_SECONDS + 1)
             worker.start(service).work(burst=True, logging_level="CRITICAL")
             there = service.store.get(made.project, annotation["id"]) is not None
             longest = max(longest, time.monotonic() - started)

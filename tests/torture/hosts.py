@@ -12,7 +12,7 @@ from typing import Any
 import requests
 
 from skylight.backend.labelstudio.region_reader import parse_config
-from skylight.backend.queue.queue import key
+from skylight.backend.queue.keys import key
 from skylight.backend.web.csrf import FIELD
 from tests.support.label_studio_double import CONFIG, wait_until
 from tests.support.planted_embeddings import brush, png, square

@@ -16,7 +16,7 @@ from skylight.backend.learning.reconcile import reconcile
 from skylight.backend.learning.training import train_version
 from skylight.backend.limits import MACHINE
 from skylight.backend.queue.quarantine import DEATHS
-from skylight.backend.queue.retries import AGAIN_SECONDS, explain
+from skylight.backend.queue.retries import FIRST_PAUSE_SECONDS, explain
 from skylight.backend.service import Service
 from skylight.backend.store import migrations
 from skylight.backend.store.migrations import LAYOUT_KEY
@@ -29,7 +29,7 @@ from tests.support.label_studio_double import CONFIG
 from tests.support.planted_embeddings import brush, png, square
 
 LABELING = parse_config(CONFIG)
-LATER = AGAIN_SECONDS + 1
+LATER = FIRST_PAUSE_SECONDS + 1
 
 
 @pytest.fixture
@@ -151,7 +151,7 @@ def test_an_annotation_that_fails_twice_is_quarantined_until_it_changes(planted,
         tell(client, studio, project, each)
     drain(planted, project)
     assert [record.annotation for record in planted.store.samples(project)] == [good["id"]]
-    (aside,) = planted.asides.of(project)
+    (aside,) = planted.quarantine.of(project)
     assert aside.quarantined and "drawn on 9 x 9 pixels, but the image has 64 x 64" in aside.reason
     fetched = len(studio.fetched)
     assert reconcile(planted, project) == 0 and len(studio.fetched) == fetched
@@ -159,7 +159,7 @@ def test_an_annotation_that_fails_twice_is_quarantined_until_it_changes(planted,
     assert "Annotations set aside" in page and "drawn on 9 x 9" in page
     studio.update(bad, [brush(LABELING, mask)])
     assert reconcile(planted, project) == 1
-    assert planted.asides.of(project) == []
+    assert planted.quarantine.of(project) == []
 
 
 def test_an_image_that_cannot_be_fetched_is_no_fault_of_the_annotation(planted, studio, project):
@@ -167,14 +167,14 @@ def test_an_image_that_cannot_be_fetched_is_no_fault_of_the_annotation(planted, 
     url = studio.tasks[annotation["task"]]["data"]["image"]
     picture = studio.pictures.pop(url)
     for _ in range(4):
-        planted.asides.ask(project)
+        planted.quarantine.retry_all(project)
         reconcile(planted, project)
-    (aside,) = planted.asides.of(project)
+    (aside,) = planted.quarantine.of(project)
     assert not aside.quarantined
     studio.pictures[url] = picture
-    planted.asides.clock = lambda: time.time() + 3601
-    assert planted.retries.take_up() == [f"aside {project}"]
-    assert reconcile(planted, project) == 1 and planted.asides.of(project) == []
+    planted.quarantine.clock = lambda: time.time() + 3601
+    assert planted.retries.request_due() == [f"annotations {project}"]
+    assert reconcile(planted, project) == 1 and planted.quarantine.of(project) == []
 
 
 def test_an_annotation_that_ends_its_worker_does_not_end_every_worker(planted, studio, project, client, monkeypatch):
@@ -197,17 +197,17 @@ def test_an_annotation_that_ends_its_worker_does_not_end_every_worker(planted, s
             drain(planted, project)
     drain(planted, project)
     assert [record.annotation for record in planted.store.samples(project)] == [good["id"]]
-    (aside,) = planted.asides.of(project)
+    (aside,) = planted.quarantine.of(project)
     assert aside.deaths == 2 and not aside.quarantined
     for day in range(DEATHS - 2):
-        planted.asides.clock = lambda day=day: time.time() + 10**5 * (day + 1)
+        planted.quarantine.clock = lambda day=day: time.time() + 10**5 * (day + 1)
         with pytest.raises(Killed):
             reconcile(planted, project)
         bury(planted, project)
     reconcile(planted, project)
-    assert planted.asides.of(project)[0].quarantined
+    assert planted.quarantine.of(project)[0].quarantined
     monkeypatch.undo()
-    planted.asides.ask(project)
+    planted.quarantine.retry_all(project)
     assert reconcile(planted, project) == 1
 
 
@@ -219,10 +219,10 @@ def test_a_job_without_room_says_so_and_is_taken_up_when_there_is(planted, studi
     assert "is full" in reasons(planted, project)["ingest"]
     assert planted.queue.inbox_length(project) == 1
     assert "is full" in client.get(f"/projects/{project}").get_data(as_text=True)
-    assert planted.retries.take_up() == []
+    assert planted.retries.request_due() == []
     monkeypatch.undo()
     planted._pictures = planted.embedder
-    assert planted.retries.take_up(time.time() + LATER) == [f"ingest {project}"]
+    assert planted.retries.request_due(time.time() + LATER) == [f"ingest {project}"]
     work()
     assert len(planted.store.samples(project)) == 1
     assert "ingest" not in reasons(planted, project)
@@ -256,7 +256,7 @@ def test_a_training_that_diverges_is_tried_once_more_then_reported_and_left(plan
     from skylight.backend.worker.jobs import train
 
     for _ in range(3):
-        planted.queue.touch(project)
+        planted.queue.mark_dirty(project)
         try:
             train(project)
         except Diverged:
@@ -371,8 +371,8 @@ def test_status_says_in_words_what_fails_and_what_to_do(planted, studio, project
     bad["result"] = [brush(LABELING, np.ones((9, 9), bool))]
     for _ in range(2):
         reconcile(planted, project)
-    planted.failures.note(project, "train", "the training diverged", "Look at it")
-    planted.failures.note(project, "train", "the training diverged", "Look at it")
+    planted.failures.record(project, "train", "the training diverged", "Look at it")
+    planted.failures.record(project, "train", "the training diverged", "Look at it")
     text = "\n".join(status.lines(status.all_as_json(planted)))
     assert f"project {project}: serves sam-tiny, 0 annotations" in text
     assert "FAIL  train: the training diverged" in text and "2 times since" in text and "-> Look at it" in text

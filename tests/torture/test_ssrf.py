@@ -65,7 +65,7 @@ def test_the_key_and_secrets_are_in_no_log_no_error_and_not_in_redis(service, cl
     work()
     studio.pictures.clear()
     assert client.post(f"/projects/{project}/train").status_code == 403
-    service.queue.want_reconciliation(project)
+    service.queue.request_reconciliation(project)
     service.queue.request(project, "ingest")
     work()
     assert service.versions.current(project) == 1

@@ -13,7 +13,7 @@ from skylight.backend.learning.coverage import Readiness
 from skylight.backend.queue.counters import Backlog, backlog
 from skylight.backend.queue.failures import Failure
 from skylight.backend.queue.progress import JobState
-from skylight.backend.queue.quarantine import Aside
+from skylight.backend.queue.quarantine import FailedAnnotation
 from skylight.backend.queue.workers import running
 from skylight.backend.service import Service
 from skylight.backend.web.page.charts import Chart, agreement_chart, learning_chart
@@ -60,7 +60,7 @@ class ProjectView:
     agreement: AgreementSummary | None
     readiness: Readiness | None
     failures: Sequence[Failure] = ()  # what goes wrong now, the newest first
-    asides: Sequence[Aside] = ()  # annotations that cannot be learned from as they are
+    asides: Sequence[FailedAnnotation] = ()  # annotations that cannot be learned from as they are
     rasters: str = ""  # how they are seen, "" if each goes by its own
     gone: str = ""  # how it is known that Label Studio has it no more, "" if it has
 

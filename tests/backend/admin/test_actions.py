@@ -4,7 +4,7 @@ import pytest
 
 from skylight.backend.admin import actions
 from skylight.backend.errors import BadRequest
-from skylight.backend.queue.queue import key
+from skylight.backend.queue.keys import key
 from skylight.model.decoder import network
 from skylight.model.decoder.network import DecoderConfig, DomainDecoder
 from tests.support.label_studio_double import CONFIG
@@ -25,7 +25,7 @@ def project(planted, studio) -> str:
 
 
 def waits(service, kind) -> bool:
-    return service.queue.waiting(kind)
+    return service.queue.has_waiting(kind)
 
 
 def test_a_promoted_version_is_served_and_brought_to_the_open_tasks(planted, project):

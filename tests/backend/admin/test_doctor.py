@@ -14,7 +14,7 @@ from skylight.backend.errors import Unavailable
 from skylight.backend.labelstudio.client import LabelStudio
 from skylight.backend.labelstudio.project_connection import ACTIONS
 from skylight.backend.learning.preannotate_tasks import preannotate
-from skylight.backend.queue.queue import key
+from skylight.backend.queue.keys import key
 from skylight.backend.security.webhook_secret import HEADER
 from skylight.backend.service import Service
 from skylight.backend.worker.maintenance import Upkeep
@@ -280,7 +280,7 @@ def test_predictions_that_somebody_deleted_are_named_with_the_tasks(planted, stu
     preannotate(planted, project)
     assert "times" not in found(planted)["project 1: submit"].detail
     planted.failures.clock = lambda: time.time() - 25 * 3600
-    planted.failures.note(project, "submit", "an old one")
+    planted.failures.record(project, "submit", "an old one")
     planted.failures.clock = time.time
     Upkeep(planted, sweep=True).once()
     assert "project 1: submit" not in found(planted)

@@ -13,7 +13,7 @@ from skylight.backend.errors import BadRequest, Unavailable
 from skylight.backend.labelstudio.label_config import parse_config
 from skylight.backend.learning.reconcile import reconcile
 from skylight.backend.limits import project_name
-from skylight.backend.queue.queue import KINDS, PROJECTS, key
+from skylight.backend.queue.keys import KINDS, PROJECTS, key
 from skylight.backend.queue.retries import AGAIN
 from skylight.backend.service import Service
 from skylight.backend.store.samples import SampleStore
@@ -39,7 +39,7 @@ def test_what_label_studio_calls_no_project_is_refused_wherever_it_comes_in(clie
         for path, body in (("/setup", {"schema": CONFIG}), ("/predict", {"tasks": [], "label_config": CONFIG})):
             answer = client.post(path, json={**body, "project": name})
             assert answer.status_code == 400 and "project" in answer.get_json()["error"]
-    assert service.store.projects() == service.queue.members() == []
+    assert service.store.projects() == service.queue.names() == []
     assert not (service.settings.home / "projects").exists()
 
 
@@ -55,7 +55,7 @@ def test_a_webhook_whose_project_has_no_name_is_refused(client, service, created
     body = capture("21")
     body["project"]["created_at"] = created
     assert client.post("/webhook", json=body).status_code == 400
-    assert service.queue.members() == []
+    assert service.queue.names() == []
 
 
 @pytest.mark.parametrize("name", ["test", "all", "1.2.3", "1"])
@@ -77,7 +77,7 @@ def misname(service: Service, name: str) -> None:
     service.queue.request(name, "ingest")
     service.queue.request(name, "embed", lambda pipe: pipe.incr(key(name, "embedding-wanted")))
     redis.rpush(key(name, "inbox"), json.dumps({"what": "config", "label_config": CONFIG}))
-    service.failures.note(name, "ingest", f"invalid literal for int(): {name}", "The worker's log says more")
+    service.failures.record(name, "ingest", f"invalid literal for int(): {name}", "The worker's log says more")
     redis.zadd(AGAIN, {f"ingest {name}": 0.0})
 
 
@@ -122,11 +122,11 @@ def fill(service: Service, studio: Studio) -> None:
         assert reconcile(service, project) == 2
         serve_decoder(service, project, ("Pit",))
         service.secret.require(project)
-        service.queue.accept(project, {"what": "config", "label_config": CONFIG})
+        service.queue.add_event(project, {"what": "config", "label_config": CONFIG})
         for kind in KINDS:
             service.queue.request(project, kind)
         service.spool.add(project, {"what": "train", "label_config": ""})
-        service.failures.note(project, "train", "the training diverged")
+        service.failures.record(project, "train", "the training diverged")
         service.store.damage.quarantine(project, f"{service.store.folder(project)}/project.json", "for a try")
         service.store.save_config(project, CONFIG)
 
@@ -188,7 +188,7 @@ def test_a_project_that_comes_back_begins_anew_but_for_the_numbers_of_its_versio
 
 
 def test_it_waits_for_a_job_and_gives_up_where_one_goes_on(planted, monkeypatch):
-    monkeypatch.setattr("skylight.backend.queue.queue.LOCK_SECONDS", 0.3)
+    monkeypatch.setattr("skylight.backend.queue.locks.LOCK_SECONDS", 0.3)
     planted.store.save_config(P, CONFIG)
     with planted.queue.lock(P, "train"), pytest.raises(Unavailable, match=r"train.*try again"):
         forget(planted, P)
@@ -213,15 +213,15 @@ def test_a_project_that_label_studio_has_no_more_is_left_out_and_kept(client, pl
     if how == "made anew":
         studio.projects[1] = {**project, "created_at": "2027-01-01T00:00:00.000000Z"}
     CURRENT_SERVICE.set(planted)
-    planted.queue.touch(P)
-    planted.queue.want_reconciliation(P, glance=True)
+    planted.queue.mark_dirty(P)
+    planted.queue.request_reconciliation(P, glance=True)
     ingest(P)
     assert list(planted.queue.gone()) == [P]
     assert planted.store.count(P) == 1 and not planted.queue.queues["train"].count
-    planted.asides.fail(P, {"id": 7, "task": 1, "updated_at": "2027"}, "gone", own=False)
+    planted.quarantine.record_failure(P, {"id": 7, "task": 1, "updated_at": "2027"}, "gone", own=False)
     Upkeep(planted, sweep=True).once()
     assert [tuple(job.args) for job in planted.queue.queues["ingest"].jobs] == [(OTHER,)]
-    assert planted.retries.take_up() == []
+    assert planted.retries.request_due() == []
     page = client.get(f"/projects/{P}").text
     assert "Label Studio does not have this project any more" in page and f"skylight forget --project {P}" in page
     assert "Not in Label Studio any more" in client.get("/").text

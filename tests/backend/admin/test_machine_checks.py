@@ -12,7 +12,7 @@ from rq import SimpleWorker
 from rq.serializers import JSONSerializer
 
 from skylight.backend.admin import machine_checks
-from skylight.backend.queue.queue import REPLY_SECONDS
+from skylight.backend.queue.connection import REPLY_SECONDS
 from skylight.backend.service import Service
 from skylight.model.sam import checkpoints
 from skylight.model.sam.checkpoints import Checkpoint

@@ -22,8 +22,8 @@ def test_the_state_is_gathered_from_store_queue_and_failures(service, project):
     service.versions.promote(P, 1)
     for annotation in (1, 2):
         service.store.put(P, record(annotation, task=1), np.zeros((4, 4), np.uint8))
-    service.queue.accept(P, {"what": "config"})
-    service.failures.note(P, "train", "no memory", "Buy some")
+    service.queue.add_event(P, {"what": "config"})
+    service.failures.record(P, "train", "no memory", "Buy some")
     state = project_state(service, P)
     assert (state.model_version, len(state.samples), state.tasks, state.away) == ("skylight-1", 2, 1, "")
     assert [version.summary.mean_iou for version in state.versions] == [0.5]

@@ -23,8 +23,8 @@ def test_without_a_project_the_next_step_is_named(service):
 
 
 def test_what_waits_and_what_fails_is_told_with_what_to_do(service, project):
-    service.queue.accept(P, {"what": "config"})
-    service.failures.note(P, "train", "no memory", "Close other programs")
+    service.queue.add_event(P, {"what": "config"})
+    service.failures.record(P, "train", "no memory", "Close other programs")
     first, waits, failure, step = lines(all_as_json(service))
     assert first == f"project {P}: serves sam-tiny, 1 annotations"
     assert waits == "  1 events wait, a training is due"

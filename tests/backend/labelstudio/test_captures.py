@@ -129,7 +129,7 @@ def test_a_recorded_webhook_is_kept_as_what_it_says(client, service, number):
     body = capture(number)
     answer = send(client, number)
     assert answer.status_code == 202
-    (event,) = service.queue.inbox(project_key(body["project"]))
+    (event,) = service.queue.take_events(project_key(body["project"]))
     assert event["what"] == kind
     assert event.get("ids", event.get("id")) == ids
     assert event["label_config"] == body["project"]["label_config"]
@@ -148,7 +148,7 @@ def test_a_recorded_setup_is_answered_with_the_version_and_the_configuration_kep
     answer = send(client, number)
     assert answer.get_json() == {"model_version": "sam-tiny"}
     body = capture(number)
-    (event,) = service.queue.inbox(body["project"])
+    (event,) = service.queue.take_events(body["project"])
     assert (event["what"], event["label_config"]) == ("config", body["schema"])
     assert "PLACEHOLDER" not in json.dumps(event)
 

@@ -193,7 +193,7 @@ def test_a_region_whose_label_is_gone_is_left_out(planted, studio, project, capl
 
 def accept(service, studio, project, annotation) -> None:
     (event,) = webhook_events(studio.webhook("ANNOTATION_CREATED", project, annotation))
-    service.queue.accept(project, event)
+    service.queue.add_event(project, event)
 
 
 @pytest.mark.parametrize("trouble", ["no image", "not an image", "another size", "nonsense", "no data"])
@@ -231,7 +231,7 @@ def test_an_event_that_the_machine_cannot_take_stays_in_the_inbox(planted, studi
 
 
 def test_while_another_worker_empties_the_inbox_this_one_keeps_off(planted, studio, project, submitted, monkeypatch):
-    monkeypatch.setattr("skylight.backend.queue.queue.LOCK_SECONDS", 0.2)
+    monkeypatch.setattr("skylight.backend.queue.locks.LOCK_SECONDS", 0.2)
     accept(planted, studio, project, submitted)
     with planted.queue.lock(project, "ingest"):
         drain(planted, project)
@@ -285,7 +285,7 @@ def test_an_earlier_state_of_an_annotation_is_no_news_whatever_its_marks(planted
 def test_a_start_of_training_is_a_wish_for_it(planted, studio, project):
     (event,) = webhook_events(studio.webhook("START_TRAINING", project))
     assert not handle(planted, project, event)
-    assert planted.queue.wanted(project)
+    assert planted.queue.newest_training_request(project)
 
 
 def test_annotations_that_are_too_much_are_named_in_the_log_and_hold_up_no_other(planted, studio, project, caplog):
@@ -304,7 +304,7 @@ def test_annotations_that_are_too_much_are_named_in_the_log_and_hold_up_no_other
     annotations = [studio.annotate(studio.add_task(project, png(image)), result) for result in [*bad, [good]]]
     for annotation in annotations:
         for event in webhook_events(studio.webhook("ANNOTATION_CREATED", project, annotation)):
-            planted.queue.accept(project, event)
+            planted.queue.add_event(project, event)
     drain(planted, project)
     assert [record.annotation for record in planted.store.samples(project)] == [annotations[-1]["id"]]
     assert planted.queue.inbox_length(project) == 0

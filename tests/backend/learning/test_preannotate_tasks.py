@@ -11,7 +11,7 @@ from skylight.backend.learning.clusters import cluster_of, find_clusters
 from skylight.backend.learning.preannotate_tasks import preannotate
 from skylight.backend.learning.superseded_predictions import MOST_EARLIER
 from skylight.backend.queue.queue import Progress
-from skylight.backend.queue.retries import AGAIN_SECONDS
+from skylight.backend.queue.retries import FIRST_PAUSE_SECONDS
 from skylight.backend.service import Service
 from skylight.model.decoder import network
 from skylight.model.decoder.network import DecoderConfig, DomainDecoder
@@ -77,7 +77,7 @@ def test_what_a_batch_had_no_time_for_follows_in_the_place_of_its_empty_predicti
     body = {"tasks": [{"id": task, "data": studio.tasks[task]["data"]}], "project": project, "label_config": CONFIG}
     monkeypatch.setattr(f"skylight.backend.web.predict.{limit}", -1)
     (answer,) = client.post("/predict", json=body).json["results"]
-    assert answer["result"] == [] and planted.queue.waiting("preannotate")
+    assert answer["result"] == [] and planted.queue.has_waiting("preannotate")
     studio.predictions[990] = {"task": task, **answer}  # as Label Studio keeps it
     preannotate(planted, project)
     (kept,) = [one for one in studio.predictions.values() if one["task"] == task]
@@ -163,7 +163,7 @@ def test_something_urgent_interrupts_it_and_it_goes_on_afterwards(planted, studi
     assert studio.predicted("skylight-1") == [1]
     assert planted.queue.progress(project) == Progress("skylight-1", 1, 5)
     planted.queue.queues["ingest"].empty()
-    planted.queue.begin(project, "ingest")
+    planted.queue.mark_begun(project, "ingest")
     studio.on_predictions = lambda: None
     assert not preannotate(planted, project)
     assert studio.predicted("skylight-1") == [1, 2, 3, 4, 5]
@@ -367,7 +367,7 @@ def test_what_label_studio_refuses_is_tried_again_by_itself(planted, studio, pro
     assert not preannotate(planted, project)
     assert planted.failures.of(project)[0].what == "pre-annotation"
     studio.on_predictions = lambda: None
-    assert planted.retries.take_up(time.time() + AGAIN_SECONDS + 1) == [f"preannotate {project}"]
+    assert planted.retries.request_due(time.time() + FIRST_PAUSE_SECONDS + 1) == [f"preannotate {project}"]
 
 
 def test_a_model_version_that_label_studio_refuses_is_noted(planted, studio, project, monkeypatch):

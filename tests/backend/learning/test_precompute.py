@@ -10,9 +10,9 @@ from skylight.backend.errors import LabelStudioError, Unavailable
 from skylight.backend.labelstudio.region_reader import parse_config
 from skylight.backend.learning import precompute as module
 from skylight.backend.learning.precompute import Tally, embed_project, precompute
+from skylight.backend.queue.keys import key
 from skylight.backend.queue.progress import job_states
-from skylight.backend.queue.queue import key
-from skylight.backend.queue.retries import AGAIN_SECONDS
+from skylight.backend.queue.retries import FIRST_PAUSE_SECONDS
 from skylight.backend.trace import CURRENT_TRACE, Trace
 from skylight.backend.worker import jobs
 from skylight.backend.worker.jobs import CURRENT_SERVICE
@@ -77,7 +77,7 @@ def interrupt_after(monkeypatch, service, count: int) -> None:
 def ingested(service) -> None:
     """The urgent job is done."""
     service.queue.queues["ingest"].empty()
-    service.queue.begin("1.1", "ingest")
+    service.queue.mark_begun("1.1", "ingest")
 
 
 def test_a_project_is_embedded_once(planted, studio, project, encoded):
@@ -321,7 +321,7 @@ def test_a_full_disk_ends_it(planted, studio, project, monkeypatch, caplog):
 
 
 def test_what_was_asked_of_another_worker_is_looked_for_by_the_one_that_embeds(planted, project, monkeypatch):
-    monkeypatch.setattr("skylight.backend.queue.queue.LOCK_SECONDS", 1.0)  # a busy machine may not renew it in less
+    monkeypatch.setattr("skylight.backend.queue.locks.LOCK_SECONDS", 1.0)  # a busy machine may not renew it in less
     CURRENT_SERVICE.set(planted)
 
     def meanwhile(service, project: str) -> bool:
@@ -430,7 +430,7 @@ def test_an_error_of_label_studio_ends_no_round_for_good(planted, studio, projec
     assert "did not answer" in reasons["embedding"] and "did not answer" in reasons["reconciliation"]
     assert not encoded and planted.queue.queues["embed"].count == 0
     studio.start()
-    assert planted.retries.take_up(time.time() + AGAIN_SECONDS + 1) == [f"embed {project}"]
+    assert planted.retries.request_due(time.time() + FIRST_PAUSE_SECONDS + 1) == [f"embed {project}"]
     work()
     assert len(encoded) == TASKS
     assert "embedding" not in {failure.what for failure in planted.failures.of(project)}

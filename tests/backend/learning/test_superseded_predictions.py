@@ -7,7 +7,7 @@ import pytest
 
 from skylight.backend.learning.preannotate_tasks import preannotate
 from skylight.backend.learning.superseded_predictions import DELETED, HOUR, clear, number_of
-from skylight.backend.queue.queue import key
+from skylight.backend.queue.keys import key
 from skylight.backend.worker.maintenance import CLEARING, Upkeep
 from tests.backend.learning.test_preannotate_tasks import promote
 from tests.support.label_studio_double import CONFIG, stamp

@@ -8,7 +8,7 @@ from skylight.backend.labelstudio.client import LabelStudio
 from skylight.backend.labelstudio.project_connection import find_link, identify
 from skylight.backend.learning.reconcile import reconcile
 from skylight.backend.learning.webhook_reactivation import reactivate
-from skylight.backend.queue.queue import key
+from skylight.backend.queue.keys import key
 from skylight.backend.security.webhook_secret import HEADER
 from skylight.backend.service import Service
 from skylight.backend.worker.maintenance import Upkeep

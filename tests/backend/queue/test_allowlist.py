@@ -11,7 +11,7 @@ from rq.job import Job
 from rq.serializers import DefaultSerializer, JSONSerializer
 
 from skylight.backend.queue.allowlist import FIELDS, NAMES, AllowedJob
-from skylight.backend.queue.queue import KINDS
+from skylight.backend.queue.keys import KINDS
 from skylight.backend.service import Service
 from skylight.backend.web.app import create_app
 from skylight.backend.worker import jobs

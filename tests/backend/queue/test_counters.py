@@ -11,7 +11,7 @@ from skylight.backend.queue import counters
 def test_jobs_are_counted_by_kind_and_outcome_with_their_seconds_causes_and_lookups(service):
     for seconds in (1.5, 2.0):
         counters.count_job(service.queue, "train", "ok", seconds, {"image": 2}, {"disk": 3})
-    found = counters.gather(service.queue, service.store.projects())
+    found = counters.read_counters(service.queue, service.store.projects())
     assert found.jobs == {("train", "ok"): (2, 3.5)}
     assert found.failures == {("train", "image"): 4}
     assert found.lookups == {"disk": 6}
@@ -20,8 +20,8 @@ def test_jobs_are_counted_by_kind_and_outcome_with_their_seconds_causes_and_look
 
 def test_the_age_is_that_of_the_oldest_event(service):
     for age in (50, 500):
-        service.queue.accept("1.5", {"what": "config", "received": time.time() - age})
-    found = counters.gather(service.queue, service.store.projects())
+        service.queue.add_event("1.5", {"what": "config", "received": time.time() - age})
+    found = counters.read_counters(service.queue, service.store.projects())
     assert found.inbox == {"1.5": 2}
     assert found.age["1.5"] == pytest.approx(50, abs=10)  # the first in the queue
 
@@ -37,10 +37,10 @@ def test_the_age_is_that_of_the_oldest_event(service):
     ],
 )
 def test_an_event_says_at_its_beginning_when_it_was_accepted(event, age):
-    assert counters.age(event, 100.0) == age
+    assert counters.event_age(event, 100.0) == age
 
 
 def test_without_redis_it_is_an_error(service):
     service.queue.redis = redis.Redis.from_url("unix:///nowhere/redis.sock")
     with pytest.raises(redis.RedisError):
-        counters.gather(service.queue, service.store.projects())
+        counters.read_counters(service.queue, service.store.projects())

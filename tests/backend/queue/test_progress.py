@@ -8,8 +8,10 @@ import redis
 from rq import SimpleWorker
 from rq.serializers import JSONSerializer
 
+from skylight.backend.queue.connection import connect
+from skylight.backend.queue.keys import KINDS, job_id
 from skylight.backend.queue.progress import JobState, job_states, reporter
-from skylight.backend.queue.queue import KINDS, Queue, connect, job_id
+from skylight.backend.queue.queue import Queue
 
 P, OTHER = "1.1795340401", "11.1795340401"
 
@@ -32,7 +34,7 @@ def test_nothing_runs_and_nothing_waits_at_first(queue):
 def test_a_job_is_queued_until_it_begins_and_runs_while_it_holds_its_lock(queue):
     queue.request(P, "train")
     assert state(queue, "train") == JobState("train", False, True, 0)
-    queue.begin(P, "train")
+    queue.mark_begun(P, "train")
     with queue.lock(P, "train"):
         assert state(queue, "train") == JobState("train", True, False, 0)
     assert state(queue, "train") == JobState("train", False, False, 0)

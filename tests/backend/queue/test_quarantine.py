@@ -9,8 +9,8 @@ import pytest
 from skylight.backend.labelstudio.label_config import parse_config
 from skylight.backend.learning.ingest import drain
 from skylight.backend.learning.reconcile import reconcile
-from skylight.backend.queue.quarantine import Asides
-from skylight.backend.queue.queue import key
+from skylight.backend.queue.keys import key
+from skylight.backend.queue.quarantine import Quarantine
 from skylight.backend.service import Service
 from skylight.backend.web.app import create_app
 from tests.support.label_studio_double import CONFIG
@@ -42,7 +42,7 @@ def quarantine(service: Service, studio, project, annotation) -> None:
     for _ in range(2):
         tell(service, studio.webhook("ANNOTATION_CREATED", project, annotation))
         drain(service, project)
-    (found,) = service.asides.of(project)
+    (found,) = service.quarantine.of(project)
     assert found.quarantined and service.store.samples(project) == []
 
 
@@ -66,27 +66,27 @@ def test_a_mended_labeling_configuration_frees_what_the_bad_one_quarantined(plan
     project = studio.add_project(BAD_CONFIG)
     annotation = submit(studio, project)
     quarantine(planted, studio, project, annotation)
-    reason = planted.asides.of(project)[0].reason
+    reason = planted.quarantine.of(project)[0].reason
     assert "'picture'" in reason
     studio.projects[1]["label_config"] = CONFIG
     tell(planted, studio.webhook("PROJECT_UPDATED", project))
     work()
     assert learned(planted, project) == [annotation["id"]]
-    assert planted.asides.of(project) == []
+    assert planted.quarantine.of(project) == []
 
 
 def test_mended_settings_free_what_the_bad_ones_quarantined(planted, studio, project):
     poor = settled(planted, max_pixels=10)
     annotation = submit(studio, project)
     quarantine(poor, studio, project, annotation)
-    assert "more than the 10 allowed" in poor.asides.of(project)[0].reason
-    assert poor.retries.take_up() == [] and reconcile(poor, project) == 0
+    assert "more than the 10 allowed" in poor.quarantine.of(project)[0].reason
+    assert poor.retries.request_due() == [] and reconcile(poor, project) == 0
     again = settled(planted, max_pixels=10)  # started again with nothing mended
-    assert again.retries.take_up() == [] and reconcile(again, project) == 0
+    assert again.retries.request_due() == [] and reconcile(again, project) == 0
     mended = settled(planted, max_pixels=10**6)
-    assert mended.retries.take_up() == [f"aside {project}"]
+    assert mended.retries.request_due() == [f"annotations {project}"]
     assert reconcile(mended, project) == 1
-    assert learned(mended, project) == [annotation["id"]] and mended.asides.of(project) == []
+    assert learned(mended, project) == [annotation["id"]] and mended.quarantine.of(project) == []
 
 
 def test_other_bands_free_what_the_chosen_ones_quarantined(planted, project):
@@ -101,31 +101,31 @@ def test_other_bands_free_what_the_chosen_ones_quarantined(planted, project):
 
 def test_what_fails_under_another_configuration_too_is_quarantined_again(service):
     current = "one"
-    asides = Asides(service.queue.redis, lambda: 1000.0, lambda project: current)
+    quarantine = Quarantine(service.queue.redis, lambda: 1000.0, lambda project: current)
     for configuration in ("one", "two"):
         current = configuration
-        assert [each.annotation for each in asides.due(P)] == ([7] if configuration == "two" else [])
-        assert not asides.fail(P, EVENT, "broken", own=True).quarantined
-        assert asides.fail(P, EVENT, "broken", own=True).quarantined
-        assert asides.due(P) == []
+        assert [each.annotation for each in quarantine.due(P)] == ([7] if configuration == "two" else [])
+        assert not quarantine.record_failure(P, EVENT, "broken", own=True).quarantined
+        assert quarantine.record_failure(P, EVENT, "broken", own=True).quarantined
+        assert quarantine.due(P) == []
     current = "one"  # as of a worker with other settings, which has tried it before
-    assert asides.due(P) == [] and asides.get(P, 7).configurations == ("one", "two")
+    assert quarantine.due(P) == [] and quarantine.get(P, 7).configurations == ("one", "two")
 
 
 def test_a_later_state_begins_anew_and_what_was_asked_for_is_tried(service):
-    asides = Asides(service.queue.redis, lambda: 1000.0, lambda project: "one")
+    quarantine = Quarantine(service.queue.redis, lambda: 1000.0, lambda project: "one")
     for _ in range(2):
-        asides.fail(P, EVENT, "broken", own=True)
-    later = asides.fail(P, {**EVENT, "updated_at": "2026-11-23T10:00:00.000001Z"}, "broken", own=True)
+        quarantine.record_failure(P, EVENT, "broken", own=True)
+    later = quarantine.record_failure(P, {**EVENT, "updated_at": "2026-11-23T10:00:00.000001Z"}, "broken", own=True)
     assert (later.tries, later.quarantined) == (1, False)
-    assert asides.ask(P) == 1 and len(asides.due(P)) == 1
+    assert quarantine.retry_all(P) == 1 and len(quarantine.due(P)) == 1
 
 
 def test_what_the_release_before_set_aside_is_tried_once_more(service):
-    asides = Asides(service.queue.redis, configuration=lambda project: "one")
+    quarantine = Quarantine(service.queue.redis, configuration=lambda project: "one")
     for _ in range(2):
-        made = asides.fail(P, EVENT, "broken", own=True)
+        made = quarantine.record_failure(P, EVENT, "broken", own=True)
     old = {name: value for name, value in asdict(made).items() if name != "configurations"}
     service.queue.redis.hset(key(P, "aside"), "7", json.dumps(old))
-    assert [each.annotation for each in asides.due(P)] == [7]
-    assert asides.fail(P, EVENT, "broken", own=True).configurations == ("one",)
+    assert [each.annotation for each in quarantine.due(P)] == [7]
+    assert quarantine.record_failure(P, EVENT, "broken", own=True).configurations == ("one",)

@@ -9,7 +9,9 @@ import pytest
 import redis
 
 from skylight.backend.queue import queue as module
-from skylight.backend.queue.queue import Progress, Queue, connect, key
+from skylight.backend.queue.connection import connect
+from skylight.backend.queue.keys import key
+from skylight.backend.queue.queue import Progress, Queue
 from skylight.backend.queue.recovery import recover
 from tests.support.label_studio_double import wait_until
 
@@ -34,7 +36,7 @@ def test_nothing_is_connected_before_the_first_command():
 
 
 def test_an_accepted_event_is_in_the_inbox_counted_and_has_a_job(queue):
-    queue.accept(P, event(1))
+    queue.add_event(P, event(1))
     assert queue.inbox_length(P) == queue.dirty(P) == jobs(queue, "ingest") == 1
     assert queue.projects() == [P]
     (job,) = queue.queues["ingest"].jobs
@@ -43,40 +45,40 @@ def test_an_accepted_event_is_in_the_inbox_counted_and_has_a_job(queue):
 
 
 def test_an_event_that_changes_no_annotation_is_not_counted(queue):
-    queue.accept(P, event(1), dirty=False)
+    queue.add_event(P, event(1), dirty=False)
     assert (queue.inbox_length(P), queue.dirty(P), jobs(queue, "ingest")) == (1, 0, 1)
 
 
 def test_fifty_events_queue_one_job(queue):
     for n in range(50):
-        queue.accept(P, event(n))
+        queue.add_event(P, event(n))
     assert (queue.inbox_length(P), queue.dirty(P), jobs(queue, "ingest")) == (50, 50, 1)
 
 
 def test_an_event_during_a_job_queues_exactly_one_more(queue):
-    queue.accept(P, event(1))
+    queue.add_event(P, event(1))
     queue.queues["ingest"].pop_job_id()
-    queue.accept(P, event(2))
+    queue.add_event(P, event(2))
     assert jobs(queue, "ingest") == 0  # still the first one's turn
-    queue.begin(P, "ingest")
-    queue.accept(P, event(3))
-    queue.accept(P, event(4))
+    queue.mark_begun(P, "ingest")
+    queue.add_event(P, event(3))
+    queue.add_event(P, event(4))
     assert jobs(queue, "ingest") == 1
 
 
 def test_projects_and_kinds_do_not_stand_in_each_others_way(queue):
     for project in (P, "2.1795340436"):
-        queue.accept(project, event(1))
+        queue.add_event(project, event(1))
         queue.request(project, "train")
         queue.request(project, "train")
     assert (jobs(queue, "ingest"), jobs(queue, "train"), jobs(queue, "preannotate")) == (2, 2, 0)
-    assert queue.waiting("train") and not queue.waiting("preannotate")
+    assert queue.has_waiting("train") and not queue.has_waiting("preannotate")
 
 
 def test_events_accepted_by_many_threads_are_all_there_with_one_job(queue):
     def accept(start: int) -> None:
         for n in range(start, start + 50):
-            queue.accept(P, event(n))
+            queue.add_event(P, event(n))
 
     threads = [threading.Thread(target=accept, args=(1000 * k,)) for k in range(4)]
     for thread in threads:
@@ -84,44 +86,44 @@ def test_events_accepted_by_many_threads_are_all_there_with_one_job(queue):
     for thread in threads:
         thread.join()
     assert (queue.dirty(P), jobs(queue, "ingest")) == (200, 1)
-    assert {e["id"] for e in queue.inbox(P)} == {1000 * k + n for k in range(4) for n in range(50)}
+    assert {e["id"] for e in queue.take_events(P)} == {1000 * k + n for k in range(4) for n in range(50)}
 
 
 def test_an_event_leaves_the_inbox_only_when_the_next_one_is_asked_for(queue):
     for n in (1, 2, 3):
-        queue.accept(P, event(n))
-    inbox = queue.inbox(P)
+        queue.add_event(P, event(n))
+    inbox = queue.take_events(P)
     assert next(inbox)["id"] == 1
     assert queue.inbox_length(P) == 3
     assert next(inbox)["id"] == 2
     assert queue.inbox_length(P) == 2
     inbox.close()  # as when the worker fails at event 2
-    assert [e["id"] for e in queue.inbox(P)] == [2, 3]
+    assert [e["id"] for e in queue.take_events(P)] == [2, 3]
     assert queue.inbox_length(P) == 0
 
 
 def test_an_event_that_comes_while_the_inbox_is_emptied_is_seen(queue):
-    queue.accept(P, event(1))
+    queue.add_event(P, event(1))
     seen = []
-    for one in queue.inbox(P):
+    for one in queue.take_events(P):
         seen.append(one["id"])
         if len(seen) < 3:
-            queue.accept(P, event(len(seen) + 1))
+            queue.add_event(P, event(len(seen) + 1))
     assert seen == [1, 2, 3]
 
 
 def test_what_was_trained_is_kept_apart_from_what_changed(queue):
     assert (queue.dirty(P), queue.trained(P)) == (0, 0)
-    queue.touch(P)
-    queue.touch(P)
+    queue.mark_dirty(P)
+    queue.mark_dirty(P)
     queue.set_trained(P, 1)
     assert (queue.dirty(P), queue.trained(P)) == (2, 1)
 
 
 def test_the_wish_to_reconcile_is_taken_once(queue):
     assert not queue.take_reconciliation(P)
-    queue.want_reconciliation(P)
-    queue.want_reconciliation(P)
+    queue.request_reconciliation(P)
+    queue.request_reconciliation(P)
     assert queue.take_reconciliation(P)
     assert not queue.take_reconciliation(P)
 
@@ -137,7 +139,7 @@ def test_a_request_for_a_comparison_made_while_one_is_taken_is_never_lost(queue,
     taker.start()
     try:
         for number in range(1, 101):
-            queue.want_reconciliation(P)
+            queue.request_reconciliation(P)
             wait_until(lambda count=number: len(taken) == count, 10)
     finally:
         done.set()
@@ -146,12 +148,12 @@ def test_a_request_for_a_comparison_made_while_one_is_taken_is_never_lost(queue,
 
 
 def test_after_a_crash_every_project_gets_a_job_again(queue):
-    queue.accept(P, event(1))
+    queue.add_event(P, event(1))
     for kind in module.KINDS[1:]:
         queue.request(P, kind)
     for kind in module.KINDS:  # a worker took them and was killed before it began
         queue.queues[kind].pop_job_id()
-    queue.accept(P, event(2))
+    queue.add_event(P, event(2))
     assert jobs(queue, "ingest") == 0
     recover(queue)
     assert jobs(queue, "ingest") == 1
@@ -161,7 +163,7 @@ def test_after_a_crash_every_project_gets_a_job_again(queue):
 
 
 def test_a_project_that_redis_has_forgotten_is_trained_anew(queue):
-    queue.accept(P, event(1))
+    queue.add_event(P, event(1))
     recover(queue, [P, "2.1795340436"])
     assert (queue.dirty(P), queue.dirty("2.1795340436")) == (1, 1)
     assert "2.1795340436" in queue.projects()
@@ -220,10 +222,10 @@ def test_a_redis_that_does_not_answer_is_given_up_within_the_second_that_label_s
 
 
 def test_a_connection_that_redis_dropped_is_made_again(queue):
-    queue.accept(P, event(1))
+    queue.add_event(P, event(1))
     with redis.Redis.from_url(f"unix://{queue.redis.connection_pool.connection_kwargs['path']}") as other:
         other.client_kill_filter(_type="normal", skipme=True)
-    queue.accept(P, event(2))
+    queue.add_event(P, event(2))
     assert queue.inbox_length(P) == 2
 
 
@@ -238,15 +240,15 @@ def test_a_connection_whose_other_end_has_vanished_is_given_up(broker_port):
 
 
 def test_a_wish_for_training_stays_until_it_is_granted(queue):
-    assert queue.wanted(P) == 0
-    queue.grant(P, 0)
-    queue.want_training(P)
-    first = queue.wanted(P)
-    queue.want_training(P)  # while the first is being granted
-    queue.grant(P, first)
-    assert queue.wanted(P) > first > 0
-    queue.grant(P, queue.wanted(P))
-    assert queue.wanted(P) == 0
+    assert queue.newest_training_request(P) == 0
+    queue.mark_training_done(P, 0)
+    queue.request_training(P)
+    first = queue.newest_training_request(P)
+    queue.request_training(P)  # while the first is being granted
+    queue.mark_training_done(P, first)
+    assert queue.newest_training_request(P) > first > 0
+    queue.mark_training_done(P, queue.newest_training_request(P))
+    assert queue.newest_training_request(P) == 0
 
 
 def test_the_progress_of_pre_annotation_is_what_was_noted_last(queue):

@@ -5,8 +5,10 @@ import redis
 
 from skylight.backend.errors import Stopping
 from skylight.backend.queue import queue as module
-from skylight.backend.queue.queue import Queue, connect, key
-from skylight.backend.queue.recovery import Sweep, in_hand, put_down_all, recover
+from skylight.backend.queue.connection import connect
+from skylight.backend.queue.keys import key
+from skylight.backend.queue.queue import Queue
+from skylight.backend.queue.recovery import Sweep, recover, requeue_running, running
 from tests.support.label_studio_double import wait_until
 
 P = "1.1795340435"
@@ -23,21 +25,21 @@ def jobs(queue: Queue, kind: str) -> int:
 
 def die(queue: Queue, kind: str) -> object:
     """Begin a job as a worker does that is killed in it; while what this gives is kept, it does not end."""
-    job = in_hand(queue, P, kind)
+    job = running(queue, P, kind)
     job.__enter__()
     for name in queue.redis.scan_iter(f"*{kind}-alive-*"):
         queue.redis.delete(name)  # as after `LOCK_SECONDS`
     return job
 
 
-def test_a_job_in_hand_leaves_nothing_behind(queue):
+def test_a_running_job_leaves_nothing_behind(queue):
     queue.request(P, "train")
     queue.queues["train"].pop_job_id()
-    with in_hand(queue, P, "train"):
+    with running(queue, P, "train"):
         queue.request(P, "train")  # what comes meanwhile
         assert jobs(queue, "train") == 1
         assert Sweep(queue).run() == 0
-    assert not queue.in_hand
+    assert not queue.running
     assert not [name for name in queue.redis.scan_iter() if b"hand" in name or b"alive" in name]
     assert Sweep(queue).run() == 0
 
@@ -55,7 +57,7 @@ def test_a_job_whose_worker_died_in_it_is_queued_once_more_whoever_looks(queue, 
 
 def test_a_living_worker_keeps_its_job(queue, monkeypatch):
     monkeypatch.setattr(module, "LOCK_SECONDS", 0.6)
-    with in_hand(queue, P, "train"):
+    with running(queue, P, "train"):
         (alive,) = queue.redis.scan_iter("*train-alive-*")
         wait_until(lambda: queue.redis.pttl(alive) < 450)
         wait_until(lambda: queue.redis.pttl(alive) > 450)  # renewed
@@ -89,21 +91,21 @@ def test_a_start_beside_a_worker_at_work_queues_nothing_twice(queue):
     queue.request(P, "embed")
     queue.request(P, "train")
     queue.queues["train"].pop_job_id()
-    with in_hand(queue, P, "train"):
+    with running(queue, P, "train"):
         for _ in range(3):
             recover(queue)
         assert (jobs(queue, "train"), jobs(queue, "embed"), jobs(queue, "ingest")) == (0, 1, 1)
 
 
 def test_a_job_that_gives_up_is_queued_again(queue):
-    with in_hand(queue, P, "train"):
+    with running(queue, P, "train"):
         raise Stopping
     assert jobs(queue, "train") == 1
     assert Sweep(queue).run() == 0
 
 
 def test_a_job_that_fails_is_not_repeated_by_itself(queue):
-    with pytest.raises(ValueError, match="no"), in_hand(queue, P, "train"):
+    with pytest.raises(ValueError, match="no"), running(queue, P, "train"):
         raise ValueError("no")
     assert (Sweep(queue).run(), jobs(queue, "train")) == (0, 0)
 
@@ -111,14 +113,14 @@ def test_a_job_that_fails_is_not_repeated_by_itself(queue):
 def test_a_job_that_loses_redis_is_taken_up_again(queue):
     queue.request(P, "train")
     queue.queues["train"].pop_job_id()
-    with pytest.raises(redis.ConnectionError), in_hand(queue, P, "train"):
+    with pytest.raises(redis.ConnectionError), running(queue, P, "train"):
         raise redis.ConnectionError
     for name in queue.redis.scan_iter("*train-alive-*"):
         queue.redis.delete(name)
     assert (Sweep(queue).run(), jobs(queue, "train")) == (1, 1)
 
 
-def test_what_a_process_has_in_hand_can_be_put_down_from_another_thread(queue):
-    with in_hand(queue, P, "train"), in_hand(queue, P, "embed"):
-        put_down_all(queue)
+def test_the_running_jobs_of_a_process_can_be_queued_again_from_another_thread(queue):
+    with running(queue, P, "train"), running(queue, P, "embed"):
+        requeue_running(queue)
         assert (jobs(queue, "train"), jobs(queue, "embed")) == (1, 1)

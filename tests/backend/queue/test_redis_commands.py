@@ -154,9 +154,9 @@ def test_all_that_redis_is_asked_for_is_there_since_6_0(planted_old, studio, set
 
 
 def test_an_event_that_a_worker_died_of_is_known_to_the_next_one(old):
-    old.asides.begin("1.1", {"what": "annotation", "id": 7, "task": 1, "updated_at": "2026"})
-    assert old.asides.left_behind("1.1")["id"] == 7
-    assert old.asides.left_behind("1.1") is None
+    old.quarantine.mark_begun("1.1", {"what": "annotation", "id": 7, "task": 1, "updated_at": "2026"})
+    assert old.quarantine.take_unfinished("1.1")["id"] == 7
+    assert old.quarantine.take_unfinished("1.1") is None
 
 
 def test_the_doctor_names_every_command_that_is_refused(broker_url):

@@ -1,4 +1,4 @@
-"""Whose turn it is: projects that wait for the same kind of work take turns."""
+"""Time slices: projects that wait for the same kind of work take turns."""
 
 from dataclasses import replace
 
@@ -11,10 +11,12 @@ from skylight.backend.labelstudio.events import webhook_events
 from skylight.backend.labelstudio.region_reader import parse_config
 from skylight.backend.learning.ingest import drain
 from skylight.backend.learning.preannotate_tasks import preannotate
+from skylight.backend.queue.connection import connect
 from skylight.backend.queue.counters import backlog
 from skylight.backend.queue.inbox import accept
-from skylight.backend.queue.queue import JOB_SECONDS, Queue, connect, key
-from skylight.backend.queue.time_slice import SLICE_SECONDS, Turn
+from skylight.backend.queue.keys import key
+from skylight.backend.queue.queue import JOB_SECONDS, Queue
+from skylight.backend.queue.time_slice import SLICE_SECONDS, TimeSlice
 from skylight.backend.worker import jobs, worker
 from skylight.backend.worker.jobs import CURRENT_SERVICE
 from tests.backend.learning.test_preannotate_tasks import promote
@@ -46,56 +48,56 @@ def clock() -> Clock:
 
 @pytest.fixture
 def short_turns(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Every turn is over once its work has begun and it was asked for the second time: after one thing was done."""
+    """Every slice is over once its work has begun and it was asked for the second time: after one thing was done."""
     asked: dict[int, int] = {}
 
-    def is_over(turn: Turn) -> bool:
-        asked[id(turn)] = asked.get(id(turn), 0) + (turn._until < float("inf"))
-        return asked[id(turn)] > 1 and turn.queue.waiting(turn.kind)
+    def is_over(time_slice: TimeSlice) -> bool:
+        asked[id(time_slice)] = asked.get(id(time_slice), 0) + (time_slice._until < float("inf"))
+        return asked[id(time_slice)] > 1 and time_slice.queue.has_waiting(time_slice.kind)
 
-    monkeypatch.setattr(Turn, "is_over", property(is_over))
+    monkeypatch.setattr(TimeSlice, "is_over", property(is_over))
 
 
 @pytest.fixture
 def short_slices(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Every turn is over after one thing or two, whoever waits."""
+    """Every slice is over after one thing or two, whoever waits."""
     asked: dict[int, int] = {}
 
-    def is_over(turn: Turn) -> bool:
-        asked[id(turn)] = asked.get(id(turn), 0) + (turn._until < float("inf"))
-        return asked[id(turn)] > 1
+    def is_over(time_slice: TimeSlice) -> bool:
+        asked[id(time_slice)] = asked.get(id(time_slice), 0) + (time_slice._until < float("inf"))
+        return asked[id(time_slice)] > 1
 
-    monkeypatch.setattr(Turn, "is_over", property(is_over))
+    monkeypatch.setattr(TimeSlice, "is_over", property(is_over))
 
 
 def test_a_turn_ends_only_if_another_project_waits(queue, clock):
-    turn = Turn(queue, "embed", 15, clock)
-    turn.work()
+    time_slice = TimeSlice(queue, "embed", 15, clock)
+    time_slice.start_work()
     clock.now = 16
-    assert not turn.is_over
+    assert not time_slice.is_over
     queue.request(SMALL, "preannotate")
-    assert not turn.is_over  # another kind: that is a question of priority
+    assert not time_slice.is_over  # another kind: that is a question of priority
     queue.request(SMALL, "embed")
-    assert turn.is_over
+    assert time_slice.is_over
 
 
 def test_a_turn_is_not_over_before_some_work_was_done(queue, clock):
     queue.request(SMALL, "embed")
-    turn = Turn(queue, "embed", 15, clock)
+    time_slice = TimeSlice(queue, "embed", 15, clock)
     clock.now = 100  # it takes so long to list a hundred thousand tasks
-    assert not turn.is_over
-    turn.work()
+    assert not time_slice.is_over
+    time_slice.start_work()
     clock.now = 199
-    assert not turn.is_over
+    assert not time_slice.is_over
     clock.now = 201
-    assert turn.is_over
+    assert time_slice.is_over
 
 
 def test_a_job_does_not_give_way_to_what_its_worker_does_not_do(queue):
     queue.request(SMALL, "ingest")
     queue.request(SMALL, "embed")
-    queue.taken = ("embed", "train")
-    assert not queue.waiting("ingest", "train", "preannotate") and queue.waiting("embed")
+    queue.worker_kinds = ("embed", "train")
+    assert not queue.has_waiting("ingest", "train", "preannotate") and queue.has_waiting("embed")
 
 
 def test_a_small_project_is_embedded_long_before_a_big_one_is_done(planted, studio, work, short_turns, monkeypatch):
@@ -194,23 +196,23 @@ def test_a_queue_that_is_none_is_refused_by_name():
 
 
 def test_a_turn_ends_after_a_slice_whoever_waits(queue, clock):
-    turn = Turn(queue, "ingest", 15, clock)
-    turn.work()
+    time_slice = TimeSlice(queue, "ingest", 15, clock)
+    time_slice.start_work()
     clock.now = SLICE_SECONDS
-    assert not turn.is_over
+    assert not time_slice.is_over
     clock.now += 1
-    assert turn.is_over
+    assert time_slice.is_over
     assert 3 * SLICE_SECONDS < JOB_SECONDS  # of an ingest job: the inbox, what was set aside, the comparison
 
 
 def test_where_to_find_out_takes_a_slice_some_work_is_done_all_the_same(queue, clock):
-    turn = Turn(queue, "preannotate", 15, clock)
+    time_slice = TimeSlice(queue, "preannotate", 15, clock)
     clock.now = SLICE_SECONDS + 10
-    turn.work()
+    time_slice.start_work()
     clock.now += SLICE_SECONDS
-    assert not turn.is_over
+    assert not time_slice.is_over
     clock.now += 11
-    assert turn.is_over
+    assert time_slice.is_over
 
 
 def annotated(studio, project: str, count: int) -> None:
@@ -225,16 +227,16 @@ def test_a_big_import_is_ingested_in_slices_and_no_annotation_is_blamed(planted,
     planted.store.save_config(project, CONFIG)
     annotated(studio, project, 5)
     CURRENT_SERVICE.set(planted)
-    planted.queue.want_reconciliation(project)
+    planted.queue.request_reconciliation(project)
     counts = []
     for _ in range(3):
-        planted.queue.begin(project, "ingest")
+        planted.queue.mark_begun(project, "ingest")
         planted.queue.queues["ingest"].empty()
         jobs.ingest(project)
         counts.append(planted.store.count(project))
     assert counts == [2, 4, 5]
-    assert not planted.queue.waiting("ingest")
-    assert planted.asides.of(project) == [] and planted.failures.of(project) == []
+    assert not planted.queue.has_waiting("ingest")
+    assert planted.quarantine.of(project) == [] and planted.failures.of(project) == []
 
 
 def test_many_events_are_ingested_in_slices(planted, studio, short_slices, work):
@@ -257,11 +259,11 @@ def test_a_training_waits_for_what_a_slice_was_too_short_for(planted, studio, sh
     project = studio.add_project()
     planted.store.save_config(project, CONFIG)
     annotated(studio, project, 4)
-    planted.queue.want_training(project)
+    planted.queue.request_training(project)
     planted.queue.request(project, "train")
     work()
     assert len(planted.versions.card(project, 1)["annotations"]) == 4
-    assert not planted.queue.wanted(project)
+    assert not planted.queue.newest_training_request(project)
 
 
 def test_open_tasks_are_pre_annotated_in_slices(planted, studio, short_slices):

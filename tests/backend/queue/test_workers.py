@@ -113,7 +113,7 @@ def test_a_worker_says_that_it_lives_also_while_it_does_a_job(service, work, mon
         wait_until(lambda: running(service.queue))
         seen.extend(running(service.queue))
 
-    monkeypatch.setattr("skylight.backend.queue.queue.LOCK_SECONDS", 0.3)
+    monkeypatch.setattr("skylight.backend.queue.locks.LOCK_SECONDS", 0.3)
     monkeypatch.setattr("skylight.backend.worker.jobs.embed", job)
     service.queue.request("1.1", "embed")
     work()

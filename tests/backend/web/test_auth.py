@@ -12,7 +12,7 @@ from flask.testing import FlaskClient
 
 from skylight.backend.admin import doctor
 from skylight.backend.allowed_hosts import HostList
-from skylight.backend.queue.queue import key
+from skylight.backend.queue.keys import key
 from skylight.backend.security.webhook_secret import HEADER
 from skylight.backend.service import Service
 from skylight.backend.web import auth
@@ -218,7 +218,7 @@ def test_a_page_by_such_a_name_may_not_call_as_label_studio_does(client, planted
         assert answer.status_code == 403, path
     assert client.get("/metrics", headers={"Host": "evil.example", "Sec-Fetch-Site": "same-origin"}).status_code == 403
     assert client.get("/metrics", headers={"Host": "evil.example", "Sec-Fetch-Site": "none"}).status_code == 200
-    assert not planted.queue.members()
+    assert not planted.queue.names()
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,7 @@ from dataclasses import replace
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from skylight.backend.queue.queue import key
+from skylight.backend.queue.keys import key
 from skylight.backend.service import Service
 from skylight.backend.web.app import create_app
 from tests.support.label_studio_double import CONFIG, capture
@@ -109,7 +109,7 @@ def test_a_version_that_cannot_be_read_leaves_the_others_figures_alone(client, p
 
 
 def test_an_event_keeps_the_time_when_it_was_accepted_first(planted):
-    planted.queue.accept("1.5", {"what": "config", "received": time.time() - 900})
+    planted.queue.add_event("1.5", {"what": "config", "received": time.time() - 900})
     client = create_app(planted.settings, planted).test_client()
     assert read(client)["skylight_inbox_age_seconds", "1.5"] == pytest.approx(900, abs=60)
     assert planted.queue.redis.llen(key("1.5", "inbox")) == 1

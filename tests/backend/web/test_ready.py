@@ -59,9 +59,9 @@ def test_without_a_broker_or_the_sams_weights_one_is_not_ready(settings):
 
 def test_an_event_that_waits_for_long_is_an_alarm_and_red_on_the_page(client, service, staffed):
     service.store.save_config("1.5", CONFIG)
-    service.queue.accept("1.5", {"what": "config", "received": time.time() - machine_checks.INBOX_SECONDS + 30})
+    service.queue.add_event("1.5", {"what": "config", "received": time.time() - machine_checks.INBOX_SECONDS + 30})
     assert missing(client) == {}
-    service.queue.accept("1.6", {"what": "config", "received": time.time() - machine_checks.INBOX_SECONDS - 120})
+    service.queue.add_event("1.6", {"what": "config", "received": time.time() - machine_checks.INBOX_SECONDS - 120})
     assert list(missing(client)) == ["inbox"]
     page = client.get("/").text
     assert '<p class="note fail">' in page and "the oldest event has waited for 12 min" in page

@@ -4,7 +4,7 @@ import sys
 
 import pytest
 
-from skylight.backend.queue.queue import job_id
+from skylight.backend.queue.keys import job_id
 from skylight.backend.web.app import create_app
 
 P = "1.1795340401"

@@ -5,8 +5,8 @@ from dataclasses import replace
 
 import pytest
 
+from skylight.backend.queue.keys import KINDS, key
 from skylight.backend.queue.progress import reporter
-from skylight.backend.queue.queue import KINDS, key
 from skylight.backend.service import Service
 from skylight.backend.web.app import create_app
 from tests.support.label_studio_double import CONFIG, capture
@@ -40,7 +40,7 @@ def test_setup_names_what_is_served_and_loads_nothing(client, service):
 def test_setup_changes_nothing_when_it_comes_again(client, service):
     for _ in range(3):
         setup(client)
-    kept = list(service.queue.inbox(P))
+    kept = list(service.queue.take_events(P))
     assert all(event.pop("received") for event in kept)
     assert kept == 3 * [{"what": "config", "label_config": capture("02")["schema"]}]
     assert service.queue.dirty(P) == 0

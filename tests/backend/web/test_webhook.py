@@ -14,7 +14,7 @@ from flask.testing import FlaskClient
 from skylight.backend.admin import machine_checks
 from skylight.backend.labelstudio.events import project_key
 from skylight.backend.labelstudio.region_reader import parse_config
-from skylight.backend.queue.queue import key
+from skylight.backend.queue.keys import key
 from skylight.backend.security.webhook_secret import HEADER
 from skylight.backend.service import Service
 from skylight.backend.web.app import create_app

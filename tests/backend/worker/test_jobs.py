@@ -10,7 +10,7 @@ from dataclasses import replace
 import pytest
 
 from skylight.backend.labelstudio.region_reader import parse_config
-from skylight.backend.queue.queue import key
+from skylight.backend.queue.keys import key
 from skylight.backend.worker import jobs, worker
 from skylight.backend.worker.jobs import CURRENT_SERVICE
 from skylight.model.datasets import synthetic_scenes
@@ -136,7 +136,7 @@ def test_what_comes_while_it_trains_is_trained_on_next(client, planted, studio, 
 def test_a_change_that_another_worker_left_to_the_one_that_trains_is_trained_on(planted, studio, project, monkeypatch):
     CURRENT_SERVICE.set(planted)
     planted.store.save_config(project, CONFIG)
-    monkeypatch.setattr(jobs, "train_version", lambda *_, asked: planted.queue.touch(project))
+    monkeypatch.setattr(jobs, "train_version", lambda *_, asked: planted.queue.mark_dirty(project))
     jobs.train(project)
     assert planted.queue.queues["train"].count == 1
 
@@ -206,10 +206,10 @@ def test_label_studio_down_delays_but_loses_nothing(client, planted, studio, pro
 
 
 def test_whoever_finds_another_at_it_leaves_it_to_him(planted, studio, project, monkeypatch):
-    monkeypatch.setattr("skylight.backend.queue.queue.LOCK_SECONDS", 1.0)  # a busy machine may not renew it in less
+    monkeypatch.setattr("skylight.backend.queue.locks.LOCK_SECONDS", 1.0)  # a busy machine may not renew it in less
     CURRENT_SERVICE.set(planted)
     planted.store.save_config(project, CONFIG)
-    planted.queue.touch(project)
+    planted.queue.mark_dirty(project)
     with planted.queue.lock(project, "train"):
         jobs.train(project)
     assert planted.queue.trained(project) == 0
@@ -219,7 +219,7 @@ def test_whoever_finds_another_at_it_leaves_it_to_him(planted, studio, project, 
 
 
 def test_events_left_because_another_had_the_inbox_get_another_job(client, planted, studio, project, monkeypatch):
-    monkeypatch.setattr("skylight.backend.queue.queue.LOCK_SECONDS", 0.2)
+    monkeypatch.setattr("skylight.backend.queue.locks.LOCK_SECONDS", 0.2)
     CURRENT_SERVICE.set(planted)
     submit(client, studio, project)
     planted.queue.queues["ingest"].empty()
@@ -341,4 +341,4 @@ def test_start_training_does_not_wait_for_enough_annotations(client, planted, st
     tell(client, studio, project, "START_TRAINING")
     work()
     assert str(last["id"]) in learned(planted, project)[1]
-    assert planted.queue.wanted(project) == 0
+    assert planted.queue.newest_training_request(project) == 0

@@ -4,7 +4,7 @@ import os
 import time
 from dataclasses import replace
 
-from skylight.backend.queue.queue import connect
+from skylight.backend.queue.connection import connect
 from skylight.backend.store.versions import Versions
 from skylight.backend.worker.maintenance import LITTER_SECONDS, Upkeep, clean
 from skylight.model.storage.atomic_write import write
@@ -19,7 +19,7 @@ def test_what_waits_on_disk_goes_on_without_another_event(service, monkeypatch):
         service.spool.add(P, {"what": "annotation", "id": number})
     with Upkeep(service, sweep=False):
         wait_until(lambda: service.queue.inbox_length(P) == 3)
-    assert [event["id"] for event in service.queue.inbox(P)] == [0, 1, 2]
+    assert [event["id"] for event in service.queue.take_events(P)] == [0, 1, 2]
     assert service.spool.is_empty()
 
 
@@ -47,8 +47,8 @@ def test_every_few_minutes_one_worker_has_the_projects_compared(service):
 
 
 def test_a_wish_for_a_whole_comparison_is_not_made_less(service):
-    service.queue.want_reconciliation(P)
-    service.queue.want_reconciliation(P, glance=True)
+    service.queue.request_reconciliation(P)
+    service.queue.request_reconciliation(P, glance=True)
     assert service.queue.take_reconciliation(P) == "all"
 
 

@@ -9,7 +9,7 @@ import pytest
 from skylight.backend import trace
 from skylight.backend.errors import MediaError
 from skylight.backend.queue import counters
-from skylight.backend.queue.queue import KINDS
+from skylight.backend.queue.keys import KINDS
 from skylight.backend.trace import CURRENT_TRACE
 from skylight.backend.web.tracing import endpoint_label
 from skylight.backend.worker.tracing import traced
@@ -74,7 +74,7 @@ def test_a_job_leaves_a_line_and_is_counted(service, caplog):
         ("ingest", "1.2", "faulty"),
         ("ingest", "1.3", "failed"),
     ]
-    found = counters.gather(service.queue, service.store.projects())
+    found = counters.read_counters(service.queue, service.store.projects())
     assert {each: count for each, (count, _) in found.jobs.items()} == {
         ("ingest", "ok"): 1,
         ("ingest", "faulty"): 1,
@@ -85,7 +85,7 @@ def test_a_job_leaves_a_line_and_is_counted(service, caplog):
 
 def test_a_workers_line_names_the_job_and_how_long_it_waited(service, client, work, caplog):
     caplog.set_level(logging.INFO, trace.__name__)
-    service.queue.accept("1.5", {"what": "config", "label_config": ""})
+    service.queue.add_event("1.5", {"what": "config", "label_config": ""})
     work()
     line = next(line for line in lines(caplog) if line["what"] == "ingest")
     assert line["id"].startswith("ingest-1-5-") and 0 <= line["waited_ms"] < 60_000

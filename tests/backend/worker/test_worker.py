@@ -10,8 +10,10 @@ import pytest
 from skylight.backend.errors import Stopping
 from skylight.backend.labelstudio.events import webhook_events
 from skylight.backend.labelstudio.region_reader import parse_config
-from skylight.backend.queue.queue import Queue, connect, key
-from skylight.backend.queue.recovery import in_hand
+from skylight.backend.queue.connection import connect
+from skylight.backend.queue.keys import key
+from skylight.backend.queue.queue import Queue
+from skylight.backend.queue.recovery import running
 from skylight.backend.service import Service
 from skylight.backend.worker import worker
 from skylight.backend.worker.jobs import CURRENT_SERVICE, ingest, train
@@ -38,7 +40,7 @@ def test_an_ingest_that_is_told_to_end_leaves_the_rest_in_the_inbox(planted, stu
     CURRENT_SERVICE.set(planted)
     for seed in range(3):
         body = studio.webhook("ANNOTATION_CREATED", project, submit(studio, project, seed))
-        planted.queue.accept_all(project, list(webhook_events(body)), 1)
+        planted.queue.add_events(project, list(webhook_events(body)), 1)
     planted.queue.queues["ingest"].pop_job_id()
     planted.stopping.set()
     ingest(project)
@@ -49,7 +51,7 @@ def test_an_ingest_that_is_told_to_end_leaves_the_rest_in_the_inbox(planted, stu
 def test_a_comparison_that_is_told_to_end_is_wanted_again(planted, studio, project):
     CURRENT_SERVICE.set(planted)
     submit(studio, project, 0)
-    planted.queue.want_reconciliation(project)
+    planted.queue.request_reconciliation(project)
     planted.stopping.set()
     ingest(project)
     assert planted.queue.take_reconciliation(project) == "all"
@@ -77,7 +79,7 @@ def test_a_job_that_comes_to_no_safe_point_is_queued_and_the_process_ends(plante
     monkeypatch.setattr(worker, "GRACE_SECONDS", 0.01)
     monkeypatch.setattr("os._exit", ended.append)
     started = worker.start(planted)
-    with in_hand(planted.queue, "1.1", "embed"):
+    with running(planted.queue, "1.1", "embed"):
         started._end()
     assert ended == [0]
     assert planted.queue.queues["embed"].count == 1
@@ -112,7 +114,7 @@ def test_a_worker_that_loses_redis_in_the_middle_of_a_job_works_again_once_it_is
     for seed in range(3):
         submit(studio, project, seed)
     between, queue = Between(broker_port), Queue(connect(f"redis://127.0.0.1:{broker_port}/0"))
-    queue.want_reconciliation(project)
+    queue.request_reconciliation(project)
     queue.request(project, "ingest")
     with start_worker(replace(settings, redis_url=f"redis://127.0.0.1:{between.port}/0"), steps=300) as process:
         try:
@@ -121,7 +123,7 @@ def test_a_worker_that_loses_redis_in_the_middle_of_a_job_works_again_once_it_is
             time.sleep(3 * worker.RETRY_SECONDS)  # the training ends meanwhile
             between.cut = False
             queue.request(project, "preannotate")
-            wait_until(lambda: not queue.waiting("preannotate") or process.poll() is not None, 120)
+            wait_until(lambda: not queue.has_waiting("preannotate") or process.poll() is not None, 120)
             assert process.poll() is None
         finally:
             process.send_signal(signal.SIGTERM)

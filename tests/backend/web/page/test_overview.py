@@ -81,7 +81,7 @@ def test_versions_are_listed_the_newest_first_with_the_one_that_is_served(servic
 
 
 def test_what_waits_and_runs_is_shown(service, project):
-    service.queue.accept(P, {"what": "config"})
+    service.queue.add_event(P, {"what": "config"})
     view = view_of(service, P, Readiness("Pits", 9, 1, 9, True))
     assert (view.inbox, view.up_to_date, view.busy, view.workers, view.title) == (1, False, True, 0, "Pits")
     assert [job.queued for job in view.jobs] == [True, False, False, False]
