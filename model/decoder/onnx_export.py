@@ -17,13 +17,13 @@ import onnx
 import torch
 from numpy.typing import NDArray
 from safetensors.torch import save
-from segment_anything.modeling import Sam
 from torch import Tensor, nn
 
 from skylight.model.decoder import edge_refinement
 from skylight.model.decoder.inference import predict_pixels
 from skylight.model.decoder.network import DecoderConfig, DomainDecoder
 from skylight.model.runtime.onnx import OPSET
+from skylight.model.sam.segment_anything_import import Sam
 from skylight.model.sam.segmenter import Segmenter
 from skylight.model.sam.tiny_sam import TinySam
 from skylight.model.sam.types import PER_CELL

@@ -4,7 +4,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-from label_studio_sdk.converter import brush
 from numpy.typing import NDArray
 
 from skylight.backend.errors import BadRequest
@@ -14,6 +13,7 @@ from skylight.backend.labelstudio.region_reader import label_map
 from skylight.model.masks.bitmask import encode_png, encode_rle
 from tests.support.editor import CONFIG, LABELS, RNG, SIZE, box, brushed, item, point, polygon, vector
 from tests.support.label_studio_double import capture as body
+from tests.support.sdk_brush import brush
 
 
 @pytest.fixture

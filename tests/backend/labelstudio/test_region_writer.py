@@ -7,7 +7,6 @@ import numpy as np
 import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
-from label_studio_sdk.converter import brush
 from numpy.typing import NDArray
 from scipy import ndimage
 
@@ -21,6 +20,7 @@ from skylight.model.evaluation.metrics import iou
 from skylight.model.masks.bitmask import components, decode_png
 from skylight.model.masks.polygonize import FAITHFUL, HOLE_SHARE, SMALLEST_HOLE
 from tests.support.editor import CONFIG, LABELS, RNG, SIZE
+from tests.support.sdk_brush import brush
 from tests.support.shapes import apart
 
 Mask = NDArray[np.bool_]

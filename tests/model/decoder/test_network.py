@@ -7,12 +7,12 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors import SafetensorError, safe_open
-from segment_anything.modeling.common import LayerNorm2d
 from torch import Tensor
 from torch.nn.functional import avg_pool2d
 
 from skylight.model.decoder.network import LAYOUT, ChannelNorm, DecoderConfig, DomainDecoder, OtherLayout, load, save
 from skylight.model.images.normalization import Normalisation
+from skylight.model.sam.segment_anything_import import LayerNorm2d
 from tests.support.random_weights import forget_layout
 
 CONFIG = DecoderConfig(("pit", "crater"), "tiny-0123456789ab", channels=32, separate=("crater",), temperature=1.7)

@@ -5,10 +5,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from label_studio_sdk.converter import brush
 from numpy.typing import NDArray
 
 from skylight.model.masks.brush_rle import MaskError, decode_rle, encode_rle
+from tests.support.sdk_brush import brush
 
 CAPTURES = Path(__file__).parents[2] / "captures"
 RNG = np.random.default_rng(20230513)

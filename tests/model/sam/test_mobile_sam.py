@@ -7,11 +7,11 @@ from pathlib import Path
 
 import pytest
 import torch
-from segment_anything.modeling import Sam
 from torch import Tensor
 
 from skylight.model.sam.checkpoints import CHECKPOINTS
 from skylight.model.sam.mobile_sam import Attention, Block, build_mobile_sam, offset_index
+from skylight.model.sam.segment_anything_import import Sam
 from tests.support.random_weights import random_weights
 
 

@@ -2,7 +2,6 @@
 
 import numpy as np
 import pytest
-from segment_anything.utils.transforms import ResizeLongestSide
 
 from skylight.model.sam.resize import scale_image, scale_points, scaled_size
 from skylight.model.sam.segmenter import Segmenter
@@ -11,6 +10,8 @@ from skylight.model.sam.types import Prompt
 
 @pytest.mark.parametrize("size", [(40, 60), (61, 33), (512, 512), (700, 1300), (1, 9)])
 def test_it_is_what_segment_anything_does_to_the_last_bit(size: tuple[int, int]) -> None:
+    from segment_anything.utils.transforms import ResizeLongestSide  # with it comes torchvision, for seconds
+
     rng = np.random.default_rng(0)
     theirs, side = ResizeLongestSide(512), 512
     image = rng.integers(0, 256, (*size, 3)).astype(np.uint8)

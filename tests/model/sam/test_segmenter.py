@@ -3,17 +3,14 @@
 import hashlib
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
 import torch
 from numpy.typing import NDArray
 from safetensors.torch import load_file, save_file
-from segment_anything import SamPredictor, sam_model_registry
-from segment_anything.build_sam import _build_sam
-from segment_anything.modeling import Sam
 
 from skylight.model.datasets.synthetic_scenes import scene
 from skylight.model.evaluation.metrics import iou
@@ -24,16 +21,22 @@ from skylight.model.sam.checkpoints import CHECKPOINTS, CheckpointError, verify
 from skylight.model.sam.loading import NAMES, TINY_WEIGHTS, SamError, identify, identify_on, load, load_network
 from skylight.model.sam.mobile_sam import build_mobile_sam
 from skylight.model.sam.precision import SUFFIXES, half_type, weights_of
+from skylight.model.sam.segment_anything_import import Sam, sam_model_registry
 from skylight.model.sam.segmenter import Segmenter
 from skylight.model.sam.types import Embedding, Prompt
 from tests.support.random_weights import random_weights
 
-# Two blocks of 64 channels in place of 12 of 768: the rest, and so all that `skylight.model.sam.segmenter` does, is
-# ViT-B's.
-small_vit_b = partial(
-    _build_sam, encoder_embed_dim=64, encoder_depth=2, encoder_num_heads=2, encoder_global_attn_indexes=[1]
-)
+if TYPE_CHECKING:
+    from segment_anything import SamPredictor
+
 IMAGE = scene(3).image[100:300, 50:370]  # (200, 320, 3)
+
+
+def small_vit_b(checkpoint: None = None) -> Sam:
+    """Two blocks of 64 channels in place of 12 of 768: the rest, and so all that a `Segmenter` does, is ViT-B's."""
+    from segment_anything.build_sam import _build_sam  # with it comes torchvision, for seconds
+
+    return _build_sam(64, 2, 2, [1], checkpoint)
 
 
 @dataclass(frozen=True)
@@ -43,7 +46,7 @@ class Loaded:
     file: Path
     segmenter: Segmenter
     embedding: Embedding
-    predictor: SamPredictor
+    predictor: "SamPredictor"
     official_features: NDArray[np.float32]
 
 
@@ -60,6 +63,8 @@ def mobile_sam(tmp_path_factory: pytest.TempPathFactory) -> Loaded:
 
 
 def loaded(name: str, network: Sam, file: Path, seed: int) -> Loaded:
+    from segment_anything import SamPredictor  # with it comes torchvision, for seconds
+
     network.load_state_dict(random_weights(network, seed))
     torch.save(network.state_dict(), file)
     with pytest.MonkeyPatch.context() as patch:
@@ -141,7 +146,7 @@ CASES = {
 }
 
 
-def expected(predictor: SamPredictor, features: NDArray[np.float16], prompt: Prompt, **options: object) -> tuple:
+def expected(predictor: "SamPredictor", features: NDArray[np.float16], prompt: Prompt, **options: object) -> tuple:
     """Masks, scores and logits of segment-anything for the same half-precision embedding, most trusted first."""
     predictor.features = torch.from_numpy(features).float()[None]
     given = {} if not len(prompt.points) else {"point_coords": prompt.points, "point_labels": prompt.positive}
