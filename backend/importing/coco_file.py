@@ -14,9 +14,10 @@ from numpy.typing import NDArray
 
 from skylight.backend.importing.json_items import JsonError, item_at, read_text, walk
 from skylight.backend.labelstudio.whole_numbers import whole
-from skylight.model.masks.bitmask import MaskError, polygon_mask
 from skylight.model.masks.coco_rle import decode_runs
 from skylight.model.masks.contours import Ring
+from skylight.model.masks.errors import MaskError
+from skylight.model.masks.rasterize import polygon_mask
 from skylight.model.masks.region import MaskRegion
 
 MAX_SIDE = 1_000_000  # px

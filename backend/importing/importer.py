@@ -23,7 +23,7 @@ from skylight.backend.service import Service
 from skylight.model.images.decoding import ImageError
 from skylight.model.images.file_names import files_below, is_picture
 from skylight.model.images.raster import size_of
-from skylight.model.masks.bitmask import MaskError
+from skylight.model.masks.errors import MaskError
 
 MAX_FILE_NAME = 75  # characters: Label Studio keeps 100 with the path that it puts before, and cuts the rest
 NOT_GUESSED = "which one it is, is not guessed"

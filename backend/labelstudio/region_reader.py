@@ -14,19 +14,12 @@ from skylight.backend.labelstudio.label_config import BOX, ELLIPSE, POINT, VECTO
 from skylight.backend.labelstudio.region_writer import make_region
 from skylight.backend.labelstudio.whole_numbers import whole
 from skylight.backend.limits import MAX_REGIONS, MAX_SIDE
-from skylight.model.masks.bitmask import (
-    MAX_PERCENT,
-    MAX_VERTICES,
-    OPAQUE,
-    EmptyMask,
-    MaskError,
-    decode_png,
-    decode_rle,
-    polygon_mask,
-)
-from skylight.model.masks.ellipses import ellipse_mask
+from skylight.model.masks.bitmask import OPAQUE, decode_png
+from skylight.model.masks.brush_rle import decode_rle
+from skylight.model.masks.errors import EmptyMask, MaskError
 from skylight.model.masks.instance_map import instance_map
 from skylight.model.masks.label_map import IGNORE
+from skylight.model.masks.rasterize import MAX_PERCENT, MAX_VERTICES, ellipse_mask, polygon_mask
 
 __all__ = [
     "READABLE",

@@ -7,7 +7,7 @@ from typing import Any
 
 from skylight.backend.errors import InvalidRegion
 from skylight.backend.labelstudio.label_config import Labeling
-from skylight.model.masks.png import DATA_URL
+from skylight.model.masks.bitmask import DATA_URL
 
 Size = tuple[int, int]  # height, width in pixels
 Region = Mapping[str, Any]

@@ -9,7 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from skylight.backend.labelstudio.label_config import Labeling, Output
-from skylight.model.masks.bitmask import encode_png, encode_png_in, encode_rle, encode_rle_in
+from skylight.model.masks.bitmask import encode_png, encode_png_in
+from skylight.model.masks.brush_rle import encode_rle, encode_rle_in
 from skylight.model.masks.contours import Ring
 from skylight.model.masks.polygonize import bounding_box, polygons
 

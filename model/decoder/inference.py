@@ -17,8 +17,8 @@ from torch import Tensor
 from skylight.model.decoder import edge_refinement
 from skylight.model.decoder.network import DomainDecoder
 from skylight.model.decoder.ranked_labels import RANKS, Seen, rank
-from skylight.model.masks.bitmask import components
-from skylight.model.masks.instance_map import separate
+from skylight.model.decoder.watershed import separate
+from skylight.model.masks.components import components
 from skylight.model.sam.types import Embedding
 
 # Classes, the background among them, up to which every one has a plane in a prediction. Above it a picture takes the

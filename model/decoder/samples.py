@@ -11,7 +11,8 @@ from PIL import Image
 from scipy import ndimage
 from torch import Tensor
 
-from skylight.model.masks.instance_map import distance_targets, touching
+from skylight.model.masks.distance_transform import distance_targets
+from skylight.model.masks.instance_map import touching
 from skylight.model.masks.label_map import IGNORE
 from skylight.model.sam.types import Embedding
 

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from skimage import measure
 
 from skylight.model.evaluation.metrics import iou, match
-from skylight.model.masks.bitmask import polygon_mask
+from skylight.model.masks.rasterize import polygon_mask
 
 SATISFIED = 0.85  # IoU with the object in mind from which on nothing is corrected any more
 MOST_VERTICES = 96  # of an outline; who draws finer is not in a hurry

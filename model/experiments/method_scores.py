@@ -14,7 +14,7 @@ from skylight.model.decoder.sam_refinement import refine
 from skylight.model.evaluation.metrics import Calibration, InstanceScores, LabelScores, boundary_f
 from skylight.model.experiments import annotation_cost
 from skylight.model.experiments.simulated_annotator import SMALLEST, Annotated
-from skylight.model.masks.bitmask import components
+from skylight.model.masks.components import components
 from skylight.model.sam.segmenter import Segmenter
 from skylight.model.sam.types import Embedding
 

@@ -16,10 +16,10 @@ from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
 from skylight.model.decoder.inference import MARGIN, likeliest
+from skylight.model.decoder.watershed import separate
 from skylight.model.images.disk_array import Plane
 from skylight.model.images.raster import Window
 from skylight.model.mapping.tiled_inference import Strip
-from skylight.model.masks.instance_map import separate
 from skylight.model.masks.region import MaskRegion, StreamedRegion
 
 UNKNOWN = 255  # in a label map: nothing is known of the pixel

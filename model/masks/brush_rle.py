@@ -12,19 +12,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from skylight.model.masks.errors import EmptyMask, MaskError, check_mask
+from skylight.model.masks.rasterize import concatenated_ranges
+
 CHANNELS = 4
 WORD = 8  # bits
 RUN_SIZES = (3, 4, 8, 16)  # bits of a run length, as label_studio_sdk writes them
 MAX_BYTES = 2**22  # of an RLE; a drawn mask of 4096 x 4096 pixels has some 100,000, and each takes 60 bytes to be read
 HEADER_BITS = 32 + 5 + 4 * len(RUN_SIZES)
-
-
-class MaskError(ValueError):
-    """A mask that cannot be written, or one that cannot be read."""
-
-
-class EmptyMask(MaskError):
-    """A shape that was never drawn, such as a polygon of two points: no pixel is in it, and nothing is damaged."""
 
 
 def encode_rle(mask: NDArray[np.bool_]) -> list[int]:
@@ -98,24 +93,11 @@ def decode_rle(rle: Sequence[int], height: int, width: int) -> NDArray[np.uint8]
     alpha = np.repeat(values.astype(np.uint8), counts)
     drawn = np.flatnonzero((literals >= 0) & (counts > 0))
     if drawn.size:
-        pixel = ranges(first[drawn], counts[drawn])
+        pixel = concatenated_ranges(first[drawn], counts[drawn])
         at = np.repeat(literals[drawn] - WORD * begins[drawn], counts[drawn]) + WORD * (CHANNELS * pixel + 3)
         pair = np.append(data, np.uint8(0)).astype(np.uint16)
         alpha[pixel] = ((pair[at >> 3] << 8 | pair[(at >> 3) + 1]) >> (8 - (at & 7)).astype(np.uint16)) & 255
     return alpha.reshape(height, width)
-
-
-def check_mask(mask: NDArray[np.bool_]) -> None:
-    """Raises MaskError unless `mask` is (H, W) bool with 1 to 2**30 - 1 pixels."""
-    if mask.ndim != 2 or mask.dtype != np.bool_:
-        raise MaskError(f"a mask must be (H, W) bool, not {mask.shape} {mask.dtype}")
-    if not 0 < mask.size < 2**30:
-        raise MaskError(f"a mask of {mask.shape[1]} x {mask.shape[0]} pixels cannot be written")
-
-
-def ranges(first: NDArray[np.int64], counts: NDArray[np.int64]) -> NDArray[np.int64]:
-    """first[0], first[0] + 1, .. (counts[0] of them), first[1], .."""
-    return np.repeat(first - np.cumsum(counts) + counts, counts) + np.arange(counts.sum())
 
 
 def _header(total: int) -> NDArray[np.uint8]:

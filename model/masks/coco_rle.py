@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from skylight.model.masks.brush_rle import MaskError
+from skylight.model.masks.errors import MaskError
 from skylight.model.masks.region import MaskRegion, StreamedRegion
 
 MAX_DIGITS = 12  # of a compressed number, 60 bits

@@ -8,9 +8,9 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from skylight.model.masks.bitmask import polygon_mask
 from skylight.model.masks.contours import Piece, Ring, pieces
 from skylight.model.masks.polygon_simplification import simplify
+from skylight.model.masks.rasterize import polygon_mask
 
 # px, how far a polygon may be from the outline and the outline from it (Hausdorff distance): one, less what rounding
 # its corners to percent may cost.

@@ -19,8 +19,11 @@ from skylight.backend.labelstudio.region_reader import label_map
 from skylight.backend.settings import MEGABYTE
 from skylight.backend.web.app import create_app
 from skylight.model.images.decoding import ImageError, decode
-from skylight.model.masks import bitmask, brush_rle
-from skylight.model.masks.bitmask import MaskError, decode_png, decode_rle, encode_rle, polygon_mask
+from skylight.model.masks import brush_rle, rasterize
+from skylight.model.masks.bitmask import decode_png
+from skylight.model.masks.brush_rle import decode_rle, encode_rle
+from skylight.model.masks.errors import MaskError
+from skylight.model.masks.rasterize import polygon_mask
 from tests.support.label_studio_double import capture
 
 SIZE = (40, 50)
@@ -190,7 +193,7 @@ def test_an_rle_is_refused_by_its_header_or_its_length():
 @pytest.mark.parametrize(
     ("points", "what"),
     [
-        ([[0, 0]] * (bitmask.MAX_VERTICES + 1), "more than 100000"),
+        ([[0, 0]] * (rasterize.MAX_VERTICES + 1), "more than 100000"),
         ([[0, 0], [1, 100]] * 40_000, "cross 80000000 rows"),
         ([["1", "2"], ["3", "4"], ["5", "6"]], "not all numbers"),
         ([[1, 2], [3, 10**400], [5, 6]], "not all numbers"),

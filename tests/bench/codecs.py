@@ -11,7 +11,8 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from skylight.model.datasets import synthetic_scenes
-from skylight.model.masks.bitmask import decode_png, decode_rle, encode_png, encode_rle
+from skylight.model.masks.bitmask import decode_png, encode_png
+from skylight.model.masks.brush_rle import decode_rle, encode_rle
 from skylight.model.masks.polygonize import polygons
 from tests.bench.timing import Table, interleaved
 

@@ -19,7 +19,7 @@ from skylight.backend.cli.servers import WORKER_NICENESS
 from skylight.backend.process.supervisor import TUNING
 from skylight.backend.service import Service
 from skylight.model.evaluation.metrics import iou
-from skylight.model.masks.bitmask import decode_rle
+from skylight.model.masks.brush_rle import decode_rle
 from tests.bench import peer
 from tests.bench.clicks import chance_weights
 from tests.bench.peer import CLICK

@@ -12,7 +12,7 @@ from skylight.model.evaluation.metrics import iou
 from skylight.model.evaluation.simulated_clicks import correction_click
 from skylight.model.experiments.annotation_cost import SATISFIED
 from skylight.model.experiments.simulated_annotator import CORRECTIONS, SMALLEST
-from skylight.model.masks.bitmask import decode_rle
+from skylight.model.masks.brush_rle import decode_rle
 from skylight.model.masks.geometry import interior_point
 from tests.support.interactive import send_click
 

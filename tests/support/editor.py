@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from skylight.model.masks.bitmask import encode_rle
+from skylight.model.masks.brush_rle import encode_rle
 
 RNG = np.random.default_rng(20230513)
 LABELS = '<Label value="Dog"/><Label value="Object"/>'

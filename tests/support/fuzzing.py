@@ -21,7 +21,10 @@ from skylight.backend.labelstudio.region_reader import label_map
 from skylight.backend.limits import check_depth
 from skylight.model.images.decoding import ImageError
 from skylight.model.images.raster import in_memory
-from skylight.model.masks.bitmask import MaskError, decode_png, decode_rle, encode_png, encode_rle, polygon_mask
+from skylight.model.masks.bitmask import decode_png, encode_png
+from skylight.model.masks.brush_rle import decode_rle, encode_rle
+from skylight.model.masks.errors import MaskError
+from skylight.model.masks.rasterize import polygon_mask
 from tests.support.label_studio_double import CAPTURES
 
 SIZE = (30, 20)

@@ -6,7 +6,7 @@ from click.testing import CliRunner
 from skylight.backend.cli import main
 from skylight.backend.labelstudio.region_reader import read_mask
 from skylight.backend.settings import Settings
-from skylight.model.masks.bitmask import encode_rle
+from skylight.model.masks.brush_rle import encode_rle
 from tests.support.label_files import add_two_tasks, coco, export, mask, results, shape
 from tests.support.label_studio_double import KEY
 from tests.support.planted_embeddings import square

@@ -36,7 +36,8 @@ from skylight.model.images.raster import Whole, in_memory
 from skylight.model.mapping import tiled_inference as tiles
 from skylight.model.mapping.tiled_inference import around, nearest, wider, windows
 from skylight.model.masks.bitmask import decode_png, encode_png, encode_png_in
-from skylight.model.masks.brush_rle import MaskError, encode_rle, encode_rle_in
+from skylight.model.masks.brush_rle import encode_rle, encode_rle_in
+from skylight.model.masks.errors import MaskError
 from skylight.model.sam.types import Embedding, Prompt
 from tests.support.picture_kinds import raster as raster_file
 from tests.support.planted_embeddings import key_point, png, write_as_before

@@ -6,7 +6,7 @@ import pytest
 
 from skylight.backend.errors import BadRequest
 from skylight.backend.labelstudio.region_reader import label_map, parse_config, read_mask
-from skylight.model.masks.bitmask import encode_rle
+from skylight.model.masks.brush_rle import encode_rle
 from tests.support.label_files import (
     coco,
     export,

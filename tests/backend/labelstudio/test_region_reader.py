@@ -10,7 +10,8 @@ from skylight.backend.errors import BadRequest
 from skylight.backend.labelstudio import region_reader
 from skylight.backend.labelstudio.label_config import Labeling, parse_config
 from skylight.backend.labelstudio.region_reader import label_map
-from skylight.model.masks.bitmask import encode_png, encode_rle
+from skylight.model.masks.bitmask import encode_png
+from skylight.model.masks.brush_rle import encode_rle
 from tests.support.editor import CONFIG, LABELS, RNG, SIZE, box, brushed, item, point, polygon, vector
 from tests.support.label_studio_double import capture as body
 from tests.support.sdk_brush import brush

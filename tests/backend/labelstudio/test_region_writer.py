@@ -17,7 +17,8 @@ from skylight.backend.labelstudio.region_validator import check_regions
 from skylight.backend.labelstudio.region_writer import draw_regions, make_region
 from skylight.backend.settings import OUTPUTS
 from skylight.model.evaluation.metrics import iou
-from skylight.model.masks.bitmask import components, decode_png
+from skylight.model.masks.bitmask import decode_png
+from skylight.model.masks.components import components
 from skylight.model.masks.polygonize import FAITHFUL, HOLE_SHARE, SMALLEST_HOLE
 from tests.support.editor import CONFIG, LABELS, RNG, SIZE
 from tests.support.sdk_brush import brush

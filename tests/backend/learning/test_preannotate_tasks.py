@@ -15,7 +15,7 @@ from skylight.backend.queue.retries import FIRST_PAUSE_SECONDS
 from skylight.backend.service import Service
 from skylight.model.decoder import network
 from skylight.model.decoder.network import DecoderConfig, DomainDecoder
-from skylight.model.masks.bitmask import decode_rle
+from skylight.model.masks.brush_rle import decode_rle
 from tests.support.label_studio_double import CONFIG
 from tests.support.planted_embeddings import brush, png, square
 

@@ -32,7 +32,8 @@ from skylight.model.decoder.inference import Prediction
 from skylight.model.decoder.network import DecoderConfig, DomainDecoder
 from skylight.model.embeddings.cache import pack
 from skylight.model.evaluation.metrics import iou
-from skylight.model.masks.bitmask import decode_png, decode_rle
+from skylight.model.masks.bitmask import decode_png
+from skylight.model.masks.brush_rle import decode_rle
 from skylight.model.masks.polygonize import bounding_box
 from tests.support.label_studio_double import CONFIG, Studio, capture, wait_until
 from tests.support.planted_embeddings import Planted, brush, key_point, png

@@ -11,7 +11,7 @@ from scipy.special import expit
 from skylight.model.decoder.inference import Prediction
 from skylight.model.experiments import method_scores
 from skylight.model.experiments.method_scores import Subject, Trial
-from skylight.model.masks.instance_map import distance_targets
+from skylight.model.masks.distance_transform import distance_targets
 from skylight.model.sam.types import Embedding, Prompt, Segmentation
 
 SIZE = (64, 64)

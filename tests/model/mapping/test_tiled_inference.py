@@ -9,6 +9,7 @@ from scipy import ndimage
 
 from skylight.model.datasets.synthetic_scenes import scene
 from skylight.model.decoder.inference import Prediction, instances, predict_pixels
+from skylight.model.decoder.watershed import separate
 from skylight.model.images.raster import Whole
 from skylight.model.mapping import component_merging
 from skylight.model.mapping.component_merging import UNKNOWN, Map
@@ -16,7 +17,6 @@ from skylight.model.mapping.tiled_inference import Strip, ramps, starts, strips,
 from skylight.model.mapping.vectorize import shape
 from skylight.model.mapping.writers import write_geotiff, write_png
 from skylight.model.masks.coco_rle import encode_runs
-from skylight.model.masks.instance_map import separate
 from skylight.model.masks.region import StreamedRegion
 from tests.support.shapes import apart
 from tests.support.trained_versions import train_pits

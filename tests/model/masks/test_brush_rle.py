@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from skylight.model.masks.brush_rle import MaskError, decode_rle, encode_rle
+from skylight.model.masks.brush_rle import decode_rle, encode_rle
+from skylight.model.masks.errors import MaskError
 from tests.support.sdk_brush import brush
 
 CAPTURES = Path(__file__).parents[2] / "captures"

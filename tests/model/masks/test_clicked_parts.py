@@ -8,7 +8,7 @@ from skylight.backend.labelstudio.label_config import parse_config
 from skylight.model.datasets import synthetic_scenes
 from skylight.model.evaluation.metrics import iou
 from skylight.model.evaluation.simulated_clicks import any_point, correction_click
-from skylight.model.masks.bitmask import decode_rle
+from skylight.model.masks.brush_rle import decode_rle
 from skylight.model.masks.clicked_parts import clicked_parts, corrected
 from skylight.model.masks.contours import pieces
 from skylight.model.masks.geometry import interior_point

@@ -8,8 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from skylight.model.masks.bitmask import MaskError
 from skylight.model.masks.coco_rle import decode_runs, decompress, encode_runs
+from skylight.model.masks.errors import MaskError
 from skylight.model.masks.region import MaskRegion
 
 

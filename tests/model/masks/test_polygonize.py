@@ -13,10 +13,11 @@ from skimage.measure import approximate_polygon
 
 from skylight.model.datasets import synthetic_scenes
 from skylight.model.evaluation.metrics import iou
-from skylight.model.masks.bitmask import components, polygon_mask
+from skylight.model.masks.components import components
 from skylight.model.masks.contours import outlines, pieces
 from skylight.model.masks.polygon_simplification import simplify
 from skylight.model.masks.polygonize import FAITHFUL, PIECE_SHARE, TOLERANCE, bounding_box, polygons
+from skylight.model.masks.rasterize import polygon_mask
 from tests.support.shapes import apart
 
 Mask = NDArray[np.bool_]
