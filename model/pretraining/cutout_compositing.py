@@ -1,7 +1,7 @@
-"""Pictures strewn with cut-out drawings, for pretraining only.
+"""Images composed of cut-out drawings on backgrounds, for pretraining only.
 
-Procedural outlines are simple and what fills them is even. Clip art brings what they lack: thousands of real outlines
-around insides of many colours and parts. Debian's package openclipart-png holds 4,800 drawings in the public domain;
+Procedural outlines are simple and their fillings even. Clip art brings what they lack: thousands of real outlines
+around fillings of many colors and parts. Debian's package openclipart-png holds 4,800 drawings in the public domain;
 any folder of PNG files with an alpha channel will do.
 """
 
@@ -15,32 +15,34 @@ from scipy import ndimage
 
 from skylight.model.pretraining.procedural_images import surface
 
-SIZE = 384  # px of a picture's side
+SIZE = 384  # px of an image's side
 # Folders of openclipart that hold frames and signs.
-NOT_THINGS = frozenset({"buttons", "computer", "logos", "signs_and_symbols"})
+NOT_OBJECTS = frozenset({"buttons", "computer", "logos", "signs_and_symbols"})
 FULLEST, THINNEST = 0.93, 0.15  # share of a drawing's rectangle that it may fill
-SMALLEST, LARGEST = 0.05, 0.95  # of the picture's side that a drawing's longer side measures
+SMALLEST, LARGEST = 0.05, 0.95  # of the image's side that a drawing's longer side measures
 MOST_PIXELS = 9_000_000  # of a drawing; openclipart has one of 623 million
-VISIBLE = 40  # px of a drawing that must be left in sight
+VISIBLE = 40  # px of a drawing that must stay visible
 
 Image3 = NDArray[np.uint8]
 Texture = NDArray[np.float32]
 
 
 class Cutouts:
-    """Makes pictures of a folder's drawings on procedural grounds, or on pieces of the photographs given."""
+    """Composes images of a folder's drawings on procedural backgrounds, or on pieces of the given photographs."""
 
     def __init__(self, folder: Path, photographs: Sequence[Callable[[], Image3]] = ()) -> None:
         self.files = sorted(
-            path for path in folder.rglob("*.png") if NOT_THINGS.isdisjoint(path.relative_to(folder).parts)
+            path for path in folder.rglob("*.png") if NOT_OBJECTS.isdisjoint(path.relative_to(folder).parts)
         )
         if not self.files:
             raise FileNotFoundError(f"{folder} holds no PNG file")
         self.photographs = photographs
 
-    def picture(self, rng: np.random.Generator) -> tuple[Image3, NDArray[np.uint16]]:
-        """(384, 384, 3) uint8 RGB and the drawings' ids, (384, 384) uint16; one to four kinds, each several times."""
-        canvas = self._ground(rng)
+    def compose(self, rng: np.random.Generator) -> tuple[Image3, NDArray[np.uint16]]:
+        """An image (384, 384, 3) uint8 RGB and its drawings' numbers (384, 384) uint16; one to four kinds, each several
+        times.
+        """
+        canvas = self._background(rng)
         ids = np.zeros((SIZE, SIZE), np.uint16)
         for _ in range(int(rng.integers(1, 5))):
             drawing = self._drawing(rng)
@@ -50,11 +52,11 @@ class Cutouts:
                 extent = float(np.clip(share * np.exp(rng.normal(0, 0.2)), SMALLEST, LARGEST)) * SIZE
                 _place(rng, canvas, ids, paint(_posed(rng, drawing, extent)))
         counts = np.bincount(ids.ravel())
-        seen = np.where(counts[ids] >= VISIBLE, ids, 0).astype(np.uint16)
-        return (np.clip(canvas, 0, 1) * 255).astype(np.uint8), seen
+        visible = np.where(counts[ids] >= VISIBLE, ids, 0).astype(np.uint16)
+        return (np.clip(canvas, 0, 1) * 255).astype(np.uint8), visible
 
     def _drawing(self, rng: np.random.Generator) -> Image.Image:
-        """A drawing that is one solid thing, RGBA: 134 of 300 files of openclipart's kept folders were."""
+        """A drawing that is one solid object, RGBA; about half of openclipart's files are."""
         while True:
             path = self.files[int(rng.integers(len(self.files)))]
             drawing = _read(path)
@@ -73,8 +75,8 @@ class Cutouts:
             ):
                 return drawing
 
-    def _ground(self, rng: np.random.Generator) -> Texture:
-        """A ground or a filling, (384, 384, 3) in about [0, 1]."""
+    def _background(self, rng: np.random.Generator) -> Texture:
+        """A background or a filling, (384, 384, 3) in about [0, 1]."""
         if not self.photographs or rng.random() < 0.5:
             return surface(rng, SIZE)
         image = self.photographs[int(rng.integers(len(self.photographs)))]()
@@ -87,20 +89,20 @@ class Cutouts:
         return texture
 
     def _paint(self, rng: np.random.Generator) -> Callable[[Texture], Texture]:
-        """How one kind is painted: in its own colours, in others, or as a filling of its outline; RGBA to RGBA."""
+        """How one kind is painted, RGBA to RGBA: in its own colors, in others, or as a filling of its outline."""
         order = rng.permutation(3) if rng.random() < 0.5 else np.arange(3)
         gain, shift = rng.uniform(0.5, 1.2, 3).astype(np.float32), np.float32(rng.uniform(-0.1, 0.3))
-        filling = self._ground(rng) if rng.random() < 0.5 else None
-        own = np.float32(rng.choice([0.0, rng.uniform(0.1, 0.9)]))  # share of the drawing's colours that stays
+        filling = self._background(rng) if rng.random() < 0.5 else None
+        own = np.float32(rng.choice([0.0, rng.uniform(0.1, 0.9)]))  # share of the drawing's colors that stays
 
         def paint(drawing: Texture) -> Texture:
-            colours = drawing[..., order] * gain + shift
+            colors = drawing[..., order] * gain + shift
             if filling is not None:
                 height, width = drawing.shape[:2]
                 y, x = (int(rng.integers(max(SIZE - n, 0) + 1)) for n in (height, width))
-                there = np.resize(filling[y : y + height, x : x + width], (height, width, 3))
-                colours = own * colours + (1 - own) * there
-            return np.concatenate([colours, drawing[..., 3:]], 2)
+                texture = np.resize(filling[y : y + height, x : x + width], (height, width, 3))
+                colors = own * colors + (1 - own) * texture
+            return np.concatenate([colors, drawing[..., 3:]], 2)
 
         return paint
 
@@ -127,13 +129,13 @@ def _posed(rng: np.random.Generator, drawing: Image.Image, extent: float) -> Tex
     return np.asarray(posed, np.float32) / np.float32(255)
 
 
-def _place(rng: np.random.Generator, canvas: Texture, ids: NDArray[np.uint16], thing: Texture) -> None:
-    """Lay a thing, (h, w, 4), anywhere on the canvas, over what is there."""
-    height, width = thing.shape[:2]
+def _place(rng: np.random.Generator, canvas: Texture, ids: NDArray[np.uint16], drawing: Texture) -> None:
+    """Place a drawing (h, w, 4) anywhere on the canvas, over what it covers."""
+    height, width = drawing.shape[:2]
     top, left = int(rng.integers(-height // 3, SIZE - height // 2)), int(rng.integers(-width // 3, SIZE - width // 2))
     down = slice(max(top, 0), min(top + height, SIZE))
     across = slice(max(left, 0), min(left + width, SIZE))
-    part = thing[down.start - top : down.stop - top, across.start - left : across.stop - left]
+    part = drawing[down.start - top : down.stop - top, across.start - left : across.stop - left]
     if not part.size:
         return
     inside = ndimage.binary_fill_holes(part[..., 3] > 0.5)

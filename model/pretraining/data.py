@@ -1,4 +1,4 @@
-"""The pictures that the tiny SAM is pretrained on: windows of packs' images and of made ones, augmented."""
+"""Training images of the tiny SAM: augmented windows of packs' images and of synthetic ones."""
 
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -13,20 +13,20 @@ from scipy import ndimage
 from skylight.model.datasets import packs, synthetic_scenes
 from skylight.model.masks.instance_map import numbers_of
 from skylight.model.pretraining.cutout_compositing import Cutouts
-from skylight.model.pretraining.procedural_images import varied_picture
+from skylight.model.pretraining.procedural_images import procedural_image
 
 PADDING = np.array([124, 116, 104], np.uint8)  # the pixel mean: 0 once normalised, as segment-anything pads
-SCENES, VARIED, CUT = 200, 1000, 1000  # made pictures: seeds that are drawn from, each made once and kept
+SCENES, PROCEDURAL, CUTOUTS = 200, 1000, 1000  # synthetic images: how many different ones of each kind
 FIRST_SEED = 1_000_000  # far from those of tests, demo and evaluation
-SCENE_SHARE = 0.25  # of the made pictures
-CUT_SHARE = 0.45  # of the made pictures, where there are drawings to cut out
-PARTS_SHARE = 0.4  # how often a picture with parts asks for these instead of the things they belong to
+SCENE_SHARE = 0.25  # of the synthetic images
+CUTOUT_SHARE = 0.45  # of the synthetic images, where there are drawings to cut out
+PARTS_SHARE = 0.4  # how often an image with parts is prompted for these instead of the objects they belong to
 FIRST_EXTENT, LAST_EXTENT = 0.04, 0.8  # of the window's side that the object it was laid around fills
 SMALLEST_OBJECT = 40  # px in the window
-KEPT = 2_500_000_000  # bytes of pictures that stay in memory once read or made; any further are read again each time
+CACHE_BYTES = 2_500_000_000  # of images that stay in memory once read; any further are read again each time
 
 Pixel = TypeVar("Pixel", bound=np.generic)
-Source = tuple[NDArray[np.uint8], tuple[NDArray[np.uint16], ...]]
+SourceImage = tuple[NDArray[np.uint8], tuple[NDArray[np.uint16], ...]]
 
 
 # Packs of one kind of object; any other pack is a kind of its own.
@@ -41,8 +41,8 @@ KINDS = {
 }
 
 
-class Picture(NamedTuple):
-    """A square picture, (s, s, 3) uint8 RGB, and the ids of the objects that are asked for, (s, s) uint16.
+class TrainingImage(NamedTuple):
+    """A square image (s, s, 3) uint8 RGB, and the numbers of the objects that are prompted for, (s, s) uint16.
 
     `alternatives`, of the same shape, holds the parts of these objects, or the objects that they are parts of: a click
     may mean either.
@@ -54,7 +54,10 @@ class Picture(NamedTuple):
 
 
 def pack_weights(sizes: dict[str, int]) -> NDArray[np.float64]:
-    """The share of each pack, by its number of images: each kind alike, a kind's packs by the square root of theirs."""
+    """The share of each pack, (N,) float64, from the number of its images.
+
+    All kinds have equal shares; within one, packs have shares by the square root of their sizes.
+    """
     kinds = {pack: kind for kind, members in KINDS.items() for pack in members}
     roots: dict[str, float] = {}
     for pack, size in sizes.items():
@@ -64,61 +67,63 @@ def pack_weights(sizes: dict[str, int]) -> NDArray[np.float64]:
     return shares / max(len(roots), 1)
 
 
-class Pictures:
-    """Draws augmented square pictures; the packs weigh as `pack_weights` says."""
+class ImageSampler:
+    """Draws augmented square images; the packs weigh as `pack_weights` says."""
 
     def __init__(
         self, pool: Sequence[packs.PackImage], rng: np.random.Generator, made: float, drawings: Path | None = None
     ) -> None:
-        """`made`: the share of made pictures; `drawings`: a folder for `Cutouts`, whose grounds are the pool's."""
+        """`made`: the share of synthetic images; `drawings`: a folder for `Cutouts`, with the pool as backgrounds."""
         self.rng = rng
         self.made = made if pool else 1.0
-        self.pool: dict[str, list[Callable[[], Source]]] = {}
+        self.pool: dict[str, list[Callable[[], SourceImage]]] = {}
         for item in pool:
-            self.pool.setdefault(item.pack, []).append(partial(_pack_source, item))
-        self.weights = pack_weights({pack: len(pictures) for pack, pictures in self.pool.items()})
-        self.scenes = [partial(_scene_source, FIRST_SEED + i) for i in range(SCENES)]
-        self.varied = [partial(_varied_source, FIRST_SEED + i) for i in range(VARIED)]
-        self.cut: list[Callable[[], Source]] = []
+            self.pool.setdefault(item.pack, []).append(partial(_pack_image, item))
+        self.weights = pack_weights({pack: len(images) for pack, images in self.pool.items()})
+        self.scenes = [partial(_scene, FIRST_SEED + i) for i in range(SCENES)]
+        self.procedural = [partial(_procedural, FIRST_SEED + i) for i in range(PROCEDURAL)]
+        self.cutouts: list[Callable[[], SourceImage]] = []
         if drawings:
-            photographs = [partial(_photograph, self, source) for each in self.pool.values() for source in each]
+            photographs = [partial(_photograph, self, read) for images in self.pool.values() for read in images]
             cutouts = Cutouts(drawings, photographs)
-            self.cut = [partial(_cut_source, cutouts, FIRST_SEED + i) for i in range(CUT)]
-        self._kept: dict[Callable[[], Source], Source] = {}
-        self._room = KEPT
+            self.cutouts = [partial(_cutouts, cutouts, FIRST_SEED + i) for i in range(CUTOUTS)]
+        self._cache: dict[Callable[[], SourceImage], SourceImage] = {}
+        self._room = CACHE_BYTES
 
-    def source(self, source: Callable[[], Source]) -> Source:
-        """A picture before it is cropped; read or made once, while there is room to keep it."""
-        if source in self._kept:
-            return self._kept[source]
-        image, maps = found = source()
-        self._room -= image.nbytes + sum(each.nbytes for each in maps)
+    def source(self, read: Callable[[], SourceImage]) -> SourceImage:
+        """An image before it is cropped; read or rendered once, while the cache has room."""
+        if read in self._cache:
+            return self._cache[read]
+        image, maps = source = read()
+        self._room -= image.nbytes + sum(ids.nbytes for ids in maps)
         if self._room > 0:
-            self._kept[source] = found
-        return found
+            self._cache[read] = source
+        return source
 
-    def draw(self, side: int) -> Picture:
-        """A picture of `side` x `side` px with at least one usable object."""
+    def draw(self, side: int) -> TrainingImage:
+        """An image of `side` x `side` px with at least one usable object."""
         rng = self.rng
         while True:
             sources = self._sources(rng.random() < self.made)
             image, maps = self.source(sources[int(rng.integers(len(sources)))])
             if len(maps) > 1 and rng.random() < PARTS_SHARE:
                 maps = maps[::-1]
-            picture = self._crop(image, maps, side)
-            if len(usable_objects(picture.instances)):
-                return picture._replace(image=self._distort(picture.image))
+            cropped = self._crop(image, maps, side)
+            if len(usable_objects(cropped.instances)):
+                return cropped._replace(image=self._distort(cropped.image))
 
-    def _sources(self, made: bool) -> Sequence[Callable[[], Source]]:
+    def _sources(self, synthetic: bool) -> Sequence[Callable[[], SourceImage]]:
         rng = self.rng
-        if not made:
+        if not synthetic:
             return self.pool[str(rng.choice(list(self.pool), p=self.weights))]
-        if self.cut and rng.random() < CUT_SHARE:
-            return self.cut
-        return self.scenes if rng.random() < SCENE_SHARE / (1 - CUT_SHARE if self.cut else 1) else self.varied
+        if self.cutouts and rng.random() < CUTOUT_SHARE:
+            return self.cutouts
+        return (
+            self.scenes if rng.random() < SCENE_SHARE / (1 - CUTOUT_SHARE if self.cutouts else 1) else self.procedural
+        )
 
-    def _crop(self, image: NDArray[np.uint8], maps: Sequence[NDArray[np.uint16]], side: int) -> Picture:
-        """A square window around some object, which then fills 4-80 % of its side; or, one time in five, all."""
+    def _crop(self, image: NDArray[np.uint8], maps: Sequence[NDArray[np.uint16]], side: int) -> TrainingImage:
+        """A square window around a random object, which then fills 4-80 % of its side; or, one time in five, all."""
         instances = maps[0]
         rng, (h, w) = self.rng, instances.shape
         ids = numbers_of(instances)
@@ -144,13 +149,13 @@ class Pictures:
             window = Image.fromarray(ids[y : y + reach, x : x + reach])
             whole = np.zeros((side, side), np.uint16)
             whole[: size[1], : size[0]] = np.asarray(window.resize(size, Image.Resampling.NEAREST))
-            return turned(whole, turns, flip)
+            return rotated(whole, turns, flip)
 
         alternatives = resized(maps[1]) if len(maps) > 1 else None
-        return Picture(turned(small, turns, flip), resized(instances), alternatives)
+        return TrainingImage(rotated(small, turns, flip), resized(instances), alternatives)
 
     def _distort(self, image: NDArray[np.uint8]) -> NDArray[np.uint8]:
-        """Contrast, brightness, gamma, inversion, gray, blur, noise, and a smooth shading."""
+        """Random contrast, brightness, gamma, inversion, gray, blur, noise, and a smooth shading."""
         rng, x = self.rng, image.astype(np.float32) / 255
         padded = (image == PADDING).all(axis=2, keepdims=True)
         if rng.random() < 0.3:
@@ -169,49 +174,49 @@ class Pictures:
         return np.where(padded, PADDING, (np.clip(x, 0, 1) * 255).astype(np.uint8))
 
 
-def turned(array: NDArray[Pixel], turns: int, flip: bool) -> NDArray[Pixel]:
-    """A picture turned by quarter turns and then mirrored."""
+def rotated(array: NDArray[Pixel], turns: int, flip: bool) -> NDArray[Pixel]:
+    """An array (H, W, ...) rotated by quarter turns and then mirrored."""
     array = np.rot90(array, turns)
     return np.ascontiguousarray(array[:, ::-1] if flip else array)
 
 
 def _window_start(first: int, last: int, side: int, length: int, rng: np.random.Generator) -> int:
-    """Where a window of `side` px starts so that it holds first..last and stays inside, as far as both can be."""
+    """A random start of a window of `side` px that holds first..last and stays inside, as far as both can be."""
     low, high = max(last + 1 - side, 0), min(first, length - side)
     if low <= high:
         return int(rng.integers(low, high + 1))
     return max(min((first + last - side) // 2, length - side), 0)
 
 
-def _pack_source(item: packs.PackImage) -> Source:
+def _pack_image(item: packs.PackImage) -> SourceImage:
     image, instances = item.read()
     return image, (instances,)
 
 
-def _scene_source(seed: int) -> Source:
-    made = synthetic_scenes.scene(seed)
-    instances = np.zeros(made.image.shape[:2], np.uint16)
-    for i, item in enumerate(made.objects, 1):
+def _scene(seed: int) -> SourceImage:
+    scene = synthetic_scenes.scene(seed)
+    instances = np.zeros(scene.image.shape[:2], np.uint16)
+    for i, item in enumerate(scene.objects, 1):
         instances[item.mask] = i
-    return made.image, (instances,)
+    return scene.image, (instances,)
 
 
-def _varied_source(seed: int) -> Source:
-    made = varied_picture(seed)
-    return made.image, (made.things,) if made.parts is None else (made.things, made.parts)
+def _procedural(seed: int) -> SourceImage:
+    image = procedural_image(seed)
+    return image.image, (image.objects,) if image.parts is None else (image.objects, image.parts)
 
 
-def _cut_source(cutouts: Cutouts, seed: int) -> Source:
-    image, things = cutouts.picture(np.random.default_rng(seed))
-    return image, (things,)
+def _cutouts(cutouts: Cutouts, seed: int) -> SourceImage:
+    image, objects = cutouts.compose(np.random.default_rng(seed))
+    return image, (objects,)
 
 
-def _photograph(pictures: Pictures, source: Callable[[], Source]) -> NDArray[np.uint8]:
-    return pictures.source(source)[0]
+def _photograph(sampler: ImageSampler, read: Callable[[], SourceImage]) -> NDArray[np.uint8]:
+    return sampler.source(read)[0]
 
 
 def usable_objects(instances: NDArray[np.uint16]) -> NDArray[np.int64]:
-    """Ids of the objects with 40 px or more that cover at most 85 % of the picture."""
+    """Numbers (N,) int64 of the objects in a map (H, W) uint16 that have 40 px or more and cover at most 85 % of it."""
     counts = np.bincount(instances.ravel())
     counts[0] = 0
     ids: NDArray[np.int64] = np.flatnonzero((counts >= SMALLEST_OBJECT) & (counts <= 0.85 * instances.size))

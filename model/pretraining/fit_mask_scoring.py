@@ -22,7 +22,6 @@ from torch import Tensor
 from skylight.model.datasets import packs
 from skylight.model.evaluation.metrics import iou
 from skylight.model.evaluation.simulated_clicks import any_point, correction_click, loose_box
-from skylight.model.experiments.prompt_benchmark import SMALLEST
 from skylight.model.masks.geometry import interior_point
 from skylight.model.masks.instance_map import numbers_of
 from skylight.model.sam import loading
@@ -101,17 +100,12 @@ def questions(
 
 def gather(segmenter: Segmenter, data: Path, images: int, objects: int, every: bool) -> list[Question]:
     """Of at most `objects` objects in at most `images` images of each pack, held out from all training or `every`."""
-    found: list[Question] = []
-    taken: dict[str, int] = {}
-    for item in packs.images(data):
-        if (item.held_out or every) and taken.setdefault(item.pack, 0) < images:
-            taken[item.pack] += 1
-            image, instances = item.read()
-            masks = [instances == k for k in numbers_of(instances)]
-            usable = [mask for mask in masks if SMALLEST <= mask.sum() <= 0.85 * mask.size]
-            step = max(len(usable) // objects, 1)
-            found += questions(segmenter, item.pack, image, usable[::step][:objects])
-    return found
+    gathered: list[Question] = []
+    for item in packs.benchmark_images(data, images, every=every):
+        image, instances = item.read()
+        masks = [instances == k for k in numbers_of(instances)]
+        gathered += questions(segmenter, item.pack, image, packs.benchmark_objects(masks, objects))
+    return gathered
 
 
 def fit(asked: Sequence[Question], seed: int = 0) -> Choice:

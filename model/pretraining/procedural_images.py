@@ -1,8 +1,8 @@
-"""Procedural pictures of far more kinds than `synthetic` makes, for pretraining only.
+"""Procedural images of many more kinds than `synthetic_scenes` has, for pretraining only.
 
-A picture is a texture strewn with one to three kinds of things. A kind has a family of outlines (wavy ellipses,
-polygons, stars, ragged blobs, cracks), a way to be painted (filled, outlined, domed, hollow, shadowed), and sometimes
-parts (a core, spots), whose map is the second answer to an ambiguous click. Things lie apart, touch, or overlap.
+An image is a texture with objects of one to three kinds. A kind has a family of outlines (wavy ellipses, polygons,
+stars, ragged blobs, cracks), a style of painting (filled, outlined, domed, hollow, shadowed), and sometimes parts (a
+core, spots), whose map is the second answer to an ambiguous click. Objects lie apart, touch, or overlap.
 """
 
 from dataclasses import dataclass
@@ -15,18 +15,20 @@ from scipy import ndimage
 from skylight.model.datasets.synthetic_scenes import fractal_noise
 
 Grid = NDArray[np.float32]
-SMALLEST = 24  # px of a thing that is still visible, else its id goes
+SMALLEST = 24  # visible px of an object; smaller ones are removed from the map
 OUTLINES = ("ellipse", "ellipse", "wavy", "polygon", "star", "ragged", "crack")
 PAINTS = ("fill", "fill", "texture", "outline", "dome", "bowl", "hole", "halo")
 LAYOUTS = ("apart", "apart", "cluster", "overlap", "leaves")
 
 
 @dataclass(frozen=True)
-class VariedPicture:
-    """(H, W, 3) uint8 RGB; ids of the things, (H, W) uint16, 0 background; ids of their parts, or None."""
+class ProceduralImage:
+    """An image (H, W, 3) uint8 RGB; numbers of its objects (H, W) uint16, 0 background; numbers of their parts, or
+    None.
+    """
 
     image: NDArray[np.uint8]
-    things: NDArray[np.uint16]
+    objects: NDArray[np.uint16]
     parts: NDArray[np.uint16] | None
 
 
@@ -43,14 +45,14 @@ class _Kind:
     parts: str  # "", "core" or "spots"
 
 
-def varied_picture(seed: int, size: int = 384) -> VariedPicture:
-    """A picture of `size` x `size` px from a seed; the same seed gives the same picture."""
+def procedural_image(seed: int, size: int = 384) -> ProceduralImage:
+    """An image of `size` x `size` px from a seed; the same seed gives the same image."""
     rng = np.random.default_rng((seed, 7))
     light = rng.uniform(0, 2 * np.pi)
     picture = surface(rng, size)
     kinds = [_kind(rng, size, picture) for _ in range(int(rng.integers(1, 4)))]
     layout = str(rng.choice(LAYOUTS))
-    things = np.zeros((size, size), np.uint16)
+    objects = np.zeros((size, size), np.uint16)
     parts = np.zeros((size, size), np.uint16)
     for number, (kind, x, y, radius) in enumerate(_places(rng, size, kinds, layout), 1):
         outline = _outline(rng, size, kind.outline, x, y, radius)
@@ -58,20 +60,20 @@ def varied_picture(seed: int, size: int = 384) -> VariedPicture:
             continue
         window, mask = outline
         if layout not in ("overlap", "leaves"):
-            mask = mask & (things[window] == 0)
+            mask = mask & (objects[window] == 0)
         _paint(rng, picture, window, mask, kind, light)
-        things[window][mask] = number
+        objects[window][mask] = number
         parts[window][mask] = 0
         if kind.parts:
             _add_parts(rng, picture, parts, window, mask, kind, number)
     if rng.random() < 0.3:
         _scratch(rng, picture)
     image = (np.clip(picture, 0, 1) * 255).astype(np.uint8)
-    return VariedPicture(image, _tidy(things), _tidy(parts) if parts.any() else None)
+    return ProceduralImage(image, _without_tiny(objects), _without_tiny(parts) if parts.any() else None)
 
 
-def _tidy(ids: NDArray[np.uint16]) -> NDArray[np.uint16]:
-    """Drop what is too small to be seen."""
+def _without_tiny(ids: NDArray[np.uint16]) -> NDArray[np.uint16]:
+    """The map without objects that are too small to be seen."""
     counts = np.bincount(ids.ravel())
     return np.where(counts[ids] >= SMALLEST, ids, 0).astype(np.uint16)
 
@@ -131,12 +133,12 @@ def _kind(rng: np.random.Generator, size: int, picture: Grid) -> _Kind:
 def _places(
     rng: np.random.Generator, size: int, kinds: list[_Kind], layout: str
 ) -> list[tuple[_Kind, float, float, float]]:
-    """Which thing where: kind, x, y, radius in px."""
+    """Kind, x, y, and radius of each object, px."""
     placed: list[tuple[_Kind, float, float, float]] = []
     for kind in kinds:
         most = 0.6 * size * size / (np.pi * kind.radius**2)
-        wanted = int(np.clip(rng.uniform(0.1, 0.9) * most, 1, 60)) * (3 if layout == "leaves" else 1)
-        for _ in range(wanted):
+        count = int(np.clip(rng.uniform(0.1, 0.9) * most, 1, 60)) * (3 if layout == "leaves" else 1)
+        for _ in range(count):
             radius = float(kind.radius * np.exp(rng.normal(0, kind.spread)))
             for _attempt in range(8):
                 x, y = rng.uniform(0, size, 2)
@@ -158,7 +160,7 @@ Window = tuple[slice, slice]
 def _outline(
     rng: np.random.Generator, size: int, family: str, x: float, y: float, radius: float
 ) -> tuple[Window, NDArray[np.bool_]] | None:
-    """Where a thing lies, and its mask within that window; None if nothing of it is in the picture."""
+    """An object's window, and its mask within that; None if nothing of it is in the image."""
     angles = np.linspace(0, 2 * np.pi, 72, endpoint=False)
     reach = np.ones_like(angles)
     flat = rng.uniform(0.5, 1)
@@ -247,7 +249,7 @@ def _add_parts(
     kind: _Kind,
     number: int,
 ) -> None:
-    """Paint a core or a few spots into a thing; each spot has an id of its own."""
+    """Paint a core or a few spots into an object; each spot has a number of its own."""
     rows, columns = np.nonzero(mask)
     if len(rows) < 200:
         return
@@ -259,13 +261,13 @@ def _add_parts(
     for i in range(count):
         at = rng.integers(len(rows))
         y, x = (rows.mean(), columns.mean()) if kind.parts == "core" else (rows[at], columns[at])
-        found = _outline(rng, len(picture), "wavy", float(x + left), float(y + top), radius)
-        if found is None:
+        outline = _outline(rng, len(picture), "wavy", float(x + left), float(y + top), radius)
+        if outline is None:
             continue
-        (down, across), shape = found
-        thing = np.zeros(picture.shape[:2], bool)
-        thing[window] = mask
-        shape = shape & thing[down, across]
+        (down, across), shape = outline
+        whole = np.zeros(picture.shape[:2], bool)
+        whole[window] = mask
+        shape = shape & whole[down, across]
         picture[down, across][shape] += np.float32(rng.uniform(0.6, 1)) * (
             colour.astype(np.float32) - picture[down, across][shape]
         )
@@ -273,7 +275,7 @@ def _add_parts(
 
 
 def _scratch(rng: np.random.Generator, picture: Grid) -> None:
-    """Lines that belong to nothing."""
+    """Draw lines that belong to no object."""
     size = len(picture)
     canvas = Image.new("1", (size, size))
     for _ in range(int(rng.integers(1, 6))):

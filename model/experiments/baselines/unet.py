@@ -91,7 +91,7 @@ class ImageNetUNet(nn.Module):
 
     def load(self) -> None:
         """Give the encoder ImageNet's weights. Raises ModuleNotFoundError without the extra `simulate`."""
-        from skylight.model.pretraining.train import load_imagenet
+        from skylight.model.sam.imagenet_weights import load_imagenet
 
         donor = TinySam()
         load_imagenet(donor)

@@ -9,7 +9,7 @@ from PIL import Image, ImageDraw
 
 from skylight.model.pretraining import cutout_compositing
 from skylight.model.pretraining.cutout_compositing import SIZE, VISIBLE, Cutouts, _read
-from skylight.model.pretraining.data import Pictures
+from skylight.model.pretraining.data import ImageSampler
 
 
 def add_drawing(path: Path, kind: str = "solid") -> None:
@@ -55,7 +55,7 @@ def test_drawings_too_large_to_read_are_left_out(drawings: Path, monkeypatch: py
 def test_a_picture_has_things_of_many_sizes_with_ids_that_can_be_seen(drawings: Path) -> None:
     source, shares = Cutouts(drawings), []
     for seed in range(12):
-        image, ids = source.picture(np.random.default_rng(seed))
+        image, ids = source.compose(np.random.default_rng(seed))
         assert image.shape == (SIZE, SIZE, 3) and image.dtype == np.uint8 and ids.dtype == np.uint16
         counts = np.bincount(ids.ravel())[1:]
         assert counts.any() and counts[counts > 0].min() >= VISIBLE
@@ -67,7 +67,7 @@ def test_a_thing_is_painted_where_its_id_is(drawings: Path, monkeypatch: pytest.
     source = Cutouts(drawings)
     monkeypatch.setattr(source, "_ground", lambda rng: np.zeros((SIZE, SIZE, 3), np.float32))
     monkeypatch.setattr(source, "_paint", lambda rng: lambda thing: thing)
-    image, ids = source.picture(np.random.default_rng(1))
+    image, ids = source.compose(np.random.default_rng(1))
     red = image[..., 0] > 100
     assert red.any() and (ids[red] > 0).mean() > 0.97 and image[..., 1].max() < 30
 
@@ -80,19 +80,19 @@ def test_photographs_are_grounds_and_fillings(drawings: Path) -> None:
         return np.full((200, 300, 3), (0, 255, 0), np.uint8)
 
     source = Cutouts(drawings, [photograph])
-    green = [(source.picture(np.random.default_rng(seed))[0] == (0, 255, 0)).all(2).mean() for seed in range(12)]
+    green = [(source.compose(np.random.default_rng(seed))[0] == (0, 255, 0)).all(2).mean() for seed in range(12)]
     assert len(asked) > 4 and 2 < sum(share > 0.2 for share in green) < 11
 
 
 def test_pictures_of_drawings_follow_from_the_seed_and_join_the_others(drawings: Path) -> None:
     def drawn(seed: int) -> list[NDArray[np.uint8]]:
-        source = Pictures([], np.random.default_rng(seed), 1.0, drawings)
+        source = ImageSampler([], np.random.default_rng(seed), 1.0, drawings)
         return [source.draw(256)[0] for _ in range(6)]
 
     assert all(np.array_equal(a, b) for a, b in zip(drawn(0), drawn(0), strict=True))
-    source = Pictures([], np.random.default_rng(0), 1.0, drawings)
+    source = ImageSampler([], np.random.default_rng(0), 1.0, drawings)
     chosen = [source._sources(True) for _ in range(400)]
-    shares = [sum(each is kind for each in chosen) / 400 for kind in (source.scenes, source.varied, source.cut)]
+    shares = [sum(each is kind for each in chosen) / 400 for kind in (source.scenes, source.procedural, source.cutouts)]
     assert np.allclose(shares, (0.25, 0.3, 0.45), atol=0.08)
 
 

@@ -10,7 +10,7 @@ from PIL import Image
 
 from skylight.model.datasets.packs import images
 from skylight.model.pretraining import data
-from skylight.model.pretraining.data import PADDING, Picture, Pictures, pack_weights, turned, usable_objects
+from skylight.model.pretraining.data import PADDING, ImageSampler, TrainingImage, pack_weights, rotated, usable_objects
 
 
 def rectangles(*places: tuple[int, int, int, int], shape: tuple[int, int]) -> NDArray[np.uint16]:
@@ -32,14 +32,14 @@ def add_pack(folder: Path, name: str, instances: NDArray[np.uint16], count: int 
     (folder / name / "meta.json").write_text(json.dumps({"images": [{"stem": str(i)} for i in range(count)]}))
 
 
-def source_of(folder: Path, instances: NDArray[np.uint16], seed: int = 0) -> Pictures:
+def source_of(folder: Path, instances: NDArray[np.uint16], seed: int = 0) -> ImageSampler:
     add_pack(folder, "rocks", instances)
-    return Pictures(list(images(folder)), np.random.default_rng(seed), made=0.0)
+    return ImageSampler(list(images(folder)), np.random.default_rng(seed), made=0.0)
 
 
 @pytest.mark.parametrize("side", [256, 512])
 def test_pictures_have_the_side_that_is_asked_for_and_an_object(side: int) -> None:
-    source = Pictures([], np.random.default_rng(0), made=0.0)  # without packs, procedural all the same
+    source = ImageSampler([], np.random.default_rng(0), made=0.0)  # without packs, procedural all the same
     for _ in range(4):
         image, instances, _ = source.draw(side)
         assert image.shape == (side, side, 3) and image.dtype == np.uint8
@@ -48,8 +48,8 @@ def test_pictures_have_the_side_that_is_asked_for_and_an_object(side: int) -> No
 
 
 def test_the_same_generator_state_gives_the_same_pictures() -> None:
-    def drawn(seed: int) -> list[Picture]:
-        source = Pictures([], np.random.default_rng(seed), 1.0)
+    def drawn(seed: int) -> list[TrainingImage]:
+        source = ImageSampler([], np.random.default_rng(seed), 1.0)
         return [source.draw(256) for _ in range(3)]
 
     one, same, other = drawn(1), drawn(1), drawn(2)
@@ -64,9 +64,9 @@ def test_each_kind_weighs_alike_and_its_packs_by_the_square_root_of_their_size()
 
 
 def test_parts_come_with_what_they_are_parts_of_and_the_other_way_round() -> None:
-    source = Pictures([], np.random.default_rng(3), 1.0)
+    source = ImageSampler([], np.random.default_rng(3), 1.0)
     whole, part = rectangles((4, 4, 60, 60), shape=(64, 64)), rectangles((20, 20, 50, 50), shape=(64, 64))
-    source.scenes = source.varied = [lambda: (np.zeros((64, 64, 3), np.uint8), (whole, part))]
+    source.scenes = source.procedural = [lambda: (np.zeros((64, 64, 3), np.uint8), (whole, part))]
     asked_parts = 0
     for _ in range(20):
         _, instances, alternatives = source.draw(64)
@@ -118,8 +118,8 @@ def test_parts_are_asked_for_instead_of_things_and_as_often_as_it_says(monkeypat
     things = rectangles((10, 10, 90, 90), shape=(100, 100))
     parts = 8 * rectangles((30, 30, 50, 50), shape=(100, 100))
     image = np.full((100, 100, 3), 90, np.uint8)
-    source = Pictures([], np.random.default_rng(0), 1.0)
-    source.scenes = source.varied = [lambda: (image, (things, parts.astype(np.uint16)))]
+    source = ImageSampler([], np.random.default_rng(0), 1.0)
+    source.scenes = source.procedural = [lambda: (image, (things, parts.astype(np.uint16)))]
     asked = {}
     for share in (0.0, 0.5, 1.0):
         monkeypatch.setattr(data, "PARTS_SHARE", share)
@@ -130,19 +130,19 @@ def test_parts_are_asked_for_instead_of_things_and_as_often_as_it_says(monkeypat
 def test_a_picture_without_objects_is_drawn_again(tmp_path: Path) -> None:
     add_pack(tmp_path, "empty", rectangles(shape=(60, 60)))
     add_pack(tmp_path, "rocks", rectangles((10, 10, 40, 40), shape=(60, 60)))
-    source = Pictures(list(images(tmp_path)), np.random.default_rng(0), 0.0)
+    source = ImageSampler(list(images(tmp_path)), np.random.default_rng(0), 0.0)
     assert all(source.draw(64)[1].max() == 1 for _ in range(12))
 
 
 def test_a_picture_is_made_only_once() -> None:
     made = []
 
-    def make() -> data.Source:
+    def make() -> data.SourceImage:
         made.append(1)
         return np.full((60, 60, 3), 90, np.uint8), (rectangles((10, 10, 40, 40), shape=(60, 60)),)
 
-    source = Pictures([], np.random.default_rng(0), 1.0)
-    source.scenes = source.varied = [make]
+    source = ImageSampler([], np.random.default_rng(0), 1.0)
+    source.scenes = source.procedural = [make]
     for _ in range(5):
         source.draw(64)
     assert len(made) == 1
@@ -159,7 +159,7 @@ def test_objects_of_40_pixels_to_85_percent_are_used() -> None:
 @pytest.mark.parametrize("flip", [False, True])
 def test_turning_is_by_quarters_then_mirrored(flip: bool) -> None:
     picture = np.arange(12).reshape(2, 3, 2)
-    assert np.array_equal(turned(picture, 0, flip), picture[:, ::-1] if flip else picture)
-    quarter = turned(picture, 1, flip)
+    assert np.array_equal(rotated(picture, 0, flip), picture[:, ::-1] if flip else picture)
+    quarter = rotated(picture, 1, flip)
     assert quarter.shape == (3, 2, 2)
     assert quarter[0, -1 if flip else 0].tolist() == picture[0, -1].tolist()  # the upper right corner turns to the left

@@ -18,26 +18,24 @@ from torch import Tensor
 
 from skylight.model.datasets.packs import images
 from skylight.model.pretraining import data, train
-from skylight.model.pretraining.data import PADDING, Picture, Pictures, Source
+from skylight.model.pretraining.config import PretrainConfig
+from skylight.model.pretraining.data import PADDING, ImageSampler, SourceImage, TrainingImage
+from skylight.model.pretraining.losses import mask_loss
+from skylight.model.pretraining.prompts import Prompts, add_corrections, first_prompts
+from skylight.model.pretraining.run_log import RunLog
 from skylight.model.pretraining.train import (
-    Log,
-    PretrainConfig,
     Progress,
-    Prompts,
     Training,
-    ahead,
-    corrected,
-    drawn_pictures,
-    first_prompts,
-    load_imagenet,
+    image_batches,
     main,
-    mask_loss,
     parameter_groups,
+    prefetch,
     reached_step,
     starting_weights,
     step_loss,
     unfreeze,
 )
+from skylight.model.sam.imagenet_weights import load_imagenet
 from skylight.model.sam.loading import load
 from skylight.model.sam.segmenter import Segmenter
 from skylight.model.sam.tiny_sam import GRID, TinySam
@@ -68,7 +66,7 @@ def test_a_run_on_procedural_scenes_writes_weights_that_load_and_can_be_resumed(
     first, second = tmp_path / "first", tmp_path / "second"
     run(monkeypatch, first)
     assert sorted(path.name for path in first.iterdir()) == FILES
-    rows = Log(first, 9).rows()
+    rows = RunLog(first, 9).rows()
     assert [row["step"] for row in rows] == ["0", "1"]
     assert all(np.isfinite(float(row["loss"])) and 0 <= float(row["iou_first"]) <= 1 for row in rows)
     assert [[str(value) for value in json.loads(line).values()] for line in capsys.readouterr().out.splitlines()] == [
@@ -107,7 +105,7 @@ def test_a_run_is_resumed_by_the_same_command(tmp_path: Path, monkeypatch: pytes
         train.pretrain([], tmp_path, config)
     reached = load_file(tmp_path / "tiny.safetensors")
     assert reached_step(tmp_path / "tiny.safetensors", config) == 4
-    Log(tmp_path, 9).add({"step": 4, "seconds": 1, "learning_rate": 0, "loss": 0, "iou_first": 0, "iou_last": 0})
+    RunLog(tmp_path, 9).add({"step": 4, "seconds": 1, "learning_rate": 0, "loss": 0, "iou_first": 0, "iou_last": 0})
     first: list[dict[str, Tensor]] = []
 
     def seen(self: Training, *given: Any) -> dict[str, float]:
@@ -118,7 +116,7 @@ def test_a_run_is_resumed_by_the_same_command(tmp_path: Path, monkeypatch: pytes
     monkeypatch.setattr(Training, "step", seen)
     train.pretrain([], tmp_path, config)
     assert len(first) == 2 and torch.equal(first[0][TOKENS].half(), reached[TOKENS])
-    assert [row["step"] for row in Log(tmp_path, 9).rows()] == ["0", "1", "2", "3", "4", "5"]
+    assert [row["step"] for row in RunLog(tmp_path, 9).rows()] == ["0", "1", "2", "3", "4", "5"]
     with pytest.raises(ValueError, match="another recipe"):
         train.pretrain([], tmp_path, PretrainConfig(steps=7, pictures=1, prompts=1))
 
@@ -136,7 +134,7 @@ def test_the_encoder_is_trained_in_the_last_third_only() -> None:
     config = PretrainConfig(steps=3, pictures=1, prompts=1)
     training = Training.start(config, [], torch.device("cpu"))
     blocks = training.network.image_encoder.blocks
-    picture = Pictures([], np.random.default_rng(4), 1.0).draw(192)
+    picture = ImageSampler([], np.random.default_rng(4), 1.0).draw(192)
     changed = []
     for step in range(3):
         training.progress.step = step
@@ -191,7 +189,7 @@ def test_the_loss_of_one_picture_falls_and_the_frozen_blocks_stay() -> None:
     frozen = {
         key: value.clone() for key, value in network.image_encoder.blocks[: config.frozen_blocks].state_dict().items()
     }
-    picture = Pictures([], np.random.default_rng(4), 1.0).draw(256)
+    picture = ImageSampler([], np.random.default_rng(4), 1.0).draw(256)
     losses = []
     for _ in range(6):
         loss, _ = step_loss(network, [picture], config, np.random.default_rng(0))  # the same prompts each time
@@ -257,11 +255,11 @@ def test_batches_are_of_the_images_given_and_an_unreadable_one_is_an_error(tmp_p
     config = PretrainConfig(pictures=2, made=0.0, whole=(0.0, 0.0))
     add_themis(tmp_path, {"elysium": "broken", "memnonia": "good"})
     good = [item for item in images(tmp_path) if item.stem == "memnonia_1"]
-    for picture, instances, _ in next(drawn_pictures(good, config, Progress(config))):
+    for picture, instances, _ in next(image_batches(good, config, Progress(config))):
         assert picture.shape == (config.window, config.window, 3) and instances.max() == 1
     broken = [item for item in images(tmp_path) if item.stem == "elysium_1"]
     with pytest.raises(OSError, match="cannot identify"):
-        next(drawn_pictures(broken, config, Progress(config)))
+        next(image_batches(broken, config, Progress(config)))
 
 
 @pytest.mark.parametrize(("room", "reads"), [(10**6, [1, 1, 2, 2]), (10**5, [1, 1, 2, 3]), (0, [1, 2, 3, 4])])
@@ -269,15 +267,15 @@ def test_pictures_are_read_once_while_there_is_room_to_keep_them(
     room: int, reads: list[int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Each takes 80 kB."""
-    monkeypatch.setattr(data, "KEPT", room)
-    pictures, read, made = Pictures([], np.random.default_rng(0), 1.0), 0, []
+    monkeypatch.setattr(data, "CACHE_BYTES", room)
+    pictures, read, made = ImageSampler([], np.random.default_rng(0), 1.0), 0, []
 
-    def picture() -> Source:
+    def picture() -> SourceImage:
         nonlocal read
         read += 1
         return np.zeros((100, 200, 3), np.uint8), (np.zeros((100, 100), np.uint16),)
 
-    def another() -> Source:
+    def another() -> SourceImage:
         return picture()
 
     for source in (picture, picture, another, another):
@@ -289,16 +287,16 @@ def test_pictures_are_read_once_while_there_is_room_to_keep_them(
 def test_batches_follow_from_the_seed() -> None:
     def first(seed: int) -> NDArray[np.uint8]:
         config = PretrainConfig(pictures=1, seed=seed, whole=(0.0, 0.0))
-        return next(drawn_pictures([], config, Progress(config)))[0][0]
+        return next(image_batches([], config, Progress(config)))[0][0]
 
     assert np.array_equal(first(0), first(0)) and not np.array_equal(first(0), first(1))
 
 
 def test_whole_frames_are_fewer_a_batch_and_their_share_grows(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(Pictures, "draw", lambda self, side: (np.zeros(side), np.zeros(side)))
+    monkeypatch.setattr(ImageSampler, "draw", lambda self, side: (np.zeros(side), np.zeros(side)))
     config = PretrainConfig(pictures=9, steps=100, whole=(0.2, 0.7))
     progress = Progress(config)
-    batches, shares = drawn_pictures([], config, progress), []
+    batches, shares = image_batches([], config, progress), []
     for progress.step in (0, 50, 100):
         drawn = [next(batches) for _ in range(150)]
         kinds = [(len(batch), len(batch[0][0])) for batch in drawn]
@@ -321,13 +319,13 @@ def test_a_run_is_as_far_as_its_steps_or_its_minutes_say_whichever_is_further() 
 def test_batches_drawn_ahead_come_whole_and_in_order_and_errors_with_them() -> None:
     drawn: list[int] = []
 
-    def batches() -> Iterator[list[Picture]]:
+    def batches() -> Iterator[list[TrainingImage]]:
         for number in range(4):
             drawn.append(number)
-            yield [Picture(np.full((2, 2, 3), number, np.uint8), rectangles())]
+            yield [TrainingImage(np.full((2, 2, 3), number, np.uint8), rectangles())]
         raise OSError("the disk is gone")
 
-    coming = ahead(batches())
+    coming = prefetch(batches())
     for number in range(4):
         ((picture, _, _),) = next(coming)
         assert (picture == number).all()
@@ -407,7 +405,7 @@ def test_corrections_lie_where_the_answer_is_wrong() -> None:
     nothing = torch.full((6, 128, 128), -4.0)
     everything = -nothing
     for logits, sign in ((nothing, 1.0), (everything, 0.0)):
-        found = corrected(made, logits, np.random.default_rng(1))
+        found = add_corrections(made, logits, np.random.default_rng(1))
         assert found.points is not None and found.labels is not None
         assert torch.equal(found.points[:, :1], made.points) and found.labels[:, 1].tolist() == [sign] * 6
         for mask, point in zip(found.masks, found.points[:, 1].numpy(), strict=True):
@@ -417,7 +415,7 @@ def test_corrections_lie_where_the_answer_is_wrong() -> None:
 def test_a_correction_of_a_half_right_answer_falls_into_the_other_half() -> None:
     made = prompts(boxes=0.0)
     left = np.arange(SIZE) < 115  # px; halves the first object, the second lies all to the right
-    found = corrected(made, torch.stack([quarter(mask & left) for mask in made.masks]), np.random.default_rng(2))
+    found = add_corrections(made, torch.stack([quarter(mask & left) for mask in made.masks]), np.random.default_rng(2))
     assert found.points is not None and found.labels is not None
     assert found.labels[:, 1].tolist() == [1.0] * 6
     assert (found.points[:, 1, 0] > 110).all()
@@ -429,15 +427,15 @@ def test_a_right_answer_gets_another_click_inside() -> None:
     exact = Prompts(made.truth[:1], whole[None], None, None, torch.tensor([[0.0, 0.0, 255.0, 511.0]]))
     logits = torch.full((1, 128, 128), 4.0)
     logits[..., 64:] = -4.0
-    found = corrected(exact, logits, np.random.default_rng(3))
+    found = add_corrections(exact, logits, np.random.default_rng(3))
     assert found.points is not None and found.labels is not None and found.labels.tolist() == [[1.0]]
     assert found.points[0, 0, 0] < 256
 
 
 def test_a_box_stays_beside_its_corrections() -> None:
     made = prompts(boxes=1.0)
-    once = corrected(made, torch.full((6, 128, 128), -4.0), np.random.default_rng(4))
-    twice = corrected(once, torch.full((6, 128, 128), 4.0), np.random.default_rng(5))
+    once = add_corrections(made, torch.full((6, 128, 128), -4.0), np.random.default_rng(4))
+    twice = add_corrections(once, torch.full((6, 128, 128), 4.0), np.random.default_rng(5))
     assert once.boxes is made.boxes and twice.boxes is made.boxes
     assert twice.points is not None and twice.points.shape == (6, 2, 2)
     assert twice.labels is not None and twice.labels.tolist() == [[1.0, 0.0]] * 6
@@ -524,9 +522,9 @@ def network() -> TinySam:
     return TinySam().eval().requires_grad_(False)
 
 
-def window(side: int) -> Picture:
+def window(side: int) -> TrainingImage:
     picture = np.random.default_rng(0).integers(0, 256, (side, side, 3)).astype(np.uint8)
-    return Picture(picture, rectangles((20, 30, 120, 200), shape=(side, side)))
+    return TrainingImage(picture, rectangles((20, 30, 120, 200), shape=(side, side)))
 
 
 def test_windows_lie_somewhere_in_the_frame_and_whole_frames_are_all_of_it(network: TinySam, asked: Asked) -> None:
@@ -571,7 +569,7 @@ def test_a_padded_frame_goes_into_the_network_as_it_does_in_service(network: Tin
     frame = np.full((512, 512, 3), PADDING, np.uint8)
     frame[:300] = inside
     instances = rectangles((20, 30, 120, 200), shape=(512, 512))
-    step_loss(network, [Picture(frame, instances)], PretrainConfig(prompts=1), np.random.default_rng(0))
+    step_loss(network, [TrainingImage(frame, instances)], PretrainConfig(prompts=1), np.random.default_rng(0))
     served = Segmenter(network, "tiny-0", torch.device("cpu")).embed(inside)
     features, rims, *_ = asked[0]
     thumbnail = torch.from_numpy(served.thumbnail).float().permute(2, 0, 1)[None]

