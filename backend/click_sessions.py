@@ -44,7 +44,7 @@ class _PackedAnswer:
 
     @classmethod
     def pack(cls, logits: Logits, mask: Mask) -> "_PackedAnswer":
-        rows, columns = (_extent(mask.any(axis)) for axis in (1, 0))
+        rows, columns = (_extent(np.flatnonzero(mask.any(axis))) for axis in (1, 0))
         size = mask.shape[0], mask.shape[1]
         return cls(logits.astype(np.float16), size, rows, columns, np.packbits(mask[rows, columns]))
 
@@ -113,9 +113,8 @@ class ClickSessions:
         return replace(request, box=box.identity, prompt=replace(request.prompt, box=box.corners))
 
 
-def _extent(occupied: NDArray[np.bool_]) -> slice:
-    """From the first to the last true element; an empty slice if there is none."""
-    indices = np.flatnonzero(occupied)
+def _extent(indices: NDArray[np.intp]) -> slice:
+    """From the first index to the last; an empty slice if there is none."""
     return slice(int(indices[0]), int(indices[-1]) + 1) if len(indices) else slice(0)
 
 

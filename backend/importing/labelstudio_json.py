@@ -17,18 +17,16 @@ from skylight.backend.importing.targets import (
 )
 from skylight.backend.labelstudio.image_urls import value_at
 from skylight.backend.labelstudio.label_config import POINT, Control, find_label
+from skylight.backend.labelstudio.region_fields import Region, image_size, label_of
 from skylight.backend.labelstudio.region_reader import (
-    READABLE,
+    READABLE_TYPES,
     EmptyRegion,
-    Item,
     has_shape,
-    is_open,
-    is_region,
-    label_of,
+    is_open_line,
+    is_shape_type,
     read_mask,
-    size_of,
 )
-from skylight.backend.labelstudio.region_writer import Region
+from skylight.backend.labelstudio.region_writer import RegionDict
 from skylight.model.masks.region import MaskRegion
 
 RELATION = "relation"
@@ -103,24 +101,24 @@ def _problem(region: Any, project: TargetProject) -> str:
     kind = region.get("type")
     if kind == RELATION or _control(region, project) or _left_out(region, project):
         return ""
-    if kind in READABLE and project.label(label_of(region)) is not None:
+    if kind in READABLE_TYPES and project.label(label_of(region)) is not None:
         return ""
     shown = f" with {', '.join(map(repr, names))}" if (names := _names(region)) else ""
     return f"{kind} of {region.get('from_name')!r}{shown}, which the project does not have"
 
 
-def _left_out(region: Item, project: TargetProject) -> str:
+def _left_out(region: Region, project: TargetProject) -> str:
     """What a region is that is not imported, "" if it is: a prompt or a line that no control of the project takes."""
     kind, control = str(region.get("type")), str(region.get("from_name"))
     what = f"{kind} of {control!r}"
     if control in project.leave_out:
         return what
-    if _control(region, project) or not is_region(kind):
+    if _control(region, project) or not is_shape_type(kind):
         return ""
-    return what if kind not in READABLE or is_open(region) else ""
+    return what if kind not in READABLE_TYPES or is_open_line(region) else ""
 
 
-def _control(region: Item, project: TargetProject) -> Control | None:
+def _control(region: Region, project: TargetProject) -> Control | None:
     """The project's control that a region can stay with: of its name, type and image, with all its labels."""
     control = project.controls.get(str(region.get("from_name")))
     if control is None or control.type != region.get("type") or region.get("to_name") not in control.to:
@@ -128,7 +126,7 @@ def _control(region: Item, project: TargetProject) -> Control | None:
     return control if all(_spelled(name, control, project) is not None for name in _names(region)) else None
 
 
-def _names(region: Item) -> list[str]:
+def _names(region: Region) -> list[str]:
     """A region's labels or choices."""
     kind, value = str(region.get("type")), region.get("value")
     names = value.get(kind) if isinstance(value, Mapping) and kind.endswith(("labels", "choices")) else None
@@ -146,7 +144,7 @@ def _spelled(name: str, control: Control, project: TargetProject) -> str | None:
 
 def _convert(annotation: Mapping[str, Any], project: TargetProject, size: Size) -> NewAnnotation:
     """An exported annotation as one of the project."""
-    result: list[Region] = []
+    result: list[RegionDict] = []
     left_out = []
     without_pixels = 0
     for region in annotation["result"]:
@@ -170,16 +168,16 @@ def _convert(annotation: Mapping[str, Any], project: TargetProject, size: Size) 
     return NewAnnotation(result, bool(annotation.get("ground_truth")), without_pixels, tuple(left_out))
 
 
-def _convert_region(region: Region, project: TargetProject, size: Size) -> Sequence[Region] | None:
+def _convert_region(region: RegionDict, project: TargetProject, size: Size) -> Sequence[RegionDict] | None:
     """A region as it is, if it can stay, else drawn anew by the control that has its label here; None without a pixel.
 
     Raises EmptyRegion, too, if it was never drawn.
     """
     on_image = region.get("to_name") == project.labeling.image and not region.get("item_index")
     has_size = "original_width" in region or "original_height" in region
-    if on_image and (has_size or is_region(str(region.get("type")))):
-        if size_of(region, size) != size:
-            raise BadRequest(f"region {region.get('id')!r}: {size_mismatch(size_of(region, size), size)}")
+    if on_image and (has_size or is_shape_type(str(region.get("type")))):
+        if image_size(region, size) != size:
+            raise BadRequest(f"region {region.get('id')!r}: {size_mismatch(image_size(region, size), size)}")
         region = _with_size(region, size)
     if control := _control(region, project):
         return _keep_region(region, control, project)
@@ -190,9 +188,9 @@ def _convert_region(region: Region, project: TargetProject, size: Size) -> Seque
     return [{**new, "id": region.get("id") or new["id"]} if k == 0 else new for k, new in enumerate(regions)] or None
 
 
-def _keep_region(region: Region, control: Control, project: TargetProject) -> Sequence[Region] | None:
+def _keep_region(region: RegionDict, control: Control, project: TargetProject) -> Sequence[RegionDict] | None:
     """A region of a control that the project has, with the control's names of its labels; None if it has no shape."""
-    if region.get("type") in READABLE and not has_shape(region):
+    if region.get("type") in READABLE_TYPES and not has_shape(region):
         return None
     names = _names(region)
     spelled = [new for name in names if (new := _spelled(name, control, project))]
@@ -201,8 +199,8 @@ def _keep_region(region: Region, control: Control, project: TargetProject) -> Se
     return [{**region, "value": {**region["value"], str(region["type"]): spelled}}] if spelled else []
 
 
-def _with_size(region: Region, size: Size) -> Region:
+def _with_size(region: RegionDict, size: Size) -> RegionDict:
     """A region with its image's size, which scripts leave out; what is no shape or point stays as it is."""
-    if region.get("type") not in (*READABLE, POINT):
+    if region.get("type") not in (*READABLE_TYPES, POINT):
         return region
     return {**region, "original_height": size[0], "original_width": size[1]}

@@ -8,7 +8,7 @@ from pathlib import Path
 from skylight.backend.errors import BadRequest
 from skylight.backend.importing.coco_file import PolygonRegion
 from skylight.backend.labelstudio.label_config import Control, Labeling, find_label
-from skylight.backend.labelstudio.region_writer import Placement, Region, draw_regions, encoded_length
+from skylight.backend.labelstudio.region_writer import Placement, RegionDict, draw_regions, encoded_length
 from skylight.backend.limits import MAX_CHARACTERS, MAX_REGIONS
 from skylight.model.masks.region import MaskRegion
 
@@ -21,7 +21,7 @@ Size = tuple[int, int]  # H, W px
 class NewAnnotation:
     """An annotation to be created, and what it leaves out."""
 
-    result: list[Region]
+    result: list[RegionDict]
     ground_truth: bool = False
     without_pixels: int = 0  # objects that cover no pixel's center
     left_out: tuple[str, ...] = ()  # what each region is that has no place in the project, such as a prompt
@@ -83,7 +83,7 @@ class TargetProject:
 
     def annotation(self, objects: Iterable[tuple[str, MaskRegion]], size: Size) -> NewAnnotation:
         """An annotation of objects, each with its name of elsewhere. Raises BadRequest if they are too many."""
-        result: list[Region] = []
+        result: list[RegionDict] = []
         without_pixels = characters = 0
         for name, instance in objects:
             if label := self.label(name):
@@ -98,12 +98,12 @@ class TargetProject:
                 raise BadRequest(f"{much}; use PolygonLabels, or split the picture")
         return NewAnnotation(result, without_pixels=without_pixels)
 
-    def regions(self, label: str, instance: MaskRegion, size: Size) -> list[Region]:
+    def regions(self, label: str, instance: MaskRegion, size: Size) -> list[RegionDict]:
         """The regions of an object on an image of H, W px, as if drawn by hand; none if it has no pixel."""
         output = self.labeling.output(label)
         part = Placement(instance.top, instance.left, size)
         rings = instance.rings if isinstance(instance, PolygonRegion) else ()
-        regions = draw_regions(output, instance.mask, output.spelled(label), 1.0, part_of=part, rings=rings)
+        regions = draw_regions(output, instance.mask, output.spelled(label), 1.0, placement=part, rings=rings)
         return [{**{k: v for k, v in region.items() if k != "score"}, "origin": "manual"} for region in regions]
 
 

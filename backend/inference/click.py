@@ -13,7 +13,8 @@ from skylight.backend.images.embedder import ImageEmbedder
 from skylight.backend.labelstudio.image_urls import image_url
 from skylight.backend.labelstudio.label_config import Labeling
 from skylight.backend.labelstudio.prompts import ClickRequest, read_prompt
-from skylight.backend.labelstudio.region_reader import Item, holds_mask, items_of, label_of, read_mask
+from skylight.backend.labelstudio.region_fields import Region, label_of, regions_in
+from skylight.backend.labelstudio.region_reader import is_mask, read_mask
 from skylight.backend.labelstudio.region_validator import check_regions
 from skylight.backend.labelstudio.region_writer import Placement, draw_regions
 from skylight.backend.service import Service
@@ -173,15 +174,15 @@ def covered(task: Mapping[str, Any], asked: ClickRequest, labeling: Labeling) ->
     return found
 
 
-def _regions(task: Mapping[str, Any]) -> Iterator[Item]:
-    drafts = items_of(task.get("drafts"))
+def _regions(task: Mapping[str, Any]) -> Iterator[Region]:
+    drafts = regions_in(task.get("drafts"))
     redrawn = {draft.get("annotation") for draft in drafts}
-    annotations = items_of(task.get("annotations"))
+    annotations = regions_in(task.get("annotations"))
     kept = (each for each in annotations if not each.get("was_cancelled") and each.get("id") not in redrawn)
     for each in (*drafts, *kept):
-        yield from items_of(each)
+        yield from regions_in(each)
 
 
-def _is_meant(region: Item, asked: ClickRequest, labeling: Labeling) -> bool:
+def _is_meant(region: Region, asked: ClickRequest, labeling: Labeling) -> bool:
     same_image = region.get("to_name") == asked.output.image and (region.get("item_index") or 0) == (asked.index or 0)
-    return same_image and holds_mask(region, labeling) and asked.output.spelled(label_of(region)) == asked.label
+    return same_image and is_mask(region, labeling) and asked.output.spelled(label_of(region)) == asked.label

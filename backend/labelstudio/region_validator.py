@@ -1,4 +1,4 @@
-"""The last look at every region before it leaves: Label Studio checks nothing, and a wrong one locks the annotation."""
+"""Checks of every region before it is sent: Label Studio checks nothing, and a wrong region locks the annotation."""
 
 import base64
 import math
@@ -7,12 +7,10 @@ from typing import Any
 
 from skylight.backend.errors import InvalidRegion
 from skylight.backend.labelstudio.label_config import Labeling
+from skylight.backend.labelstudio.region_fields import Region, Size
 from skylight.model.masks.bitmask import DATA_URL
 
-Size = tuple[int, int]  # height, width in pixels
-Region = Mapping[str, Any]
-
-PNG_HEAD = 24  # bytes of a PNG up to its size: signature 8, length 4, "IHDR" 4, width 4, height 4
+PNG_HEADER = 24  # bytes of a PNG up to its size: signature 8, length 4, "IHDR" 4, width 4, height 4
 ROUNDING = 1e-4  # percent by which a side may reach beyond the image, as start and length are rounded each
 PIXEL_BYTES = 4  # of an RLE's picture: red, green, blue, alpha
 
@@ -24,22 +22,23 @@ def check_regions(regions: Iterable[Region], labeling: Labeling, size: Size) -> 
     image's, also inside an RLE or a PNG; every number must be finite, coordinates in [0, 100], the score in [0, 1];
     the id must be no other region's.
     """
-    seen: set[str] = set()
+    ids: set[str] = set()
     for region in regions:
-        if problem := _wrong(region, labeling, size):
+        if problem := _problem(region, labeling, size):
             raise InvalidRegion(f"region {region.get('id')!r} is not sent: {problem}")
-        if region["id"] in seen:
+        if region["id"] in ids:
             raise InvalidRegion(f"two regions are called {region['id']!r}; neither is sent")
-        seen.add(region["id"])
+        ids.add(region["id"])
 
 
-def _wrong(region: Region, labeling: Labeling, size: Size) -> str:
+def _problem(region: Region, labeling: Labeling, size: Size) -> str:
     """What is wrong with a region, "" if nothing is."""
     kind, value = region.get("type"), region.get("value")
     control, image = region.get("from_name"), region.get("to_name")
-    output = next(
-        (each for each in labeling.outputs if (each.name, each.type, each.image) == (control, kind, image)), None
+    candidates = (
+        output for output in labeling.outputs if (output.name, output.type, output.image) == (control, kind, image)
     )
+    output = next(candidates, None)
     if not isinstance(region.get("id"), str) or not region["id"]:
         return "it has no id"
     if output is None or not isinstance(value, Mapping):
@@ -66,9 +65,9 @@ def _rle(value: Mapping[str, Any], size: Size) -> str:
 
 def _png(value: Mapping[str, Any], size: Size) -> str:
     url = value["imageDataURL"]
-    head = base64.b64decode(url.removeprefix(DATA_URL)[: PNG_HEAD * 4 // 3])
-    held = int.from_bytes(head[20:24], "big"), int.from_bytes(head[16:20], "big")
-    return "" if held == size else f"its PNG has (height, width) {held} px, the image {size}"
+    head = base64.b64decode(url.removeprefix(DATA_URL)[: PNG_HEADER * 4 // 3])
+    own = int.from_bytes(head[20:24], "big"), int.from_bytes(head[16:20], "big")
+    return "" if own == size else f"its PNG has (height, width) {own} px, the image {size}"
 
 
 def _points(value: Mapping[str, Any], _: Size) -> str:

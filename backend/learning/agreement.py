@@ -7,7 +7,7 @@ from typing import Any
 
 from skylight.backend.errors import DATA_ERRORS, SkylightError
 from skylight.backend.labelstudio.label_config import Labeling
-from skylight.backend.labelstudio.region_reader import LabelMap, label_map
+from skylight.backend.labelstudio.label_map import LabelMap, label_map
 from skylight.backend.store.samples import SampleRecord
 from skylight.model.evaluation.metrics import LabelScores
 

@@ -6,7 +6,8 @@ import re
 from skylight.backend.errors import DATA_ERRORS, POISON_ERRORS, MediaError, SkylightError
 from skylight.backend.labelstudio.events import Event
 from skylight.backend.labelstudio.image_urls import image_url
-from skylight.backend.labelstudio.region_reader import READING, label_map
+from skylight.backend.labelstudio.label_map import label_map
+from skylight.backend.labelstudio.region_reader import READER_VERSION
 from skylight.backend.learning.agreement import agreement
 from skylight.backend.queue.quarantine import state_of
 from skylight.backend.queue.time_slice import TimeSlice
@@ -156,7 +157,7 @@ def save_config(service: Service, project: str, label_config: str) -> None:
 
 def parked(service: Service, project: str, record: SampleRecord) -> bool:
     """Whether a sample lacks regions that can be read by now: of labels that the configuration has, or ellipses."""
-    if record.reading < READING and ELLIPSES.search(service.store.config(project)):
+    if record.reading < READER_VERSION and ELLIPSES.search(service.store.config(project)):
         return True
     if not record.parked:
         return False
@@ -195,7 +196,7 @@ def _annotation(service: Service, project: str, event: Event) -> bool:
         shown=shown["version"] if shown and agreed is not None else "",
         agreement=agreed,
         parked=found.parked,
-        reading=READING,
+        reading=READER_VERSION,
         **marks,
     )
     service.store.put(project, record, found.array, found.instances)

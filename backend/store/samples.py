@@ -49,7 +49,9 @@ class SampleRecord:
     ground_truth: bool = False  # marked so in Label Studio
     reviewed: bool = False  # accepted by a reviewer, in a Label Studio that has reviews
     parked: tuple[str, ...] = ()  # labels of its regions that the configuration did not have; those pixels are "ignore"
-    reading: int = 0  # which reading of regions it was made by: `skylight.backend.labelstudio.region_reader.READING`
+    reading: int = (
+        0  # which reading of regions it was made by: `skylight.backend.labelstudio.region_reader.READER_VERSION`
+    )
 
     def outdated(self, updated_at: str, ground_truth: bool, reviewed: bool) -> bool:
         """Whether an annotation's state is another than this one: a later one, or other marks on the same one.

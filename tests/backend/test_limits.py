@@ -15,7 +15,7 @@ from PIL import Image
 from skylight.backend import limits
 from skylight.backend.errors import BadRequest, ConfigError
 from skylight.backend.labelstudio.label_config import parse_config
-from skylight.backend.labelstudio.region_reader import label_map
+from skylight.backend.labelstudio.label_map import label_map
 from skylight.backend.settings import MEGABYTE
 from skylight.backend.web.app import create_app
 from skylight.model.images.decoding import ImageError, decode

@@ -11,9 +11,10 @@ from PIL import Image
 
 from skylight.backend.admin.connect import connect
 from skylight.backend.demo.demo import label_config, png
-from skylight.backend.labelstudio.region_reader import make_region, parse_config
+from skylight.backend.labelstudio.label_config import parse_config
 from skylight.model.datasets import synthetic_scenes
 from tests.e2e.conftest import BUILD, Stack
+from tests.support.regions import make_region
 
 SEED = 40_000
 CONFIG = label_config(["Pit"])

@@ -14,7 +14,7 @@ import numpy as np
 import requests
 
 from skylight.backend.demo.demo import label_config
-from skylight.backend.labelstudio.region_reader import parse_config
+from skylight.backend.labelstudio.label_config import parse_config
 from skylight.backend.store.samples import SampleStore
 from skylight.model.storage.file_store import FolderStore
 from tests.e2e.annotator import Mask

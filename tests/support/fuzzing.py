@@ -16,8 +16,8 @@ from PIL import Image
 from skylight.backend.errors import SkylightError
 from skylight.backend.labelstudio import events
 from skylight.backend.labelstudio.label_config import parse_config
+from skylight.backend.labelstudio.label_map import label_map
 from skylight.backend.labelstudio.prompts import read_prompt
-from skylight.backend.labelstudio.region_reader import label_map
 from skylight.backend.limits import check_depth
 from skylight.model.images.decoding import ImageError
 from skylight.model.images.raster import in_memory

@@ -9,10 +9,11 @@ from numpy.typing import NDArray
 from PIL import Image
 from safetensors.numpy import load
 
-from skylight.backend.labelstudio.region_reader import Labeling, make_region
+from skylight.backend.labelstudio.label_config import Labeling
 from skylight.model.embeddings.cache import READER, pack
 from skylight.model.sam.types import PER_CELL, Embedding, Prompt, Segmentation
 from skylight.model.storage import atomic_write, checksums
+from tests.support.regions import make_region
 
 CELLS = 8  # of a planted embedding, a side
 STEP = 64  # gray levels per 1.0 of a feature

@@ -16,7 +16,7 @@ from typing import Any
 
 import requests
 
-from skylight.backend.labelstudio.region_reader import parse_config
+from skylight.backend.labelstudio.label_config import parse_config
 from tests.support.label_studio_double import CONFIG, Studio, wait_until
 from tests.support.planted_embeddings import brush, png, square
 from tests.torture.report import Report

@@ -11,7 +11,7 @@ from typing import Any
 
 import requests
 
-from skylight.backend.labelstudio.region_reader import parse_config
+from skylight.backend.labelstudio.label_config import parse_config
 from skylight.backend.queue.keys import key
 from skylight.backend.web.csrf import FIELD
 from tests.support.label_studio_double import CONFIG, wait_until

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import requests
 
-from skylight.backend.labelstudio.region_reader import parse_config
+from skylight.backend.labelstudio.label_config import parse_config
 from skylight.model.datasets import synthetic_scenes
 from tests.support.label_studio_double import CONFIG, Studio, wait_until
 from tests.support.planted_embeddings import brush, key_point, png

@@ -47,7 +47,7 @@ def test_the_key_goes_only_to_files(caplog):
 
 def test_the_key_and_secrets_are_in_no_log_no_error_and_not_in_redis(service, client, studio, work, caplog):
     """After clicks, annotations, a training, and pictures that are gone."""
-    from skylight.backend.labelstudio.region_reader import parse_config
+    from skylight.backend.labelstudio.label_config import parse_config
 
     caplog.set_level(logging.DEBUG)
     labeling, project = parse_config(CONFIG), studio.add_project()

@@ -5,7 +5,7 @@ from click.testing import CliRunner
 
 from skylight.backend.admin.rebuild import rebuild
 from skylight.backend.cli.main import cli
-from skylight.backend.labelstudio.region_reader import parse_config
+from skylight.backend.labelstudio.label_config import parse_config
 from skylight.backend.security.webhook_secret import HEADER
 from tests.support.label_studio_double import CONFIG, KEY
 from tests.support.planted_embeddings import brush, png, square

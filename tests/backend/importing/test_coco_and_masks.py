@@ -8,7 +8,9 @@ from PIL import Image
 
 from skylight.backend.errors import BadRequest
 from skylight.backend.importing.coco_and_masks import MaskLabels
-from skylight.backend.labelstudio.region_reader import label_map, parse_config, read_mask
+from skylight.backend.labelstudio.label_config import parse_config
+from skylight.backend.labelstudio.label_map import label_map
+from skylight.backend.labelstudio.region_reader import read_mask
 from tests.support.label_files import (
     NUMBERS,
     TRIANGLE,

@@ -5,7 +5,9 @@ import json
 import pytest
 
 from skylight.backend.errors import BadRequest
-from skylight.backend.labelstudio.region_reader import label_map, parse_config, read_mask
+from skylight.backend.labelstudio.label_config import parse_config
+from skylight.backend.labelstudio.label_map import label_map
+from skylight.backend.labelstudio.region_reader import read_mask
 from skylight.model.masks.brush_rle import encode_rle
 from tests.support.label_files import (
     coco,

@@ -10,8 +10,9 @@ from numpy.typing import NDArray
 
 from skylight.backend.labelstudio.events import project_key
 from skylight.backend.labelstudio.label_config import parse_config
+from skylight.backend.labelstudio.label_map import label_map
 from skylight.backend.labelstudio.prompts import ClickRequest, read_prompt
-from skylight.backend.labelstudio.region_reader import label_map, read_mask
+from skylight.backend.labelstudio.region_reader import read_mask
 from skylight.backend.labelstudio.region_validator import check_regions
 from skylight.model.evaluation.metrics import iou
 from tests.backend.web.test_predict import serve_decoder

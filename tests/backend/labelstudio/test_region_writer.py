@@ -12,9 +12,9 @@ from scipy import ndimage
 
 from skylight.backend.errors import InvalidRegion
 from skylight.backend.labelstudio.label_config import Labeling, parse_config
-from skylight.backend.labelstudio.region_reader import label_map
+from skylight.backend.labelstudio.label_map import label_map
 from skylight.backend.labelstudio.region_validator import check_regions
-from skylight.backend.labelstudio.region_writer import draw_regions, make_region
+from skylight.backend.labelstudio.region_writer import draw_regions
 from skylight.backend.settings import OUTPUTS
 from skylight.model.evaluation.metrics import iou
 from skylight.model.masks.bitmask import decode_png
@@ -222,13 +222,3 @@ def test_a_shape_that_must_not_leave_is_held_back(kind: str, value: dict[str, An
 def test_two_regions_of_one_id_are_held_back() -> None:
     with pytest.raises(InvalidRegion, match="two regions"):
         check_regions([GOOD["brush"], GOOD["polygon"] | {"id": GOOD["brush"]["id"]}], labeling_for("brush"), SIZE)
-
-
-def test_one_region_of_a_mask_can_be_made_and_named() -> None:
-    mask = np.zeros(SIZE, bool)
-    mask[5:25, 5:25] = mask[30:50, 50:60] = True
-    region = make_region(labeling_for("polygon"), mask, "object", 0.5, "mine", 2)
-    assert (region["id"], region["item_index"], region["value"]["polygonlabels"]) == ("mine", 2, ["Object"])
-    assert max(x for x, _ in region["value"]["points"]) < 40
-    with pytest.raises(ValueError, match="empty"):
-        make_region(labeling_for("polygon"), np.zeros(SIZE, bool), "Object", 0.5)

@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 
 from skylight.backend.labelstudio.events import shown_prediction
-from skylight.backend.labelstudio.region_reader import label_map, parse_config
+from skylight.backend.labelstudio.label_config import parse_config
+from skylight.backend.labelstudio.label_map import label_map
 from skylight.backend.learning.agreement import agreement, agreements, learning_curve, moment, running_mean, summary
 from skylight.backend.store.samples import SampleRecord
 from tests.support.label_studio_double import CONFIG, capture

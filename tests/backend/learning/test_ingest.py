@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from skylight.backend.labelstudio.events import annotation_event, project_key, webhook_events
-from skylight.backend.labelstudio.region_reader import parse_config
+from skylight.backend.labelstudio.label_config import parse_config
 from skylight.backend.learning.ingest import drain, handle, save_config
 from tests.support.label_studio_double import CONFIG, capture
 from tests.support.planted_embeddings import brush, key_point, png, square

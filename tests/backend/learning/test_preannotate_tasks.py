@@ -6,7 +6,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from skylight.backend.labelstudio.region_reader import parse_config
+from skylight.backend.labelstudio.label_config import parse_config
 from skylight.backend.learning.clusters import cluster_of, find_clusters
 from skylight.backend.learning.preannotate_tasks import preannotate
 from skylight.backend.learning.superseded_predictions import MOST_EARLIER

@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 
 from skylight.backend.errors import LabelStudioError, Unavailable
-from skylight.backend.labelstudio.region_reader import parse_config
+from skylight.backend.labelstudio.label_config import parse_config
 from skylight.backend.learning import precompute as module
 from skylight.backend.learning.precompute import Tally, embed_project, precompute
 from skylight.backend.queue.keys import key

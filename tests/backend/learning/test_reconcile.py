@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 
 from skylight.backend.labelstudio.events import webhook_events
-from skylight.backend.labelstudio.region_reader import parse_config
+from skylight.backend.labelstudio.label_config import parse_config
 from skylight.backend.learning.ingest import handle
 from skylight.backend.learning.reconcile import reconcile
 from skylight.backend.service import Service

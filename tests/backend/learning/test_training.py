@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import load
 
-from skylight.backend.labelstudio.region_reader import parse_config
+from skylight.backend.labelstudio.label_config import parse_config
 from skylight.backend.learning import training
 from skylight.backend.learning.acceptance import by_task
 from skylight.backend.learning.agreement import summary

@@ -15,7 +15,7 @@ import redis
 import requests
 
 from skylight.backend.errors import Unavailable
-from skylight.backend.labelstudio.region_reader import parse_config
+from skylight.backend.labelstudio.label_config import parse_config
 from skylight.backend.process.ports import free_port
 from skylight.backend.process.supervisor import MOST_STARTS, Child, Supervisor, broker_note
 from skylight.backend.settings import Settings

@@ -8,7 +8,7 @@ from click.testing import CliRunner
 from skylight.backend.admin import machine_checks
 from skylight.backend.cli import main
 from skylight.backend.labelstudio.events import webhook_events
-from skylight.backend.labelstudio.region_reader import parse_config
+from skylight.backend.labelstudio.label_config import parse_config
 from skylight.backend.learning.ingest import drain
 from skylight.backend.learning.preannotate_tasks import preannotate
 from skylight.backend.queue.connection import connect

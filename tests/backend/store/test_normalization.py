@@ -15,7 +15,7 @@ from skylight.backend.admin.status import all_as_json, lines
 from skylight.backend.cli import main
 from skylight.backend.inference.click import click
 from skylight.backend.inference.preannotation import preannotation
-from skylight.backend.labelstudio.region_reader import parse_config
+from skylight.backend.labelstudio.label_config import parse_config
 from skylight.backend.learning.coverage import readiness
 from skylight.backend.learning.precompute import embed_project, precompute
 from skylight.backend.learning.reconcile import reconcile

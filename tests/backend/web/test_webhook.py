@@ -13,7 +13,7 @@ from flask.testing import FlaskClient
 
 from skylight.backend.admin import machine_checks
 from skylight.backend.labelstudio.events import project_key
-from skylight.backend.labelstudio.region_reader import parse_config
+from skylight.backend.labelstudio.label_config import parse_config
 from skylight.backend.queue.keys import key
 from skylight.backend.security.webhook_secret import HEADER
 from skylight.backend.service import Service

@@ -9,7 +9,7 @@ from dataclasses import replace
 
 import pytest
 
-from skylight.backend.labelstudio.region_reader import parse_config
+from skylight.backend.labelstudio.label_config import parse_config
 from skylight.backend.queue.keys import key
 from skylight.backend.worker import jobs, worker
 from skylight.backend.worker.jobs import CURRENT_SERVICE

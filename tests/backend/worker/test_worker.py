@@ -9,7 +9,7 @@ import pytest
 
 from skylight.backend.errors import Stopping
 from skylight.backend.labelstudio.events import webhook_events
-from skylight.backend.labelstudio.region_reader import parse_config
+from skylight.backend.labelstudio.label_config import parse_config
 from skylight.backend.queue.connection import connect
 from skylight.backend.queue.keys import key
 from skylight.backend.queue.queue import Queue

@@ -10,7 +10,7 @@ import pytest
 
 from skylight.backend.admin import doctor
 from skylight.backend.admin.findings import Finding
-from skylight.backend.labelstudio.region_reader import parse_config
+from skylight.backend.labelstudio.label_config import parse_config
 from skylight.backend.service import Service
 from skylight.backend.web.app import create_app
 from skylight.backend.web.csrf import COOKIE
