@@ -10,7 +10,7 @@ import pytest
 from skylight.backend.admin import status
 from skylight.backend.errors import DamagedFile, Unavailable
 from skylight.backend.labelstudio.label_config import parse_config
-from skylight.backend.learning import training
+from skylight.backend.learning import dataset
 from skylight.backend.learning.ingest import bury, drain
 from skylight.backend.learning.reconcile import reconcile
 from skylight.backend.learning.training import train_version
@@ -277,13 +277,13 @@ def test_a_training_that_diverges_is_tried_once_more_then_reported_and_left(plan
 def test_a_loss_that_is_no_number_is_noticed(planted, studio, project, monkeypatch):
     annotate(studio, project, 3)
     reconcile(planted, project)
-    spoilt = training.load_sample
+    spoilt = dataset.load_sample
 
     def load(*args):
         sample = spoilt(*args)
         return replace(sample, embedding=replace(sample.embedding, features=sample.embedding.features * np.inf))
 
-    monkeypatch.setattr(training, "load_sample", load)
+    monkeypatch.setattr(dataset, "load_sample", load)
     with pytest.raises(Diverged, match="its loss was nan"):
         train_version(planted, project)
     assert planted.versions.numbers(project) == []

@@ -8,7 +8,7 @@ from typing import Any
 from cachetools import LRUCache
 
 from skylight.backend.errors import SkylightError, Unavailable
-from skylight.backend.learning.training import remap
+from skylight.backend.learning.dataset import remap
 from skylight.backend.service import Service
 from skylight.backend.store.samples import SampleRecord
 from skylight.backend.web.page import gallery_overlays

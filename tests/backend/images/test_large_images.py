@@ -24,7 +24,7 @@ from skylight.backend.inference.click import click
 from skylight.backend.inference.preannotation import preannotation, preannotation_large
 from skylight.backend.labelstudio.label_config import parse_config
 from skylight.backend.labelstudio.region_reader import read_mask
-from skylight.backend.learning.tile_samples import chosen, pieces
+from skylight.backend.learning.dataset import choose_tiles, split_into_tiles
 from skylight.backend.service import Service
 from skylight.backend.store.samples import SampleRecord
 from skylight.model.datasets.synthetic_scenes import scene
@@ -240,13 +240,13 @@ def test_what_is_learned_from_a_large_picture_are_tiles_with_something_and_some_
     only[300:330, 500:530] = 1
     record = SampleRecord(1, 1, "", A, content_hash(studio.pictures[A]), truth.shape, ("Pit",), 1)
     _, embedding = tiled.embedder.embedding(A)
-    made = pieces(tiled.embedder, record, Sample("1", embedding, only, only.astype(np.uint16)))
+    made = split_into_tiles(tiled.embedder, record, Sample("1", embedding, only, only.astype(np.uint16)))
     full = [each for each in made if each.label_map.any()]
     assert 1 <= len(full) <= 4 and len(made) == len(full) + max(len(full), 2)
     assert all(each.embedding.size == each.label_map.shape == each.instances.shape == (SIDE, SIDE) for each in made)
     assert {each.task for each in made} == {"1"}
-    assert pieces(tiled.embedder, replace(record, image="ab" * 32), Sample("1", embedding, only)) == []
-    assert pieces(tiled.embedder, replace(record, size=(200, 200)), made[0]) == [made[0]]
+    assert split_into_tiles(tiled.embedder, replace(record, image="ab" * 32), Sample("1", embedding, only)) == []
+    assert split_into_tiles(tiled.embedder, replace(record, size=(200, 200)), made[0]) == [made[0]]
 
 
 @pytest.mark.parametrize("kind", ["PNG", "TIFF"])
@@ -279,7 +279,7 @@ def test_of_a_small_picture_nothing_is_learned_or_said_where_there_is_no_data(ti
     studio.pictures[A] = with_gaps(made.image, there)
     digest, embedding = tiled.embedder.embedding(A)
     record = SampleRecord(1, 1, "", A, digest, (SIDE, SIDE), ("Pit",), 1)
-    (sample,) = pieces(tiled.embedder, record, Sample("1", embedding, made.truth().astype(np.uint8)))
+    (sample,) = split_into_tiles(tiled.embedder, record, Sample("1", embedding, made.truth().astype(np.uint8)))
     assert (sample.label_map[~there] == 255).all() and (sample.label_map[there] == made.truth()[there]).all()
     regions, score = preannotation(tiled, decoder, LABELING, A)
     found = np.any([read_mask(each, there.shape) for each in regions], axis=0)
@@ -363,20 +363,20 @@ def test_nothing_is_learned_from_where_there_is_no_data(tiled, studio, mosaic):
     drawn[300:330, 490:530] = 1
     record = SampleRecord(1, 1, "", A, content_hash(studio.pictures[A]), truth.shape, ("Pit",), 1)
     _, embedding = tiled.embedder.embedding(A)
-    made = pieces(tiled.embedder, record, Sample("1", embedding, drawn))
+    made = split_into_tiles(tiled.embedder, record, Sample("1", embedding, drawn))
     shares = [(each.label_map == 255).mean() for each in made]
     assert max(shares) < 1 and any(share > 0 for share in shares)  # tiles at the edge, with the rest ignored
     assert max((each.label_map == 1).any(0).sum() for each in made) == 30  # columns of 40 that were drawn on
     nothing = [window for window in windows(truth.shape, SIDE) if window[1] + SIDE <= 500]
-    assert nothing and chosen(drawn * 0, nothing, "a", tiled.embedder.open(A)[1].known) == []
+    assert nothing and choose_tiles(drawn * 0, nothing, "a", tiled.embedder.open(A)[1].known) == []
 
 
 def test_tiles_are_chosen_within_bounds_and_always_alike():
     tiles = windows((5_000, 5_000), 512)
     everywhere = np.ones((5_000, 5_000), np.uint8)
-    assert len(chosen(everywhere, tiles, "a")) == 64
-    assert len(chosen(everywhere * 0, tiles, "a")) == 2 and chosen(everywhere * 255, tiles, "a") == []
-    assert chosen(everywhere * 0, tiles, "a") == chosen(everywhere * 0, tiles[::-1], "a")
+    assert len(choose_tiles(everywhere, tiles, "a")) == 64
+    assert len(choose_tiles(everywhere * 0, tiles, "a")) == 2 and choose_tiles(everywhere * 255, tiles, "a") == []
+    assert choose_tiles(everywhere * 0, tiles, "a") == choose_tiles(everywhere * 0, tiles[::-1], "a")
 
 
 @pytest.mark.parametrize("seed", range(6))

@@ -10,11 +10,12 @@ from safetensors.numpy import load
 
 from skylight.backend.labelstudio.label_config import parse_config
 from skylight.backend.learning import training
-from skylight.backend.learning.acceptance import by_task
 from skylight.backend.learning.agreement import summary
+from skylight.backend.learning.dataset import by_task, load_sample, load_task
+from skylight.backend.learning.gate import decide_promotion
 from skylight.backend.learning.ingest import save_config
 from skylight.backend.learning.reconcile import reconcile
-from skylight.backend.learning.training import gate, judge, load_sample, load_task, remap, train_version
+from skylight.backend.learning.training import train_version
 from skylight.model.decoder.held_out import HeldOut, validate
 from skylight.model.decoder.inference import predict
 from skylight.model.decoder.sample_spill import Shelf
@@ -248,20 +249,7 @@ def test_the_gate_keeps_back_only_what_is_worse_beyond_the_noise(planted, studio
     for task, difference in zip(held.per_task, change, strict=True):
         held.per_task[task] = known[task] + difference
     trained = Trained(current, held, False, 1, 0.0)
-    assert gate(planted, project, LABELING, trained, samples)[1] is promoted
-
-
-def test_the_verdict_names_difference_error_and_images() -> None:
-    new, served = {"1": 0.5, "2": 0.7, "3": 0.1}, {"1": 0.6, "2": 0.9, "4": 0.9}
-    verdict = "kept back: mean IoU -0.1500 ± 0.0500 against the current version's, on 2 pictures"
-    assert judge(new, served, "pictures", 2) == (verdict, False)
-    assert judge(served, new, "pictures", 2) == (verdict.replace("kept back", "promoted").replace("-", "+"), True)
-
-
-def test_fewer_images_than_enough_decide_nothing() -> None:
-    verdict, promoted = judge({"1": 0.1, "2": 0.5}, {"1": 0.9, "3": 0.5}, "pictures", 2)
-    assert promoted and verdict == "promoted: to compare it with the current version takes 2 pictures, not 1"
-    assert not judge({"1": 0.1, "2": 0.5}, {"1": 0.9, "2": 0.9}, "pictures", 2)[1]
+    assert decide_promotion(planted, project, LABELING, trained, samples)[1] is promoted
 
 
 def test_a_version_whose_card_is_lost_does_not_stand_in_the_way(planted, studio, project):
@@ -270,7 +258,7 @@ def test_a_version_whose_card_is_lost_does_not_stand_in_the_way(planted, studio,
     current = planted.decoder_for(project, LABELING)
     (planted.files.path(planted.versions.folder(project)) / "1" / "card.json").unlink()
     trained = Trained(current, validate(current, []), True, 1, 0.0)
-    verdict, promoted = gate(planted, project, LABELING, trained, [])
+    verdict, promoted = decide_promotion(planted, project, LABELING, trained, [])
     assert promoted and "card.json" in verdict
 
 
@@ -294,13 +282,6 @@ def test_a_new_set_of_labels_is_served_at_once_and_old_maps_follow(planted, stud
     assert train_version(planted, project) == 2
     assert planted.decoder_for(project, new).config.labels == ("Crater", "Rock")
     assert planted.versions.card(project, 2)["verdict"].startswith("promoted")
-
-
-def test_a_label_map_is_put_in_the_labels_of_now():
-    drawn = np.array([[0, 1, 2, 3, IGNORE]], np.uint8)
-    assert remap(drawn, ("a", "b", "c"), ("a", "b", "c")) is drawn
-    assert remap(drawn, ("a", "b", "c"), ("c", "x", "a")).tolist() == [[0, 3, IGNORE, 1, IGNORE]]
-    assert remap(drawn, ("a", "b", "c"), ("a", "b", "c", "d")).tolist() == drawn.tolist()
 
 
 def test_the_same_again_is_not_trained_again(planted, studio, project):
@@ -549,8 +530,8 @@ def test_a_version_of_before_is_not_compared_on_an_image_that_another_of_its_tas
     (planted.files.path(planted.versions.folder(project)) / "1" / "card.json").write_bytes(
         seal({**{k: v for k, v in card.items() if k != "trained_on_images"}, "trained_on": [s.task for s in samples]})
     )
-    assert "not 0" in gate(planted, project, LABELING, trained, [*samples, *twice])[0]
-    assert "on 3 images" in gate(planted, project, LABELING, trained, twice)[0]
+    assert "not 0" in decide_promotion(planted, project, LABELING, trained, [*samples, *twice])[0]
+    assert "on 3 images" in decide_promotion(planted, project, LABELING, trained, twice)[0]
 
 
 def test_a_picture_counts_once_at_the_gate(planted, studio, project):

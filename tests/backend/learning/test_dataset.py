@@ -1,9 +1,11 @@
-"""Which annotations are learned from."""
+"""Which annotations are learned from, and as what."""
 
+import numpy as np
 import pytest
 
-from skylight.backend.learning.acceptance import accepted, by_task
+from skylight.backend.learning.dataset import accepted, by_task, remap
 from skylight.backend.store.samples import SampleRecord
+from skylight.model.masks.label_map import IGNORE
 
 
 def record(annotation: int, task: int = 1, when: int = 0, image: str = "a", **marks: bool) -> SampleRecord:
@@ -34,3 +36,10 @@ def test_for_a_majority_all_annotations_of_a_task_count_the_newest_first() -> No
 def test_annotations_of_an_image_that_was_replaced_have_no_vote() -> None:
     records = [record(1, when=1, image="old"), record(2, when=2, image="new"), record(3, when=3, image="new")]
     assert [ids(task) for task in by_task(records, "majority")] == [[3, 2]]
+
+
+def test_a_label_map_is_put_in_the_labels_of_now():
+    drawn = np.array([[0, 1, 2, 3, IGNORE]], np.uint8)
+    assert remap(drawn, ("a", "b", "c"), ("a", "b", "c")) is drawn
+    assert remap(drawn, ("a", "b", "c"), ("c", "x", "a")).tolist() == [[0, 3, IGNORE, 1, IGNORE]]
+    assert remap(drawn, ("a", "b", "c"), ("a", "b", "c", "d")).tolist() == drawn.tolist()
