@@ -39,7 +39,7 @@ class QueueState:
     up_to_date: bool  # whether everything accepted has been learned from
     jobs: Sequence[JobState]
     failures: Sequence[Failure]  # the project's, the newest first, then those of the machine
-    asides: Sequence[FailedAnnotation]  # annotations that cannot be learned from as they are
+    failed_annotations: Sequence[FailedAnnotation]  # annotations that cannot be learned from as they are
     gone: str  # how it is known that Label Studio has the project no more, "" if it has
 
 
@@ -143,6 +143,6 @@ def _queue_state(service: Service, project: str) -> QueueState:
         up_to_date=not inbox and queue.trained(project) >= queue.dirty(project),
         jobs=job_states(queue, project),
         failures=service.failures.of(project) + service.failures.of(MACHINE),
-        asides=service.quarantine.of(project),
+        failed_annotations=service.quarantine.of(project),
         gone=queue.gone().get(project, ""),
     )

@@ -9,7 +9,7 @@ from skylight.backend.admin.project_state import ProjectState, project_state
 from skylight.backend.service import Service
 from skylight.model.images.normalization import OWN, Normalisation
 
-ASIDE_FIELDS = ("annotation", "task", "reason", "tries", "at", "again", "quarantined")  # of an FailedAnnotation
+ANNOTATION_FIELDS = ("annotation", "task", "reason", "tries", "at", "again", "quarantined")  # of a FailedAnnotation
 JOB_FIELDS = ("running", "queued", "failed", "done", "total", "rate")  # of a JobState
 
 
@@ -33,7 +33,7 @@ def as_json(state: ProjectState) -> dict[str, Any]:
         "jobs": {job.kind: {name: getattr(job, name) for name in JOB_FIELDS} for job in queue.jobs},
         "versions": [dict(version.card) for version in state.versions],
         "failures": [asdict(failure) for failure in queue.failures],
-        "set_aside": [{name: getattr(aside, name) for name in ASIDE_FIELDS} for aside in queue.asides],
+        "set_aside": [{name: getattr(aside, name) for name in ANNOTATION_FIELDS} for aside in queue.failed_annotations],
         **({"gone": queue.gone} if queue.gone else {}),  # how it is known that Label Studio has it no more
     }
 

@@ -60,7 +60,7 @@ class ProjectView:
     agreement: AgreementSummary | None
     readiness: Readiness | None
     failures: Sequence[Failure] = ()  # what goes wrong now, the newest first
-    asides: Sequence[FailedAnnotation] = ()  # annotations that cannot be learned from as they are
+    failed_annotations: Sequence[FailedAnnotation] = ()  # annotations that cannot be learned from as they are
     rasters: str = ""  # how they are seen, "" if each goes by its own
     gone: str = ""  # how it is known that Label Studio has it no more, "" if it has
 
@@ -110,7 +110,7 @@ def project_view(service: Service, project: str, records: RecordCache, readiness
         agreement=agreement_summary(agreed),
         readiness=readiness,
         failures=queue.failures if queue else (),
-        asides=queue.asides if queue else (),
+        failed_annotations=queue.failed_annotations if queue else (),
         rasters="" if state.normalization == OWN else str(state.normalization),
         gone=queue.gone if queue else "",
     )

@@ -49,8 +49,8 @@ def quarantine(service: Service, studio, project, annotation) -> None:
 def settled(planted, **changed) -> Service:
     """The same Skylight, started anew with other settings."""
     made = Service(replace(planted.settings, **changed))
-    made._pictures = copy.copy(planted._pictures)
-    made._pictures.max_pixels = made.settings.max_pixels
+    made._embedder = copy.copy(planted._embedder)
+    made._embedder.max_pixels = made.settings.max_pixels
     made.recipe = planted.recipe
     return made
 

@@ -131,7 +131,7 @@ def signals(work) -> None:
 @pytest.fixture
 def planted_old(old, planted) -> Service:
     """The same with the quick stand-in for a SAM, and its training."""
-    old._pictures, old.recipe = planted._pictures, planted.recipe
+    old._embedder, old.recipe = planted._embedder, planted.recipe
     return old
 
 

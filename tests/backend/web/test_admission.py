@@ -155,9 +155,9 @@ def blocked(monkeypatch: pytest.MonkeyPatch) -> tuple[threading.Event, list[str]
 def single(service, planted) -> Service:
     """A service that works on one request at a time."""
     made = Service(replace(service.settings, threads=1))
-    made._pictures = planted._pictures
-    made._pictures.fetch = made._fetch
-    made._pictures.cache.waiting = made.admission.outside
+    made._embedder = planted._embedder
+    made._embedder.fetch = made._fetch
+    made._embedder.cache.waiting = made.admission.outside
     return made
 
 

@@ -18,7 +18,7 @@ def click() -> dict[str, object]:
 
 def test_making_an_application_connects_and_loads_nothing(settings):
     app = create_app(replace(settings, redis_url="unix:///nowhere/redis.sock", label_studio_url="http://127.0.0.1:1"))
-    assert app.extensions["skylight"]._pictures is None
+    assert app.extensions["skylight"].loaded_embedder is None
     assert not settings.home.exists()
 
 

@@ -17,6 +17,7 @@ from werkzeug.serving import make_server
 from skylight.backend.click_sessions import TTL_SECONDS, ClickSessions
 from skylight.backend.demo.demo import label_config
 from skylight.backend.inference import click as click_module
+from skylight.backend.inference import preannotation
 from skylight.backend.labelstudio import image_urls
 from skylight.backend.labelstudio.label_config import parse_config
 from skylight.backend.labelstudio.prompts import read_prompt
@@ -206,7 +207,7 @@ def test_of_too_many_regions_the_surest_are_sent_and_the_log_says_so(client, pla
     there[: SIZE[0] // 8 * 8, :].reshape(-1, 8, SIZE[1] // 8, 8)[:, 1:7, :, 1:7] = True
     sure = np.where(there, 0.5 + 0.5 * np.arange(SIZE[1]) / SIZE[1], 0).astype(np.float32)  # the further right
     said = Prediction(np.stack([1 - sure, sure, 0 * sure]), np.zeros(SIZE, np.float32), frozenset())
-    monkeypatch.setattr(module, "predict_pixels", lambda *_: said)
+    monkeypatch.setattr(preannotation, "predict_pixels", lambda *_: said)
     (result,) = ask(client, capture("06"))
     assert len(result["result"]) == MAX_ANSWERED < 6600
     found = np.sum([mask_of(each) for each in result["result"][::20]], 0)
@@ -558,7 +559,7 @@ def test_an_error_that_was_not_foreseen_costs_one_task_only(client, planted, pic
     def fail(*_: Any) -> None:
         raise KeyError("odd")
 
-    monkeypatch.setattr(module, "read_prompt", fail)
+    monkeypatch.setattr(click_module, "read_prompt", fail)
     assert ask(client, capture("05"))[0]["result"] == []
     assert "did not foresee" in caplog.text
 

@@ -12,6 +12,7 @@ from skylight.backend.admin import doctor, machine_checks
 from skylight.backend.admin.findings import Finding
 from skylight.backend.service import Service
 from skylight.backend.store import disk_space
+from skylight.backend.web import ready
 from skylight.backend.web.app import create_app
 from skylight.backend.worker import worker
 from tests.support.label_studio_double import CONFIG
@@ -19,8 +20,9 @@ from tests.support.label_studio_double import CONFIG
 
 @pytest.fixture(autouse=True)
 def quiet(monkeypatch):
-    """A doctor that finds nothing: he has tests of his own."""
+    """A doctor that finds nothing, it has tests of its own; and time enough for the quick checks."""
     monkeypatch.setattr(doctor, "findings", lambda service: [])
+    monkeypatch.setattr(ready, "SECONDS", 10.0)
 
 
 @pytest.fixture
@@ -94,6 +96,7 @@ def test_a_webhook_that_the_doctor_misses_is_an_alarm_that_names_no_project(clie
 
 
 def test_what_takes_too_long_to_look_at_is_not_waited_for(client, staffed, monkeypatch):
+    monkeypatch.setattr(ready, "SECONDS", 0.4)
     monkeypatch.setattr(machine_checks, "quick_findings", lambda service: time.sleep(2))
     made = create_app(client.application.extensions["skylight"].settings, client.application.extensions["skylight"])
     began = time.perf_counter()

@@ -30,11 +30,11 @@ def test_health_does_not_need_redis_or_label_studio(settings):
 
 def test_setup_names_what_is_served_and_loads_nothing(client, service):
     assert setup(client).get_json() == {"model_version": "sam-tiny"}
-    assert service._pictures is None
+    assert service.loaded_embedder is None
     service.versions.publish(P, lambda path: path.write_bytes(b"x") and None, {})
     service.versions.promote(P, 1)
     assert setup(client).get_json() == {"model_version": "skylight-1"}
-    assert service._pictures is None
+    assert service.loaded_embedder is None
 
 
 def test_setup_changes_nothing_when_it_comes_again(client, service):

@@ -61,7 +61,7 @@ def test_a_submitted_annotation_is_kept_with_its_image_and_masks(client, service
     assert event["data"] == {"image": "/data/upload/1/db3bd25b-dog.jpg"}
     assert event["label_config"] == body["project"]["label_config"]
     assert service.queue.dirty(P) == 1
-    assert service._pictures is None  # nothing is loaded for it
+    assert service.loaded_embedder is None  # nothing is loaded for it
 
 
 @pytest.mark.parametrize(

@@ -56,7 +56,7 @@ def test_a_project_that_has_just_come_shows_what_it_waits_for(service, project):
     assert (view.title, view.number, view.served, view.labels) == ("Project 1", "1", "sam-tiny", ("Pit",))
     assert (view.problem, view.away, view.now, view.learning_chart, view.agreement_chart) == ("", "", None, None, None)
     assert (view.annotations, view.needed, view.busy) == (0, 3, False)
-    assert service._pictures is None
+    assert service.loaded_embedder is None
 
 
 def test_a_configuration_that_cannot_be_served_is_named(service, project):
