@@ -1,6 +1,7 @@
 """What many tests need: a real broker, a service over it, a loaded SAM, and a Label Studio to talk to."""
 
 import logging
+import os
 import signal
 import subprocess
 import sys
@@ -87,10 +88,19 @@ def settings(tmp_path: Path, broker_url: str, studio: Studio) -> Settings:
 
 
 @pytest.fixture(scope="session")
-def segmenter() -> Segmenter:
+def exports(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What ONNX Runtime runs of the tiny SAM, made once for all processes of this run."""
+    base = tmp_path_factory.getbasetemp()
+    folder = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "exports"
+    folder.mkdir(exist_ok=True)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def segmenter(exports: Path) -> Segmenter:
     """The tiny SAM, loaded once."""
     torch.set_num_threads(1)  # two threads on two busy cores wait for each other most of the time
-    return loading.load("tiny", None, "cpu")
+    return loading.load("tiny", None, "cpu", exports)
 
 
 @pytest.fixture

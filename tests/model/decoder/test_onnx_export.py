@@ -42,6 +42,12 @@ def content(whole):
     return onnx_export.to_onnx(whole, {"classes": ["background", "Pit"]})
 
 
+@pytest.fixture(autouse=True)
+def small_test_scenes(monkeypatch):
+    """What an export compares ONNX and PyTorch on: the sizes are `test_the_graph_answers_...`'s."""
+    monkeypatch.setattr("skylight.backend.mapping.export.TEST_SCENES", ((1, 128), (2, 96)))
+
+
 @pytest.mark.parametrize("side", [(96, 128), (700, 300), (1, 40)])
 def test_the_graph_answers_as_pytorch_does_for_a_picture_of_any_size(content, whole, segmenter, side):
     picture = scene(9, max(side)).image[: side[0], : side[1]]
