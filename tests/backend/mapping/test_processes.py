@@ -25,6 +25,8 @@ from tests.support.label_studio_double import wait_until
 from tests.support.shared_exports import share_exports
 from tests.support.trained_versions import publish, train_pits
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def decoder(segmenter):

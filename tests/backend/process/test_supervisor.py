@@ -24,6 +24,8 @@ from tests.support.label_studio_double import CONFIG, KEY, Studio, wait_until
 from tests.support.planted_embeddings import brush, key_point, png
 from tests.support.shared_exports import share_exports
 
+pytestmark = pytest.mark.slow
+
 POLITE = {"OMP_NUM_THREADS": "1"}
 
 

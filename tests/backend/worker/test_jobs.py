@@ -18,6 +18,8 @@ from tests.support.label_studio_double import CONFIG, KEY, capture, wait_until
 from tests.support.planted_embeddings import brush, png, square
 from tests.support.shared_exports import share_exports
 
+pytestmark = pytest.mark.slow
+
 LABELING = parse_config(CONFIG)
 
 

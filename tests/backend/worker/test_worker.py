@@ -24,6 +24,8 @@ from tests.support.planted_embeddings import brush, png, square
 from tests.support.s3_double import Between
 from tests.support.shared_exports import share_exports
 
+pytestmark = pytest.mark.slow
+
 LABELING = parse_config(CONFIG)
 
 

@@ -24,6 +24,8 @@ from skylight.model.images.normalization import Normalisation
 from skylight.model.sam import loading
 from tests.support.trained_versions import publish, train_pits
 
+pytestmark = pytest.mark.slow
+
 SCRIPT = Path(__file__).parents[3] / "examples" / "run_onnx.py"
 
 
