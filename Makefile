@@ -1,5 +1,6 @@
 # make demo   a Label Studio with a project of planetary scenes, connected to Skylight
 # make test   lint, documentation and tests
+# make unit   the tests alone
 # make docs   the documentation as a site, in build/docs; a dead link fails
 # make reference  the pages of docs/ that are made from the code
 # make lint   format, types, layers of imports, security, and the files of docker/
@@ -16,13 +17,17 @@ MOTO_VENV := .venv-moto
 LABEL_STUDIO := $(LABEL_STUDIO_VENV)/bin/label-studio
 PORT ?= 8080
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
+export PYTHONDONTWRITEBYTECODE :=  # what is compiled is kept: tests start many processes, which would all compile it
 
-.PHONY: demo test lint docs reference audit e2e bench scale torture clean
+.PHONY: demo test unit lint docs reference audit e2e bench scale torture clean
 
 demo: $(VENV)/.installed $(LABEL_STUDIO_VENV)/.installed
 	SKYLIGHT_HOME=$${SKYLIGHT_HOME:-$(CURDIR)/build/demo} $(VENV)/bin/skylight demo --label-studio $(LABEL_STUDIO) --port $(PORT)
 
-test: lint docs $(MOTO_VENV)/.installed
+test: $(VENV)/.installed-dev $(MOTO_VENV)/.installed
+	@$(MAKE) --no-print-directory --jobs 3 lint docs unit
+
+unit: $(VENV)/.installed-dev $(MOTO_VENV)/.installed
 	OMP_NUM_THREADS=1 $(VENV)/bin/python -m pytest -n auto --dist worksteal
 
 lint: $(VENV)/.installed-dev

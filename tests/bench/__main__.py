@@ -18,7 +18,7 @@ from skylight.backend.process.supervisor import TUNING
 from tests.bench import batches, clicks, codecs, crowd, encoders, training
 from tests.bench.plot import plot
 from tests.bench.timing import BUILD, Table
-from tests.conftest import answers
+from tests.support.fixtures import answers
 from tests.support.label_studio_double import wait_until
 
 PARTS: dict[str, Callable[[Table, str], None]] = {

@@ -14,9 +14,11 @@ import requests
 
 from skylight.backend.process.ports import free_port
 from skylight.backend.settings import Settings
-from tests.conftest import answers
 from tests.support.docker_image import DOCKER, ROOT, as_user, build, environment, moved, rest_of, running, stages
+from tests.support.fixtures import answers
 from tests.support.label_studio_double import wait_until
+
+pytestmark = pytest.mark.slow
 
 BIN = Path(sys.executable).parent
 BASE = DOCKER / "compose.yaml"

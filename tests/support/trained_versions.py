@@ -1,5 +1,7 @@
 """A version in a service's store that was really trained, on scenes whose objects stand out."""
 
+import functools
+
 import torch
 
 from skylight.backend.service import Service
@@ -13,8 +15,9 @@ from skylight.model.sam.segmenter import Segmenter
 PROJECT = "1.1795340435"
 
 
+@functools.cache
 def train_pits(segmenter: Segmenter, seeds: range = range(3), steps: int = 60, side: int = 256) -> DomainDecoder:
-    """A decoder of the label Pit, trained on procedural scenes."""
+    """A decoder of the label Pit, trained on procedural scenes; once in a process, so it is not to be changed."""
     torch.set_num_threads(1)
     samples = []
     for seed in seeds:

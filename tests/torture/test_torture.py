@@ -5,13 +5,21 @@ import random
 import signal
 from pathlib import Path
 
+import pytest
+
 from tests.support.label_studio_double import Studio, wait_until
 from tests.support.planted_embeddings import png, square
+from tests.support.shared_exports import share_exports
 from tests.torture import bursts, kills
 from tests.torture.running import held, learned, skylight, unsound
 
+pytestmark = pytest.mark.slow
 
-def test_nothing_is_lost_in_a_burst_nor_when_processes_are_killed(tmp_path: Path, studio: Studio) -> None:
+
+def test_nothing_is_lost_in_a_burst_nor_when_processes_are_killed(
+    tmp_path: Path, studio: Studio, exports: Path
+) -> None:
+    share_exports(tmp_path / "home", exports)
     project, rng = studio.add_project(), random.Random(0)
     bodies = bursts.script(studio, project, 150, seed=1)
     tasks = [studio.add_task(project, png(square(k)[0])) for k in range(8)]

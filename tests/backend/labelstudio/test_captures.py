@@ -105,12 +105,13 @@ def test_recorded_tasks_get_one_prediction_each_of_the_version_that_setup_names(
 ):
     body = capture(number)
     labeling = parse_config(body["label_config"])
+    picture = png(np.full((*SIZE, 3), 90, np.uint8))
     for task in body["tasks"]:
         path = task["data"]["image"]
         if not path.startswith("/data/upload/"):  # of a local storage, or absolute: the stand-in serves uploads only
             path = f"/data/upload/{task['id']}.png"
             task["data"]["image"] = studio.url + path
-        studio.pictures[path] = png(np.full((*SIZE, 3), 90, np.uint8))
+        studio.pictures[path] = picture
     if trained:
         serve_decoder(planted, body["project"], labeling.labels)
     results = send(client, number, body).get_json()["results"]

@@ -10,9 +10,11 @@ from functools import partial
 from pathlib import Path
 
 import pytest
+from click.testing import CliRunner
 from PIL import Image
 
 from skylight.backend.cli.context import open_service
+from skylight.backend.cli.main import cli
 from skylight.backend.errors import Unavailable
 from skylight.backend.mapping import processes
 from skylight.backend.mapping.inputs import list_images
@@ -20,7 +22,10 @@ from skylight.backend.mapping.mapping import ImageMapper, plan
 from skylight.backend.settings import Settings
 from skylight.model.datasets.synthetic_scenes import scene
 from tests.support.label_studio_double import wait_until
+from tests.support.shared_exports import share_exports
 from tests.support.trained_versions import publish, train_pits
+
+pytestmark = pytest.mark.slow
 
 
 @pytest.fixture(scope="module")
@@ -29,9 +34,10 @@ def decoder(segmenter):
 
 
 @pytest.fixture
-def home(service, decoder, monkeypatch):
+def home(service, decoder, monkeypatch, exports):
     """A home with a trained version, known by the environment, as it is to another process."""
     publish(service, decoder)
+    share_exports(service.settings.home, exports)
     for variable in Settings.table():
         monkeypatch.delenv(variable.env, raising=False)
     monkeypatch.setenv("SKYLIGHT_HOME", str(service.settings.home))
@@ -69,7 +75,7 @@ def test_two_processes_write_the_same_bytes_as_one_and_say_how_far_they_are(home
     ]
     assert written[0] == written[1] and len(written[0]) == 5 * 5 + 4
     assert heard == sorted(heard) and heard[0] >= 0 and heard[-1] == 6
-    assert mapped(folder, tmp_path / "two", 2)["c"]  # of which nothing but c is mapped again
+    assert mapped(folder, tmp_path / "two", 1)["c"]  # of which nothing but c is mapped again
 
 
 def test_a_process_that_is_killed_costs_its_picture_only(home, tmp_path):
@@ -96,7 +102,7 @@ def test_processes_that_cannot_even_begin_are_an_error(home, tmp_path):
     open_mapper = partial(ImageMapper.open, open_service, "no such project", 1, options)
     left = list(enumerate(list_images([pictures(tmp_path / "in", 2)])))
     with pytest.raises(Unavailable, match="a process that was to map pictures ended with 1"):
-        list(processes.run(open_mapper, left, 2, lambda done, name: None))
+        list(processes.run(open_mapper, left, 1, lambda done, name: None))
     assert multiprocessing.active_children() == []
 
 
@@ -121,8 +127,8 @@ def test_ctrl_c_ends_all_processes_and_the_same_command_goes_on(home, tmp_path):
     wait_until(lambda: not alive(process.pid), 5)
     there = len(list(out.glob("parts/*.json")))
     assert 2 <= there < 5
-    done = subprocess.run([*command, "--jobs", "auto"], capture_output=True, text=True, check=True)
-    assert f"{5 - there} mapped, {there} were already, 0 failed, of 5" in done.stdout
+    done = CliRunner().invoke(cli, [*command[3:], "--jobs", "1"], catch_exceptions=False)
+    assert f"{5 - there} mapped, {there} were already, 0 failed, of 5" in done.output
 
 
 def test_processes_end_when_the_one_that_started_them_is_killed(home, tmp_path):

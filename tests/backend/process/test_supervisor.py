@@ -22,6 +22,9 @@ from skylight.backend.settings import Settings
 from skylight.model.datasets import synthetic_scenes
 from tests.support.label_studio_double import CONFIG, KEY, Studio, wait_until
 from tests.support.planted_embeddings import brush, key_point, png
+from tests.support.shared_exports import share_exports
+
+pytestmark = pytest.mark.slow
 
 POLITE = {"OMP_NUM_THREADS": "1"}
 
@@ -55,7 +58,8 @@ def answers(url: str) -> bool:
         return False
 
 
-def test_everything_starts_works_is_watched_and_ends(tmp_path: Path, studio: Studio) -> None:
+def test_everything_starts_works_is_watched_and_ends(tmp_path: Path, studio: Studio, exports: Path) -> None:
+    share_exports(tmp_path / "home", exports)
     port, stop = free_port(0), threading.Event()
     environ = environment(
         SKYLIGHT_HOME=str(tmp_path / "home"),

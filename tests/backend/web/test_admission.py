@@ -21,6 +21,8 @@ from skylight.backend.web.app import create_app
 from tests.support.label_studio_double import CONFIG, KEY, wait_until
 from tests.support.planted_embeddings import key_point, png, square
 
+pytestmark = pytest.mark.slow
+
 PROJECT = "1.1795340435"
 WORKING = 2  # SKYLIGHT_THREADS
 IMAGE = png(square(0)[0])

@@ -16,6 +16,9 @@ from skylight.backend.worker.jobs import CURRENT_SERVICE
 from skylight.model.datasets import synthetic_scenes
 from tests.support.label_studio_double import CONFIG, KEY, capture, wait_until
 from tests.support.planted_embeddings import brush, png, square
+from tests.support.shared_exports import share_exports
+
+pytestmark = pytest.mark.slow
 
 LABELING = parse_config(CONFIG)
 
@@ -293,7 +296,8 @@ def start_worker(settings, steps: int) -> subprocess.Popen[bytes]:
     return subprocess.Popen([sys.executable, "-c", WORKER.format(steps=steps)], env=environ)
 
 
-def test_a_worker_killed_in_the_middle_of_training_loses_nothing(client, service, settings, studio):
+def test_a_worker_killed_in_the_middle_of_training_loses_nothing(client, service, settings, studio, exports):
+    share_exports(settings.home, exports)
     project = studio.add_project()
     for seed in range(3):
         scene = synthetic_scenes.scene(seed, 96)

@@ -22,6 +22,9 @@ from tests.backend.worker.test_jobs import start_worker, tell
 from tests.support.label_studio_double import CONFIG, wait_until
 from tests.support.planted_embeddings import brush, png, square
 from tests.support.s3_double import Between
+from tests.support.shared_exports import share_exports
+
+pytestmark = pytest.mark.slow
 
 LABELING = parse_config(CONFIG)
 
@@ -109,7 +112,10 @@ def test_a_worker_that_is_told_to_end_waits_for_no_redis(settings, tmp_path):
     assert worker._started(service, ("embed",)) is None
 
 
-def test_a_worker_that_loses_redis_in_the_middle_of_a_job_works_again_once_it_is_back(settings, studio, broker_port):
+def test_a_worker_that_loses_redis_in_the_middle_of_a_job_works_again_once_it_is_back(
+    settings, studio, broker_port, exports
+):
+    share_exports(settings.home, exports)
     project = studio.add_project()
     for seed in range(3):
         submit(studio, project, seed)
@@ -132,7 +138,8 @@ def test_a_worker_that_loses_redis_in_the_middle_of_a_job_works_again_once_it_is
     between.close()
 
 
-def test_a_worker_at_its_training_ends_at_sigterm_and_the_next_takes_it_up(client, service, settings, studio):
+def test_a_worker_at_its_training_ends_at_sigterm_and_the_next_takes_it_up(client, service, settings, studio, exports):
+    share_exports(settings.home, exports)
     project = studio.add_project()
     for seed in range(3):
         scene = synthetic_scenes.scene(seed, 96)

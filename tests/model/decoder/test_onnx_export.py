@@ -24,6 +24,8 @@ from skylight.model.images.normalization import Normalisation
 from skylight.model.sam import loading
 from tests.support.trained_versions import publish, train_pits
 
+pytestmark = pytest.mark.slow
+
 SCRIPT = Path(__file__).parents[3] / "examples" / "run_onnx.py"
 
 
@@ -40,6 +42,12 @@ def whole(decoder):
 @pytest.fixture(scope="module")
 def content(whole):
     return onnx_export.to_onnx(whole, {"classes": ["background", "Pit"]})
+
+
+@pytest.fixture(autouse=True)
+def small_test_scenes(monkeypatch):
+    """What an export compares ONNX and PyTorch on: the sizes are `test_the_graph_answers_...`'s."""
+    monkeypatch.setattr("skylight.backend.mapping.export.TEST_SCENES", ((1, 128), (2, 96)))
 
 
 @pytest.mark.parametrize("side", [(96, 128), (700, 300), (1, 40)])

@@ -22,6 +22,8 @@ from skylight.model.masks.label_map import IGNORE
 from skylight.model.sam.segmenter import Segmenter
 from tests.model.decoder.made_up import config, made_up, weights
 
+pytestmark = pytest.mark.slow
+
 SHORT = TrainConfig(steps=40, batch=4, crop=0.5, centred=0.6, learning_rate=1e-2)
 
 

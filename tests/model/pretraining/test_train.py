@@ -41,6 +41,8 @@ from skylight.model.sam.segmenter import Segmenter
 from skylight.model.sam.tiny_sam import GRID, TinySam
 from skylight.model.sam.types import Prompt
 
+pytestmark = pytest.mark.slow
+
 SIZE = 512
 FILES = ["log.csv", "log.png", "tiny.safetensors", "training.pt"]
 TOKENS = "mask_decoder.mask_tokens.weight"

@@ -9,8 +9,8 @@ from numpy.typing import NDArray
 from skylight.model.datasets import synthetic_scenes
 from skylight.model.evaluation.metrics import iou
 from skylight.model.evaluation.simulated_clicks import any_point
-from skylight.model.sam.loading import load
 from skylight.model.sam.mask_refinement import LIMIT, MOST, WEIGHT, Likeness
+from skylight.model.sam.segmenter import Segmenter
 from skylight.model.sam.types import Prompt
 
 SIDE = 128
@@ -87,9 +87,9 @@ def test_the_rim_goes_along_the_edge_in_the_picture() -> None:
     assert iou(found, truth) > iou(np.roll(truth, 4, 1), truth) + 0.02
 
 
-def test_the_tiny_sam_s_masks_are_better_for_it() -> None:
+def test_the_tiny_sam_s_masks_are_better_for_it(segmenter: Segmenter) -> None:
     """Clicks anywhere in large pits, which it does not look at twice; and an embedding without a finest layer does."""
-    tiny, rng, reached = load("tiny", device="cpu"), np.random.default_rng(0), []
+    tiny, rng, reached = segmenter, np.random.default_rng(0), []
     for seed in range(80_000, 80_012):
         scene = synthetic_scenes.scene(seed)
         truth = max((each.mask for each in scene.objects if each.kind == "pit"), key=np.count_nonzero)

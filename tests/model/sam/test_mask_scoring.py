@@ -12,9 +12,9 @@ from skylight.model.evaluation.simulated_clicks import any_point
 from skylight.model.experiments.prompt_benchmark import prompt_scores
 from skylight.model.masks.geometry import interior_point
 from skylight.model.pretraining import fit_mask_scoring
-from skylight.model.sam.loading import load
 from skylight.model.sam.mask_refinement import Likeness
 from skylight.model.sam.mask_scoring import LEVELS, NO, YES, Asked, Choice, Ground, fitted, measures
+from skylight.model.sam.segmenter import Segmenter
 from skylight.model.sam.types import Prompt
 
 SIDE = 128
@@ -80,9 +80,9 @@ def test_a_mask_is_cut_where_the_picture_s_object_ends(radius: float) -> None:
     assert after > before + 0.1
 
 
-def test_of_three_masks_the_picture_s_is_found_whatever_sam_trusts() -> None:
+def test_of_three_masks_the_picture_s_is_found_whatever_sam_trusts(segmenter: Segmenter) -> None:
     """Clicks anywhere in pits, SAM's trust turned round: the mask that it then trusts most, and the one chosen."""
-    tiny, rng, reached = load("tiny", device="cpu"), np.random.default_rng(0), []
+    tiny, rng, reached = segmenter, np.random.default_rng(0), []
     for seed in range(50_010, 50_022):
         made = scene(seed)
         truth = max((each.mask for each in made.objects if each.kind == "pit"), key=np.count_nonzero)
@@ -119,8 +119,7 @@ def test_where_no_cut_obeys_one_is_given_of_which_nothing_is_expected() -> None:
     assert [(cut.number, cut.score) for cut in cuts] == [(0, 0.0)]
 
 
-def test_what_is_wanted_first_is_what_is_given_alone() -> None:
-    segmenter = load("tiny")
+def test_what_is_wanted_first_is_what_is_given_alone(segmenter: Segmenter) -> None:
     made = scene(50_003)
     embedding = segmenter.embed(made.image)
     for each in (made.objects[0].mask, made.objects[-1].mask):
@@ -132,8 +131,7 @@ def test_what_is_wanted_first_is_what_is_given_alone() -> None:
         assert (np.diff(three.scores) <= 0).all() and 0 <= three.scores.min() <= three.scores.max() <= 1
 
 
-def test_every_cut_s_iou_is_learned_from() -> None:
-    segmenter = load("tiny")
+def test_every_cut_s_iou_is_learned_from(segmenter: Segmenter) -> None:
     made = scene(50_001)
     truth = max((each.mask for each in made.objects), key=np.sum)
     judge = segmenter.judge

@@ -16,7 +16,6 @@ from skylight.model.evaluation.metrics import iou
 from skylight.model.evaluation.simulated_clicks import any_point, correction_click, loose_box
 from skylight.model.masks.geometry import interior_point
 from skylight.model.sam import segmenter
-from skylight.model.sam.loading import load
 from skylight.model.sam.mask_scoring import Choice, Cut, fitted
 from skylight.model.sam.second_look import (
     LEAST,
@@ -39,8 +38,8 @@ NONE = np.zeros((0, 2), np.float32)
 
 
 @pytest.fixture(scope="module")
-def tiny() -> Segmenter:
-    return load("tiny", device="cpu")
+def tiny(segmenter: Segmenter) -> Segmenter:
+    return segmenter
 
 
 def mask(x0: int, y0: int, x1: int, y1: int) -> NDArray[np.bool_]:

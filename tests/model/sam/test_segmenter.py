@@ -327,8 +327,8 @@ class Pit:
 
 
 @pytest.fixture(scope="module")
-def tiny() -> Segmenter:
-    return load("tiny", device="cpu")
+def tiny(segmenter: Segmenter) -> Segmenter:
+    return segmenter
 
 
 def centre(mask: NDArray[np.bool_]) -> tuple[float, float, bool]:

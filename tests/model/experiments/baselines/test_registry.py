@@ -13,6 +13,8 @@ from skylight.model.experiments.baselines.registry import ALTERNATIVES, Convolut
 from skylight.model.experiments.baselines.unet import UNetConfig
 from skylight.model.sam.types import Embedding
 
+pytestmark = pytest.mark.slow
+
 GRID = 8  # cells of the made-up embeddings
 SIZE = (64, 48)  # px of the made-up pictures: 8 x 6 cells of 8 px
 LEVELS = (70, 200, 135)  # gray of background, first and second label; with noise of 12
