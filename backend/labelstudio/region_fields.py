@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from skylight.backend.errors import BadRequest
 from skylight.backend.labelstudio.whole_numbers import whole
 from skylight.backend.limits import MAX_SIDE
-from skylight.model.masks.bitmask import MAX_PERCENT
+from skylight.model.masks.rasterize import MAX_PERCENT
 
 Size = tuple[int, int]  # height, width in pixels
 Region = Mapping[str, Any]  # one region, as in a context or a result
