@@ -35,7 +35,6 @@ from skylight.model.decoder.samples import Sample
 from skylight.model.decoder.training import TrainConfig, train
 from skylight.model.embeddings.cache import EmbeddingCache
 from skylight.model.sam import loading
-from skylight.model.sam import segmenter as sam
 from skylight.model.storage.file_store import FolderStore
 from tests.support.planted_embeddings import key_point
 
@@ -135,7 +134,7 @@ def _service(home: Path) -> Service:
     service = Service(
         Settings(redis_url="unix:///nowhere/redis.sock", home=home, device="cpu", max_pixels=10**9, min_area=20)
     )
-    segmenter = sam.load("tiny", None, "cpu")
+    segmenter = loading.load("tiny", None, "cpu")
     cache = EmbeddingCache(FolderStore(home), segmenter.encoder_id, 2**26)
     large = LargeImageStore(home / "pictures", SMALL)
     service._embedder = ImageEmbedder(segmenter, cache, lambda url: (home / url).read_bytes(), 10**9, large=large)

@@ -25,10 +25,10 @@ QUICK = """
 import sys
 from skylight.backend import service
 from skylight.backend.cli.main import main
-from skylight.backend.queue import queue
+from skylight.backend.queue import locks
 from skylight.backend.worker import maintenance
 from skylight.model.decoder.training import TrainConfig
-queue.LOCK_SECONDS = 3.0
+locks.LOCK_SECONDS = 3.0
 maintenance.EVERY_SECONDS = 1.0
 service.TrainConfig = lambda: TrainConfig(steps={steps}, first_steps={steps}, batch=2)
 main()

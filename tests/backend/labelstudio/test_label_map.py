@@ -12,7 +12,7 @@ from skylight.backend.errors import BadRequest
 from skylight.backend.labelstudio import label_map as label_map_module
 from skylight.backend.labelstudio.label_config import Labeling, parse_config
 from skylight.backend.labelstudio.label_map import label_map
-from skylight.model.masks.bitmask import encode_rle
+from skylight.model.masks.brush_rle import encode_rle
 from tests.support.editor import CONFIG, LABELS, RNG, SIZE, box, brushed, item, point, polygon
 from tests.support.label_studio_double import capture as body
 

@@ -314,7 +314,7 @@ def test_predictions_carry_the_kind_of_picture(planted, studio):
 
 def test_a_clusters_number_means_the_same_in_all_predictions_of_a_version(planted, studio, project, monkeypatch):
     preannotate(planted, project)
-    monkeypatch.setattr("skylight.backend.learning.clusters.kinds", lambda *_: 1 / 0)
+    monkeypatch.setattr("skylight.backend.learning.clusters.cluster_centres", lambda *_: 1 / 0)
     studio.add_task(project, png(square(3)[0]))  # like the fourth
     preannotate(planted, project)
     assert clusters(studio, "skylight-1")[5] == clusters(studio, "skylight-1")[3]

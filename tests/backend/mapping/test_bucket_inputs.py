@@ -21,7 +21,7 @@ def between(between: Between) -> Iterator[Between]:
 
 @pytest.fixture
 def bucket(between: Between) -> S3Store:
-    return buckets.store("maps")
+    return buckets.connect("maps")
 
 
 def test_a_prefix_is_a_folder_and_a_picture_s_address_is_that_picture(bucket):

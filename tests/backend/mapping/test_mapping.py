@@ -250,7 +250,7 @@ def bucket(monkeypatch):
         for name, value in credentials(port).items():
             monkeypatch.setenv(name, value)
         bucket_inputs._store.cache_clear()
-        yield buckets.store("maps")
+        yield buckets.connect("maps")
         bucket_inputs._store.cache_clear()
 
 

@@ -8,8 +8,9 @@ import time
 import pytest
 import redis
 
+from skylight.backend.queue import locks
 from skylight.backend.queue import queue as module
-from skylight.backend.queue.connection import connect
+from skylight.backend.queue.connection import TCP, connect
 from skylight.backend.queue.keys import key
 from skylight.backend.queue.queue import Progress, Queue
 from skylight.backend.queue.recovery import recover
@@ -172,7 +173,7 @@ def test_a_project_that_redis_has_forgotten_is_trained_anew(queue):
 
 
 def test_a_lock_is_held_by_one_and_free_afterwards(queue, monkeypatch):
-    monkeypatch.setattr(module, "LOCK_SECONDS", 0.3)
+    monkeypatch.setattr(locks, "LOCK_SECONDS", 0.3)
     with queue.lock(P, "train") as first, queue.lock(P, "train") as second, queue.lock(P, "ingest") as other:
         assert (first, second, other) == (True, False, True)
     with queue.lock(P, "train") as again:
@@ -180,7 +181,7 @@ def test_a_lock_is_held_by_one_and_free_afterwards(queue, monkeypatch):
 
 
 def test_a_living_owner_keeps_its_lock_however_long_it_takes(queue, monkeypatch):
-    monkeypatch.setattr(module, "LOCK_SECONDS", 0.3)
+    monkeypatch.setattr(locks, "LOCK_SECONDS", 0.3)
     held = threading.Event()
 
     def own() -> None:
@@ -198,7 +199,7 @@ def test_a_living_owner_keeps_its_lock_however_long_it_takes(queue, monkeypatch)
 
 
 def test_the_lock_of_a_dead_owner_is_taken_over(queue, monkeypatch):
-    monkeypatch.setattr(module, "LOCK_SECONDS", 0.4)
+    monkeypatch.setattr(locks, "LOCK_SECONDS", 0.4)
     queue.redis.set(key(P, "lock-train"), "whoever", px=400)  # as a killed process leaves it
     began = time.monotonic()
     with queue.lock(P, "train") as mine:
@@ -234,8 +235,8 @@ def test_a_connection_whose_other_end_has_vanished_is_given_up(broker_port):
     with connect(f"redis://127.0.0.1:{broker_port}/0") as connection:
         connection.ping()
         held = connection.connection_pool.get_connection()
-        found = {name: held._sock.getsockopt(socket.IPPROTO_TCP, getattr(socket, name)) for name in module.TCP}
-        assert held._sock.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE) == 1 and found == module.TCP
+        found = {name: held._sock.getsockopt(socket.IPPROTO_TCP, getattr(socket, name)) for name in TCP}
+        assert held._sock.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE) == 1 and found == TCP
         connection.connection_pool.release(held)
 
 

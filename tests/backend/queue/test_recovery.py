@@ -4,6 +4,7 @@ import pytest
 import redis
 
 from skylight.backend.errors import Stopping
+from skylight.backend.queue import locks
 from skylight.backend.queue import queue as module
 from skylight.backend.queue.connection import connect
 from skylight.backend.queue.keys import key
@@ -56,7 +57,7 @@ def test_a_job_whose_worker_died_in_it_is_queued_once_more_whoever_looks(queue, 
 
 
 def test_a_living_worker_keeps_its_job(queue, monkeypatch):
-    monkeypatch.setattr(module, "LOCK_SECONDS", 0.6)
+    monkeypatch.setattr(locks, "LOCK_SECONDS", 0.6)
     with running(queue, P, "train"):
         (alive,) = queue.redis.scan_iter("*train-alive-*")
         wait_until(lambda: queue.redis.pttl(alive) < 450)

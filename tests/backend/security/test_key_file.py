@@ -21,7 +21,7 @@ from skylight.backend.web.page.views import KEY_FILE, PageState
 PROCESS = """
 import errno, os, sys
 from pathlib import Path
-from skylight.backend.security.key_file import kept_key
+from skylight.backend.security.key_file import load_or_create_key
 from skylight.model.storage.file_store import FolderStore
 def refuse(*_, **__):
     raise OSError(errno.EPERM, "no hard links here")
@@ -29,7 +29,7 @@ if sys.argv[2] == "refused":
     os.link = refuse
 print("ready", flush=True)
 sys.stdin.readline()
-print(kept_key(Path(sys.argv[1]), lambda: str(os.getpid())), flush=True)
+print(load_or_create_key(Path(sys.argv[1]), lambda: str(os.getpid())), flush=True)
 """
 REFUSALS = [errno.EPERM, errno.ENOTSUP, errno.ENOSYS, errno.EMLINK, errno.EACCES]
 

@@ -274,9 +274,9 @@ WORKER = """
 import sys
 from skylight.backend import service
 from skylight.backend.cli.main import main
-from skylight.backend.queue import queue
+from skylight.backend.queue import locks
 from skylight.model.decoder.training import TrainConfig
-queue.LOCK_SECONDS = 2.0
+locks.LOCK_SECONDS = 2.0
 service.TrainConfig = lambda: TrainConfig(steps={steps}, first_steps={steps}, batch=2)
 sys.argv = ["skylight", "worker"]
 main()
