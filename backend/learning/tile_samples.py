@@ -56,7 +56,7 @@ def pieces(embedder: ImageEmbedder, record: SampleRecord, sample: Sample) -> lis
 
 def _where_known(sample: Sample) -> Sample:
     """A sample that does not say anything of pixels without data."""
-    there = sample.embedding.where_known()
+    there = sample.embedding.known_mask()
     if there is None or there.shape != sample.label_map.shape:
         return sample
     return replace(sample, label_map=np.where(there, sample.label_map, np.uint8(IGNORE)))

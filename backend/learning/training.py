@@ -31,7 +31,7 @@ from skylight.model.decoder.training import Trained, train
 from skylight.model.decoder.validation_split import in_validation
 from skylight.model.evaluation.metrics import paired
 from skylight.model.images.decoding import ImageError
-from skylight.model.images.normalization import OWN, Normalisation
+from skylight.model.images.normalization import PER_IMAGE, Normalization
 from skylight.model.masks.consensus import agreed_objects, majority
 from skylight.model.masks.label_map import IGNORE
 from skylight.model.runtime.cpu import trim_malloc
@@ -86,7 +86,7 @@ def _train_version(service: Service, project: str, asked: bool, shelf: Shelf) ->
         "annotations": {str(record.annotation): record.updated_at for records, _ in used for record in records},
         "consensus": settings.consensus,
         "recipe": asdict(service.recipe),
-        "normalisation": None if embedder.normalization == OWN else embedder.normalization.stored,
+        "normalisation": None if embedder.normalization == PER_IMAGE else embedder.normalization.to_json(),
     }
     if reason := premature(service, project, ingredients, asked):
         log.info("project %s is not trained: %s", project, reason)
@@ -106,7 +106,7 @@ def _train_version(service: Service, project: str, asked: bool, shelf: Shelf) ->
         attempts.record_failure()
         raise
 
-    def seen(how: Normalisation) -> list[Sample]:
+    def seen(how: Normalization) -> list[Sample]:
         other = service.embedder.with_normalization(how)
         return _learned_from(other, load(service, other, project, labeling, tasks, shelf), shelf)
 
@@ -246,7 +246,7 @@ def gate(
     labeling: Labeling,
     trained: Trained,
     validation: list[Sample],
-    seen: Callable[[Normalisation], list[Sample]] | None = None,
+    seen: Callable[[Normalization], list[Sample]] | None = None,
     check: Callable[[], None] = lambda: None,
     drawn: Mapping[str, Mapping[str, str]] | None = None,
 ) -> tuple[str, bool]:

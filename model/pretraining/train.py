@@ -239,7 +239,7 @@ def step_loss(
             points, labels, boxes = (
                 None if t is None else t.to(device) for t in (prompts.points, prompts.labels, prompts.boxes)
             )
-            masks, predicted = network.answer(there, sharp, points, labels, boxes, logits, offset)
+            masks, predicted = network.decode(there, sharp, points, labels, boxes, logits, offset)
             masks, predicted = masks.float(), predicted.float()
             alternative = None if prompts.alternative is None else prompts.alternative.to(device)
             loss, iou = mask_loss(masks, predicted, prompts.truth.to(device), alternative)
