@@ -17,7 +17,7 @@ from skylight.backend.errors import Unavailable
 from skylight.backend.mapping.inputs import Input
 from skylight.backend.process.parent_watch import terminate_with_parent
 
-END_SECONDS = 5.0  # that a process which has closed its pipe has to end
+END_SECONDS = 30.0  # that a process which has closed its pipe may take to exit: it unloads PyTorch first
 POLL_SECONDS = 0.2  # between two reports of progress
 
 Record = dict[str, Any]  # of a mapped image, as `pipeline.map_picture` returns it
