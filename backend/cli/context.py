@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import rich_click as click
 
 from skylight.backend.logs import configure
-from skylight.backend.process.supervisor import broker_note
+from skylight.backend.process.supervisor import broker_address_file
 from skylight.backend.settings import Settings
 
 if TYPE_CHECKING:
@@ -46,7 +46,7 @@ def open_service(layout_checked: bool = False) -> "Service":
 
     settings = load_settings()
     if not settings.redis_url:
-        note = broker_note(settings)
+        note = broker_address_file(settings)
         url = note.read_text() if note.is_file() else f"unix://{note.parent}/none.sock"
         settings = replace(settings, redis_url=url)
     service = Service(settings)

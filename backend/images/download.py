@@ -18,7 +18,7 @@ from urllib3.util import parse_url
 
 from skylight.backend.errors import MediaError
 from skylight.backend.images.guarded_http import AddressNotPublic, GuardedAdapter, SocketDeadline
-from skylight.backend.images.user_agent import agent
+from skylight.backend.images.user_agent import user_agent
 from skylight.backend.labelstudio.client import LabelStudio
 from skylight.backend.labelstudio.file_paths import has_path_traversal, serves_files
 from skylight.backend.labelstudio.image_urls import RESOLVED, browser_address
@@ -142,7 +142,7 @@ def _send(url: str, headers: dict[str, str], line: SocketDeadline, public: bool)
     timeout = (CONNECT_SECONDS, READ_SECONDS)
     try:
         with requests.Session() as session:
-            session.headers["User-Agent"] = agent()  # some hosts refuse the names of HTTP libraries
+            session.headers["User-Agent"] = user_agent()  # some hosts refuse the names of HTTP libraries
             for scheme in ("http://", "https://"):
                 session.mount(scheme, GuardedAdapter(line, public))
             return session.get(url, auth=authorize, timeout=timeout, stream=True, allow_redirects=False)
@@ -187,7 +187,7 @@ def _refusal(status: int, url: str, home: str, trusted: bool) -> str:
         return f"{message} Skylight can only open addresses that need no login."
     return (
         f"{message} The host refuses it: perhaps it wants a login, a newer signature, or no programs. Skylight calls "
-        f"itself {agent()!r} there; allow that name, or upload the picture."
+        f"itself {user_agent()!r} there; allow that name, or upload the picture."
     )
 
 

@@ -1,8 +1,7 @@
-"""The embedded broker: a Valkey server on a socket in the store, its data in an append-only file.
+"""The embedded broker: a Valkey server on a Unix socket, its data in an append-only file.
 
 Run as a process of its own, `python -m skylight.backend.process.broker FOLDER SOCKET`, so that a Ctrl-C meant for
-`skylight serve`
-ends the workers before the broker they talk to. It ends when its parent or the server does, and the server with it.
+`skylight serve` ends the workers before the broker. It ends when its parent or the server does, and the server with it.
 """
 
 import ctypes
@@ -35,7 +34,7 @@ PR_SET_PDEATHSIG = 1  # Linux: a signal for when the parent ends
 
 
 def main(folder: Path, socket: Path) -> int:
-    """Serve until SIGTERM, or until the parent process is gone. Gives 1 if another broker uses the folder."""
+    """Serve until SIGTERM, or until the parent process is gone; return 1 if another broker uses the folder."""
     folder.mkdir(parents=True, exist_ok=True)
     with (folder / "lock").open("w") as lock:
         if not _locked(lock):
@@ -62,19 +61,20 @@ def main(folder: Path, socket: Path) -> int:
 
 
 def _locked(lock: IO[str]) -> bool:
-    until = time.monotonic() + LOCK_SECONDS
+    """Whether the lock could be taken, within `LOCK_SECONDS`."""
+    deadline = time.monotonic() + LOCK_SECONDS
     while True:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             return True
         except OSError:
-            if time.monotonic() > until:
+            if time.monotonic() > deadline:
                 return False
             time.sleep(CHECK_SECONDS)
 
 
 def _start(folder: Path, socket: Path, lock: IO[str]) -> "subprocess.Popen[bytes]":
-    """The server. It holds the lock too: as long as it lives, no other writes its file, whoever was killed."""
+    """Start the server, which holds the lock too: no other server writes its file as long as it lives."""
     options = {**CONFIG, "dir": str(folder), "unixsocket": str(socket), "logfile": str(folder / "valkey.log")}
     command = [str(get_binary_path()), *(part for name, value in options.items() for part in (f"--{name}", value))]
     socket.unlink(missing_ok=True)

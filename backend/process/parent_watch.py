@@ -1,4 +1,4 @@
-"""A child process that ends when its parent does, however that ended."""
+"""Ending a child process with its parent, however the parent ended."""
 
 import os
 import signal
@@ -9,7 +9,7 @@ CHECK_SECONDS = 1.0
 
 
 def terminate_with_parent(parent: int) -> None:
-    """From now on, ask this process to end (SIGTERM) as soon as `parent` is no longer its parent process."""
+    """Send SIGTERM to this process as soon as `parent`, a process id, is no longer its parent; returns at once."""
 
     def watch() -> None:
         while os.getppid() == parent:

@@ -1,4 +1,4 @@
-"""`skylight serve`: the broker, the workers and the web server as child processes, each started again if it ends."""
+"""Supervisor of `skylight serve`: runs the broker, the workers and the web server, and restarts each that ends."""
 
 import logging
 import os
@@ -25,27 +25,25 @@ SOCKET = "broker.sock"
 BROKER_SECONDS = 20.0  # to start; a large append-only file is read first
 STOP_SECONDS = 8.0  # from SIGTERM to SIGKILL; with the broker after the others all is over within 10 s
 RESTART_SECONDS = 1.0  # between two looks at the children; a pause before a start is a multiple of it
-SETTLED_SECONDS = 60.0  # a child that ends sooner after its start could not be started; PyTorch alone takes some
-BROKER_SETTLED_SECONDS = 10.0
-MOST_STARTS = 6  # in a row that failed, half a minute with the pauses between them; then Skylight ends
-# By these a child is ended from outside, the last by a system without memory, too: that says nothing against it.
+STARTUP_SECONDS = 60.0  # a child that ends sooner after its start could not be started; PyTorch alone takes some
+BROKER_STARTUP_SECONDS = 10.0
+MAX_FAILED_STARTS = 6  # in a row that failed, half a minute with the pauses between them; then Skylight ends
+# Signals by which a child is ended from outside, the last also by a system without memory: no failure of its own.
 KILLS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGKILL)
-MOST_PAUSES = 2  # doublings of the pause after those
+MAX_DOUBLINGS = 2  # of the pause after those
 PROGRAM = [sys.executable, "-m", "skylight.backend.cli.main"]  # what runs as web server and worker
 # Read by PyTorch and NumPy when they are imported.
 THREADS = {
-    # Two processes that compute at once spin for the cores that the other holds, by default for long: a training step
-    # beside another process took 6.3 s; it took 1.6 s with a short spin, 2.2 s with none.
+    # Two processes that compute at once spin for the cores that the other holds, by default for long; a short spin is
+    # four times quicker (docs/decisions/threads-and-memory.md).
     "GOMP_SPINCOUNT": "10000",
-    # NumPy's products are small, and its threads would hold the cores that PyTorch's and ONNX Runtime's ask for next: a
-    # click with a second look takes 28 ms so, 50 with both of two cores for each.
+    # NumPy's products are small, and its threads would hold the cores that PyTorch's and ONNX Runtime's ask for next.
     "OPENBLAS_NUM_THREADS": "1",
 }
 TUNING = THREADS | {
-    # glibc's malloc gives each of many threads a heap of its own, and rarely gives back what one has taken.
+    # glibc's malloc gives each of many threads a heap of its own, and rarely returns memory to the system.
     "MALLOC_ARENA_MAX": "2",
-    # What a click frees is kept for the next one: the system's pages come one by one, 11,000 of them for a click on an
-    # image that is not in memory, which took 45 of its 136 ms on a machine where that is slow (10 of 92 since).
+    # What a click frees is kept for the next one: to get 11,000 pages anew took a third of a click's time.
     "MALLOC_MMAP_THRESHOLD_": str(2**25),  # the most that glibc takes
     "MALLOC_TRIM_THRESHOLD_": str(2**27),
 }
@@ -53,8 +51,8 @@ TUNING = THREADS | {
 log = logging.getLogger(__name__)
 
 
-def broker_note(settings: Settings) -> Path:
-    """The file that says where the embedded broker of the running `skylight serve` is; stale after its end."""
+def broker_address_file(settings: Settings) -> Path:
+    """The file with the URL of the embedded broker of the running `skylight serve`; stale after its end."""
     return settings.home / "broker" / "address"
 
 
@@ -65,49 +63,49 @@ class Child:
     name: str
     command: list[str]
     environ: Mapping[str, str]
-    settled: float = SETTLED_SECONDS  # s after its start from which it counts as started
+    startup: float = STARTUP_SECONDS  # s; a child that ends sooner could not be started
     process: "subprocess.Popen[bytes] | None" = field(default=None, repr=False)
     started: float = field(default=0.0, repr=False)  # as `time.monotonic()` counts
-    failed: int = 0  # starts in a row
-    due: float | None = field(default=None, repr=False)  # when it is started again; None while it runs
+    failed_starts: int = 0  # in a row
+    restart_at: float | None = field(default=None, repr=False)  # when it is started again; None while it runs
 
     def start(self) -> None:
-        """Start it, or start it again; whatever is left of its group is killed first."""
+        """Start or restart it; what is left of its process group is killed first."""
         if self.process is not None:
             with suppress(ProcessLookupError):
                 os.killpg(self.process.pid, signal.SIGKILL)
         self.process = subprocess.Popen(self.command, env=dict(self.environ), process_group=0)
-        self.started, self.due = time.monotonic(), None
+        self.started, self.restart_at = time.monotonic(), None
 
-    def ended(self) -> int | None:
+    def exit_status(self) -> int | None:
         """Its exit status, None while it runs."""
         return self.process.poll() if self.process else 0
 
-    def look_after(self) -> None:
-        """Start it again if it has ended: at once, or after a pause that doubles while it ends soon after its start.
+    def restart_if_ended(self) -> None:
+        """Restart it if it has ended: at once, or after a pause that doubles while it ends soon after its start.
 
         Raises Unavailable if it cannot be started.
         """
-        if (status := self.ended()) is None:
+        if (status := self.exit_status()) is None:
             return
-        if self.due is None:
-            pause = self._pause(status)
-            self.due = time.monotonic() + pause
+        if self.restart_at is None:
+            pause = self._next_pause(status)
+            self.restart_at = time.monotonic() + pause
             log.error("%s ended with status %s and is started again in %.0f s", self.name, status, pause)
-        if time.monotonic() >= self.due:
+        if time.monotonic() >= self.restart_at:
             self.start()
 
-    def _pause(self, status: int) -> float:
-        """How long to wait before the next start, s. Raises Unavailable after `MOST_STARTS` that failed."""
-        self.failed = self.failed + 1 if time.monotonic() - self.started < self.settled else 1
+    def _next_pause(self, status: int) -> float:
+        """How long to wait before the next start, s. Raises Unavailable after `MAX_FAILED_STARTS` that failed."""
+        self.failed_starts = self.failed_starts + 1 if time.monotonic() - self.started < self.startup else 1
         if -status in KILLS:
-            self.failed = min(self.failed, 1 + MOST_PAUSES)
-        elif self.failed >= MOST_STARTS:
+            self.failed_starts = min(self.failed_starts, 1 + MAX_DOUBLINGS)
+        elif self.failed_starts >= MAX_FAILED_STARTS:
             raise Unavailable(
-                f"{self.name} cannot be started: it ended {self.failed} times in a row within {self.settled:.0f} s, at "
-                f"last with status {status}; its last message above says why"
+                f"{self.name} cannot be started: it ended {self.failed_starts} times in a row within "
+                f"{self.startup:.0f} s, at last with status {status}; its last message above says why"
             )
-        return RESTART_SECONDS * (2.0 ** (self.failed - 1) - 1)
+        return RESTART_SECONDS * (2.0 ** (self.failed_starts - 1) - 1)
 
     def stop(self) -> None:
         """SIGTERM, and after a while SIGKILL to its whole group."""
@@ -122,7 +120,7 @@ class Child:
 
 
 class Supervisor:
-    """Runs a Skylight: `with Supervisor(...) as it: it.watch(stop)`."""
+    """The processes of one Skylight: `with Supervisor(...) as supervisor: supervisor.watch(stop)`."""
 
     def __init__(
         self, settings: Settings, environ: Mapping[str, str], host: str, port: int, insecure: bool = False
@@ -142,7 +140,7 @@ class Supervisor:
                 str(settings.home / "broker"),
                 str(socket),
             ]
-            self.broker = Child("broker", command, self.environ, BROKER_SETTLED_SECONDS)
+            self.broker = Child("broker", command, self.environ, BROKER_STARTUP_SECONDS)
             self.environ["REDIS_URL"] = socket_url(socket)
         follow = ["--follow", str(os.getpid())]
         options = ["--host", host, "--port", str(port), *(["--insecure"] if insecure else [])]
@@ -156,8 +154,8 @@ class Supervisor:
         try:
             if self.broker:
                 self.broker.start()
-                self._await_broker()
-                write(broker_note(self.settings), self.environ["REDIS_URL"].encode())  # for `skylight doctor`
+                self._wait_for_broker()
+                write(broker_address_file(self.settings), self.environ["REDIS_URL"].encode())  # for `skylight doctor`
             for child in self.children:
                 child.start()
         except BaseException:
@@ -168,12 +166,12 @@ class Supervisor:
     def __exit__(self, *_: object) -> None:
         self.stop()
 
-    def _await_broker(self) -> None:
+    def _wait_for_broker(self) -> None:
         assert self.broker is not None
         connection = redis.Redis.from_url(self.environ["REDIS_URL"])
-        until = time.monotonic() + BROKER_SECONDS
-        while time.monotonic() < until:
-            if self.broker.ended() is not None:
+        deadline = time.monotonic() + BROKER_SECONDS
+        while time.monotonic() < deadline:
+            if self.broker.exit_status() is not None:
                 raise Unavailable("the embedded broker did not start; the line above says why")
             try:
                 connection.ping()
@@ -183,14 +181,14 @@ class Supervisor:
         raise Unavailable(f"the embedded broker did not answer within {BROKER_SECONDS:.0f} s")
 
     def watch(self, stop: threading.Event) -> None:
-        """Until `stop` is set, start again whatever ends. Raises Unavailable if one cannot be started any more.
+        """Restart every child that ends, until `stop` is set. Raises Unavailable if one cannot be started any more.
 
-        A broker that ends is started with what its file holds, and the others connect to it anew. Until it answers,
-        clicks work and events wait on disk. Its own log is in broker/valkey.log.
+        A broker is restarted with what its file holds, and the others connect to it anew. Until it answers, clicks work
+        and events wait on disk. Its own log is in broker/valkey.log.
         """
         while not stop.wait(RESTART_SECONDS):
             for child in [*([self.broker] if self.broker else []), *self.children]:
-                child.look_after()
+                child.restart_if_ended()
 
     def stop(self) -> None:
         """End all children, the broker last."""

@@ -1,4 +1,4 @@
-"""The login that Skylight asks for, `SKYLIGHT_USER` and `SKYLIGHT_PASSWORD`, and how Label Studio has it."""
+"""Basic auth of Skylight: `SKYLIGHT_USER` and `SKYLIGHT_PASSWORD`, and how Label Studio stores them."""
 
 from __future__ import annotations
 
@@ -16,33 +16,33 @@ METHOD = "BASIC_AUTH"  # what Label Studio 1.23.2 calls it
 
 @dataclass(frozen=True)
 class BasicAuth:
-    """A user with a password; without both, everybody may come in."""
+    """A user and a password; without both, nobody is asked."""
 
     user: str = ""
     password: str = field(default="", repr=False)
 
     @classmethod
     def from_settings(cls, settings: Settings) -> BasicAuth:
-        """The one that is set."""
+        """Those of the settings."""
         return cls(settings.user, settings.password)
 
     def __bool__(self) -> bool:
-        """Whether one is asked for."""
+        """Whether a login is asked for."""
         return bool(self.user and self.password)
 
     def matches(self, user: str | None, password: str | None) -> bool:
-        """Whether they are these; takes as long for any wrong ones, whichever is wrong and however long it is."""
-        same = [
+        """Whether both are right, in constant time, whichever is wrong and however long it is."""
+        equal = [
             hmac.compare_digest(_digest(given or ""), _digest(own))
             for given, own in ((user, self.user), (password, self.password))
         ]
-        return all(same) and bool(self)
+        return all(equal) and bool(self)
 
     @property
     def ml_backend_fields(self) -> dict[str, Any]:
-        """What an ML backend of Label Studio must be given to come in; nothing if nothing is asked for.
+        """Fields of an ML backend in Label Studio with this login; empty if no login is asked for.
 
-        With every change of the ML backend: Label Studio first calls it with what that change brings.
+        They belong to every change of the ML backend: Label Studio first calls it with what that change brings.
         """
         if not self:
             return {}
@@ -50,7 +50,7 @@ class BasicAuth:
 
     @property
     def headers(self) -> dict[str, str]:
-        """What a webhook must carry where its secret does not count; nothing if nothing is asked for."""
+        """Headers of a webhook where its secret does not count; empty if no login is asked for."""
         if not self:
             return {}
         return {"Authorization": "Basic " + base64.b64encode(f"{self.user}:{self.password}".encode()).decode()}
@@ -58,7 +58,7 @@ class BasicAuth:
     def problem(self, row: Mapping[str, Any]) -> str:
         """What is wrong with an ML backend's login as Label Studio lists it, "" if nothing is known to be.
 
-        It does not tell the password; that it is another one shows when it is called.
+        Label Studio does not list the password; that it is another one shows when the ML backend is called.
         """
         if not self:
             return ""

@@ -1,4 +1,4 @@
-"""Keys in files that only their owner may read, each made once: of several processes that make one the first wins."""
+"""Keys in files that only their owner may read; of several processes that make one, the first wins."""
 
 import os
 import time
@@ -7,11 +7,11 @@ from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
-CLAIM_SECONDS = 2.0  # how long an empty file is believed to be another process's that is about to be written
+CLAIM_SECONDS = 2.0  # how long another process may take to write the empty file that it has made
 
 
 def load_or_create_key(path: Path, make: Callable[[], str]) -> str:
-    """The key in a file, which is made with what `make` gives if there is none, or an empty one. Raises OSError."""
+    """The key in a file; if there is none, or it is empty, what `make` returns is written to it. Raises OSError."""
     if key := _read(path):
         return key
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -35,7 +35,7 @@ def _read(path: Path) -> str:
 
 
 def _publish(part: Path, path: Path) -> None:
-    """Give a finished file its name, unless another process was first; then wait until that one's is written."""
+    """Give the finished file its name, unless another process was first; then wait until that one's is written."""
     try:
         os.link(part, path)  # appears with its content
         return
@@ -46,9 +46,9 @@ def _publish(part: Path, path: Path) -> None:
             os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600))
             os.replace(part, path)
             return
-    until = time.monotonic() + CLAIM_SECONDS
+    deadline = time.monotonic() + CLAIM_SECONDS
     while not _read(path):
-        if time.monotonic() > until:  # whoever made it ended before it was written
+        if time.monotonic() > deadline:  # the other process ended before it wrote
             os.replace(part, path)
             return
         time.sleep(0.01)

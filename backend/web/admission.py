@@ -1,8 +1,8 @@
 """Admission of slow requests, so that a webhook or /health never waits for a click.
 
 The web server answers in a pool of threads. Requests that may take long, because they compute or wait for an image from
-elsewhere, may occupy only a part of it: `SKYLIGHT_THREADS` of them are worked on, `WAITING` more wait for that or for a
-download, and any beyond are refused at once. `SPARE_THREADS` are left for everything else.
+elsewhere, may occupy only a part of it: `SKYLIGHT_THREADS` of them are worked on, `MAX_WAITING` more wait for that or
+for a download, and any beyond are refused at once. `SPARE_THREADS` are left for everything else.
 """
 
 from flask import Flask, g, request

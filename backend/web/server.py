@@ -8,7 +8,7 @@ from gunicorn.app.base import BaseApplication
 from gunicorn.glogging import Logger
 
 from skylight.backend.errors import SkylightError
-from skylight.backend.process.admission import WAITING
+from skylight.backend.process.admission import MAX_WAITING
 from skylight.backend.settings import Settings
 from skylight.backend.store import migrations
 from skylight.backend.web.admission import SPARE_THREADS
@@ -43,7 +43,7 @@ class Server(BaseApplication):  # type: ignore[misc]
             "bind": address(host, port),
             "workers": 1,
             "worker_class": "gthread",
-            "threads": settings.threads + WAITING + SPARE_THREADS,  # started as they are needed
+            "threads": settings.threads + MAX_WAITING + SPARE_THREADS,  # started as they are needed
             "timeout": REQUEST_SECONDS,
             "graceful_timeout": GRACE_SECONDS,
             "keepalive": KEEP_ALIVE_SECONDS,

@@ -99,7 +99,7 @@ def test_a_damaged_sample_is_set_aside_and_comes_again_from_label_studio(planted
 @pytest.mark.parametrize("name", ["decoder.safetensors", "card.json"])
 def test_of_a_damaged_version_the_one_before_is_served_and_its_number_is_not_used_again(planted, studio, project, name):
     two_versions(planted, studio, project)
-    first = planted.decoder_of(project, 1).state_dict()["head.bias"]
+    first = planted.decoder_of_version(project, 1).state_dict()["head.bias"]
     flip(planted.files.path(planted.versions.folder(project)) / "2" / name, np.random.default_rng(0), 3)
     restarted(planted)
     served = planted.decoder_for(project, LABELING)

@@ -9,7 +9,7 @@ from click.testing import CliRunner, Result
 from PIL import Image
 
 from skylight.backend.cli import main
-from skylight.backend.process.supervisor import broker_note
+from skylight.backend.process.supervisor import broker_address_file
 from skylight.backend.settings import Settings
 from skylight.model.datasets import synthetic_scenes
 from skylight.model.sam import loading
@@ -47,7 +47,7 @@ def beside(skylight, service, studio, monkeypatch):
     monkeypatch.setenv("LABEL_STUDIO_URL", studio.url)
     monkeypatch.setenv("LABEL_STUDIO_API_KEY", KEY)
     monkeypatch.setenv("SKYLIGHT_HOME", str(service.settings.home))
-    note = broker_note(service.settings)
+    note = broker_address_file(service.settings)
     note.parent.mkdir(parents=True)
     note.write_text(service.settings.redis_url)
     return skylight

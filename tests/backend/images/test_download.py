@@ -10,7 +10,7 @@ import pytest
 from skylight.backend.allowed_hosts import HostList
 from skylight.backend.errors import MediaError
 from skylight.backend.images import download
-from skylight.backend.images.user_agent import agent
+from skylight.backend.images.user_agent import user_agent
 from skylight.backend.labelstudio import image_urls
 from skylight.backend.labelstudio.client import LabelStudio
 from skylight.backend.settings import Settings
@@ -299,8 +299,8 @@ def test_every_request_for_a_picture_has_skylights_own_name(home, elsewhere):
     home.routes["/data/c.png"] = to(f"{elsewhere.url}/b.png")
     home.wants = "Bearer access.1.x"  # the one handed out after the first refusal
     assert fetch("/data/c.png", home, key="personal.refresh.token") == IMAGE
-    assert {*home.agents, *elsewhere.agents} == {agent()} and len(home.agents) == 2
-    assert agent().startswith("Skylight/")
+    assert {*home.agents, *elsewhere.agents} == {user_agent()} and len(home.agents) == 2
+    assert user_agent().startswith("Skylight/")
 
 
 @pytest.mark.parametrize("status", [401, 403])
@@ -309,4 +309,4 @@ def test_a_refusal_blames_a_login_only_where_one_is_asked_for(home, elsewhere, s
     with pytest.raises(MediaError, match=f"answered {status}") as caught:
         fetch(f"{elsewhere.url}/b.png", home)
     assert ("need no login" in str(caught.value)) == (status == 401)
-    assert (agent() in str(caught.value)) == (status == 403)
+    assert (user_agent() in str(caught.value)) == (status == 403)

@@ -11,6 +11,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import rasterio
+from cachetools import LRUCache
 from PIL import Image
 from rasterio.io import MemoryFile
 
@@ -124,7 +125,7 @@ def test_a_picture_that_exif_turns_is_turned(tiled, studio):
 def test_files_give_way_and_are_fetched_again(tiled, studio, mosaic, monkeypatch):
     image, _ = mosaic
     monkeypatch.setattr(large_images, "KEPT_BYTES", image.nbytes + 1000)
-    monkeypatch.setattr(large_images, "MAX_OPEN", 1)
+    monkeypatch.setattr(tiled.embedder.large, "_open", LRUCache(1))
     for name in (A, B):
         studio.pictures[name] = png(np.roll(image, len(studio.pictures), 0))
         tiled.embedder.embedding(name)

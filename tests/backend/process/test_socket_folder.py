@@ -10,7 +10,7 @@ import redis
 
 from skylight.backend.errors import Unavailable
 from skylight.backend.process import socket_folder as module
-from skylight.backend.process.socket_folder import LONGEST, socket_folder, socket_url
+from skylight.backend.process.socket_folder import MAX_PATH, socket_folder, socket_url
 
 NAME = "broker.sock"
 
@@ -28,7 +28,7 @@ def test_a_socket_can_be_made_in_it_however_long_tmpdir_is(
     temporary(monkeypatch, folder / ("x" * (length - len(str(folder)) - 1)))
     with socket_folder(NAME) as made, socket.socket(socket.AF_UNIX) as bound:
         path = Path(made) / NAME
-        assert len(os.fsencode(path)) <= LONGEST
+        assert len(os.fsencode(path)) <= MAX_PATH
         assert (path.parent.parent == Path(tempfile.gettempdir())) == (length < 74)
         assert path.parent.stat().st_mode & 0o777 == 0o700
         bound.bind(str(path))

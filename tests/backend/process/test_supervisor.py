@@ -17,7 +17,7 @@ import requests
 from skylight.backend.errors import Unavailable
 from skylight.backend.labelstudio.label_config import parse_config
 from skylight.backend.process.ports import free_port
-from skylight.backend.process.supervisor import MOST_STARTS, Child, Supervisor, broker_note
+from skylight.backend.process.supervisor import MAX_FAILED_STARTS, Child, Supervisor, broker_address_file
 from skylight.backend.settings import Settings
 from skylight.model.datasets import synthetic_scenes
 from tests.support.label_studio_double import CONFIG, KEY, Studio, wait_until
@@ -136,7 +136,7 @@ def test_a_broker_goes_on_with_what_it_held(tmp_path: Path) -> None:
         supervisor = Supervisor(settings, environment(), "127.0.0.1", free_port(0))
         supervisor.children.clear()
         with supervisor, redis.Redis.from_url(supervisor.environ["REDIS_URL"]) as connection:
-            assert broker_note(settings).read_text() == supervisor.environ["REDIS_URL"]
+            assert broker_address_file(settings).read_text() == supervisor.environ["REDIS_URL"]
             assert connection.get("word") == expected
             connection.set("word", "kept")
 
@@ -155,7 +155,7 @@ def test_a_child_that_does_not_want_to_end_is_killed(monkeypatch: pytest.MonkeyP
     child.start()
     wait_until(lambda: b"SIGTERM" in ignored(child.process.pid))
     child.stop()
-    assert child.ended() == -signal.SIGKILL
+    assert child.exit_status() == -signal.SIGKILL
 
 
 def ignored(pid: int) -> bytes:
@@ -168,7 +168,7 @@ def looked_after(child: Child, until: Callable[[], object]) -> None:
     """Start a child and look after it until something is so."""
     child.start()
     try:
-        wait_until(lambda: child.look_after() or until())
+        wait_until(lambda: child.restart_if_ended() or until())
     finally:
         child.stop()
 
@@ -188,22 +188,24 @@ def test_a_child_that_cannot_be_started_is_given_up_after_longer_and_longer_paus
     monkeypatch.setattr("skylight.backend.process.supervisor.RESTART_SECONDS", 1.0)
     child = ending("")
     child.started = time.monotonic()
-    assert [child._pause(3) for _ in range(MOST_STARTS - 1)] == [1.0 * seconds for seconds in (0, 1, 3, 7, 15)]
+    assert [child._next_pause(3) for _ in range(MAX_FAILED_STARTS - 1)] == [
+        1.0 * seconds for seconds in (0, 1, 3, 7, 15)
+    ]
 
 
 def test_a_child_that_was_started_is_started_again_at_once_however_often_it_ends(monkeypatch):
     monkeypatch.setattr("skylight.backend.process.supervisor.RESTART_SECONDS", 0.01)
     child, pids = ending("", settled=0.0), set()
-    looked_after(child, lambda: pids.add(child.process.pid) or len(pids) > 2 * MOST_STARTS)
-    assert child.failed <= 1
+    looked_after(child, lambda: pids.add(child.process.pid) or len(pids) > 2 * MAX_FAILED_STARTS)
+    assert child.failed_starts <= 1
 
 
 def test_a_child_that_others_kill_is_never_given_up(monkeypatch):
     monkeypatch.setattr("skylight.backend.process.supervisor.RESTART_SECONDS", 0.01)
     child, pids = ending("import os, signal; os.kill(os.getpid(), signal.SIGKILL)"), set()
-    looked_after(child, lambda: pids.add(child.process.pid) or len(pids) > 2 * MOST_STARTS)
+    looked_after(child, lambda: pids.add(child.process.pid) or len(pids) > 2 * MAX_FAILED_STARTS)
     monkeypatch.setattr("skylight.backend.process.supervisor.RESTART_SECONDS", 1.0)
-    assert child._pause(-signal.SIGKILL) == 3.0
+    assert child._next_pause(-signal.SIGKILL) == 3.0
 
 
 def test_a_broker_that_is_killed_is_started_again_with_what_it_held(tmp_path: Path) -> None:
@@ -242,7 +244,7 @@ def test_the_broker_starts_wherever_temporary_files_go(
     supervisor = Supervisor(settings, environment(), "127.0.0.1", free_port(0))
     supervisor.children = []
     with supervisor:
-        address = broker_note(settings).read_text()
+        address = broker_address_file(settings).read_text()
         with redis.Redis.from_url(Settings.from_env({"REDIS_URL": address}).redis_url) as connection:
             assert connection.ping()
     assert list((tmp_path / name).iterdir()) == []

@@ -14,7 +14,7 @@ import pytest
 import requests
 
 from skylight.backend.errors import Unavailable
-from skylight.backend.process.admission import WAITING, Admission
+from skylight.backend.process.admission import MAX_WAITING, Admission
 from skylight.backend.process.ports import free_port
 from skylight.backend.service import Service
 from skylight.backend.web.app import create_app
@@ -114,7 +114,7 @@ def test_a_webhook_and_health_wait_for_no_click_on_the_real_web_server(gunicorn,
     project, image = studio.add_project(), IMAGE
     annotation = studio.annotate(studio.add_task(project, image), [])
     event = studio.webhook("ANNOTATION_CREATED", project, annotation)
-    count = WORKING + WAITING
+    count = WORKING + MAX_WAITING
     with ThreadPoolExecutor(count + 4) as pool:
         try:
             clicks: list[Future[requests.Response]] = []
@@ -179,7 +179,7 @@ def test_those_who_wait_for_another_ones_download_have_no_turn_either(single, mo
             single.embedder.cache._pending[single.embedder.cache_key(digest)] = future
             single.embedder._remember("http://pictures.example/two.png", digest)
             answers.append(in_thread(pool, single, "http://pictures.example/two.png"))
-            wait_until(lambda: single.admission._inside == 2)
+            wait_until(lambda: single.admission._admitted == 2)
             single.admission.enter()  # has a turn although both are inside
             single.admission.leave()
             assert not any(each.done() for each in answers)
@@ -188,7 +188,7 @@ def test_those_who_wait_for_another_ones_download_have_no_turn_either(single, mo
             del single.embedder.cache._pending[single.embedder.cache_key(digest)]
             future.set_result(single.embedder.embedding("http://pictures.example/one.png")[1])
         assert [each.result(60) for each in answers] == [200, 200]
-    assert single.admission._inside == 0
+    assert single.admission._admitted == 0
 
 
 def test_places_and_turns_are_given_back_whatever_becomes_of_a_request(single):
@@ -197,7 +197,7 @@ def test_places_and_turns_are_given_back_whatever_becomes_of_a_request(single):
         assert client.post("/predict", data=body).status_code == 400
     assert client.get("/predict").status_code == 405
     assert client.get("/projects/9.9/versions/1/tasks/1.webp").status_code == 404
-    assert single.admission._inside == 0
+    assert single.admission._admitted == 0
     single.admission.enter()
     single.admission.leave()
 
@@ -220,7 +220,7 @@ def test_beyond_the_places_a_request_is_refused_at_once_and_nobody_else_is(monke
     in_another(lambda: pytest.raises(Unavailable, admission.enter).match("no turn within"))
     with admission.outside():
         in_another(lambda: (admission.enter(), admission.leave()))
-    admission._inside += 1
+    admission._admitted += 1
     in_another(lambda: pytest.raises(Unavailable, admission.enter).match("wait already"))
     done.set()
     holder.join()
