@@ -8,9 +8,9 @@ import time
 import pytest
 import redis
 
+from skylight.backend.queue import connection as connection_module
 from skylight.backend.queue import locks
-from skylight.backend.queue import queue as module
-from skylight.backend.queue.connection import TCP, connect
+from skylight.backend.queue.connection import connect
 from skylight.backend.queue.keys import key
 from skylight.backend.queue.queue import Progress, Queue
 from skylight.backend.queue.recovery import recover
@@ -218,7 +218,7 @@ def test_a_redis_that_does_not_answer_is_given_up_within_the_second_that_label_s
     with socket.create_server(("127.0.0.1", 0)) as silent:
         began = time.monotonic()
         with pytest.raises(redis.RedisError):
-            Queue(connect(f"redis://127.0.0.1:{silent.getsockname()[1]}/0")).accept(P, event(1))
+            Queue(connect(f"redis://127.0.0.1:{silent.getsockname()[1]}/0")).add_event(P, event(1))
         assert time.monotonic() - began < 0.9
 
 
@@ -235,17 +235,19 @@ def test_a_connection_whose_other_end_has_vanished_is_given_up(broker_port):
     with connect(f"redis://127.0.0.1:{broker_port}/0") as connection:
         connection.ping()
         held = connection.connection_pool.get_connection()
-        found = {name: held._sock.getsockopt(socket.IPPROTO_TCP, getattr(socket, name)) for name in TCP}
-        assert held._sock.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE) == 1 and found == TCP
+        found = {
+            name: held._sock.getsockopt(socket.IPPROTO_TCP, getattr(socket, name)) for name in connection_module.TCP
+        }
+        assert held._sock.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE) == 1 and found == connection_module.TCP
         connection.connection_pool.release(held)
 
 
-def test_a_wish_for_training_stays_until_it_is_granted(queue):
+def test_a_request_for_training_stays_until_it_is_done(queue):
     assert queue.newest_training_request(P) == 0
     queue.mark_training_done(P, 0)
     queue.request_training(P)
     first = queue.newest_training_request(P)
-    queue.request_training(P)  # while the first is being granted
+    queue.request_training(P)  # while the first is being done
     queue.mark_training_done(P, first)
     assert queue.newest_training_request(P) > first > 0
     queue.mark_training_done(P, queue.newest_training_request(P))
