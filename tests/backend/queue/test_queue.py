@@ -8,10 +8,9 @@ import time
 import pytest
 import redis
 
-from skylight.backend.queue import connection as connection_module
 from skylight.backend.queue import locks
-from skylight.backend.queue.connection import connect
-from skylight.backend.queue.keys import key
+from skylight.backend.queue.connection import TCP, connect
+from skylight.backend.queue.keys import KINDS, key
 from skylight.backend.queue.queue import Progress, Queue
 from skylight.backend.queue.recovery import recover
 from tests.support.label_studio_double import wait_until
@@ -150,9 +149,9 @@ def test_a_request_for_a_comparison_made_while_one_is_taken_is_never_lost(queue,
 
 def test_after_a_crash_every_project_gets_a_job_again(queue):
     queue.add_event(P, event(1))
-    for kind in module.KINDS[1:]:
+    for kind in KINDS[1:]:
         queue.request(P, kind)
-    for kind in module.KINDS:  # a worker took them and was killed before it began
+    for kind in KINDS:  # a worker took them and was killed before it began
         queue.queues[kind].pop_job_id()
     queue.add_event(P, event(2))
     assert jobs(queue, "ingest") == 0
@@ -235,10 +234,8 @@ def test_a_connection_whose_other_end_has_vanished_is_given_up(broker_port):
     with connect(f"redis://127.0.0.1:{broker_port}/0") as connection:
         connection.ping()
         held = connection.connection_pool.get_connection()
-        found = {
-            name: held._sock.getsockopt(socket.IPPROTO_TCP, getattr(socket, name)) for name in connection_module.TCP
-        }
-        assert held._sock.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE) == 1 and found == connection_module.TCP
+        found = {name: held._sock.getsockopt(socket.IPPROTO_TCP, getattr(socket, name)) for name in TCP}
+        assert held._sock.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE) == 1 and found == TCP
         connection.connection_pool.release(held)
 
 
