@@ -164,7 +164,7 @@ def test_samples_on_disk_teach_what_those_in_memory_do(planted, studio, project,
     train_version(planted, project)
     monkeypatch.setattr(training, "IN_MEMORY", 0)
     monkeypatch.setattr(training, "FORGET_EVERY", 1)
-    monkeypatch.setattr(training, "premature", lambda *_: "")
+    monkeypatch.setattr(training, "reason_to_wait", lambda *_: "")
     put, real = [], Shelf.put
     monkeypatch.setattr(Shelf, "put", lambda *given: put.append(real(*given)) or put[-1])
     train_version(planted, project)

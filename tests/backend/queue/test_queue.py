@@ -9,9 +9,8 @@ import pytest
 import redis
 
 from skylight.backend.queue import locks
-from skylight.backend.queue import queue as module
 from skylight.backend.queue.connection import TCP, connect
-from skylight.backend.queue.keys import key
+from skylight.backend.queue.keys import KINDS, key
 from skylight.backend.queue.queue import Progress, Queue
 from skylight.backend.queue.recovery import recover
 from tests.support.label_studio_double import wait_until
@@ -150,9 +149,9 @@ def test_a_request_for_a_comparison_made_while_one_is_taken_is_never_lost(queue,
 
 def test_after_a_crash_every_project_gets_a_job_again(queue):
     queue.add_event(P, event(1))
-    for kind in module.KINDS[1:]:
+    for kind in KINDS[1:]:
         queue.request(P, kind)
-    for kind in module.KINDS:  # a worker took them and was killed before it began
+    for kind in KINDS:  # a worker took them and was killed before it began
         queue.queues[kind].pop_job_id()
     queue.add_event(P, event(2))
     assert jobs(queue, "ingest") == 0
@@ -218,7 +217,7 @@ def test_a_redis_that_does_not_answer_is_given_up_within_the_second_that_label_s
     with socket.create_server(("127.0.0.1", 0)) as silent:
         began = time.monotonic()
         with pytest.raises(redis.RedisError):
-            Queue(connect(f"redis://127.0.0.1:{silent.getsockname()[1]}/0")).accept(P, event(1))
+            Queue(connect(f"redis://127.0.0.1:{silent.getsockname()[1]}/0")).add_event(P, event(1))
         assert time.monotonic() - began < 0.9
 
 
@@ -240,12 +239,12 @@ def test_a_connection_whose_other_end_has_vanished_is_given_up(broker_port):
         connection.connection_pool.release(held)
 
 
-def test_a_wish_for_training_stays_until_it_is_granted(queue):
+def test_a_request_for_training_stays_until_it_is_done(queue):
     assert queue.newest_training_request(P) == 0
     queue.mark_training_done(P, 0)
     queue.request_training(P)
     first = queue.newest_training_request(P)
-    queue.request_training(P)  # while the first is being granted
+    queue.request_training(P)  # while the first is being done
     queue.mark_training_done(P, first)
     assert queue.newest_training_request(P) > first > 0
     queue.mark_training_done(P, queue.newest_training_request(P))

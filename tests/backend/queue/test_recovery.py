@@ -5,9 +5,8 @@ import redis
 
 from skylight.backend.errors import Stopping
 from skylight.backend.queue import locks
-from skylight.backend.queue import queue as module
 from skylight.backend.queue.connection import connect
-from skylight.backend.queue.keys import key
+from skylight.backend.queue.keys import KINDS, PROJECTS, key
 from skylight.backend.queue.queue import Queue
 from skylight.backend.queue.recovery import Sweep, recover, requeue_running, running
 from tests.support.label_studio_double import wait_until
@@ -45,7 +44,7 @@ def test_a_running_job_leaves_nothing_behind(queue):
     assert Sweep(queue).run() == 0
 
 
-@pytest.mark.parametrize("kind", module.KINDS)
+@pytest.mark.parametrize("kind", KINDS)
 def test_a_job_whose_worker_died_in_it_is_queued_once_more_whoever_looks(queue, kind):
     queue.request(P, kind)
     queue.queues[kind].pop_job_id()
@@ -83,7 +82,7 @@ def test_a_job_that_waits_is_left_alone(queue):
 
 def test_events_that_nobody_was_told_of_get_a_job(queue):
     queue.redis.rpush(key(P, "inbox"), "{}")
-    queue.redis.sadd(module.PROJECTS, P)
+    queue.redis.sadd(PROJECTS, P)
     assert Sweep(queue).run() == 1
     assert jobs(queue, "ingest") == 1
 

@@ -245,7 +245,12 @@ def test_many_events_are_ingested_in_slices(planted, studio, short_slices, work)
     for seed in range(4):
         image, truth = square(seed)
         annotation = studio.annotate(studio.add_task(project, png(image)), [brush(LABELING, truth)])
-        accept(planted, project, list(webhook_events(studio.webhook("ANNOTATION_CREATED", project, annotation))))
+        accept(
+            planted.queue,
+            planted.spool,
+            project,
+            list(webhook_events(studio.webhook("ANNOTATION_CREATED", project, annotation))),
+        )
     assert drain(planted, project) == 2
     assert planted.queue.inbox_length(project) == 3  # the second, to be found done
     planted.settings = replace(planted.settings, min_annotations=4)
