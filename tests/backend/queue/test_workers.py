@@ -10,6 +10,7 @@ from rq.worker_registration import WORKERS_BY_QUEUE_KEY
 
 from skylight.backend.admin import machine_checks
 from skylight.backend.admin.project_state import RecordCache
+from skylight.backend.queue.allowlist import HANDLERS
 from skylight.backend.queue.workers import ALIVE_SECONDS, running
 from skylight.backend.service import Service
 from skylight.backend.web.metrics import install
@@ -114,7 +115,7 @@ def test_a_worker_says_that_it_lives_also_while_it_does_a_job(service, work, mon
         seen.extend(running(service.queue))
 
     monkeypatch.setattr("skylight.backend.queue.locks.LOCK_SECONDS", 0.3)
-    monkeypatch.setattr("skylight.backend.worker.jobs.embed", job)
+    monkeypatch.setitem(HANDLERS, "embed", job)
     service.queue.request("1.1", "embed")
     work()
     assert [(each.process, each.state) for each in seen] == [(os.getpid(), "busy")]
