@@ -259,7 +259,10 @@ def damaged_files(home: Path) -> list[str]:
         None,
     ],
 )
-def test_a_spooled_file_that_cannot_be_read_is_set_aside_and_holds_up_nothing(service, client, content, caplog):
+def test_a_spooled_file_that_cannot_be_read_is_set_aside_and_holds_up_nothing(
+    service, client, content, caplog, monkeypatch
+):
+    monkeypatch.setattr("skylight.backend.queue.inbox.REPLAY_SECONDS", 60.0)
     service.store.save_config(P, CONFIG)
     spool = service.settings.home / "spool"
     spool.mkdir(parents=True)
