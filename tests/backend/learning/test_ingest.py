@@ -288,18 +288,24 @@ def test_a_start_of_training_is_a_wish_for_it(planted, studio, project):
     assert planted.queue.newest_training_request(project)
 
 
-def test_annotations_that_are_too_much_are_named_in_the_log_and_hold_up_no_other(planted, studio, project, caplog):
+def test_annotations_that_are_too_much_are_named_in_the_log_and_hold_up_no_other(
+    planted, studio, project, caplog, monkeypatch
+):
+    """With lower limits than those of tests/backend/test_limits.py, as it is about what comes of them."""
+    monkeypatch.setattr("skylight.model.masks.brush_rle.MAX_BYTES", 2**14)
+    monkeypatch.setattr("skylight.model.masks.rasterize.MAX_VERTICES", 1000)
+    monkeypatch.setattr("skylight.backend.labelstudio.label_map.MAX_REGIONS", 100)
     image, mask = square(0)
     good = brush(LABELING, mask)
     bad = [
-        [good | {"value": good["value"] | {"rle": [0] * (2**22 + 1)}}],
+        [good | {"value": good["value"] | {"rle": [0] * (2**14 + 1)}}],
         [good | {"value": good["value"] | {"rle": [255] * 9000}}],
         [good | {"type": "bitmasklabels", "value": good["value"] | {"imageDataURL": "data:image/png;base64,AAAA"}}],
         [good | {"type": "polygonlabels", "value": {"points": [["1", "2"]] * 3, "polygonlabels": ["Pit"]}}],
-        [good | {"type": "polygonlabels", "value": {"points": [[0, 1]] * 200_000, "polygonlabels": ["Pit"]}}],
+        [good | {"type": "polygonlabels", "value": {"points": [[0, 1]] * 2000, "polygonlabels": ["Pit"]}}],
         [good | {"type": {}, "value": []}],
         [good | {"original_width": 10**400}],
-        [good] * 10_001,
+        [good] * 101,
     ]
     annotations = [studio.annotate(studio.add_task(project, png(image)), result) for result in [*bad, [good]]]
     for annotation in annotations:

@@ -124,7 +124,7 @@ def test_ctrl_c_ends_all_processes_and_the_same_command_goes_on(home, tmp_path):
         os.killpg(process.pid, signal.SIGINT)
         said = process.stdout.read().decode()
     assert process.returncode == 130 and said.endswith("Stopped; the same command goes on from here.\n")
-    wait_until(lambda: not alive(process.pid), 5)
+    wait_until(lambda: not alive(process.pid), 30)
     there = len(list(out.glob("parts/*.json")))
     assert 2 <= there < 5
     done = CliRunner().invoke(cli, [*command[3:], "--jobs", "1"], catch_exceptions=False)
@@ -147,7 +147,7 @@ def test_processes_end_when_the_one_that_started_them_is_killed(home, tmp_path):
     with subprocess.Popen([*command, "--jobs", "2"], stdout=subprocess.DEVNULL, start_new_session=True) as process:
         wait_until(lambda: list(out.glob("thumbnails/*.jpg")), 120)
         process.kill()
-    wait_until(lambda: not alive(process.pid), 15)
+    wait_until(lambda: not alive(process.pid), 30)
 
 
 def alive(group: int) -> bool:

@@ -122,7 +122,7 @@ def test_a_worker_that_loses_redis_in_the_middle_of_a_job_works_again_once_it_is
     between, queue = Between(broker_port), Queue(connect(f"redis://127.0.0.1:{broker_port}/0"))
     queue.request_reconciliation(project)
     queue.request(project, "ingest")
-    with start_worker(replace(settings, redis_url=f"redis://127.0.0.1:{between.port}/0"), steps=300) as process:
+    with start_worker(replace(settings, redis_url=f"redis://127.0.0.1:{between.port}/0"), steps=100) as process:
         try:
             wait_until(lambda: queue.redis.hlen(key(project, "train-hand")), 180)
             between.cut_off()

