@@ -9,7 +9,7 @@ import pytest
 
 from skylight.backend.inference.preannotation import preannotation
 from skylight.backend.labelstudio.label_config import parse_config
-from skylight.backend.labelstudio.region_reader import label_map
+from skylight.backend.labelstudio.label_map import label_map
 from skylight.backend.learning.reconcile import reconcile
 from skylight.backend.learning.training import train_version
 from skylight.backend.store import migrations
