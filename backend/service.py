@@ -126,7 +126,7 @@ class Service:
 
     def check_weights(self) -> Path | None:
         """The SAM's checkpoint file, None for the bundled one. Raises CheckpointError if it is not there."""
-        return checkpoints.needed(self.settings.sam, self.settings.home / "checkpoints")
+        return checkpoints.required_file(self.settings.sam, self.settings.home / "checkpoints")
 
     def verify(self, encoder_id: str) -> None:
         """Raise CheckpointError unless the SAM's weights are the published ones."""

@@ -22,7 +22,7 @@ def folder(settings: Settings) -> Path:
 def in_use(settings: Settings) -> str:
     """The encoder id of the configured SAM, "" if its checkpoint is not there."""
     try:
-        file = checkpoints.needed(settings.sam, settings.home / "checkpoints")
+        file = checkpoints.required_file(settings.sam, settings.home / "checkpoints")
         return loading.identify_on(settings.sam, file, settings.device, settings.precision)
     except (CheckpointError, OSError):
         return ""
@@ -31,7 +31,7 @@ def in_use(settings: Settings) -> str:
 def report(settings: Settings) -> Iterator[str]:
     """Lines of text: each encoder's images, MB and times of use; the sum, the large images, and the free space."""
     embeddings, current = folder(settings), in_use(settings)
-    rows = lru_folder.usage(embeddings)
+    rows = lru_folder.usage_by_encoder(embeddings)
     if rows:
         width = max(len(row.encoder_id) for row in rows)
         yield f"{'encoder':{width}}  {'images':>8}  {'MB':>9}  {'oldest use':16}  {'newest use':16}"
@@ -51,7 +51,7 @@ def report(settings: Settings) -> Iterator[str]:
 
 def trim(settings: Settings, megabytes: int) -> str:
     """Delete the least recently used embeddings until `megabytes` are left; returns what was done, in words."""
-    evicted, size, left = lru_folder.trim(folder(settings), megabytes * MEGABYTE, spared=0)
+    evicted, size, left = lru_folder.evict(folder(settings), megabytes * MEGABYTE, protected=0)
     return f"deleted {evicted} embeddings, {size / MEGABYTE:.1f} MB; {left / MEGABYTE:.1f} MB are left"
 
 
@@ -60,7 +60,7 @@ def clear(settings: Settings, encoder_id: str) -> str:
 
     Raises BadRequest if there are none, or if it is the one in use: processes write to its folder.
     """
-    rows = {row.encoder_id: row for row in lru_folder.usage(folder(settings))}
+    rows = {row.encoder_id: row for row in lru_folder.usage_by_encoder(folder(settings))}
     if encoder_id not in rows:
         raise BadRequest(f"there are no embeddings of {encoder_id!r}, only of: {', '.join(rows) or 'no encoder'}")
     if encoder_id == in_use(settings):

@@ -22,7 +22,7 @@ from skylight.backend.store.disk_space import DISK_FAIL, GIGABYTE, _existing, fr
 from skylight.model.sam import checkpoints
 from skylight.model.sam.checkpoints import CheckpointError
 from skylight.model.sam.loading import TINY_WEIGHTS
-from skylight.model.storage.lru_folder import stored
+from skylight.model.storage.lru_folder import list_files
 
 OLDEST_REDIS = 6  # RQ 3 requires it
 DISK_WARN = 5 * GIGABYTE  # an embedding has 0.8 to 1.8 MB: 2700 to 6000 images
@@ -192,7 +192,7 @@ def _check_disk(settings: Settings) -> Finding:
         return full[0]
     home = settings.home
     free = free_bytes(home)
-    size = sum(embedding.size for embedding in stored(home / "embeddings"))
+    size = sum(embedding.size for embedding in list_files(home / "embeddings"))
     limit = f"at most {settings.disk_mb * MEGABYTE / GIGABYTE:.1f} GB" if settings.disk_mb else "without limit"
     detail = f"{free / GIGABYTE:.1f} GB free for {home}; embeddings take {size / GIGABYTE:.1f} GB, {limit}"
     if free < DISK_WARN:

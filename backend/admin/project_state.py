@@ -17,7 +17,7 @@ from skylight.backend.queue.progress import JobState, job_states
 from skylight.backend.queue.quarantine import FailedAnnotation
 from skylight.backend.service import Service
 from skylight.backend.store.samples import SampleRecord
-from skylight.model.images.normalization import Normalisation
+from skylight.model.images.normalization import Normalization
 
 SETTLED_SECONDS = 2.0  # a folder changed less long ago may change again without a newer time stamp
 CARD_FIELDS = ("version", "created_at", "training_images", "validation", "seconds", "verdict")  # that /status lists
@@ -49,7 +49,7 @@ class ProjectState:
 
     project: str
     model_version: str  # that is served, as Label Studio names it
-    normalization: Normalisation
+    normalization: Normalization
     samples: Sequence[SampleRecord]
     versions: Sequence[VersionState]  # by rising number
     queue: QueueState | None

@@ -7,7 +7,7 @@ from typing import Any
 
 from skylight.backend.admin.project_state import ProjectState, project_state
 from skylight.backend.service import Service
-from skylight.model.images.normalization import OWN, Normalisation
+from skylight.model.images.normalization import PER_IMAGE, Normalization
 
 ANNOTATION_FIELDS = ("annotation", "task", "reason", "tries", "at", "again", "quarantined")  # of a FailedAnnotation
 JOB_FIELDS = ("running", "queued", "failed", "done", "total", "rate")  # of a JobState
@@ -25,7 +25,7 @@ def as_json(state: ProjectState) -> dict[str, Any]:
         return {"model_version": state.model_version, "annotations": len(state.samples), "away": state.away}
     return {
         "model_version": state.model_version,
-        "normalisation": state.normalization.stored,
+        "normalisation": state.normalization.to_json(),
         "annotations": len(state.samples),
         "tasks": state.tasks,
         "inbox": queue.inbox,
@@ -51,7 +51,7 @@ def lines(states: Mapping[str, Mapping[str, Any]]) -> Iterator[str]:
 
 
 def _queue_lines(project: str, state: Mapping[str, Any]) -> Iterator[str]:
-    if (normalization := Normalisation.of(state["normalisation"])) != OWN:
+    if (normalization := Normalization.from_json(state["normalisation"])) != PER_IMAGE:
         yield f"  rasters: {normalization}"
     if state.get("gone"):
         yield f"  GONE  Label Studio does not have it any more: {state['gone']}"

@@ -40,12 +40,12 @@ def segment(image: Path, points: tuple[Any, ...], box: Any, sam: str, out: Path)
     import numpy as np
     from PIL import Image
 
-    from skylight.model.images.raster import in_memory
+    from skylight.model.images.opening import load_raster
     from skylight.model.sam.types import Prompt
 
     settings = load_settings()
     segmenter = _load_segmenter(sam, settings)
-    raster = in_memory(image.read_bytes(), settings.max_pixels)
+    raster = load_raster(image.read_bytes(), settings.max_pixels)
     height, width = raster.size
     pixels = raster.read((0, 0, height, width))
     for x, y, _ in points:

@@ -13,10 +13,11 @@ from skylight.backend.errors import MediaError
 from skylight.backend.images.large_images import LargeImageStore
 from skylight.model.embeddings.cache import EmbeddingCache
 from skylight.model.images.decoding import content_hash
-from skylight.model.images.normalization import OWN, Normalisation
-from skylight.model.images.raster import Raster, Window, in_memory
+from skylight.model.images.normalization import PER_IMAGE, Normalization
+from skylight.model.images.opening import load_raster
+from skylight.model.images.raster import Raster, Window
 from skylight.model.mapping import tiled_inference
-from skylight.model.sam.segmenter import Segmenter, is_of
+from skylight.model.sam.segmenter import Segmenter, is_embedding_of
 from skylight.model.sam.types import Embedding, pack_known
 
 MAX_REMEMBERED_URLS = 20_000
@@ -47,7 +48,7 @@ class _View:
         else:
             pixels, known = tiled_inference.pixels(self.segmenter, self.raster, self.window), None
         same = embedding.size == self.window[2:] and (known is None) == (embedding.known is None)
-        return same and is_of(embedding, pixels)
+        return same and is_embedding_of(embedding, pixels)
 
 
 class ImageEmbedder:
@@ -72,11 +73,11 @@ class ImageEmbedder:
         self.fetch = fetch
         self.max_pixels = max_pixels
         self.large = large
-        self.normalization = OWN
+        self.normalization = PER_IMAGE
         self._lock = threading.Lock()
         self._digests: TTLCache[str, str] = TTLCache(MAX_REMEMBERED_URLS, REMEMBERED_SECONDS, clock)
 
-    def with_normalization(self, normalization: Normalisation) -> "ImageEmbedder":
+    def with_normalization(self, normalization: Normalization) -> "ImageEmbedder":
         """An embedder of images read by another normalization; caches are shared with this one."""
         if normalization == self.normalization:
             return self
@@ -86,7 +87,7 @@ class ImageEmbedder:
 
     def cache_key(self, digest: str) -> str:
         """The cache key of an image's embedding, by the image's sha256."""
-        return digest + self.normalization.mark
+        return digest + self.normalization.key_suffix
 
     def embedding(self, url: str) -> tuple[str, Embedding]:
         """The sha256 and the embedding of the image behind a URL. Raises MediaError or ImageError."""
@@ -164,7 +165,7 @@ class ImageEmbedder:
         view = functools.cache(view)
 
         def compute() -> Embedding:
-            if view().raster.plain and self.normalization != OWN:
+            if view().raster.fixed_levels and self.normalization != PER_IMAGE:
                 return self.cache.get(digest + part, view().encode, check)
             return view().encode()
 
@@ -181,7 +182,7 @@ class ImageEmbedder:
         raster = self.large.add(digest, data, self.max_pixels, self.normalization) if self.large else None
         if raster is not None:
             return self._whole_view(raster)
-        small = in_memory(data, self.max_pixels, self.normalization)
+        small = load_raster(data, self.max_pixels, self.normalization)
         return _View(self.segmenter, small, (0, 0, *small.size), small=True)
 
     def _whole_view(self, raster: Raster) -> _View:

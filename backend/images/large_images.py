@@ -12,8 +12,10 @@ from pathlib import Path
 from cachetools import LRUCache
 
 from skylight.model.images.decoding import ImageError
-from skylight.model.images.normalization import OWN, Normalisation
-from skylight.model.images.raster import Raster, Stored, Windowed, by_windows, header, unpack
+from skylight.model.images.geotiff import RasterioRaster
+from skylight.model.images.normalization import PER_IMAGE, Normalization
+from skylight.model.images.opening import header_size, reads_by_windows, unpack_pixels
+from skylight.model.images.raster import NumpyRaster, Raster
 from skylight.model.storage import atomic_write
 
 KEPT_BYTES = 10 * 2**30  # of files; beyond, those opened least recently are deleted, and fetched again when needed
@@ -32,9 +34,9 @@ class LargeImageStore:
         self.side = side
         self._lock = threading.Lock()
         # A raster is closed when nobody reads it any more.
-        self._open: LRUCache[tuple[str, Normalisation], Raster] = LRUCache(MAX_OPEN)
+        self._open: LRUCache[tuple[str, Normalization], Raster] = LRUCache(MAX_OPEN)
 
-    def open(self, digest: str, normalization: Normalisation = OWN) -> Raster | None:
+    def open(self, digest: str, normalization: Normalization = PER_IMAGE) -> Raster | None:
         """The image with this sha256, None if it is not kept (any more).
 
         Raises ImageError if it cannot be read by the normalization.
@@ -46,16 +48,16 @@ class LargeImageStore:
             if path is None:
                 return None
             path.touch()
-            raster = Windowed(path, normalization) if path.suffix == ".tif" else Stored(path, normalization)
+            raster = RasterioRaster(path, normalization) if path.suffix == ".tif" else NumpyRaster(path, normalization)
             self._open[digest, normalization] = raster
             return raster
 
-    def add(self, digest: str, data: bytes, max_pixels: int, normalization: Normalisation = OWN) -> Raster | None:
+    def add(self, digest: str, data: bytes, max_pixels: int, normalization: Normalization = PER_IMAGE) -> Raster | None:
         """Store an image's file if it is large, and open it; None if it is not.
 
         Raises ImageError if it has more than `max_pixels` pixels, or is damaged.
         """
-        height, width = header(data)
+        height, width = header_size(data)
         if max(height, width) <= self.side:
             return None
         if height * width > max_pixels:
@@ -64,11 +66,11 @@ class LargeImageStore:
                 "raise that, or scale the picture down"
             )
         if not any(path.exists() for path in self._paths(digest)):
-            path = self.folder / f"{digest}.{KINDS[not by_windows(data)]}"
-            if by_windows(data):
+            path = self.folder / f"{digest}.{KINDS[not reads_by_windows(data)]}"
+            if reads_by_windows(data):
                 atomic_write.write(path, data, durable=False)
             else:
-                unpack(data, path, max_pixels)
+                unpack_pixels(data, path, max_pixels)
             self._make_room(path)
         return self.open(digest, normalization)
 

@@ -15,7 +15,7 @@ from skylight.backend.importing.json_items import JsonError
 from skylight.backend.importing.labelstudio_json import read_export
 from skylight.backend.importing.targets import LabeledImage, NewAnnotation, Size, TargetProject, size_mismatch
 from skylight.backend.labelstudio.label_config import BOX
-from skylight.model.images.file_names import files_below
+from skylight.model.images.file_names import list_files
 from skylight.model.masks.region import MaskRegion
 
 # The only category of Label Studio's COCO exports where key points have the labels of the masks.
@@ -75,7 +75,7 @@ def _read_masks(source: Path, project: TargetProject, mask_labels: MaskLabels, m
     root = source if source.is_dir() else source.parent
     files = [source]
     if source.is_dir():
-        files = [path for path in files_below(root) if path.suffix.lower() == MASK_SUFFIX]
+        files = [path for path in list_files(root) if path.suffix.lower() == MASK_SUFFIX]
     if not files:
         raise BadRequest(f"{source} holds no PNG file")
     by_value = mask_labels.values

@@ -21,8 +21,8 @@ from skylight.backend.labelstudio.label_config import controls
 from skylight.backend.labelstudio.task_listing import TaskSummary
 from skylight.backend.service import Service
 from skylight.model.images.decoding import ImageError
-from skylight.model.images.file_names import files_below, is_picture
-from skylight.model.images.raster import size_of
+from skylight.model.images.file_names import is_image, list_files
+from skylight.model.images.opening import read_size
 from skylight.model.masks.errors import MaskError
 
 MAX_FILE_NAME = 75  # characters: Label Studio keeps 100 with the path that it puts before, and cuts the rest
@@ -118,8 +118,8 @@ def _match_all(
         addresses += [(address, task) for address in values if isinstance(address, str)]
     by_address = AddressIndex(addresses)
     task_paths = [(path_of(address, host=True), task) for address, task in addresses]
-    files = files_below(folder) if folder else []
-    file_paths = [(str(path), path) for path in files if folder and is_picture(path.relative_to(folder))]
+    files = list_files(folder) if folder else []
+    file_paths = [(str(path), path) for path in files if folder and is_image(path.relative_to(folder))]
     by_path = {
         any_suffix: (PathIndex(task_paths, any_suffix), PathIndex(file_paths, any_suffix))
         for any_suffix in {image.any_suffix for image in images}
@@ -235,7 +235,7 @@ class Importer:
             assert match.task
             url = image_url({"id": match.task.id, "data": match.task.data}, self.project.labeling)
             data = download.fetch(url, settings, self.client)
-        return size_of(data, settings.max_pixels)
+        return read_size(data, settings.max_pixels)
 
     def _write(self, match: Match, annotations: Sequence[NewAnnotation]) -> None:
         if match.task:

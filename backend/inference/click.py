@@ -18,7 +18,7 @@ from skylight.backend.labelstudio.region_reader import is_mask, read_mask
 from skylight.backend.labelstudio.region_validator import check_regions
 from skylight.backend.labelstudio.region_writer import Placement, draw_regions
 from skylight.backend.service import Service
-from skylight.model.images.normalization import OWN, Normalisation
+from skylight.model.images.normalization import PER_IMAGE, Normalization
 from skylight.model.images.raster import Raster, Window
 from skylight.model.mapping import tiled_inference
 from skylight.model.masks.clicked_parts import corrected
@@ -35,7 +35,7 @@ log = logging.getLogger(__name__)
 
 
 def click(
-    service: Service, labeling: Labeling, task: dict[str, Any], context: dict[str, Any], how: Normalisation = OWN
+    service: Service, labeling: Labeling, task: dict[str, Any], context: dict[str, Any], how: Normalization = PER_IMAGE
 ) -> tuple[list[dict[str, Any]], float]:
     """SAM's best mask for the prompt in a context, as regions, and SAM's own estimate of its IoU.
 

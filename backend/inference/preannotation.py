@@ -32,7 +32,7 @@ def preannotation(
         return preannotation_large(service, decoder, labeling, digest, embedding)
     prediction = predict_pixels(decoder, embedding)
     decided = prediction.probabilities
-    if (there := embedding.where_known()) is not None:
+    if (there := embedding.known_mask()) is not None:
         prediction.probabilities[:, ~there] = 0  # as in maps, what is not there is background, and not counted
         prediction.probabilities[0, ~there] = 1
         decided = prediction.probabilities[:, there] if there.any() else decided

@@ -17,7 +17,7 @@ from skylight.backend.service import Service
 from skylight.model.active_learning.clustering import cluster_centres, nearest_centres
 from skylight.model.active_learning.novelty import mean_feature
 from skylight.model.images.decoding import ImageError
-from skylight.model.images.normalization import OWN, Normalisation
+from skylight.model.images.normalization import PER_IMAGE, Normalization
 
 SAMPLE = 200  # tasks by which the clusters are found; some minutes of embedding in a new project, then seconds
 
@@ -28,7 +28,7 @@ def find_clusters(
     version: str,
     urls: Mapping[int, str],
     stop: Callable[[], bool],
-    how: Normalisation = OWN,
+    how: Normalization = PER_IMAGE,
 ) -> NDArray[np.float32] | None:
     """The centres (K, D) float32 of the open tasks' pooled embeddings, K = 0 if there are too few; None if stopped.
 
@@ -52,7 +52,7 @@ def find_clusters(
     return centres
 
 
-def cluster_of(service: Service, centres: NDArray[np.float32], url: str, how: Normalisation = OWN) -> int | None:
+def cluster_of(service: Service, centres: NDArray[np.float32], url: str, how: Normalization = PER_IMAGE) -> int | None:
     """The cluster that an image belongs to, None where there are none. Raises as `Pictures.embedding` does."""
     if not len(centres):
         return None

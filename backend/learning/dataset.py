@@ -152,7 +152,7 @@ def split_into_tiles(embedder: ImageEmbedder, record: SampleRecord, sample: Samp
 
 def _ignore_unknown(sample: Sample) -> Sample:
     """A sample whose pixels without data are "ignore"."""
-    known = sample.embedding.where_known()
+    known = sample.embedding.known_mask()
     if known is None or known.shape != sample.label_map.shape:
         return sample
     return replace(sample, label_map=np.where(known, sample.label_map, np.uint8(IGNORE)))

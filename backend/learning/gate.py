@@ -10,7 +10,7 @@ from skylight.model.decoder.held_out import HeldOut, validate
 from skylight.model.decoder.samples import Sample
 from skylight.model.decoder.training import Trained
 from skylight.model.evaluation.metrics import paired
-from skylight.model.images.normalization import Normalisation
+from skylight.model.images.normalization import Normalization
 
 
 def decide_promotion(
@@ -19,7 +19,7 @@ def decide_promotion(
     labeling: Labeling,
     trained: Trained,
     validation: list[Sample],
-    load_with: Callable[[Normalisation], list[Sample]] | None = None,
+    load_with: Callable[[Normalization], list[Sample]] | None = None,
     check: Callable[[], None] = lambda: None,
     drawn: Mapping[str, Mapping[str, str]] | None = None,
 ) -> tuple[str, bool]:

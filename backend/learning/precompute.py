@@ -25,7 +25,7 @@ from skylight.backend.store.disk_space import DISK_FAIL, GIGABYTE, free_bytes
 from skylight.backend.store.normalization import ENOUGH
 from skylight.backend.trace import record_error
 from skylight.model.images.decoding import ImageError
-from skylight.model.images.normalization import Normalisation
+from skylight.model.images.normalization import Normalization
 
 REFUSED = "embedding"  # what a failure by Label Studio is called
 NEXT = 5  # open tasks after the one just opened that are embedded first
@@ -156,7 +156,7 @@ def precompute(service: Service, number: int) -> Iterator[Tally]:
     found = client.project(number)
     project = project_key(found)
     images = images_of(client.tasks(number), service.labeling(str(found["label_config"])))
-    how: Normalisation | None = None
+    how: Normalization | None = None
     while how != service.normalisations.of(project):  # settled on the way, it asks for the first ones once more
         how = service.normalisations.of(project)
         ready = readiness_test(service, project)

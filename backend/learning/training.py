@@ -26,7 +26,7 @@ from skylight.model.decoder.sample_spill import Shelf
 from skylight.model.decoder.samples import Sample
 from skylight.model.decoder.training import Trained, train
 from skylight.model.decoder.validation_split import in_validation
-from skylight.model.images.normalization import OWN, Normalisation
+from skylight.model.images.normalization import PER_IMAGE, Normalization
 from skylight.model.runtime.cpu import trim_malloc
 
 IN_MEMORY = 100_000_000  # bytes of samples, some 50 of 512 px; all 500 of one training took it to 2.3 GB
@@ -123,7 +123,7 @@ class _Training:
     def _load_tasks(self, embedder: ImageEmbedder) -> list[TaskSample]:
         return load_tasks(self.service, embedder, self.project, self.labeling, self.tasks, self.shelf)
 
-    def _load_with(self, normalization: Normalisation) -> list[Sample]:
+    def _load_with(self, normalization: Normalization) -> list[Sample]:
         """All samples with another normalization."""
         embedder = self.service.embedder.with_normalization(normalization)
         return training_samples(embedder, self._load_tasks(embedder), self.shelf)
@@ -137,7 +137,7 @@ class _Training:
             "annotations": {str(record.annotation): record.updated_at for records, _ in loaded for record in records},
             "consensus": self.service.settings.consensus,
             "recipe": asdict(self.service.recipe),
-            "normalisation": None if config.normalisation == OWN else config.normalisation.stored,
+            "normalisation": None if config.normalisation == PER_IMAGE else config.normalisation.to_json(),
         }
 
     def _is_due(self, inputs: dict[str, Any], attempts: TrainingAttempts, asked: bool) -> bool:

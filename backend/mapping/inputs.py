@@ -11,7 +11,7 @@ from pathlib import Path, PurePath, PurePosixPath
 from skylight.backend.mapping import bucket_inputs
 from skylight.backend.mapping.bucket_inputs import RemoteObject
 from skylight.model.images.decoding import ImageError
-from skylight.model.images.file_names import files_below, is_picture
+from skylight.model.images.file_names import is_image, list_files
 
 MAX_NAME_BYTES = 180  # a file's name has 255 at most, and its ending is still to come
 
@@ -75,10 +75,10 @@ def list_images(sources: Sequence[Path | str]) -> list[Input]:
         if isinstance(source, str):
             root, objects = bucket_inputs.list_objects(source)
             below = {remote: PurePosixPath(remote.address.removeprefix(root)) for remote in objects}
-            paths |= {remote: path for remote, path in below.items() if is_picture(path)}
+            paths |= {remote: path for remote, path in below.items() if is_image(path)}
         elif source.is_dir():
-            below_folder = {path: path.relative_to(source) for path in files_below(source)}
-            paths |= {path: relative for path, relative in below_folder.items() if is_picture(relative)}
+            below_folder = {path: path.relative_to(source) for path in list_files(source)}
+            paths |= {path: relative for path, relative in below_folder.items() if is_image(relative)}
         else:
             paths[source] = PurePath(source.name)
     flat = {place: _shorten("_".join(path.with_suffix("").parts)) for place, path in paths.items()}

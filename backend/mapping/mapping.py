@@ -13,7 +13,7 @@ from skylight.backend.mapping.inputs import Input
 from skylight.backend.mapping.processes import Numbered, Outcome, Record, Result
 from skylight.backend.service import Service
 from skylight.model.images.decoding import ImageError
-from skylight.model.images.raster import has_rasterio
+from skylight.model.images.geotiff import has_rasterio
 from skylight.model.mapping import pipeline
 from skylight.model.mapping.pipeline import NEED_GEO, Options
 from skylight.model.mapping.tiled_inference import default_side

@@ -22,6 +22,7 @@ from obstore.store import S3Store
 from skylight.backend.store.deadline_calls import DeadlineCalls
 from skylight.model.storage import atomic_write, lru_folder
 from skylight.model.storage.file_store import FileStore, Listing
+from skylight.model.storage.lru_folder import SizeLimit
 
 IMMUTABLE = (".safetensors", ".png", "card.json")  # ends of names of files that never change
 RARELY_LISTED = ("embeddings/", "addresses/")  # folders of files that never change, listed to see which are embedded
@@ -74,7 +75,7 @@ class BucketStore(FileStore):
         self.url, self.folder, self.clock = url, folder.absolute(), clock
         self.folder.mkdir(parents=True, exist_ok=True)
         bucket, _, self.prefix = url.removeprefix("s3://").partition("/")
-        self.cap = lru_folder.Cap(self.folder, copy_bytes)
+        self.cap = SizeLimit(self.folder, copy_bytes)
         self._client = connect(bucket, self.prefix)
         self._prefers_copies = False
         self._lock = threading.Lock()
@@ -88,7 +89,7 @@ class BucketStore(FileStore):
         copy = self.path(name)
         etag, at = self._etags.get(name, ("", -FRESH_SECONDS))
         if copy.is_file() and (_is_immutable(name) or self._is_away or self.clock() - at < FRESH_SECONDS):
-            lru_folder.stamp(copy)
+            lru_folder.touch(copy)
             return copy.read_bytes()
         if self._is_away:
             raise OSError(f"{self.url} did not answer just now, and there is no copy of {name}")
@@ -257,7 +258,7 @@ class BucketStore(FileStore):
             return
         self._note(name, etag)
         if name.endswith(lru_folder.SUFFIX):
-            self.cap.wrote(self.path(name))
+            self.cap.added(self.path(name))
 
     def _note(self, name: str, etag: str) -> None:
         with self._lock:

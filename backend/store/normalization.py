@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from skylight.backend.store.samples import SampleStore
 from skylight.backend.store.versions import Versions
-from skylight.model.images.normalization import OWN, Normalisation, common_range
+from skylight.model.images.normalization import PER_IMAGE, Normalization, common_range
 from skylight.model.storage.checksums import seal, unseal
 
 ENOUGH = 20  # pictures that the common range is taken from, where there are so many
@@ -31,7 +31,7 @@ class Normalisations:
         self.store = store
         self.versions = versions
 
-    def of(self, project: str) -> Normalisation:
+    def of(self, project: str) -> Normalization:
         """How a project's pictures are seen now; if that was damaged, as its newest version saw them."""
         return self._read(project)[0]
 
@@ -39,39 +39,39 @@ class Normalisations:
         """Whether each picture is to keep its own range."""
         return self._read(project)[1]
 
-    def _read(self, project: str) -> tuple[Normalisation, bool]:
+    def _read(self, project: str) -> tuple[Normalization, bool]:
         name = self._name(project)
         try:
             # Looked for first: in a bucket that is a listing once a second, where reading a file that does not exist is
             # a request each time.
             if not self.store.files.exists(name):
-                return OWN, False
+                return PER_IMAGE, False
             content = unseal(self.store.files.read(name))
-            return Normalisation.of(content), bool(content["own"])
+            return Normalization.from_json(content), bool(content["own"])
         except FileNotFoundError:
-            return OWN, False
+            return PER_IMAGE, False
         except (LookupError, TypeError, ValueError) as error:
             self.store.damage.quarantine(project, name, error)
             return self._restored(project), False
         except OSError as error:
             log.error("%s cannot be read: %s", self.store.files.path(name), error)
-            return OWN, False
+            return PER_IMAGE, False
 
     def _name(self, project: str) -> str:
         return f"{self.store.folder(project)}/normalisation.json"
 
-    def _restored(self, project: str) -> Normalisation:
+    def _restored(self, project: str) -> Normalization:
         with suppress(LookupError, TypeError, ValueError, OSError):
-            made = Normalisation.of(self.versions.cards(project)[-1].get("normalisation"))
+            made = Normalization.from_json(self.versions.cards(project)[-1].get("normalisation"))
             self.set(project, made)
             return made
-        return OWN
+        return PER_IMAGE
 
-    def set(self, project: str, how: Normalisation, own: bool = False) -> None:
+    def set(self, project: str, how: Normalization, own: bool = False) -> None:
         """See a project's pictures so from now on; `own`: where it has no range, none is settled. Raises OSError."""
-        self.store.files.write(self._name(project), seal({**how.stored, "own": own}))
+        self.store.files.write(self._name(project), seal({**how.to_json(), "own": own}))
 
-    def settle(self, project: str, pictures: Sequence[NDArray[np.float64]]) -> Normalisation:
+    def settle(self, project: str, pictures: Sequence[NDArray[np.float64]]) -> Normalization:
         """Take the range from pictures that were seen by their own, if there is none yet; gives what holds then.
 
         `pictures`: the `quantiles` of each.

@@ -80,5 +80,5 @@ class Server(BaseApplication):  # type: ignore[misc]
 
 def run(settings: Settings, host: str, port: int) -> None:
     """Serve until SIGTERM. Raises CheckpointError or SamError if the SAM's weights are not there."""
-    checkpoints.needed(settings.sam, settings.home / "checkpoints")
+    checkpoints.required_file(settings.sam, settings.home / "checkpoints")
     Server(settings, host, port).run()

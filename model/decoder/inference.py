@@ -58,7 +58,7 @@ def as_tensors(embedding: Embedding) -> tuple[Tensor, Tensor, Tensor | None]:
     """A decoder's inputs, a batch of one: features and context (1, 256 + C, h, w) float32, the thumbnail
     (1, 3, 8h, 8w) in [-1, 1], and the detail (1, D, 2h, 2w) float32 if there is one.
     """
-    features = torch.from_numpy(embedding.learned_from)[None].float()
+    features = torch.from_numpy(embedding.decoder_features)[None].float()
     detail = None if embedding.detail is None else torch.from_numpy(embedding.detail)[None].float()
     return features, torch.from_numpy(embedding.thumbnail).permute(2, 0, 1)[None].float() / 127.5 - 1, detail
 

@@ -16,9 +16,9 @@ from safetensors.torch import load as parse
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from skylight.model.images.normalization import OWN, Normalisation
+from skylight.model.images.normalization import PER_IMAGE, Normalization
 from skylight.model.sam.types import FEATURES
-from skylight.model.storage.checksums import Damaged, metadata_of
+from skylight.model.storage.checksums import CorruptFileError, read_metadata
 
 # Of the network below, counted up when it changes so that files of before do not fit. 1 answered at a quarter of the
 # input's resolution.
@@ -43,7 +43,7 @@ class DecoderConfig:
     detail: int = 0  # and of their detail
     separate: tuple[str, ...] = ()  # labels whose regions were single objects: touching ones are to be told apart
     temperature: float = 1.0  # the logits are divided by it before they are probabilities (arXiv 1706.04599)
-    normalisation: Normalisation = OWN  # of the pictures it was trained on, and of those it is asked about
+    normalisation: Normalization = PER_IMAGE  # of the pictures it was trained on, and of those it is asked about
 
     def __post_init__(self) -> None:
         if len(self.labels) > MOST_LABELS:
@@ -153,7 +153,7 @@ def save(decoder: DomainDecoder, path: Path) -> None:
     """Write weights and configuration as one safetensors file."""
     weights = {name: tensor.contiguous() for name, tensor in decoder.state_dict().items()}
     config = asdict(decoder.config)
-    if decoder.config.normalisation == OWN:  # as releases of before there was one wrote and read it
+    if decoder.config.normalisation == PER_IMAGE:  # as releases of before there was one wrote and read it
         del config["normalisation"]
     save_file(weights, path, metadata={"config": json.dumps(config), "layout": str(LAYOUT)})
 
@@ -170,14 +170,14 @@ def from_bytes(data: bytes, sha256: str = "") -> DomainDecoder:
     network's.
     """
     if sha256 and hashlib.sha256(data).hexdigest() != sha256:
-        raise Damaged(f"the decoder's file is not as it was written: its sha256 is not {sha256}")
-    weights, metadata = parse(data), metadata_of(data)
+        raise CorruptFileError(f"the decoder's file is not as it was written: its sha256 is not {sha256}")
+    weights, metadata = parse(data), read_metadata(data)
     found = metadata.get("layout", "1")
     if found != str(LAYOUT):
         raise OtherLayout(f"the decoder's file is of layout {found}, not {LAYOUT}; train anew")
     config = json.loads(metadata["config"])
     made = {name: tuple(config.get(name, ())) for name in ("labels", "separate")}
-    normalisation = Normalisation.of(config.get("normalisation"))
+    normalisation = Normalization.from_json(config.get("normalisation"))
     decoder = DomainDecoder(DecoderConfig(**{**config, **made, "normalisation": normalisation}))
     decoder.load_state_dict(weights)
     return decoder.eval().requires_grad_(False)

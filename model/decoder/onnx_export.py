@@ -217,7 +217,7 @@ def describe(config: DecoderConfig, project: str, version: int, card: Mapping[st
         "input": "image: (H, W, 3) uint8 RGB, any size",
         "output": "probabilities: (classes, H, W) float32, 0 is background; distance: (H, W) float32, 0 at a rim",
         "classes": ["background", *config.labels],
-        "normalisation": config.normalisation.stored,
+        "normalisation": config.normalisation.to_json(),
         "project": project,
         "version": version,
         **{name: card[name] for name in kept if name in card},

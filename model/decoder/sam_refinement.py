@@ -11,7 +11,7 @@ from skylight.model.evaluation.metrics import iou
 from skylight.model.masks.clicked_parts import clicked_parts
 from skylight.model.masks.geometry import interior_point
 from skylight.model.sam.segmenter import Segmenter
-from skylight.model.sam.types import Cut, Embedding, Prompt, Segmentation
+from skylight.model.sam.types import Embedding, MaskLogits, Prompt, Segmentation
 
 AGREE = 0.7  # IoU from which on two masks are taken for the same object
 LOOSE = 2  # px that a prompt's box reaches beyond the object, as one drawn by hand
@@ -68,12 +68,12 @@ def _sharper(
     return mask if stability(theirs) > stability(_logit(ours)) else own
 
 
-def _cut(answer: Segmentation, embedding: Embedding) -> Cut:
+def _cut(answer: Segmentation, embedding: Embedding) -> MaskLogits:
     """What the first mask is cut from: of a SAM that does not say, its logits."""
-    if answer.cuts:
-        return answer.cuts[0]
+    if answer.mask_logits:
+        return answer.mask_logits[0]
     rows, columns = embedding.extent(answer.logits.shape[-1])
-    return Cut(answer.logits[0, :rows, :columns], (0, 0, *embedding.size))
+    return MaskLogits(answer.logits[0, :rows, :columns], (0, 0, *embedding.size))
 
 
 def prompt_for(mask: NDArray[np.bool_]) -> Prompt:
@@ -112,7 +112,7 @@ def _window(mask: NDArray[np.bool_], margin: int) -> Window:
     return spans[0], spans[1]
 
 
-def _scaled(cut: Cut, window: Window) -> NDArray[np.float32]:
+def _scaled(cut: MaskLogits, window: Window) -> NDArray[np.float32]:
     """A cut's logits, bilinear, at the image's pixels in a window; beyond the cut's own window `OUTSIDE`."""
     row, column, height, width = cut.window
     scale = np.array(cut.logits.shape) / (height, width)

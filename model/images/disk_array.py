@@ -1,4 +1,4 @@
-"""What was found of every pixel of a picture, on disk, since it may be larger than the memory."""
+"""A two-dimensional array on disk, for images larger than memory."""
 
 import tempfile
 from pathlib import Path
@@ -10,8 +10,8 @@ from numpy.typing import DTypeLike, NDArray
 from skylight.model.images.raster import Window
 
 
-class Plane:
-    """An array (H, W) in a file of its own, read and written by windows; it is gone when closed."""
+class DiskArray:
+    """An array (H, W) in a temporary file, written by rows and read by windows; closing deletes it."""
 
     def __init__(self, size: tuple[int, int], dtype: DTypeLike, folder: Path | None = None) -> None:
         self.size = size
@@ -23,10 +23,10 @@ class Plane:
         """Write whole rows (h, W) from row `top` on."""
         self._file.seek(top * self.size[1] * self.dtype.itemsize)
         self._file.write(np.ascontiguousarray(rows, self.dtype).data)
-        self._file.flush()  # what is read is mapped
+        self._file.flush()  # `read` maps the file
 
     def read(self, window: Window) -> NDArray[Any]:
-        """A window (h, w), which may reach beyond the picture: there it is 0."""
+        """A window (h, w), which may reach beyond the array: there it is 0."""
         row, column, height, width = window
         out = np.zeros((height, width), self.dtype)
         top, bottom = max(row, 0), min(row + height, self.size[0])
@@ -38,5 +38,5 @@ class Plane:
         return out
 
     def close(self) -> None:
-        """Delete it."""
+        """Delete the file."""
         self._file.close()

@@ -1,8 +1,9 @@
-"""Which way up a picture is shown: as Chromium does it, which turns less than Pillow's `ImageOps.exif_transpose`.
+"""The orientation that Chromium shows an image in; it turns fewer files than Pillow's `ImageOps.exif_transpose`.
 
-Found by drawing files on a canvas of Chromium. A JPEG goes by the first APP1 segment with EXIF, a PNG by the first eXIf
-chunk before its pixels, a TIFF by its own directory, all by the first tag that is one SHORT; AVIF by its boxes irot and
-imir. WebP, GIF, BMP and JPEG 2000 are never turned, and nothing is by XMP.
+Determined by drawing files on a canvas of Chromium. The orientation of a JPEG is in the first APP1 segment
+with EXIF, of a PNG in the first eXIf chunk before its pixels, of a TIFF in its own directory, in all of them the first
+tag that is one SHORT; of AVIF in its boxes irot and imir. WebP, GIF, BMP and JPEG 2000 are never turned, and XMP is
+ignored.
 """
 
 import io
@@ -22,9 +23,9 @@ INFO_OF_EXIF = re.compile(rb"(infe(?:\x02.{3}.{4}|\x03.{3}.{6}))Exif", re.DOTALL
 JPEG, PNG = b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n"
 EXIF = b"Exif\0"  # and one byte of any value
 APP1, START_OF_SCAN, END = 0xE1, 0xDA, 0xD9  # JPEG markers
-ALONE = (0x01, *range(0xD0, 0xD9))  # those without a length
+WITHOUT_LENGTH = (0x01, *range(0xD0, 0xD9))
 
-# What each orientation asks for, https://exiftool.org/TagNames/EXIF.html
+# How an array is turned for each orientation, https://exiftool.org/TagNames/EXIF.html
 TURNS: Mapping[int, Callable[[NDArray[Any]], NDArray[Any]]] = {
     1: lambda array: array,
     2: lambda array: array[:, ::-1],
@@ -46,37 +47,37 @@ METHODS: Mapping[int, Image.Transpose] = {
 }
 
 
-def orientation(data: bytes, picture: Image.Image) -> int:
-    """The orientation, 1 to 8, that a file is shown in; `picture` as Pillow has opened it."""
+def read_orientation(data: bytes, picture: Image.Image) -> int:
+    """The orientation, 1 to 8, that a file is shown in; `picture` as Pillow opened it."""
     if data.startswith(JPEG):
-        return _of_block(_exif_of_jpeg(data))
+        return _orientation_of_exif(_exif_of_jpeg(data))
     if data.startswith(PNG):
-        return _of_block(_exif_of_png(data))
+        return _orientation_of_exif(_exif_of_png(data))
     if data.startswith((*tiff_tags.CLASSIC, *tiff_tags.BIG)):
-        return tiff_tags.orientation(io.BytesIO(data))
+        return tiff_tags.read_orientation(io.BytesIO(data))
     if picture.format == "AVIF":  # Pillow gives what irot and imir say as EXIF
         turn = picture.getexif().get(tiff_tags.ORIENTATION, 1)
         return turn if turn in METHODS else 1
     return 1
 
 
-def described_by_us(data: bytes) -> bytes:
-    """A file's content without what Pillow would go by when it opens or loads it: a TIFF's tag, an AVIF's EXIF.
+def without_orientation(data: bytes) -> bytes:
+    """A file's content without the orientation that Pillow would apply on its own: a TIFF's tag, an AVIF's EXIF.
 
-    An AVIF's boxes stay; of EXIF with entries of odd types Pillow would not open it.
+    An AVIF's boxes stay. With EXIF that has entries of odd types, Pillow would not open it.
     """
     if data[4:8] == AVIF:
         return INFO_OF_EXIF.sub(rb"\g<1>free", data, count=1)
-    return tiff_tags.upright(data)
+    return tiff_tags.with_orientation_1(data)
 
 
 def shown_size(size: tuple[int, int], turn: int) -> tuple[int, int]:
-    """Height and width, or width and height, of a picture that is turned so."""
+    """Height and width, or width and height, of an image shown in orientation `turn`."""
     return size[::-1] if turn >= 5 else size
 
 
-def _of_block(block: bytes) -> int:
-    return tiff_tags.orientation(io.BytesIO(block)) if block.startswith(tiff_tags.CLASSIC) else 1
+def _orientation_of_exif(block: bytes) -> int:
+    return tiff_tags.read_orientation(io.BytesIO(block)) if block.startswith(tiff_tags.CLASSIC) else 1
 
 
 def _exif_of_jpeg(data: bytes) -> bytes:
@@ -85,7 +86,7 @@ def _exif_of_jpeg(data: bytes) -> bytes:
         marker = data[at + 1]
         if marker == 0xFF:  # a fill byte
             at += 1
-        elif marker in ALONE:
+        elif marker in WITHOUT_LENGTH:
             at += 2
         elif marker in (START_OF_SCAN, END):
             break

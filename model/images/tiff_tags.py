@@ -15,7 +15,7 @@ BIG = (b"II+\0", b"MM\0+")
 WIDTH, HEIGHT, BITS_PER_SAMPLE, ORIENTATION, SAMPLE_FORMAT = 256, 257, 258, 274, 339
 BYTE, SHORT = 1, 3  # types of values
 UNSIGNED, SIGNED = 1, 2  # values of SAMPLE_FORMAT
-MOST_ENTRIES = 65_535
+MAX_ENTRIES = 65_535
 
 
 @dataclass(frozen=True)
@@ -40,7 +40,7 @@ class Entry:
 
 def entries(file: BinaryIO) -> Iterator[Entry]:
     """The first directory's tags, in the file's order; as many as are whole. None of a file that is no TIFF."""
-    head = _at(file, 0, 16)
+    head = _read_at(file, 0, 16)
     if not head.startswith((*CLASSIC, *BIG)):
         return
     order, big = ("<" if head.startswith(b"II") else ">"), head.startswith(BIG)
@@ -49,40 +49,38 @@ def entries(file: BinaryIO) -> Iterator[Entry]:
     if len(head) < (16 if big else 8):
         return
     start = int(struct.unpack_from(offset, head, 8 if big else 4)[0])
-    raw = _at(file, start, struct.calcsize(number))
+    raw = _read_at(file, start, struct.calcsize(number))
     if len(raw) < struct.calcsize(number):
         return
-    count, size = min(int(struct.unpack(number, raw)[0]), MOST_ENTRIES), struct.calcsize(entry)
-    table = _at(file, start + len(raw), count * size)
+    count, size = min(int(struct.unpack(number, raw)[0]), MAX_ENTRIES), struct.calcsize(entry)
+    table = _read_at(file, start + len(raw), count * size)
     for at in range(0, len(table) - size + 1, size):
         tag, kind, values, value = struct.unpack_from(entry, table, at)
         yield Entry(tag, kind, values, value, start + len(raw) + at, order)
 
 
-def orientation(file: BinaryIO) -> int:
-    """What the first tag Orientation that is one SHORT says, 1 to 8; 1 without any, or if it says something else."""
-    for each in entries(file):
-        if each.tag == ORIENTATION and each.kind == SHORT and each.count == 1:
-            return each.short if 1 <= each.short <= 8 else 1
+def read_orientation(file: BinaryIO) -> int:
+    """The orientation, 1 to 8: the first tag Orientation that is one SHORT; 1 without any, or for any other value."""
+    for entry in entries(file):
+        if entry.tag == ORIENTATION and entry.kind == SHORT and entry.count == 1:
+            return entry.short if 1 <= entry.short <= 8 else 1
     return 1
 
 
-def upright(data: bytes) -> bytes:
-    """A TIFF's content with an Orientation of 1: readers that turn it leave it as it lies."""
-    found = [each for each in entries(io.BytesIO(data)) if each.tag == ORIENTATION]
-    if all(each.kind == SHORT and each.count == 1 and each.short == 1 for each in found):
+def with_orientation_1(data: bytes) -> bytes:
+    """A TIFF's content with an Orientation of 1, so that no reader turns it."""
+    tags = [entry for entry in entries(io.BytesIO(data)) if entry.tag == ORIENTATION]
+    if all(tag.kind == SHORT and tag.count == 1 and tag.short == 1 for tag in tags):
         return data
     changed = bytearray(data)
-    for each in found:
-        big = len(each.value) == 8
-        one = struct.pack(
-            f"{each.order}HHQHHI" if big else f"{each.order}HHIHH", ORIENTATION, SHORT, 1, 1, 0, *[0] * big
-        )
-        changed[each.at : each.at + len(one)] = one
+    for tag in tags:
+        big = len(tag.value) == 8
+        one = struct.pack(f"{tag.order}HHQHHI" if big else f"{tag.order}HHIHH", ORIENTATION, SHORT, 1, 1, 0, *[0] * big)
+        changed[tag.at : tag.at + len(one)] = one
     return bytes(changed)
 
 
-def _at(file: BinaryIO, offset: int, size: int) -> bytes:
+def _read_at(file: BinaryIO, offset: int, size: int) -> bytes:
     if offset >= 2**63:
         return b""
     file.seek(offset)

@@ -17,7 +17,7 @@ from scipy.sparse.csgraph import connected_components
 
 from skylight.model.decoder.inference import MARGIN, likeliest
 from skylight.model.decoder.watershed import separate
-from skylight.model.images.disk_array import Plane
+from skylight.model.images.disk_array import DiskArray
 from skylight.model.images.raster import Window
 from skylight.model.mapping.tiled_inference import Strip
 from skylight.model.masks.region import MaskRegion, StreamedRegion
@@ -123,9 +123,9 @@ class Map:
         """`separated`: the labels, 0 for the first, whose touching objects are told apart; `folder`: for its files."""
         self.size = size
         self.separated = separated
-        self.classes = Plane(size, np.uint8, folder)
-        self._certainty = Plane(size, np.uint8, folder)
-        self._distance = Plane(size, np.float16, folder) if separated else None
+        self.classes = DiskArray(size, np.uint8, folder)
+        self._certainty = DiskArray(size, np.uint8, folder)
+        self._distance = DiskArray(size, np.float16, folder) if separated else None
         self._parts = [Parts() for _ in range(labels)]
         self._lacking = 0.0
         self._pixels = 0

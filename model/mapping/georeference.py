@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from skylight.model.images.raster import Place
+from skylight.model.images.raster import Georeference
 
 EARTH = 6_378_137.0  # m, semi-major axis of WGS 84
 EARTH_LIKE = 0.005  # share by which an axis may differ and still be the Earth's: its spheres have 6370 or 6371 km
@@ -28,7 +28,7 @@ AXIS = re.compile(r'(?:SPHEROID|ELLIPSOID)\["[^"]*",\s*([0-9.]+)')
 class Geo:
     """A raster's place, with what its coordinate reference system, if it names one, says of metres and of the body."""
 
-    place: Place
+    place: Georeference
 
     @cached_property
     def _crs(self) -> Any:

@@ -24,8 +24,9 @@ import numpy as np
 
 from skylight.model.decoder.network import DomainDecoder
 from skylight.model.images.decoding import MAX_PIXELS
-from skylight.model.images.normalization import OWN, Normalisation
-from skylight.model.images.raster import Place, Raster, open_raster
+from skylight.model.images.normalization import PER_IMAGE, Normalization
+from skylight.model.images.opening import open_raster
+from skylight.model.images.raster import Georeference, Raster
 from skylight.model.mapping import contact_sheet, writers
 from skylight.model.mapping.component_merging import Map
 from skylight.model.mapping.georeference import Geo
@@ -110,12 +111,12 @@ class Options:
     min_area: int  # px, of the smallest object
     max_pixels: int = MAX_PIXELS  # of a picture that has to be read whole
     bands: tuple[int, ...] = ()  # of these pictures, in the place of the normalisation's
-    normalisation: Normalisation = OWN
+    normalisation: Normalization = PER_IMAGE
 
     def key(self, each: Input) -> str:
         """What a part was made of: if that is another now, it is made anew."""
         made_of: list[Any] = [each.address, *each.state(), self.version, sorted(self.formats)]
-        made_of += [WRITTEN, self.tile, self.min_area, list(self.bands), *filter(None, [self.normalisation.mark])]
+        made_of += [WRITTEN, self.tile, self.min_area, list(self.bands), *filter(None, [self.normalisation.key_suffix])]
         return hashlib.sha256(json.dumps(made_of).encode()).hexdigest()
 
 
@@ -137,7 +138,7 @@ def map_picture(
     """
     options.out.mkdir(parents=True, exist_ok=True)
     with each.local(options.out / COPIES) as path:
-        raster = open_raster(path, options.max_pixels, options.bands, options.normalisation, alone=each.is_remote)
+        raster = open_raster(path, options.max_pixels, options.bands, options.normalisation, untrusted=each.is_remote)
         return _map(each, options, decoder, segmenter, raster, progress)
 
 
@@ -157,13 +158,13 @@ def _map(
         for rows in found_map.fill(strips(decoder, segmenter, raster, options.tile)):
             progress(0.9 * rows / raster.size[0])
         drawn = _drawn(found_map, options)
-        rows_of = _rows(each, options, config.labels, drawn.measured, raster.place)
+        rows_of = _rows(each, options, config.labels, drawn.measured, raster.georeference)
         _write(each, options, config.labels, found_map, raster, drawn, rows_of)
         kept = {
             "key": options.key(each),
             "input": each.address,
             "size": list(raster.size),
-            "crs": raster.place.crs if raster.place else None,
+            "crs": raster.georeference.crs if raster.georeference else None,
             "confidence": round(found_map.confidence, 4),
             "known": round(found_map.known, 6),
             "counts": dict(Counter(row["label"] for row in rows_of)),
@@ -227,7 +228,7 @@ def _write(
     drawn: Drawn,
     rows: Sequence[Row],
 ) -> None:
-    place, at = raster.place, {kind: options.out / f"{each.name}.{kind}" for kind in (*FORMATS, "tif")}
+    place, at = raster.georeference, {kind: options.out / f"{each.name}.{kind}" for kind in (*FORMATS, "tif")}
     if "png" in options.formats:
         writers.write_png(at["png"], found.classes)
     if "geotiff" in options.formats:
@@ -239,7 +240,7 @@ def _write(
 
 
 def _rows(
-    each: Input, options: Options, labels: Sequence[str], objects: Sequence[Measured], place: Place | None
+    each: Input, options: Options, labels: Sequence[str], objects: Sequence[Measured], place: Georeference | None
 ) -> list[Row]:
     """The table of a picture's objects."""
     geo = Geo(place) if place else None
@@ -278,7 +279,7 @@ def _short(number: float, digits: int = 7) -> float:
 
 def _thumbnail(each: Input, options: Options, raster: Raster, objects: Sequence[Measured]) -> str:
     boxes = [(one.label, one.left, one.top, one.width, one.height) for one in objects]
-    picture = contact_sheet.draw(raster.small(contact_sheet.SIDE), raster.size, boxes)
+    picture = contact_sheet.draw(raster.thumbnail(contact_sheet.SIDE), raster.size, boxes)
     buffer = io.BytesIO()
     picture.save(buffer, "JPEG", quality=85)
     atomic_write.write(options.out / "thumbnails" / f"{each.name}.jpg", buffer.getvalue())

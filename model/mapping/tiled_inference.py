@@ -78,7 +78,7 @@ def embed(segmenter: Segmenter, raster: Raster, window: Window) -> Embedding:
 def pixels(segmenter: Segmenter, raster: Raster, window: Window) -> NDArray[np.uint8]:
     """What `embed` shows to a SAM of a part of a picture, (h, w, 3) uint8 RGB: scaled down, if that is very large."""
     most = 2 * default_side(segmenter)
-    return raster.read(window) if max(window[2:]) <= most else raster.small(most, window)
+    return raster.read(window) if max(window[2:]) <= most else raster.thumbnail(most, window)
 
 
 def nearest(size: tuple[int, int], side: int, low: NDArray[np.float32], high: NDArray[np.float32]) -> Window:

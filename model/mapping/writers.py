@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from skylight.model.images.disk_array import Plane
-from skylight.model.images.raster import Place
+from skylight.model.images.disk_array import DiskArray
+from skylight.model.images.raster import Georeference
 from skylight.model.mapping.component_merging import UNKNOWN
 from skylight.model.mapping.georeference import Geo
 from skylight.model.masks.coco_rle import encode_runs
@@ -34,21 +34,21 @@ def colour(label: int) -> tuple[int, int, int]:
     return COLOURS[label % len(COLOURS)]
 
 
-def write_png(path: Path, classes: Plane) -> None:
+def write_png(path: Path, classes: DiskArray) -> None:
     """The label map as PNG with a palette: 0 background, k + 1 the k-th label, 255, which is clear, not known."""
     palette = bytes([0, 0, 0, *(level for k in range(UNKNOWN - 1) for level in colour(k)), 0, 0, 0])
     with atomic_write.replacing(path) as part, part.open("wb") as file:
         write_palette(file, classes.size, (rows for _, rows in _strips(classes)), palette, b"\xff" * UNKNOWN + b"\0")
 
 
-def _strips(classes: Plane) -> Iterator[tuple[int, NDArray[np.uint8]]]:
+def _strips(classes: DiskArray) -> Iterator[tuple[int, NDArray[np.uint8]]]:
     """A label map's rows, some at a time, with the first one's number."""
     height, width = classes.size
     for top in range(0, height, ROWS):
         yield top, classes.read((top, 0, min(ROWS, height - top), width))
 
 
-def write_geotiff(path: Path, classes: Plane, place: Place | None, labels: Sequence[str]) -> None:
+def write_geotiff(path: Path, classes: DiskArray, place: Georeference | None, labels: Sequence[str]) -> None:
     """The label map as GeoTIFF, in the input's place: 0 background, 255 nodata, what is not known, with a colour table.
 
     A tag `labels` has the labels' names, from background on.
@@ -74,7 +74,7 @@ def write_geotiff(path: Path, classes: Plane, place: Place | None, labels: Seque
             file.write(rows, 1, window=rasterio.windows.Window(0, top, width, len(rows)))
 
 
-def write_geojson(path: Path, shapes: Sequence[Any], rows: Sequence[Row], place: Place | None) -> None:
+def write_geojson(path: Path, shapes: Sequence[Any], rows: Sequence[Row], place: Georeference | None) -> None:
     """Objects as GeoJSON: longitude and latitude on the Earth (RFC 7946), on another body its own system, see `geo`.
 
     Without a place the coordinates are px, y down; without a system those of the geotransform. `shapes` as of
@@ -94,7 +94,7 @@ def write_geojson(path: Path, shapes: Sequence[Any], rows: Sequence[Row], place:
     atomic_write.write(path, json.dumps({"type": "FeatureCollection", **head, "features": features}).encode())
 
 
-def write_gpkg(path: Path, shapes: Sequence[Any], rows: Sequence[Row], place: Place | None) -> None:
+def write_gpkg(path: Path, shapes: Sequence[Any], rows: Sequence[Row], place: Georeference | None) -> None:
     """Objects as a GeoPackage's layer `objects`, in the input's coordinate reference system; without one in px."""
     import shapely
     from pyogrio.raw import write

@@ -25,7 +25,7 @@ from skylight.model.evaluation.simulated_clicks import any_point, correction_cli
 from skylight.model.masks.geometry import interior_point
 from skylight.model.masks.instance_map import numbers_of
 from skylight.model.sam import loading
-from skylight.model.sam.mask_scoring import LEVELS, Choice, Cut
+from skylight.model.sam.mask_scoring import LEVELS, MaskScorer, ScoredCut
 from skylight.model.sam.segmenter import Segmenter
 from skylight.model.sam.types import Prompt
 
@@ -48,19 +48,21 @@ class Question:
     ious: Array
 
 
-class Everything(Choice):
+class Everything(MaskScorer):
     """Likes all cuts of the masks, in order, and remembers what was known of them.
 
     Before them the one that a `judge` likes best, for that is where the second look goes.
     """
 
-    def __init__(self, judge: Choice) -> None:
+    def __init__(self, judge: MaskScorer) -> None:
         super().__init__(judge.weights)
 
-    def cuts(self, known: Array) -> list[Cut]:
+    def best_cuts(self, known: Array) -> list[ScoredCut]:
         """The best cut, then every cut of every mask."""
         self.known = known
-        return super().cuts(known)[:1] + [Cut(k, float(level), 0.0) for k in range(len(known)) for level in LEVELS]
+        return super().best_cuts(known)[:1] + [
+            ScoredCut(k, float(level), 0.0) for k in range(len(known)) for level in LEVELS
+        ]
 
 
 def questions(
@@ -68,15 +70,15 @@ def questions(
 ) -> list[Question]:
     """Prompts for some objects (H, W) bool of a picture, as `skylight.model.experiments.prompt_benchmark` gives
     them."""
-    judge = segmenter.judge
+    judge = segmenter.scorer
     every = Everything(judge)
     embedding = segmenter.embed(image)
     found: list[Question] = []
 
     def ask(prompt: Prompt, logits: Array | None = None) -> None:
-        segmenter.judge = every
+        segmenter.scorer = every
         answer = segmenter.segment(embedding, prompt, logits, candidates=1 + 3 * len(LEVELS))
-        segmenter.judge = judge
+        segmenter.scorer = judge
         ious = np.array([iou(each, mask) for each in answer.masks[1:]], np.float32)
         found.append(Question(pack, every.known, ious.reshape(every.known.shape[:2])))
 
@@ -108,7 +110,7 @@ def gather(segmenter: Segmenter, data: Path, images: int, objects: int, every: b
     return gathered
 
 
-def fit(asked: Sequence[Question], seed: int = 0) -> Choice:
+def fit(asked: Sequence[Question], seed: int = 0) -> MaskScorer:
     """A judge fitted to some questions, in which every pack weighs by the square root of its number of them."""
     counts: dict[str, int] = {}
     for each in asked:
@@ -140,7 +142,7 @@ def fit(asked: Sequence[Question], seed: int = 0) -> Choice:
         "last": last.weight[0],
         "last_bias": last.bias,
     }
-    return Choice({name: each.detach().numpy().astype(np.float32) for name, each in fitted.items()})
+    return MaskScorer({name: each.detach().numpy().astype(np.float32) for name, each in fitted.items()})
 
 
 def choice_loss(scores: Tensor, ious: Tensor) -> Tensor:

@@ -116,7 +116,7 @@ def _dialogue_loss(
         points, labels, boxes = (
             None if t is None else t.to(device) for t in (prompts.points, prompts.labels, prompts.boxes)
         )
-        masks, predicted = network.answer(features, rims, points, labels, boxes, logits, offset)
+        masks, predicted = network.decode(features, rims, points, labels, boxes, logits, offset)
         masks, predicted = masks.float(), predicted.float()
         alternative = None if prompts.alternative is None else prompts.alternative.to(device)
         loss, iou = mask_loss(masks, predicted, prompts.truth.to(device), alternative)

@@ -33,40 +33,39 @@ class Session:
         arena: bool = False,
         file: Path | None = None,
     ) -> None:
-        """`inputs` are examples, in the order of the module's arguments; `arena`: memory is kept between calls.
+        """Export the module, or load the export from `file`.
 
-        `file` is where the exported module is kept: what another release of PyTorch or of Skylight made must have
-        another name.
+        `inputs` are examples, in the order of the module's arguments; `arena`: memory is kept between calls. `file`
+        must have another name for every release of PyTorch and every version of the module.
         """
-        import onnxruntime  # not before the web server forks: the fork would wait at its end for threads it has not
+        import onnxruntime  # not at import: the web server forks, and the fork would wait for threads it lacks
 
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = torch.get_num_threads()
-        # Threads that spin while they wait take the cores from whatever else the machine does.
+        # Threads that spin while they wait take the cores from other processes.
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-        # It keeps what the busiest moment took: 0.5 GB after 8 threads have encoded. With it MobileSAM's mask decoder
-        # takes 27 ms instead of 34, the tiny SAM's encoder 49 instead of 66 at 512 px and 15 of both at 256.
+        # The arena keeps the peak, 0.5 GB after 8 threads have encoded; with it a mask decoder takes a fifth less time.
         options.enable_cpu_mem_arena = arena
         self.names = list(inputs)
-        model = cached(file, lambda: export(module, inputs, outputs, axes))
+        model = load_or_export(file, lambda: export(module, inputs, outputs, axes))
         self._session = onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
 
     def __call__(self, *inputs: Tensor) -> tuple[Tensor, ...]:
-        given = {name: tensor.contiguous().numpy() for name, tensor in zip(self.names, inputs, strict=True)}
-        return tuple(torch.from_numpy(each) for each in self._session.run(None, given))
+        arrays = {name: tensor.contiguous().numpy() for name, tensor in zip(self.names, inputs, strict=True)}
+        return tuple(torch.from_numpy(output) for output in self._session.run(None, arrays))
 
 
 def export(module: nn.Module, inputs: Mapping[str, Tensor], outputs: Sequence[str], axes: Axes) -> bytes:
-    """A module in ONNX's format; arguments as for `Session`."""
+    """A module in the ONNX format; arguments as for `Session`."""
     buffer = io.BytesIO()
     names = {name: {axis: f"{name}{axis}" for axis in free} for name, free in axes.items()}
-    # torch's newer exporter takes longer and wants another package; of this one torch warns, and it warns of every
-    # shape that it takes for fixed.
+    # PyTorch's newer exporter takes longer and needs another package. It warns of this one's deprecation, and of each
+    # shape that becomes fixed.
     with torch.no_grad(), warnings.catch_warnings(action="ignore"):
         torch.onnx.export(
             module.eval(),
             tuple(inputs.values()),
-            buffer,  # type: ignore[arg-type]  # this exporter takes a file as well
+            buffer,  # type: ignore[arg-type]  # this exporter accepts a file object, too
             input_names=list(inputs),
             output_names=list(outputs),
             dynamic_axes=names,
@@ -76,17 +75,17 @@ def export(module: nn.Module, inputs: Mapping[str, Tensor], outputs: Sequence[st
     return buffer.getvalue()
 
 
-def cached(file: Path | None, make: Callable[[], bytes]) -> bytes:
-    """What a file holds, or what `make` gives, which it then holds, after its sha256; a damaged one is made anew."""
+def load_or_export(file: Path | None, export: Callable[[], bytes]) -> bytes:
+    """The export in a file, after its sha256; if it is missing or damaged, the result of `export`, which is stored."""
     if file is None:
-        return make()
+        return export()
     with suppress(OSError):
-        kept = file.read_bytes()
-        if hashlib.sha256(kept[DIGEST:]).digest() == kept[:DIGEST]:
-            return kept[DIGEST:]
-    made = make()
+        content = file.read_bytes()
+        if hashlib.sha256(content[DIGEST:]).digest() == content[:DIGEST]:
+            return content[DIGEST:]
+    model = export()
     try:
-        atomic_write.write(file, hashlib.sha256(made).digest() + made)
-    except OSError as error:  # a full disk, or one that is only read
+        atomic_write.write(file, hashlib.sha256(model).digest() + model)
+    except OSError as error:  # a full or read-only disk
         log.warning("%s is not kept, and will be made again at the next start: %s", file, error)
-    return made
+    return model

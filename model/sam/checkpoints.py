@@ -1,7 +1,7 @@
-"""The published SAM checkpoints: where they are, what they must hash to, and how they get here whole.
+"""The published SAM checkpoints: addresses, sha256, and verified downloads.
 
 Nothing is downloaded unless `download` is called; `locate` only looks. `download` gives a file its final name
-only when its sha256 was right, so whoever loads it need not check again.
+only after its sha256 was verified, so that loading it need not verify it again.
 """
 
 import fcntl
@@ -16,9 +16,9 @@ from pathlib import Path
 import requests
 
 CHUNK = 1 << 16  # bytes written at once; a cut loses less than this, and progress is reported as often
-TIMEOUT_S = (10.0, 60.0)  # to connect; between two pieces of the answer
-PAUSES_S = (0.0, 1.0, 5.0, 15.0)  # before each further try after one that brought no new byte
-BROKEN_OFF = (requests.ConnectionError, requests.Timeout, requests.exceptions.ChunkedEncodingError)
+TIMEOUT_S = (10.0, 60.0)  # to connect; between two parts of the response
+PAUSES_S = (0.0, 1.0, 5.0, 15.0)  # before each retry after one that brought no new byte
+INTERRUPTIONS = (requests.ConnectionError, requests.Timeout, requests.exceptions.ChunkedEncodingError)
 FETCHES = 2  # whole files fetched before a wrong hash is refused
 
 Progress = Callable[[int, int], None]
@@ -121,7 +121,7 @@ def verify(name: str, encoder_id: str) -> None:
         )
 
 
-def needed(name: str, folder: Path) -> Path | None:
+def required_file(name: str, folder: Path) -> Path | None:
     """The file that a SAM is loaded from, None for the bundled one. Raises CheckpointError as `locate`."""
     return None if name == "tiny" else locate(name, folder)
 
@@ -139,17 +139,17 @@ def download(name: str, folder: Path, mirror: str = "", progress: Progress | Non
     """
     checkpoint = find(name)
     target = folder / checkpoint.file_name
-    if _is_right(target, checkpoint):
+    if _is_valid(target, checkpoint):
         return target
     url = f"{mirror.rstrip('/')}/{checkpoint.file_name}" if mirror else checkpoint.url
     folder.mkdir(parents=True, exist_ok=True)
     part = folder / f"{checkpoint.file_name}.part"
     with _lock(folder / f"{checkpoint.file_name}.lock"):
-        if _is_right(target, checkpoint):  # fetched while this call waited for the lock
+        if _is_valid(target, checkpoint):  # fetched while this call waited for the lock
             return target
         for _ in range(FETCHES):
             _fetch(url, part, checkpoint.size_bytes, progress or _silent)
-            if _is_right(part, checkpoint):
+            if _is_valid(part, checkpoint):
                 part.replace(target)
                 return target
             actual = f"{_sha256(part)} ({_size(part)} bytes)"
@@ -173,7 +173,7 @@ def _lock(path: Path) -> Iterator[None]:
         yield
 
 
-def _is_right(path: Path, checkpoint: Checkpoint) -> bool:
+def _is_valid(path: Path, checkpoint: Checkpoint) -> bool:
     """Whether the file is there and is the published one; hashed only where the size is right."""
     return _size(path) == checkpoint.size_bytes and _sha256(path) == checkpoint.sha256
 
@@ -184,13 +184,13 @@ def _sha256(path: Path) -> str:
 
 
 def _fetch(url: str, part: Path, size: int, progress: Progress) -> None:
-    """Ask again, from where it broke off, until the answer ends by itself or no try brings anything new."""
+    """Request the file, and again from where it broke off, until it is complete or no retry brings a new byte."""
     reached = _size(part)
     pauses = iter(PAUSES_S)
     while True:
         try:
             return _request(url, part, size, progress)
-        except BROKEN_OFF as error:
+        except INTERRUPTIONS as error:
             reason = str(error)
         except requests.RequestException as error:
             raise CheckpointError(f"{url} cannot be fetched: {error}. Check the address.") from error
@@ -206,7 +206,7 @@ def _fetch(url: str, part: Path, size: int, progress: Progress) -> None:
 
 
 def _request(url: str, part: Path, size: int, progress: Progress) -> None:
-    """Append what is missing to `part`; from the first byte where the server does not go on from its end."""
+    """Append the missing bytes to `part`, or start anew if the server does not continue from its end."""
     start = _size(part)
     if start == size:
         return
@@ -216,7 +216,7 @@ def _request(url: str, part: Path, size: int, progress: Progress) -> None:
     # Without "identity" a server may compress, and then its byte offsets are not those of the file.
     headers = {"Accept-Encoding": "identity"} | ({"Range": f"bytes={start}-"} if start else {})
     with requests.get(url, headers=headers, stream=True, timeout=TIMEOUT_S) as response:
-        if start and not _goes_on(response, start):
+        if start and not _continues(response, start):
             part.unlink()
             if response.status_code != requests.codes.ok:
                 return _request(url, part, size, progress)
@@ -229,8 +229,8 @@ def _request(url: str, part: Path, size: int, progress: Progress) -> None:
         _write(response, part, start, size, progress)
 
 
-def _goes_on(response: requests.Response, start: int) -> bool:
-    """Whether the answer begins at byte `start`; an error that is not about the range counts as yes."""
+def _continues(response: requests.Response, start: int) -> bool:
+    """Whether the response begins at byte `start`; True for an error that is not about the range."""
     if response.status_code == requests.codes.partial_content:
         sent = re.match(r"bytes (\d+)-", response.headers.get("Content-Range", ""))
         return sent is not None and int(sent[1]) == start

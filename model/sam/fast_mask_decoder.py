@@ -17,8 +17,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 
-class LeanDecoder(nn.Module):
-    """A loaded mask decoder, which it shares its weights with."""
+class FastMaskDecoder(nn.Module):
+    """A loaded mask decoder's forward pass for one prompt; it shares the decoder's weights."""
 
     def __init__(self, decoder: nn.Module) -> None:
         super().__init__()
@@ -30,7 +30,7 @@ class LeanDecoder(nn.Module):
         """All masks' logits (K, 4h, 4w) and predicted IoUs (K,).
 
         `cells` and `position` (h, w, 256) of the image; `sparse` (N, 256); `dense` (h, w, 256), or (1, 1, 256) where it
-        is the same everywhere. `rims`: what joins the upscaling, (h w, 4, 64) and (4 h w, 4, 32), see `unfold`.
+        is the same everywhere. `rims`: added in the upscaling, (h w, 4, 64) and (4 h w, 4, 32), as of `unfold`.
         """
         decoder = self.decoder
         tokens = torch.cat([decoder.iou_token.weight, decoder.mask_tokens.weight, sparse])
@@ -48,8 +48,8 @@ def two_way(transformer: Any, cells: Tensor, position: Tensor, prompt: Tensor) -
     """`TwoWayTransformer.forward` of one prompt: tokens (T, 256) and cells (n, 256)."""
     tokens = prompt
     for layer in transformer.layers:
-        asked = tokens if layer.skip_first_layer_pe else tokens + prompt
-        attended = layer.self_attn(asked[None], asked[None], tokens[None])[0]
+        queries = tokens if layer.skip_first_layer_pe else tokens + prompt
+        attended = layer.self_attn(queries[None], queries[None], tokens[None])[0]
         tokens = layer.norm1(attended if layer.skip_first_layer_pe else tokens + attended)
         placed = cells + position
         attended = from_cells(layer.cross_attn_token_to_image, tokens + prompt, placed, cells)
@@ -66,25 +66,25 @@ def from_cells(attention: Any, queries: Tensor, keys: Tensor, values: Tensor) ->
     The keys' bias adds the same to all of a query's scores, so that softmax does not see it.
     """
     heads, count = attention.num_heads, queries.shape[0]
-    asked = _heads(attention.q_proj(queries), heads)
-    folded = asked @ _split(attention.k_proj.weight, heads) * asked.shape[-1] ** -0.5
+    projected = _heads(attention.q_proj(queries), heads)
+    folded = projected @ _split(attention.k_proj.weight, heads) * projected.shape[-1] ** -0.5
     weights = torch.softmax(folded.reshape(heads * count, -1) @ keys.T, -1)
     mixed = (weights @ values).reshape(heads, count, -1)
-    found = mixed @ _split(attention.v_proj.weight, heads).transpose(1, 2)
-    return cast(Tensor, attention.out_proj(found.transpose(0, 1).reshape(count, -1) + attention.v_proj.bias))
+    attended = mixed @ _split(attention.v_proj.weight, heads).transpose(1, 2)
+    return cast(Tensor, attention.out_proj(attended.transpose(0, 1).reshape(count, -1) + attention.v_proj.bias))
 
 
 def to_cells(attention: Any, queries: Tensor, keys: Tensor, values: Tensor) -> Tensor:
     """Attention of many cells (n, C) to a few `keys` and `values` (T, C): (n, C)."""
     heads, count = attention.num_heads, keys.shape[0]
-    offered = _heads(attention.k_proj(keys), heads)
-    offered = offered * offered.shape[-1] ** -0.5
-    folded = (offered @ _split(attention.q_proj.weight, heads)).reshape(heads * count, -1)
-    bias = (offered @ attention.q_proj.bias.reshape(heads, -1, 1)).reshape(-1)
+    projected = _heads(attention.k_proj(keys), heads)
+    projected = projected * projected.shape[-1] ** -0.5
+    folded = (projected @ _split(attention.q_proj.weight, heads)).reshape(heads * count, -1)
+    bias = (projected @ attention.q_proj.bias.reshape(heads, -1, 1)).reshape(-1)
     scores = (queries @ folded.T + bias).reshape(-1, heads, count)
-    given = _heads(attention.v_proj(values), heads) @ _split(attention.out_proj.weight.T, heads)
+    mixed = _heads(attention.v_proj(values), heads) @ _split(attention.out_proj.weight.T, heads)
     weights = torch.softmax(scores, -1).reshape(-1, heads * count)
-    return cast(Tensor, weights @ given.reshape(heads * count, -1) + attention.out_proj.bias)
+    return cast(Tensor, weights @ mixed.reshape(heads * count, -1) + attention.out_proj.bias)
 
 
 def _heads(rows: Tensor, heads: int) -> Tensor:

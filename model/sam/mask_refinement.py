@@ -1,11 +1,9 @@
-"""A mask put right by the picture itself: what looks like most of it belongs to it, and its rim goes along edges.
+"""Refinement of a mask by its image: pixels that look like the mask join it, and its rim follows edges.
 
-Of things that the tiny SAM was not trained on it is unsure: its logits are near 0 over half of the object. Which pixels
-look alike can be asked of the picture at hand: for each mask anew, Fisher's linear discriminant tells what it holds
-from what it leaves out, by colour and by the encoder's finest layer, which knows textures from ImageNet. A guided
-filter (He et al. 2013, doi 10.1109/TPAMI.2012.213) then lays the sum's rim along the picture's edges.
-
-docs/decisions/edge-refinement.md has what this gains.
+On kinds of objects that the tiny SAM was not trained on, its logits are near 0 over half of the object. For each mask,
+Fisher's linear discriminant separates the pixels inside from those outside, by color and by the encoder's finest layer,
+whose textures are ImageNet's. A guided filter then aligns the rim of the sum with the image's edges. What this gains:
+docs/decisions/edge-refinement.md.
 """
 
 from typing import Any
@@ -15,25 +13,25 @@ import numpy as np
 from numpy.typing import NDArray
 
 from skylight.model.masks.guided_filter import GuidedFilter
-from skylight.model.sam.mask_scoring import Asked, Choice, Ground, measures
+from skylight.model.sam.mask_scoring import ImageStatistics, MaskScorer, ScaledPrompt, measures
 
 LIMIT = 2.0  # of SAM's logits, in the sum
-SURE = 0.25  # logit at which a pixel counts for the mask with 73 %
-WEIGHT, MOST = 0.3, 3.0  # of the discriminant, and its limit: together below LIMIT, so that nothing far off joins in
+SURE = 0.25  # logit at which a pixel counts as inside with 73 %
+WEIGHT, MAX_DISCRIMINANT = 0.3, 3.0  # their product is below LIMIT: the discriminant alone adds no pixel far off
 SHRINKAGE = 0.1  # of the covariance, to a multiple of the identity
-LEAST = 1e-3  # of the finest layer's grid: what a mask must hold, and leave out, to be told apart
-RADIUS, EDGE = 2, 1e-3  # of the guided filter: px, and the variance of grey (0 to 1) from which on it is an edge
-TINIEST = 1e-6  # of a picture of one colour, in which nothing spreads
+MIN_SHARE = 1e-3  # of the finest layer's grid inside a mask, and outside, below which there is no discriminant
+RADIUS, EDGE = 2, 1e-3  # of the guided filter: px, and the variance of gray (0 to 1) from which on it is an edge
+REGULARIZATION = 1e-6  # of the covariance, for images of one color
 
 Array = NDArray[np.float32]
 Size = tuple[int, int]  # rows, columns
-Line = tuple[Array, Array]  # slope and start, of half the filled square: values as straight lines of the grey
+Line = tuple[Array, Array]  # slope and start, of half the filled square: values as straight lines of the gray
 
 
-class Likeness:
-    """A picture, ready for any number of masks.
+class MaskRefiner:
+    """Refines any number of masks of one image.
 
-    `pixels` (n, n, 3) uint8 RGB, of which the upper left `filled` (rows, columns) are the picture; `detail` (D, m, m)
+    `pixels` (n, n, 3) uint8 RGB, of which the upper left `filled` (rows, columns) are the image; `detail` (D, m, m)
     of the same square, as `Embedding.detail`.
     """
 
@@ -43,54 +41,60 @@ class Likeness:
         cells = detail.shape[-1] / self._side
         self._grid = rows, columns = max(round(filled[0] * cells), 1), max(round(filled[1] * cells), 1)
         whole = np.ascontiguousarray(pixels[: filled[0], : filled[1]])
-        colours = _scaled(whole, self._grid, cv2.INTER_AREA) / 64 - 2
+        colors = _scaled(whole, self._grid, cv2.INTER_AREA) / 64 - 2
         texture = detail[:, :rows, :columns].astype(np.float32).transpose(1, 2, 0)
-        self._seen: Array = np.concatenate([texture, colours], 2).reshape(rows * columns, -1)
+        self._pixels: Array = np.concatenate([texture, colors], 2).reshape(rows * columns, -1)
         self._fine = np.asarray(cv2.cvtColor(whole, cv2.COLOR_RGB2GRAY) / np.float32(255), np.float32)
-        self._grey = _scaled(self._fine, self._half, cv2.INTER_AREA)
-        self._filter = GuidedFilter(self._grey, _around, EDGE)
-        self._ground = Ground(np.asarray(cv2.resize(whole, self._half[::-1], interpolation=cv2.INTER_AREA), np.uint8))
+        self._gray = _scaled(self._fine, self._half, cv2.INTER_AREA)
+        self._filter = GuidedFilter(self._gray, _window_mean, EDGE)
+        self._statistics = ImageStatistics(
+            np.asarray(cv2.resize(whole, self._half[::-1], interpolation=cv2.INTER_AREA), np.uint8)
+        )
 
-    def put_right(self, logits: Array) -> Array:
-        """Logits (K, h, h) float32 of the square, so put right: (K, n, n) float32."""
-        return np.stack([self._whole(self._line(each)) for each in logits])
+    def refine(self, logits: Array) -> Array:
+        """Refined logits (K, n, n) float32 of logits (K, h, h) float32 of the square."""
+        return np.stack([self._evaluate(self._line(logit)) for logit in logits])
 
-    def chosen(
-        self, logits: Array, trust: Array, asked: Asked, judge: Choice, most: int
+    def select(
+        self, logits: Array, trust: Array, prompt: ScaledPrompt, scorer: MaskScorer, count: int
     ) -> tuple[Array, Array, list[int]]:
-        """The `most` best of the masks whose logits are (K, h, h) float32, put right and cut where they are best.
+        """The `count` best of the masks whose logits are (K, h, h) float32, refined, each cut at its best level.
 
-        Logits (N, n, n) float32, above 0 for the mask, the IoU expected of each (N,) float32, and their
-        numbers. `trust` (K,) are SAM's own scores; the prompt is in px of the square.
+        Returns logits (N, n, n) float32, above 0 inside, the expected IoU of each (N,) float32, and their numbers among
+        the K. `trust` (K,) are SAM's own scores; the prompt is in px of the square.
         """
-        lines = [self._line(each) for each in logits]
-        values = np.stack([slope * self._grey + start for slope, start in lines])
-        cuts = judge.cuts(measures(self._ground, values, trust, asked))[:most]
-        right = np.stack([self._whole(lines[cut.number]) - np.float32(cut.level) for cut in cuts])
-        return right, np.array([cut.score for cut in cuts], np.float32), [cut.number for cut in cuts]
+        lines = [self._line(logit) for logit in logits]
+        values = np.stack([slope * self._gray + start for slope, start in lines])
+        cuts = scorer.best_cuts(measures(self._statistics, values, trust, prompt))[:count]
+        refined = np.stack([self._evaluate(lines[cut.number]) - np.float32(cut.level) for cut in cuts])
+        return refined, np.array([cut.score for cut in cuts], np.float32), [cut.number for cut in cuts]
 
-    def _alike(self, logits: Array) -> Array:
-        """How much each pixel looks like the mask rather than the rest: of the logits' size, within ±MOST."""
-        held = _scaled(1 / (1 + np.exp(-logits / SURE)), self._grid, cv2.INTER_AREA).ravel()
-        left = 1 - held
-        if min(held.sum(), left.sum()) < LEAST * len(held):
+    def _discriminant(self, logits: Array) -> Array:
+        """How much each pixel looks like the inside: of the logits' size, within ±MAX_DISCRIMINANT."""
+        inside_weights = _scaled(1 / (1 + np.exp(-logits / SURE)), self._grid, cv2.INTER_AREA).ravel()
+        outside_weights = 1 - inside_weights
+        if min(inside_weights.sum(), outside_weights.sum()) < MIN_SHARE * len(inside_weights):
             return np.zeros_like(logits)
-        held, left = held / held.sum(), left / left.sum()
-        inside, outside = held @ self._seen, left @ self._seen
-        spread = (self._seen.T * ((held + left) / 2)) @ self._seen
-        spread -= (np.outer(inside, inside) + np.outer(outside, outside)) / 2
-        spread += np.eye(len(spread), dtype=np.float32) * (SHRINKAGE * np.trace(spread) / len(spread) + TINIEST)
-        alike = (self._seen - (inside + outside) / 2) @ np.linalg.solve(spread, inside - outside)
-        return _scaled(alike.reshape(self._grid), self._half).clip(-MOST, MOST)
+        inside_weights, outside_weights = inside_weights / inside_weights.sum(), outside_weights / outside_weights.sum()
+        inside, outside = inside_weights @ self._pixels, outside_weights @ self._pixels
+        covariance = (self._pixels.T * ((inside_weights + outside_weights) / 2)) @ self._pixels
+        covariance -= (np.outer(inside, inside) + np.outer(outside, outside)) / 2
+        covariance += np.eye(len(covariance), dtype=np.float32) * (
+            SHRINKAGE * np.trace(covariance) / len(covariance) + REGULARIZATION
+        )
+        projection = (self._pixels - (inside + outside) / 2) @ np.linalg.solve(covariance, inside - outside)
+        return _scaled(projection.reshape(self._grid), self._half).clip(-MAX_DISCRIMINANT, MAX_DISCRIMINANT)
 
     def _line(self, logits: Array) -> Line:
-        """One mask's logits and what is alike, as lines of the grey around each pixel."""
-        ours = _scaled(logits, (self._side // 2, self._side // 2))[: self._half[0], : self._half[1]].clip(-LIMIT, LIMIT)
-        return self._filter.fit(ours + WEIGHT * self._alike(ours))
+        """One mask's logits and discriminant, as lines of the gray around each pixel."""
+        clipped = _scaled(logits, (self._side // 2, self._side // 2))[: self._half[0], : self._half[1]].clip(
+            -LIMIT, LIMIT
+        )
+        return self._filter.fit(clipped + WEIGHT * self._discriminant(clipped))
 
-    def _whole(self, line: Line) -> Array:
+    def _evaluate(self, line: Line) -> Array:
         """The lines' values at twice the resolution, the filled part's rim repeated beyond it."""
-        slope, start = (_scaled(each, self._filled) for each in line)
+        slope, start = (_scaled(plane, self._filled) for plane in line)
         beyond = 0, self._side - self._filled[0], 0, self._side - self._filled[1]
         return np.asarray(cv2.copyMakeBorder(slope * self._fine + start, *beyond, cv2.BORDER_REPLICATE), np.float32)
 
@@ -99,7 +103,7 @@ def _scaled(values: NDArray[Any], size: Size, how: int = cv2.INTER_LINEAR) -> Ar
     return np.asarray(cv2.resize(values, size[::-1], interpolation=how), np.float32)
 
 
-def _around(values: Array) -> Array:
-    """The mean of the square around each."""
+def _window_mean(values: Array) -> Array:
+    """The mean of the square around each pixel, of the shape of `values`."""
     side = 2 * RADIUS + 1
     return np.asarray(cv2.boxFilter(values, -1, (side, side), borderType=cv2.BORDER_REFLECT), np.float32)

@@ -1,11 +1,10 @@
-"""Which of SAM's masks, cut at which logit, is the object: judged by the picture, not by SAM alone.
+"""Scores of SAM's masks, cut at several logits, from measures of the image.
 
-SAM offers three masks and says which it trusts; of kinds of pictures that it never saw, it is often wrong, and 0 is
-often not the logit at which the object ends. So every mask is cut at some levels, each cut is measured (does its rim
-lie on edges, are inside and outside of different colours, how sharply does the logit fall there, does it hold the
-clicks and fill the box), and a network of one small layer tells its IoU from that. It was fitted by
-`skylight.model.pretraining.fit_mask_scoring`
-so that the cut it likes best is as good as can be (a softmax over all cuts, times their IoU).
+SAM gives three masks and a score of each. On kinds of images that it never saw, the scores are often wrong, and 0 is
+often not the logit at which the object ends. So every mask is cut at several levels, each cut is measured (does its rim
+lie on edges, do inside and outside differ in color, how sharply does the logit fall there, does it contain the clicks
+and fill the box), and a network with one small hidden layer predicts its IoU. `pretraining.fit_mask_scoring` fitted it
+to maximize the IoU of the cut with the highest score (a softmax over all cuts, times their IoU).
 
 All levels of a mask are measured in one pass, by histograms of the logit: a sum over the pixels between two levels,
 weighted by the slope of the logit, is a sum along the rims there (the coarea formula).
@@ -23,16 +22,17 @@ from safetensors.numpy import load_file
 WEIGHTS = Path(__file__).parents[1] / "weights" / "choice.safetensors"
 STEP = 0.1  # of a logit between levels
 BESIDE = 2  # levels at either end, needed for the rims of those within
-# Up to 0.3 from 0. On kinds never seen one click had an IoU of 0.594, 0.610, 0.611, 0.611 with cuts at most 0, 0.3,
-# 0.5, 0.8 from 0, three had 0.745, 0.748, 0.751, 0.752; but what is accepted of small lesions is worse, the further a
-# cut may go: 72 % of those pixels were right at 0.3, 57 % at 0.8.
+# Cuts up to 0.3 from 0: further ones make small objects worse (docs/decisions/mask-cuts.md).
 EDGES = np.arange(-3 - BESIDE, 4 + BESIDE) * STEP
 LEVELS = EDGES[BESIDE:-BESIDE]
-SOFT = 0.25  # logit over which a pixel counts for a mask with 73 %
-SHARP = 0.05  # of trust, over which one mask's share of what all three hold falls to a third
-MOST = 3.0  # of a logit, where its mean is taken
-FAR = 2.0  # of a click's logit from a level
-YES, NO = 22, 23  # among the measures: how far the lowest positive click and the highest negative one are above a level
+SOFT = 0.25  # logit at which a pixel counts as inside with 73 %
+SHARP = 0.05  # of SAM's score, over which a mask's weight in the mean of all three falls to a third
+MOST = 3.0  # of a logit, in its means
+FAR = 2.0  # largest distance of a click's logit from a level
+YES, NO = (
+    22,
+    23,
+)  # indices of measures: how far the lowest positive click and the highest negative one are above a level
 BEYOND = 10.0  # more than two scores can differ by
 FEW = 0.002  # of the picture's pixels, added to an area before it divides
 
@@ -41,8 +41,8 @@ Floats = NDArray[np.float64]
 
 
 @dataclass(frozen=True)
-class Asked:
-    """A prompt in px of a square of which a `Ground` is half as large.
+class ScaledPrompt:
+    """A prompt in px of a square that is twice as large as the `ImageStatistics`.
 
     `positive` and `negative` clicks (N, 2) xy, `box` (4,) x0, y0, x1, y1 or None.
     """
@@ -53,42 +53,42 @@ class Asked:
 
 
 @dataclass(frozen=True)
-class Cut:
-    """A mask: the `number` of SAM's answer, the logit above which it is, and the IoU that it should have."""
+class ScoredCut:
+    """A mask: its `number` in SAM's answer, the logit `level` that it lies above, and its expected IoU."""
 
     number: int
     level: float
     score: float
 
 
-class Ground:
-    """A picture, (h, w, 3) uint8 RGB, ready to judge any number of masks by."""
+class ImageStatistics:
+    """Edges and colors of an image, (h, w, 3) uint8 RGB, for measuring any number of masks."""
 
     def __init__(self, pixels: NDArray[np.uint8]) -> None:
         height, width = pixels.shape[:2]
-        grey = np.asarray(cv2.cvtColor(pixels, cv2.COLOR_RGB2GRAY) / np.float32(255), np.float32)
+        gray = np.asarray(cv2.cvtColor(pixels, cv2.COLOR_RGB2GRAY) / np.float32(255), np.float32)
         lab = np.asarray(cv2.cvtColor(pixels, cv2.COLOR_RGB2LAB) / np.float32(64), np.float32)
-        colours = lab.transpose(2, 0, 1)
-        flat = colours.reshape(3, -1).T
+        colors = lab.transpose(2, 0, 1)
+        flat = colors.reshape(3, -1).T
         self.known = np.concatenate([np.ones((height * width, 1), np.float32), flat, flat**2], 1)
-        self.grey = _slopes(grey)
-        self.steep = np.hypot(*self.grey)
-        self.of_colours = [_slopes(each) for each in colours]
-        self.usual = float(self.steep.mean()) + 1e-3
-        self.usual_colour = float(np.mean([np.hypot(*each).mean() for each in self.of_colours])) + 1e-3
+        self.gray_slopes = _slopes(gray)
+        self.steep = np.hypot(*self.gray_slopes)
+        self.color_slopes = [_slopes(each) for each in colors]
+        self.mean_slope = float(self.steep.mean()) + 1e-3
+        self.mean_color_slope = float(np.mean([np.hypot(*each).mean() for each in self.color_slopes])) + 1e-3
         border = np.zeros((height, width), bool)
         border[[0, -1]], border[:, [0, -1]] = True, True
         self.border = np.flatnonzero(border)
 
 
 def _slopes(values: Array) -> tuple[Array, Array]:
-    """Across and down, per px."""
+    """The slopes of (h, w) across and down, per px."""
     across, down = (cv2.Sobel(values, cv2.CV_32F, *way, scale=1 / 8) for way in ((1, 0), (0, 1)))
     return np.asarray(across, np.float32), np.asarray(down, np.float32)
 
 
-def measures(ground: Ground, logits: Array, trust: Array, asked: Asked) -> Array:
-    """What is known of every cut, (K, levels, features) float32, of logits (K, h, w) and SAM's own scores (K,)."""
+def measures(image: ImageStatistics, logits: Array, trust: Array, prompt: ScaledPrompt) -> Array:
+    """Measures of every cut, (K, levels, features) float32, of logits (K, h, w) float32 and SAM's own scores (K,)."""
     soft = [1 / (1 + np.exp(-each / SOFT)) for each in logits]
     shares = np.exp((trust - trust.max()) / SHARP)
     together = np.einsum("k,khw->hw", shares / shares.sum(), np.stack(soft)).astype(np.float32)
@@ -96,49 +96,49 @@ def measures(ground: Ground, logits: Array, trust: Array, asked: Asked) -> Array
     between = np.clip(np.floor(logits / STEP) + (len(EDGES) // 2 + 1), 0, len(EDGES)).astype(np.uint8)
     numbers = np.arange(len(EDGES) + 1, dtype=np.uint8)[:, None]
     where = (between.reshape(len(logits), 1, -1) == numbers).astype(np.float32)
-    held = (where.reshape(-1, where.shape[-1]) @ ground.known).reshape(*where.shape[:2], -1)  # all masks at once
+    held = (where.reshape(-1, where.shape[-1]) @ image.known).reshape(*where.shape[:2], -1)  # all masks at once
     return np.stack(
         [
-            _measured(ground, own, np.stack([odds, together]), there, sums, float(score), best, asked)
+            _mask_measures(image, own, np.stack([odds, together]), there, sums, float(score), best, prompt)
             for own, odds, there, sums, score in zip(logits, soft, where, held, trust, strict=True)
         ]
     )
 
 
-def _measured(
-    ground: Ground,
+def _mask_measures(
+    image: ImageStatistics,
     logits: Array,
     odds: Array,
     where: Array,
-    of_ground: Array,
+    image_sums: Array,
     trust: float,
     best: float,
-    asked: Asked,
+    prompt: ScaledPrompt,
 ) -> Array:
-    """Of one mask, (levels, features).
+    """Measures of one mask, (levels, features) float32.
 
-    `odds` (2, h, w) of each pixel by this mask and by all; `where` (N, pixels) is 1 between two
-    levels, `of_ground` (N, 7) what the ground has there, summed.
+    `odds` (2, h, w) of each pixel by this mask and by all masks; `where` (N, pixels) is 1 between two levels;
+    `image_sums` (N, 7) are sums of `image.known` there.
     """
     pixels = logits.size
     across, down = _slopes(logits)
     slope = np.sqrt(across * across + down * down) + np.float32(1e-6)
-    edge = np.abs(ground.grey[0] * across + ground.grey[1] * down)
-    coloured = sum((np.abs(x * across + y * down) for x, y in ground.of_colours), np.zeros_like(logits))
+    edge = np.abs(image.gray_slopes[0] * across + image.gray_slopes[1] * down)
+    colored = sum((np.abs(x * across + y * down) for x, y in image.color_slopes), np.zeros_like(logits))
     clipped = logits.clip(-MOST, MOST)
-    each = np.stack([slope, edge, coloured, ground.steep * slope, slope * slope, clipped, *odds])
+    each = np.stack([slope, edge, colored, image.steep * slope, slope * slope, clipped, *odds])
     # Sums of each thing between two levels, (things, levels), then around each level or above it.
     along, within = np.split((where @ each.reshape(8, -1).T).T.astype(np.float64), [5])
-    count, *of_colours = of_ground.T.astype(np.float64)
-    rim, edge, colour_edge, steep, falls = map(_around, along)
+    count, *color_sums = image_sums.T.astype(np.float64)
+    rim, edge, color_edge, steep, falls = map(_around, along)
     held_clipped, *held_odds = map(_above, within)
     area, rim = _above(count), rim + 1e-6
-    edge, colour_edge, steep, falls = edge / rim, colour_edge / rim, steep / rim, falls / rim
+    edge, color_edge, steep, falls = edge / rim, color_edge / rim, steep / rim, falls / rim
     length = rim / (2 * BESIDE * STEP)
     inside, outside = area + 1, pixels - area + 1
     apart, spread, whole, varied = (np.zeros(len(LEVELS)) for _ in range(4))
-    for colour, square in zip(of_colours[:3], of_colours[3:], strict=True):
-        total, squares, held, held_squares = colour.sum(), square.sum(), _above(colour), _above(square)
+    for color, square in zip(color_sums[:3], color_sums[3:], strict=True):
+        total, squares, held, held_squares = color.sum(), square.sum(), _above(color), _above(square)
         mean_in, mean_out = held / inside, (total - held) / outside
         around_in = held_squares - held * mean_in
         spread += around_in + (squares - held_squares) - (total - held) * mean_out
@@ -148,8 +148,8 @@ def _measured(
     explained = 1 - spread / (whole + 1e-3 * pixels)
     mean_in = held_clipped / inside
     mean_out = (clipped.sum() - mean_in * inside) / outside
-    yes = _at(logits, asked.positive).min() if len(asked.positive) else 1.0
-    no = _at(logits, asked.negative).max() if len(asked.negative) else -1.0
+    yes = _at(logits, prompt.positive).min() if len(prompt.positive) else 1.0
+    no = _at(logits, prompt.negative).max() if len(prompt.negative) else -1.0
     one = np.ones(len(LEVELS))
     known = [
         one * trust,
@@ -158,10 +158,10 @@ def _measured(
         np.abs(LEVELS),
         np.log(falls + 1e-3),
         _share(falls),
-        np.log(edge / ground.usual + 0.05),
+        np.log(edge / image.mean_slope + 0.05),
         _share(edge),
-        np.log(colour_edge / ground.usual_colour + 0.05),
-        _share(colour_edge),
+        np.log(color_edge / image.mean_color_slope + 0.05),
+        _share(color_edge),
         edge / (steep + 1e-4),
         (_around(count) / (area + FEW * pixels)).clip(0, 3),
         np.log(inside / pixels),
@@ -170,16 +170,16 @@ def _measured(
         _share(explained.clip(0)),
         np.log(apart + 1e-2),
         np.log(varied.clip(0) + 1e-2),
-        _above(where[:, ground.border].sum(1)) / len(ground.border),
+        _above(where[:, image.border].sum(1)) / len(image.border),
         mean_in,
         mean_out,
         mean_in - mean_out,
         (yes - LEVELS).clip(-FAR, FAR),
         (no - LEVELS).clip(-FAR, FAR),
-        one * len(asked.positive),
-        one * len(asked.negative),
+        one * len(prompt.positive),
+        one * len(prompt.negative),
         *(_expected(held, area, float(total)) for held, total in zip(held_odds, odds.sum((1, 2)), strict=True)),
-        *_boxed(logits, area, asked.box),
+        *_box_measures(logits, area, prompt.box),
     ]
     return np.stack(known, 1).astype(np.float32)
 
@@ -202,7 +202,7 @@ def _share(values: Floats) -> Floats:
 
 
 def _expected(held: Floats, area: Floats, total: float) -> Floats:
-    """The IoU with something of which only the odds are known."""
+    """The expected IoU with a mask of which only each pixel's odds are known."""
     return held / (area + total - held + 1)
 
 
@@ -213,7 +213,7 @@ def _at(logits: Array, clicks: NDArray[np.floating]) -> Array:
     return found
 
 
-def _boxed(logits: Array, area: Floats, box: NDArray[np.floating] | None) -> list[Floats]:
+def _box_measures(logits: Array, area: Floats, box: NDArray[np.floating] | None) -> list[Floats]:
     """How much of each cut is in the box, how much of the box it fills, how much of its sides it reaches, and 1."""
     if box is None:
         return [np.zeros(len(LEVELS))] * 4
@@ -228,34 +228,33 @@ def _boxed(logits: Array, area: Floats, box: NDArray[np.floating] | None) -> lis
     return [held / (area + 1), held / part.size, reached, np.ones(len(LEVELS))]
 
 
-class Choice:
-    """The fitted judge: `mean`, `deviation` (F,), `first` (H, F), `first_bias` (H,), `last` (H,), `last_bias` (1,)."""
+class MaskScorer:
+    """The network: `mean`, `deviation` (F,), `first` (H, F), `first_bias` (H,), `last` (H,) and `last_bias` (1,)."""
 
     def __init__(self, weights: dict[str, Array]) -> None:
         self.weights = weights
 
     def scores(self, known: Array) -> Array:
-        """The IoU expected of cuts (..., F): (...) float32."""
+        """The expected IoU, (...) float32, of cuts with measures (..., F)."""
         w = self.weights
-        seen = ((known - w["mean"]) / w["deviation"]).clip(-4, 4)
-        hidden = np.maximum(seen @ w["first"].T + w["first_bias"], 0)
-        found: Array = hidden @ w["last"] + w["last_bias"][0]
-        return found
+        normalized = ((known - w["mean"]) / w["deviation"]).clip(-4, 4)
+        hidden = np.maximum(normalized @ w["first"].T + w["first_bias"], 0)
+        scores: Array = hidden @ w["last"] + w["last_bias"][0]
+        return scores
 
-    def cuts(self, known: Array) -> list[Cut]:
-        """The best cut of each mask, of `measures` (K, levels, F); the best first.
+    def best_cuts(self, known: Array) -> list[ScoredCut]:
+        """The best cut of each mask, from `measures` (K, levels, F); the best mask first.
 
-        One that holds all positive clicks and no negative one, where there is any (without that three of 400 clicks on
-        scenes were answered with nothing at all); of any other no IoU is expected.
+        A cut that contains all positive clicks and no negative one comes before all others, whose expected IoU is 0.
         """
-        obeys = (known[..., YES] > 0) & (known[..., NO] < 0)
-        scores = self.scores(known) - BEYOND * ~obeys
-        best, liked = scores.argmax(1), scores.max(1)
-        order = np.argsort(-liked, kind="stable").tolist()
-        return [Cut(k, float(LEVELS[best[k]]), float(np.clip(liked[k], 0, 1))) for k in order]
+        consistent = (known[..., YES] > 0) & (known[..., NO] < 0)
+        scores = self.scores(known) - BEYOND * ~consistent
+        best, highest = scores.argmax(1), scores.max(1)
+        order = np.argsort(-highest, kind="stable").tolist()
+        return [ScoredCut(k, float(LEVELS[best[k]]), float(np.clip(highest[k], 0, 1))) for k in order]
 
 
 @lru_cache(maxsize=1)
-def fitted() -> Choice:
-    """The bundled one."""
-    return Choice(load_file(WEIGHTS))
+def load_scorer() -> MaskScorer:
+    """The bundled scorer."""
+    return MaskScorer(load_file(WEIGHTS))

@@ -26,7 +26,7 @@ HEADS = (0, 4, 5, 10)  # attention heads; stage 0 is convolutional
 WINDOWS = (0, 7, 14, 7)  # cells of an attention window a side
 MERGE_STRIDES = (2, 2, 1)  # after stages 0, 1, 2: 256 -> 128 -> 64 -> 64 cells a side
 EXPANSION = 4  # hidden channels of an MLP or inverted bottleneck, as a multiple of its input
-CLASSES = 1000  # ImageNet classifier that the checkpoint still carries
+CLASSES = 1000  # of the ImageNet classifier in the checkpoint
 
 
 class ConvNorm(nn.Sequential):
@@ -108,8 +108,8 @@ class Attention(nn.Module):
         # The projection holds query, key and value of one head side by side, then those of the next head.
         qkv = self.qkv(self.norm(x)).view(batch, cells, self.heads, 3, dim // self.heads)
         query, key, value = qkv.permute(3, 0, 2, 1, 4)
-        # Looked up at every image, 6 ms of 1,600 in all: a stored copy goes stale when weights are loaded.
-        bias = self.attention_biases[None, :, self.offsets].to(query.dtype)  # with fewer axes PyTorch goes a slow way
+        # Looked up for every image, 6 ms of 1,600: a stored copy would be stale after weights are loaded.
+        bias = self.attention_biases[None, :, self.offsets].to(query.dtype)  # with fewer axes PyTorch takes a slow path
         mixed = F.scaled_dot_product_attention(query, key, value, attn_mask=bias)
         return cast(Tensor, self.proj(mixed.transpose(1, 2).reshape(batch, cells, dim)))
 
@@ -142,7 +142,7 @@ class Block(nn.Module):
         return cast(Tensor, x + self.mlp(x)).permute(0, 3, 1, 2)
 
     def attend(self, x: Tensor) -> Tensor:
-        """Attention in windows; cells that only fill up the last windows are zeros, and are attended to."""
+        """Attention in windows; the last windows are padded with zeros, which are attended to."""
         batch, dim, height, width = x.shape
         side = self.side
         x = F.pad(x, (0, -width % side, 0, -height % side))
@@ -169,14 +169,14 @@ class Stage(nn.Module):
 class TinyViT(nn.Module):
     """Image encoder: (B, 3, 1024, 1024) float normalised RGB -> (B, 256, 64, 64) float embedding."""
 
-    img_size = IMAGE_SIZE  # where segment_anything's Sam looks up the size it pads to
+    img_size = IMAGE_SIZE  # the name that segment_anything's Sam reads
 
     def __init__(self) -> None:
         super().__init__()
         self.patch_embed = PatchEmbed(DIMS[0])
         merges = [Merging(a, b, stride) for (a, b), stride in zip(pairwise(DIMS), MERGE_STRIDES, strict=True)]
         self.layers = nn.Sequential(*(Stage(_blocks(i), m) for i, m in enumerate([*merges, None])))
-        # Never run: the checkpoint still carries the classifier, and a strict load needs a place for it.
+        # Never run: the checkpoint contains the classifier, and a strict load needs its modules.
         self.norm_head = nn.LayerNorm(DIMS[-1])
         self.head = nn.Linear(DIMS[-1], CLASSES)
         self.neck = nn.Sequential(
@@ -190,9 +190,9 @@ class TinyViT(nn.Module):
         return cast(Tensor, self.neck(self.layers(self.patch_embed(image))))
 
     def fold(self) -> None:
-        """Make it quick on a CPU, in place: batch norms go into their convolutions, channels come last.
+        """Fold batch norms into their convolutions and put channels last, in place: quicker on a CPU.
 
-        It gives the same as before, but its weights are no longer those of the checkpoint.
+        The output stays the same, but the weights are no longer those of the checkpoint.
         """
         for module in list(self.modules()):
             if isinstance(module, ConvNorm) and isinstance(module.bn, nn.BatchNorm2d):
@@ -210,7 +210,7 @@ def _blocks(stage: int) -> list[nn.Module]:
 def build_mobile_sam() -> Sam:
     """A `segment_anything.modeling.Sam` in eval mode with random weights.
 
-    `sam.load_state_dict(torch.load(path, weights_only=True))` puts the published weights in their place.
+    `sam.load_state_dict(torch.load(path, weights_only=True))` loads the published weights.
     """
     sam = Sam(
         image_encoder=TinyViT(),

@@ -1,6 +1,7 @@
-"""Between an image and the square that SAM sees: the longest side is scaled to the square's.
+"""Scaling of images and points to the square that SAM sees: the longest side becomes the square's.
 
-As segment_anything/utils/transforms.py does it, to the last bit; that module imports torchvision, see `official`.
+As segment_anything/utils/transforms.py does it, to the last bit; that module imports torchvision, see
+`segment_anything_import`.
 """
 
 import numpy as np
@@ -13,17 +14,19 @@ Size = tuple[int, int]  # height, width
 def scaled_size(size: Size, side: int) -> Size:
     """An image's height and width, at least 1 px each, when its longest side is `side` px."""
     scale = side * 1.0 / max(size)
-    return max(int(size[0] * scale + 0.5), 1), max(int(size[1] * scale + 0.5), 1)  # theirs has 0 px of a narrow one
+    return max(int(size[0] * scale + 0.5), 1), max(
+        int(size[1] * scale + 0.5), 1
+    )  # segment-anything gives 0 px for a narrow image
 
 
 def scale_image(image: NDArray[np.uint8], side: int) -> NDArray[np.uint8]:
-    """An image (H, W, 3) uint8 so scaled."""
+    """An image (H, W, 3) uint8 whose longest side becomes `side` px."""
     height, width = scaled_size((image.shape[0], image.shape[1]), side)
     return np.array(Image.fromarray(image).resize((width, height), Image.Resampling.BILINEAR))
 
 
 def scale_points(points: NDArray[np.float32], size: Size, side: int) -> NDArray[np.float64]:
-    """Points (..., 2) xy px of an image of `size`, where they are in the scaled one."""
+    """Points (..., 2) xy px of an image of `size` as (..., 2) float64 px of the scaled image."""
     height, width = scaled_size(size, side)
-    found: NDArray[np.float64] = points.astype(np.float64) * np.array([width / size[1], height / size[0]])
-    return found
+    scaled: NDArray[np.float64] = points.astype(np.float64) * np.array([width / size[1], height / size[0]])
+    return scaled

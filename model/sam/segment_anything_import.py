@@ -1,8 +1,7 @@
-"""segment-anything's networks, without the rest of its package.
+"""segment-anything's network classes, imported without the rest of its package.
 
-Its `__init__` imports torchvision, which takes 170 MB of memory and a second for what nothing here uses. So the
-modules wanted are imported beside it; whoever imports `segment_anything` itself gets all of it, with these same
-classes.
+Its `__init__` imports torchvision, which takes 170 MB of memory and a second and is not used here. So the modules are
+imported without running it; importing `segment_anything` itself still gives all of it, with these same classes.
 """
 
 import importlib.util
@@ -14,8 +13,8 @@ __all__ = ["LayerNorm2d", "MaskDecoder", "PromptEncoder", "Sam", "TwoWayTransfor
 
 
 @contextmanager
-def _bare(name: str) -> Iterator[None]:
-    """While it lasts, a package's modules can be imported without its `__init__`, unless that has been."""
+def _without_init(name: str) -> Iterator[None]:
+    """Within this context, a package's modules are imported without its `__init__`, unless that was imported before."""
     if name in sys.modules:
         yield
         return
@@ -30,7 +29,7 @@ def _bare(name: str) -> Iterator[None]:
         del sys.modules[name]
 
 
-with _bare("segment_anything"):
+with _without_init("segment_anything"):
     from segment_anything.build_sam import sam_model_registry
     from segment_anything.modeling import MaskDecoder, PromptEncoder, Sam, TwoWayTransformer
     from segment_anything.modeling.common import LayerNorm2d

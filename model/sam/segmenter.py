@@ -1,7 +1,7 @@
 """Segment Anything without state: an image to its embedding, an embedding and a prompt to masks.
 
-Built from segment-anything's own classes (arXiv 2304.02643). Nothing is remembered between calls, unlike
-segment-anything's `SamPredictor`, so any number of threads can ask about any number of images at once.
+Built from segment-anything's own classes (arXiv 2304.02643). Unlike segment-anything's `SamPredictor` it keeps no
+state between calls, so any number of threads can segment any number of images at once.
 """
 
 import functools
@@ -16,112 +16,112 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from skylight.model.masks.clicked_parts import clicked_parts
-from skylight.model.masks.upsampling import enlarge
+from skylight.model.masks.upsampling import upsample_mask
 from skylight.model.runtime.cpu import trim_malloc
-from skylight.model.runtime.micro_batching import Together
-from skylight.model.sam.mask_refinement import Likeness
-from skylight.model.sam.mask_scoring import Asked, fitted
+from skylight.model.runtime.micro_batching import MicroBatcher
+from skylight.model.sam.mask_refinement import MaskRefiner
+from skylight.model.sam.mask_scoring import ScaledPrompt, load_scorer
 from skylight.model.sam.precision import SUFFIXES, half_type
 from skylight.model.sam.resize import scale_image, scale_points, scaled_size
-from skylight.model.sam.second_look import answer_in, keep, unpack, window_for
+from skylight.model.sam.second_look import pack_picture, segment_window, unpack_picture, window_for
 from skylight.model.sam.segment_anything_import import Sam
 from skylight.model.sam.tiny_sam import TinySam
-from skylight.model.sam.types import PER_CELL, Cut, Embedding, Prompt, Segmentation, extent_of
+from skylight.model.sam.types import PER_CELL, Embedding, MaskLogits, Prompt, Segmentation, extent_of
 
 BATCH = 4  # images in one forward on a GPU: ViT-H's attention over the whole image takes 0.5 GB of each
 SAME_LEVELS = 8  # by which thumbnails of the same pixels may differ, of a JPEG that another library has decoded
-WARM = 8  # images of which the parts of every click are kept
+CACHED_IMAGES = 8  # images whose state is kept between clicks
 
 
-def is_of(embedding: Embedding, image: NDArray[np.uint8]) -> bool:
-    """Whether an embedding was made of these pixels, (H, W, 3) uint8 RGB, by its thumbnail."""
+def is_embedding_of(embedding: Embedding, image: NDArray[np.uint8]) -> bool:
+    """Whether an embedding is of these pixels, (H, W, 3) uint8 RGB, by its thumbnail."""
     side = len(embedding.thumbnail)
     rows, columns = extent_of((image.shape[0], image.shape[1]), side)
     thumbnail = np.zeros(embedding.thumbnail.shape, np.int16)
-    thumbnail[:rows, :columns] = _reduced(image, (rows, columns))
+    thumbnail[:rows, :columns] = _downscale(image, (rows, columns))
     return int(np.abs(thumbnail - embedding.thumbnail).max()) <= SAME_LEVELS
 
 
-def _reduced(image: NDArray[np.uint8], shape: tuple[int, int]) -> NDArray[np.uint8]:
+def _downscale(image: NDArray[np.uint8], shape: tuple[int, int]) -> NDArray[np.uint8]:
     return np.asarray(Image.fromarray(image).resize(shape[::-1], Image.Resampling.BOX))
 
 
 @dataclass(frozen=True)
-class _Warm:
-    """What every click on an image needs, made from its embedding at the first one.
+class _ImageState:
+    """The part of a click's computation that depends on the image alone, made at its first click.
 
-    `features` (1, 256, h, w) float32; of the tiny SAM `rims`, the unpacked `picture`, and `likeness`, 9 MB in all at
-    1024 px.
+    `features` (1, 256, h, w) float32; of the tiny SAM also `rims`, the decoded `picture`, and `refiner`: 9 MB in
+    all at 1024 px.
     """
 
     features: torch.Tensor
     rims: tuple[torch.Tensor, ...] | None = None
     picture: Image.Image | None = None
-    likeness: Likeness | None = None
+    refiner: MaskRefiner | None = None
 
 
 class Segmenter:
     """A loaded SAM. Stateless: every method may be called from many threads at once."""
 
     def __init__(self, network: Sam, encoder_id: str, device: torch.device, precision: str = "auto") -> None:
-        """`encoder_id` is of the weights, see `identify`; `precision` one of `PRECISIONS`."""
+        """`encoder_id` is of the weights, as `loading.identify` gives it; `precision` is one of `PRECISIONS`."""
         self.half = half_type(device, isinstance(network, TinySam), precision)
         self.encoder_id = encoder_id + (SUFFIXES[self.half] if self.half else "")
         self.device = device
         self.network = network.to(device).eval().requires_grad_(False)
         self.input_size = int(network.image_encoder.img_size)
-        self.batch = BATCH if device.type == "cuda" else 1  # images that are best embedded at once, by as many threads
-        self.judge = fitted()  # of the tiny SAM's masks
-        self._together: Together[torch.Tensor, list[NDArray[np.float16]]] = Together(self.encode, self.batch)
+        self.batch = BATCH if device.type == "cuda" else 1  # images to embed at once, from as many threads
+        self.scorer = load_scorer()  # of the tiny SAM's masks
+        self._batched: MicroBatcher[torch.Tensor, list[NDArray[np.float16]]] = MicroBatcher(self.encode, self.batch)
         with torch.inference_mode():
             position = network.prompt_encoder.get_dense_pe()
             self._position = position.contiguous(memory_format=torch.channels_last)
-        self._warm = functools.lru_cache(maxsize=WARM)(self._warmed)
+        self._state_of = functools.lru_cache(maxsize=CACHED_IMAGES)(self._make_state)
 
-    def _warmed(self, embedding: Embedding) -> _Warm:
-        trim_malloc()  # here as well, or what other images left between what is kept adds up to 0.2 GB
+    def _make_state(self, embedding: Embedding) -> _ImageState:
+        trim_malloc()  # here as well: the memory that other images left adds up to 0.2 GB
         features = torch.from_numpy(embedding.features).to(self.device, torch.float32)[None]
         features = features.contiguous(memory_format=torch.channels_last)
         if not isinstance(self.network, TinySam):
-            return _Warm(features)
+            return _ImageState(features)
         thumbnail = torch.from_numpy(embedding.thumbnail).to(self.device, torch.float32).permute(2, 0, 1)[None]
         rims = self.network.rims(F.avg_pool2d(thumbnail, 2) / 127.5 - 1)  # they were trained at a quarter
-        picture = None if embedding.picture is None else unpack(embedding.picture)
+        picture = None if embedding.picture is None else unpack_picture(embedding.picture)
         filled, detail = embedding.extent(len(embedding.thumbnail)), embedding.detail
-        likeness = None if detail is None else Likeness(embedding.thumbnail, detail, filled)
-        return _Warm(features, rims, picture, likeness)
+        refiner = None if detail is None else MaskRefiner(embedding.thumbnail, detail, filled)
+        return _ImageState(features, rims, picture, refiner)
 
     def embed(self, image: NDArray[np.uint8]) -> Embedding:
         """The embedding of an image, (H, W, 3) uint8 RGB."""
         scaled = scale_image(image, self.input_size)
         pixels = torch.from_numpy(np.array(scaled)).permute(2, 0, 1).to(self.device, torch.float32)
         with torch.inference_mode():
-            ready = self.network.preprocess(pixels)
-        # Processors have nothing to gain by waiting for each other, and several may be asked at once.
-        features, *taps = self._together(ready) if self.batch > 1 else self.encode([ready])[0]
+            prepared = self.network.preprocess(pixels)
+        # On a CPU there is nothing to gain from a batch, and several threads encode at once.
+        features, *taps = self._batched(prepared) if self.batch > 1 else self.encode([prepared])[0]
         context, detail = taps or (None, None)
         trim_malloc()
         side = PER_CELL * features.shape[-1]
         thumbnail = np.zeros((side, side, 3), np.uint8)
         height, width = image.shape[:2]
-        picture = keep(image) if isinstance(self.network, TinySam) else None
+        picture = pack_picture(image) if isinstance(self.network, TinySam) else None
         embedding = Embedding(features, (height, width), thumbnail, context, detail, picture)
         rows, columns = embedding.extent(side)
-        thumbnail[:rows, :columns] = _reduced(image, (rows, columns))
+        thumbnail[:rows, :columns] = _downscale(image, (rows, columns))
         return embedding
 
     def encode(self, pixels: Sequence[torch.Tensor]) -> list[list[NDArray[np.float16]]]:
-        """Of each of some (3, S, S), normalised and padded: features (256, h, w), and taps from a SAM that gives them.
+        """Features (256, h, w) float16 of images (3, S, S), normalized and padded, and taps if there are any, of each.
 
-        Computed in half precision where that is quicker.
+        Computed in 16 bits where that is quicker.
         """
         encoder = self.network.image_encoder
         half = torch.autocast(self.device.type, self.half, enabled=self.half is not None)
         with torch.inference_mode(), half:
-            several = torch.stack(list(pixels))
-            found = encoder.with_taps(several) if isinstance(self.network, TinySam) else [encoder(several)]
-        kept = [part.to(torch.float16).cpu().numpy() for part in found]
-        return [[part[i] for part in kept] for i in range(len(pixels))]
+            batch = torch.stack(list(pixels))
+            outputs = encoder.with_taps(batch) if isinstance(self.network, TinySam) else [encoder(batch)]
+        arrays = [output.to(torch.float16).cpu().numpy() for output in outputs]
+        return [[array[i] for array in arrays] for i in range(len(pixels))]
 
     def segment(
         self,
@@ -133,76 +133,78 @@ class Segmenter:
         """SAM's masks for a prompt on an embedded image, at most `candidates` of them.
 
         `logits` (4h, 4w) float32 are those of an earlier answer to refine. The official SAMs answer an ambiguous
-        prompt, a single point, with three masks and any other with one, as segment-anything advises; the tiny SAM
-        was trained to offer three always, and looks again, closer, at what is small: its masks and scores are then
-        those of the second look. Its masks are put right and chosen by the picture, see `likeness` and `choice`; its
-        logits are those of the first look as they came. Of a mask those parts are kept that hold a positive point.
+        prompt, a single point, with three masks and any other with one, as segment-anything advises. The tiny SAM
+        always gives three, refined (`mask_refinement`) and selected (`mask_scoring`) by the image, and looks again at
+        small objects (`second_look`): masks and scores are then those of the second look, while `logits` remain SAM's
+        first ones. Of a mask those parts are kept that hold a positive point.
         """
         clicked = prompt.points[prompt.positive]
         with torch.inference_mode():
-            warm = self._warm(embedding)
-            low, scores = self._answer(warm, embedding.size, prompt, logits)
+            state = self._state_of(embedding)
+            low, scores = self._decode(state, embedding.size, prompt, logits)
             order = scores.argsort(descending=True)
-            found, trust = low[order].cpu().numpy(), scores[order].cpu().numpy()
-            size, right, expected, numbers = embedding.size, found, trust, list(range(len(found)))
-            # What a lone click means the judge knows better than SAM: on 18 kinds never seen its IoU is 0.589 if the
-            # second look goes there, 0.580 if it goes where SAM's trust is. Of further clicks SAM makes more itself.
-            lone = prompt.box is None and len(prompt.points) == 1
-            if not lone and warm.picture is not None:
-                first = clicked_parts(self._mask(found[0], size), clicked)
-                if closer := self._closer(warm, size, prompt, first, candidates):
-                    return Segmentation(*closer[:2], found[:candidates], closer[2])
-            if warm.likeness is not None:
-                asked = _asked(prompt, size, len(embedding.thumbnail))
-                right, expected, numbers = warm.likeness.chosen(found, trust, asked, self.judge, candidates)
-            first = clicked_parts(self._mask(right[0], size), clicked)
-            if lone and (closer := self._closer(warm, size, prompt, first, candidates)):
-                return Segmentation(*closer[:2], found[numbers[:candidates]], closer[2])
-            others = [clicked_parts(self._mask(each, size), clicked) for each in right[1:candidates]]
-            masks = np.stack([first, *others]) if others else first[None]  # a copy takes as long as all the rest
-            rows, columns = embedding.extent(right.shape[-1])
-            cuts = tuple(Cut(each[:rows, :columns], (0, 0, *size)) for each in right[:candidates])
-            return Segmentation(masks, expected[:candidates], found[numbers[:candidates]], cuts)
+            raw, trust = low[order].cpu().numpy(), scores[order].cpu().numpy()
+            size, refined, expected, numbers = embedding.size, raw, trust, list(range(len(raw)))
+            # After a single click the scorer's mask decides where the second look goes, after further prompts SAM's own
+            # does (docs/decisions/second-look.md).
+            single_click = prompt.box is None and len(prompt.points) == 1
+            if not single_click and state.picture is not None:
+                first = clicked_parts(self._mask(raw[0], size), clicked)
+                if closer := self._second_look(state, size, prompt, first, candidates):
+                    return Segmentation(*closer[:2], raw[:candidates], closer[2])
+            if state.refiner is not None:
+                scaled = _scale_prompt(prompt, size, len(embedding.thumbnail))
+                refined, expected, numbers = state.refiner.select(raw, trust, scaled, self.scorer, candidates)
+            first = clicked_parts(self._mask(refined[0], size), clicked)
+            if single_click and (closer := self._second_look(state, size, prompt, first, candidates)):
+                return Segmentation(*closer[:2], raw[numbers[:candidates]], closer[2])
+            others = [clicked_parts(self._mask(logit, size), clicked) for logit in refined[1:candidates]]
+            masks = (
+                np.stack([first, *others]) if others else first[None]
+            )  # a copy of large masks takes as long as the rest
+            rows, columns = embedding.extent(refined.shape[-1])
+            mask_logits = tuple(MaskLogits(logit[:rows, :columns], (0, 0, *size)) for logit in refined[:candidates])
+            return Segmentation(masks, expected[:candidates], raw[numbers[:candidates]], mask_logits)
 
     def _mask(self, logits: NDArray[np.float32], size: tuple[int, int]) -> NDArray[np.bool_]:
         """Logits (4h, 4w) at the image's size, (H, W) bool.
 
-        Scaled to SAM's input, then to the image, as `Sam.postprocess_masks` does; OpenCV takes a quarter of its time.
+        Scaled to SAM's input, then to the image, as by `Sam.postprocess_masks`; OpenCV takes a quarter of its time.
         """
         height, width = scaled_size(size, self.input_size)
         side = self.input_size, self.input_size
         square = np.asarray(cv2.resize(logits, side, interpolation=cv2.INTER_LINEAR), np.float32)
-        return enlarge(square[:height, :width], size)
+        return upsample_mask(square[:height, :width], size)
 
-    def _closer(
+    def _second_look(
         self,
-        warm: _Warm,
+        state: _ImageState,
         size: tuple[int, int],
         prompt: Prompt,
         first: NDArray[np.bool_],
         candidates: int,
-    ) -> tuple[NDArray[np.bool_], NDArray[np.float32], tuple[Cut, ...]] | None:
-        """Masks, scores and cuts of a second look at an image of `size`, if the first mask (H, W) gives reason to."""
-        if warm.picture is None or not isinstance(self.network, TinySam):
+    ) -> tuple[NDArray[np.bool_], NDArray[np.float32], tuple[MaskLogits, ...]] | None:
+        """Masks, scores and logits of a second look at an image; None unless the first mask (H, W) bool is small."""
+        if state.picture is None or not isinstance(self.network, TinySam):
             return None
         window = window_for(size, first, prompt.points[prompt.positive], prompt.box)
         if window is None:
             return None
-        masks, scores, logits = answer_in(
+        masks, scores, logits = segment_window(
             window,
             self.network,
             self._position,
-            warm.picture,
+            state.picture,
             size,
             prompt,
-            self.judge,
+            self.scorer,
             candidates,
         )
-        return masks, scores, tuple(Cut(each, window) for each in logits)
+        return masks, scores, tuple(MaskLogits(logit, window) for logit in logits)
 
-    def _answer(
+    def _decode(
         self,
-        warm: _Warm,
+        state: _ImageState,
         size: tuple[int, int],
         prompt: Prompt,
         logits: NDArray[np.float32] | None,
@@ -221,26 +223,26 @@ class Segmenter:
         earlier = None if logits is None else torch.from_numpy(logits).to(self.device)[None, None]
         network = self.network
         if isinstance(network, TinySam):
-            assert warm.rims is not None
-            low, scores = network.answer(
-                warm.features, warm.rims, points, labels, boxes, earlier, position=self._position
+            assert state.rims is not None
+            low, scores = network.decode(
+                state.features, state.rims, points, labels, boxes, earlier, position=self._position
             )
             return low[0], scores[0]
-        given = None if points is None else (points, labels)
-        sparse, dense = network.prompt_encoder(points=given, boxes=boxes, masks=earlier)
-        several = len(prompt.points) == 1 and boxes is None and earlier is None
+        clicks = None if points is None else (points, labels)
+        sparse, dense = network.prompt_encoder(points=clicks, boxes=boxes, masks=earlier)
+        ambiguous = len(prompt.points) == 1 and boxes is None and earlier is None
         low, scores = network.mask_decoder(
-            image_embeddings=warm.features,
+            image_embeddings=state.features,
             image_pe=self._position,
             sparse_prompt_embeddings=sparse,
             dense_prompt_embeddings=dense,
-            multimask_output=several,
+            multimask_output=ambiguous,
         )
         return low[0], scores[0]
 
 
-def _asked(prompt: Prompt, size: tuple[int, int], side: int) -> Asked:
+def _scale_prompt(prompt: Prompt, size: tuple[int, int], side: int) -> ScaledPrompt:
     """A prompt on an image of `size` (H, W) in px of its thumbnail's square, whose sides have `side`."""
     clicks = scale_points(prompt.points, size, side)
     box = None if prompt.box is None else scale_points(prompt.box.reshape(2, 2), size, side).ravel()
-    return Asked(clicks[prompt.positive], clicks[~prompt.positive], box)
+    return ScaledPrompt(clicks[prompt.positive], clicks[~prompt.positive], box)

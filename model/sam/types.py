@@ -1,4 +1,4 @@
-"""What goes into a SAM and comes out of it: prompts, embeddings, masks."""
+"""Inputs and outputs of a SAM: prompts, embeddings, masks."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field
@@ -6,15 +6,15 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
+from skylight.model.images.raster import Window
+
 FEATURES = 256  # channels of every SAM's embedding
 PER_CELL = 8  # px of a thumbnail along a side of an embedding's cell: half of the resolution that SAM sees
-
-Window = tuple[int, int, int, int]  # row, column, height, width in px of the image
 
 
 @dataclass(frozen=True)
 class Prompt:
-    """What an annotator gives SAM, in pixels of the image, xy order.
+    """Points and a box, in pixels of the image, xy order.
 
     `points` (N, 2) float32; `positive` (N,) bool; `box` (4,) float32 x0, y0, x1, y1, or None. Raises ValueError when
     there is neither point nor box, when the shapes disagree, or when a number is not finite.
@@ -49,15 +49,15 @@ class Prompt:
 
 @dataclass(frozen=True, eq=False)
 class Embedding:
-    """SAM's image-encoder output of one image, with the little of the image that the domain decoder needs.
+    """The output of SAM's image encoder for one image, and the parts of the image that a decoder needs.
 
     `features` (256, h, w) float16, for the image scaled so that its longer side is 16 w px and padded right and
     below; `size` (H, W) px of the image itself; `thumbnail` (8h, 8w, 3) uint8 RGB, scaled and padded alike. `context`
-    (C, h, w) float16 is of an earlier layer, which no SAM has trained to outline anything, whatever it is: it knows a
-    pit from a crater's dark floor. `detail` (D, 2h, 2w) float16 is of a layer before that, at twice the resolution.
-    `picture` (N,) uint8 is a JPEG of the image for a second look, see `closer`. Only the tiny SAM gives these three.
-    `quantiles` (101,) float64, of an image of more than 8 bits that was stretched by its own range, are its numbers'.
-    `known` (N,) uint8, of an image that is not there everywhere, tells where it is, as `pack_known` makes it.
+    (C, h, w) float16 is of an earlier layer, not trained for outlines: it tells kinds of things apart.
+    `detail` (D, 2h, 2w) float16 is of a layer before that, at twice the resolution. `picture` (N,) uint8 is a JPEG of
+    the image for the second look (`sam.second_look`). Only the tiny SAM gives these three. `quantiles` (101,) float64
+    are the percentiles of an image of more than 8 bits that was stretched by its own range. `known` (N,) uint8,
+    made by `pack_known`, says where an image with unknown pixels is known.
     """
 
     features: NDArray[np.float16]
@@ -69,15 +69,15 @@ class Embedding:
     quantiles: NDArray[np.float64] | None = None
     known: NDArray[np.uint8] | None = None
 
-    def where_known(self) -> NDArray[np.bool_] | None:
-        """Where the image is there, (H, W) bool; None: everywhere."""
+    def known_mask(self) -> NDArray[np.bool_] | None:
+        """Where the image is known, (H, W) bool; None: everywhere."""
         if self.known is None:
             return None
         return np.unpackbits(self.known, count=self.size[0] * self.size[1]).reshape(self.size).astype(bool)
 
     @property
-    def learned_from(self) -> NDArray[np.float16]:
-        """What a domain decoder reads on the grid: features and context, (256 + C, h, w) float16."""
+    def decoder_features(self) -> NDArray[np.float16]:
+        """A decoder's input on the grid: features and context, (256 + C, h, w) float16."""
         return self.features if self.context is None else np.concatenate([self.features, self.context])
 
     def extent(self, cells: int) -> tuple[int, int]:
@@ -85,9 +85,9 @@ class Embedding:
         return extent_of(self.size, cells)
 
 
-def pack_known(there: NDArray[np.bool_] | None) -> NDArray[np.uint8] | None:
-    """`Embedding.known` of (H, W) bool, a bit for a pixel, row by row; None of None."""
-    return None if there is None else np.packbits(there)
+def pack_known(known: NDArray[np.bool_] | None) -> NDArray[np.uint8] | None:
+    """`Embedding.known` of a mask (H, W) bool: one bit per pixel, row by row; None for None."""
+    return None if known is None else np.packbits(known)
 
 
 def extent_of(size: tuple[int, int], cells: int) -> tuple[int, int]:
@@ -96,8 +96,8 @@ def extent_of(size: tuple[int, int], cells: int) -> tuple[int, int]:
 
 
 @dataclass(frozen=True)
-class Cut:
-    """What a mask is cut from: `logits` (h, w) float32, above 0 inside, which cover `window` of the image.
+class MaskLogits:
+    """The logits that a mask comes from: `logits` (h, w) float32, above 0 inside, which cover `window` of the image.
 
     The window is row, column, height, width in px; beyond it nothing belongs to the mask.
     """
@@ -108,14 +108,14 @@ class Cut:
 
 @dataclass(frozen=True)
 class Segmentation:
-    """SAM's answers to one prompt, the most trusted first.
+    """SAM's answers to one prompt, those with the highest scores first.
 
     `masks` (K, H, W) bool; `scores` (K,) float32, the predicted IoU; `logits` (K, 4h, 4w) float32 over the padded
-    square, of which one can be given back with the next prompt; `cuts` (K), what each mask is cut from, which with the
-    tiny SAM are not these logits.
+    square, one of which can be passed with the next prompt; `mask_logits` (K), the logits that each
+    mask comes from, which with the tiny SAM are others.
     """
 
     masks: NDArray[np.bool_]
     scores: NDArray[np.float32]
     logits: NDArray[np.float32]
-    cuts: tuple[Cut, ...] = ()
+    mask_logits: tuple[MaskLogits, ...] = ()

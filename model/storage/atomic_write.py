@@ -1,4 +1,4 @@
-"""Writing files whole or not at all, also where the machine loses its power meanwhile."""
+"""Atomic writes: files and folders that appear whole or not at all, even after a power loss."""
 
 import errno
 import os
@@ -8,14 +8,14 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-UNSYNCED = (errno.EINVAL, errno.ENOTSUP, errno.EACCES, errno.EBADF)  # what file systems say that sync no folder
+UNSYNCED = (errno.EINVAL, errno.ENOTSUP, errno.EACCES, errno.EBADF)  # of file systems that cannot sync folders
 
 
 def write(path: Path, data: bytes, durable: bool = True) -> None:
-    """Write a file beside its place and rename it into it, so that no reader ever sees half of it.
+    """Write a temporary file and rename it into place, so that no reader sees a part of it.
 
-    Once it returns, the file outlives a loss of power; not so if `durable` is false, which is for what can be made
-    again and is checked when it is read.
+    If `durable`, the file survives a power loss once this returns. False is for content that can be made again and is
+    checked when it is read.
     """
     with replacing(path, durable) as part:
         part.write_bytes(data)
@@ -23,7 +23,7 @@ def write(path: Path, data: bytes, durable: bool = True) -> None:
 
 @contextmanager
 def replacing(path: Path, durable: bool = False) -> Iterator[Path]:
-    """A path beside `path` that no other writer has, to be written to; renamed into place unless an error is raised.
+    """A context with a temporary path beside `path`, renamed into place at its end unless an error is raised.
 
     `durable` as for `write`.
     """
@@ -42,9 +42,9 @@ def replacing(path: Path, durable: bool = False) -> Iterator[Path]:
 
 
 def move_folder(part: Path, path: Path) -> None:
-    """Rename a finished folder of files into its place, such that it outlives a loss of power whole or not at all."""
-    for each in part.iterdir():
-        with each.open("rb") as file:
+    """Rename a finished folder of files into place; it survives a power loss whole or not at all."""
+    for path_of_file in part.iterdir():
+        with path_of_file.open("rb") as file:
             os.fsync(file.fileno())
     sync_folder(part)
     os.rename(part, path)
@@ -62,10 +62,10 @@ def make_folder(folder: Path, durable: bool = True) -> None:
 
 
 def sync_folder(folder: Path) -> None:
-    """Have the names in a folder outlive a loss of power, where the file system can do that."""
+    """Make the names in a folder survive a power loss, where the file system can sync folders."""
     try:
         handle = os.open(folder, os.O_RDONLY)
-    except PermissionError:  # one that may be written and not be read
+    except PermissionError:  # a folder may be writable and not readable
         return
     try:
         os.fsync(handle)

@@ -1,8 +1,7 @@
-"""Checksums inside of files, so that bits that have turned on a disk are noticed when they are read.
+"""Checksums inside of files, which detect damage on a disk when a file is read; they do not protect against forgery.
 
-A sealed JSON file begins with the sum of the rest, `{"sum":"0123456789abcdef", ...`, and is JSON like any other. A
-sealed safetensors file has the CRC-32 of all its other bytes among its metadata. It is bad luck that this is against,
-not a forger.
+A sealed JSON file begins with the checksum of the rest, `{"sum":"0123456789abcdef", ...`, and is valid JSON. A sealed
+safetensors file has the CRC-32 of all its other bytes in its metadata.
 """
 
 import hashlib
@@ -15,31 +14,30 @@ from numpy.typing import NDArray
 from safetensors.numpy import save
 
 START, MIDDLE, DIGITS = b'{"sum":"', b'",', 16  # of a sealed JSON file; hexadecimal digits of the sum
-MARK, OPEN = "crc32", b"00000000"  # of a safetensors file: the metadata's key, and its value while the sum is computed
-# CRC-32 of 0.9 MB, an embedding of the tiny SAM, takes 0.13 ms here, SHA-256 0.43, BLAKE2b 0.63.
+CRC_KEY, EMPTY_CRC = "crc32", b"00000000"  # in a safetensors file's metadata, and its value while it is computed
 
 
-class Damaged(ValueError):
+class CorruptFileError(ValueError):
     """A file is not as it was written."""
 
 
 def seal(content: Mapping[str, Any], indent: int | None = None) -> bytes:
-    """A JSON object, not an empty one, as the content of a file that `unseal` reads."""
+    """The content of a sealed file with a JSON object, which must not be empty."""
     rest = json.dumps(content, indent=indent).encode()[1:]
     return START + _sum(rest) + MIDDLE + rest
 
 
 def unseal(data: bytes) -> dict[str, Any]:
-    """The JSON object in a sealed file. Raises Damaged."""
+    """The JSON object in a sealed file. Raises CorruptFileError."""
     rest = data[len(START) + DIGITS + len(MIDDLE) :]
     if not is_sealed(data) or data != START + _sum(rest) + MIDDLE + rest:
-        raise Damaged("its checksum is wrong")
-    found: dict[str, Any] = json.loads(b"{" + rest)
-    return found
+        raise CorruptFileError("its checksum is wrong")
+    content: dict[str, Any] = json.loads(b"{" + rest)
+    return content
 
 
 def is_sealed(data: bytes) -> bool:
-    """Whether a JSON file has a sum, right or wrong."""
+    """Whether a JSON file has a checksum, right or wrong."""
     return data.startswith(START)
 
 
@@ -48,41 +46,41 @@ def _sum(rest: bytes) -> bytes:
 
 
 def save_tensors(tensors: Mapping[str, NDArray[Any]], metadata: Mapping[str, str]) -> bytes:
-    """The content of a safetensors file with its own sum."""
-    data = save(dict(tensors), {**metadata, MARK: OPEN.decode()})
-    at = _place(data)
+    """The content of a sealed safetensors file."""
+    data = save(dict(tensors), {**metadata, CRC_KEY: EMPTY_CRC.decode()})
+    at = _crc_offset(data)
     assert at is not None
-    return data[:at] + _crc(data, at) + data[at + len(OPEN) :]
+    return data[:at] + _crc(data, at) + data[at + len(EMPTY_CRC) :]
 
 
-def holds(data: bytes) -> bool:
-    """Whether a safetensors file has its sum, False if it has none. Raises Damaged if that is wrong."""
-    at = _place(data)
+def has_valid_crc(data: bytes) -> bool:
+    """Whether a safetensors file has a checksum. Raises CorruptFileError if it is wrong."""
+    at = _crc_offset(data)
     if at is None:
         return False
-    if data[at : at + len(OPEN)] != _crc(data, at):
-        raise Damaged("its checksum is wrong")
+    if data[at : at + len(EMPTY_CRC)] != _crc(data, at):
+        raise CorruptFileError("its checksum is wrong")
     return True
 
 
-def metadata_of(data: bytes) -> dict[str, str]:
-    """The metadata of a safetensors file. Raises Damaged if there are none to be read."""
+def read_metadata(data: bytes) -> dict[str, str]:
+    """The metadata of a safetensors file. Raises CorruptFileError if it cannot be read."""
     try:
-        found = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])["__metadata__"]
+        metadata = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])["__metadata__"]
     except (ValueError, LookupError, TypeError) as error:
-        raise Damaged(f"it has no metadata: {error}") from error
-    if not isinstance(found, dict):
-        raise Damaged("its metadata are no object")
-    return found
+        raise CorruptFileError(f"it has no metadata: {error}") from error
+    if not isinstance(metadata, dict):
+        raise CorruptFileError("its metadata are no object")
+    return metadata
 
 
-def _place(data: bytes) -> int | None:
-    """Where the sum's digits are."""
-    mark = f'"{MARK}":"'.encode()
+def _crc_offset(data: bytes) -> int | None:
+    """The offset of the CRC's digits."""
+    mark = f'"{CRC_KEY}":"'.encode()
     at = data.find(mark, 8, 8 + int.from_bytes(data[:8], "little"))
     return None if at < 0 else at + len(mark)
 
 
 def _crc(data: bytes, at: int) -> bytes:
     view = memoryview(data)
-    return f"{zlib.crc32(view[at + len(OPEN) :], zlib.crc32(view[:at])):08x}".encode()
+    return f"{zlib.crc32(view[at + len(EMPTY_CRC) :], zlib.crc32(view[:at])):08x}".encode()

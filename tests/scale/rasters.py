@@ -178,7 +178,7 @@ def _preannotate(home: Path, labeling: Labeling) -> dict[str, Any]:
 
 def _small_objects(home: Path, mosaic: Mosaic) -> dict[str, float]:
     """Share of small objects that a decoder finds in the large picture, and in a crop around each."""
-    from skylight.model.images.raster import open_raster
+    from skylight.model.images.opening import open_raster
     from skylight.model.mapping.component_merging import Map
     from skylight.model.mapping.tiled_inference import strips
 

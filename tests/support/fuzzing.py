@@ -20,7 +20,7 @@ from skylight.backend.labelstudio.label_map import label_map
 from skylight.backend.labelstudio.prompts import read_prompt
 from skylight.backend.limits import check_depth
 from skylight.model.images.decoding import ImageError
-from skylight.model.images.raster import in_memory
+from skylight.model.images.opening import load_raster
 from skylight.model.masks.bitmask import decode_png, encode_png
 from skylight.model.masks.brush_rle import decode_rle, encode_rle
 from skylight.model.masks.errors import MaskError
@@ -155,7 +155,7 @@ def config(rng: Random) -> None:
 
 def image(rng: Random) -> None:
     try:
-        in_memory(mutated(pick(PICTURES, rng), rng), MAX_PIXELS)
+        load_raster(mutated(pick(PICTURES, rng), rng), MAX_PIXELS)
     except ImageError:
         return
 

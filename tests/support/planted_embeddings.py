@@ -10,9 +10,10 @@ from PIL import Image
 from safetensors.numpy import load
 
 from skylight.backend.labelstudio.label_config import Labeling
-from skylight.model.embeddings.cache import READER, pack
+from skylight.model.embeddings.file_format import READER, pack
 from skylight.model.sam.types import PER_CELL, Embedding, Prompt, Segmentation
 from skylight.model.storage import atomic_write, checksums
+from skylight.model.storage.checksums import CRC_KEY
 from tests.support.regions import make_region
 
 CELLS = 8  # of a planted embedding, a side
@@ -72,7 +73,7 @@ def write_as_before(path: Path, embedding: Embedding) -> None:
     """An embedding's file as the release wrote it that did not say by which reader its pixels were read."""
     data = pack(embedding)[0]
     tensors = {name: values for name, values in load(data).items() if name != READER}
-    metadata = {name: value for name, value in checksums.metadata_of(data).items() if name != checksums.MARK}
+    metadata = {name: value for name, value in checksums.read_metadata(data).items() if name != CRC_KEY}
     atomic_write.write(path, checksums.save_tensors(tensors, metadata))
 
 

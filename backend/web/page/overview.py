@@ -17,7 +17,7 @@ from skylight.backend.queue.quarantine import FailedAnnotation
 from skylight.backend.queue.workers import running
 from skylight.backend.service import Service
 from skylight.backend.web.page.charts import Chart, agreement_chart, learning_chart
-from skylight.model.images.normalization import OWN
+from skylight.model.images.normalization import PER_IMAGE
 
 
 @dataclass(frozen=True)
@@ -111,7 +111,7 @@ def project_view(service: Service, project: str, records: RecordCache, readiness
         readiness=readiness,
         failures=queue.failures if queue else (),
         failed_annotations=queue.failed_annotations if queue else (),
-        rasters="" if state.normalization == OWN else str(state.normalization),
+        rasters="" if state.normalization == PER_IMAGE else str(state.normalization),
         gone=queue.gone if queue else "",
     )
 

@@ -10,7 +10,8 @@ from PIL import Image
 
 from skylight.backend.errors import MediaError
 from skylight.backend.images.embedder import REMEMBERED_SECONDS, ImageEmbedder
-from skylight.model.embeddings.cache import EmbeddingCache, has_reader
+from skylight.model.embeddings.cache import EmbeddingCache
+from skylight.model.embeddings.file_format import has_reader
 from skylight.model.images.decoding import ImageError, content_hash
 from skylight.model.storage.file_store import FolderStore
 from tests.support.picture_kinds import raster, saved, turned
@@ -158,5 +159,5 @@ def test_where_a_picture_is_known_is_kept_with_its_embedding(web):
     expected = there[0] == 1
     for each in (web, again(web)):
         embedding = each.embedder.embedding("/a.tif")[1]
-        assert (embedding.where_known() == expected).all()
+        assert (embedding.known_mask() == expected).all()
     assert web.embedder.embedding("/a.png")[1].where_known() is None

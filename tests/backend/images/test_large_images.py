@@ -29,10 +29,12 @@ from skylight.backend.service import Service
 from skylight.backend.store.samples import SampleRecord
 from skylight.model.datasets.synthetic_scenes import scene
 from skylight.model.decoder.samples import Sample
-from skylight.model.embeddings.cache import EmbeddingCache, has_reader
+from skylight.model.embeddings.cache import EmbeddingCache
+from skylight.model.embeddings.file_format import has_reader
 from skylight.model.images.decoding import ImageError, content_hash
-from skylight.model.images.normalization import Normalisation
-from skylight.model.images.raster import Whole, in_memory
+from skylight.model.images.normalization import Normalization
+from skylight.model.images.opening import load_raster
+from skylight.model.images.raster import MemoryRaster
 from skylight.model.mapping import tiled_inference as tiles
 from skylight.model.mapping.tiled_inference import around, nearest, wider, windows
 from skylight.model.masks.bitmask import decode_png, encode_png, encode_png_in
@@ -257,9 +259,9 @@ def test_a_large_picture_of_16_bits_is_seen_by_each_normalisation_and_kept_once(
     studio.pictures[A] = buffer.getvalue()
     whole = (0, 0, *gray.shape)
     for high, levels in ((20 * 255, gray), (40 * 255, gray / 2)):
-        digest, raster = tiled.embedder.with_normalization(Normalisation((), (0.0, high))).open(A)
+        digest, raster = tiled.embedder.with_normalization(Normalization((), (0.0, high))).open(A)
         assert np.abs(raster.read(whole)[..., 0] - levels).max() <= 1
-        assert np.abs(raster.small(64).astype(float).mean() - levels.mean()) < 3
+        assert np.abs(raster.thumbnail(64).astype(float).mean() - levels.mean()) < 3
     _, own = tiled.embedder.open(A)
     assert np.abs(own.quantiles[[1, 99]] / 20 - np.percentile(gray, (1, 99))).max() < 3
     assert own.read(whole).min() == 0 and own.read(whole).max() == 255
@@ -307,7 +309,7 @@ for k in range(10):
 def test_several_processes_unpack_one_picture_at_the_same_time(tmp_path, mosaic, make):
     data = make(mosaic[0])
     (tmp_path / "picture").write_bytes(data)
-    np.save(tmp_path / "right.npy", in_memory(data).pixels)
+    np.save(tmp_path / "right.npy", load_raster(data).pixels)
     command = [sys.executable, "-c", UNPACKER, str(tmp_path), str(tmp_path / "go")]
     running = [subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) for _ in range(3)]
     assert [each.stdout.readline() for each in running] == ["ready\n"] * 3
@@ -336,11 +338,11 @@ def test_tiles_that_the_release_before_saw_otherwise_are_made_anew(tiled, studio
     window, other = (0, 0, SIDE, SIDE), (SIDE, SIDE, SIDE, SIDE)
     right = tiled.embedder.tile_embedding(digest, raster, window)
     path, kept = (tiled.embedder.cache.path(f"{digest}-{'-'.join(map(str, each))}") for each in (window, other))
-    seen = Whole(np.repeat(numbers[..., None], 3, 2))  # as palettes were read
+    seen = MemoryRaster(np.repeat(numbers[..., None], 3, 2))  # as palettes were read
     write_as_before(path, tiles.embed(tiled.embedder.segmenter, seen, window))
     write_as_before(kept, tiles.embed(tiled.embedder.segmenter, raster, other))
     fresh = tiled.embedder.with_normalization(
-        Normalisation((), (0.0, 1.0))
+        Normalization((), (0.0, 1.0))
     )  # its key is another, so it is not in memory
     fresh.cache._memory.clear()
     assert (fresh.tile_embedding(digest, raster, window).thumbnail == right.thumbnail).all()

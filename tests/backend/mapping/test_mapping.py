@@ -26,8 +26,8 @@ from skylight.backend.mapping.mapping import plan
 from skylight.backend.settings import Settings
 from skylight.backend.store import bucket as buckets
 from skylight.model.datasets.synthetic_scenes import scene
-from skylight.model.images.normalization import Normalisation
-from skylight.model.images.raster import Place
+from skylight.model.images.normalization import Normalization
+from skylight.model.images.raster import Georeference
 from skylight.model.mapping import pipeline
 from skylight.model.mapping.georeference import Geo
 from skylight.model.mapping.vectorize import shape
@@ -178,7 +178,7 @@ def test_what_is_not_known_is_no_class_in_any_format(skylight, tmp_path):
 
 def test_a_map_is_by_the_version_s_normalisation(service, decoder, skylight, rasters, tmp_path):
     """16 bits of which a part is far brighter, bands the other way round: the same map as of the 8 bits they show."""
-    how = Normalisation((3, 2, 1), (1000.0, 1000.0 + 255 * 20))
+    how = Normalization((3, 2, 1), (1000.0, 1000.0 + 255 * 20))
     made = copy.deepcopy(decoder)
     made.config = replace(decoder.config, normalisation=how)
     publish(service, made)
@@ -363,11 +363,11 @@ def test_cocos_runs_go_down_the_columns():
 
 def test_a_pixel_of_degrees_has_the_area_it_has_on_the_sphere():
     wkt = rasterio.crs.CRS.from_user_input("IAU_2015:49900").to_wkt()
-    geo = Geo(Place(wkt, (0.001, 0, 10, 0, -0.001, 60)))
+    geo = Geo(Georeference(wkt, (0.001, 0, 10, 0, -0.001, 60)))
     side = 3_396_190 * np.pi / 180 * 0.001
     assert not geo.on_earth and geo.square_metres(0, 0) == pytest.approx(side**2 / 2, rel=1e-6)
     assert geo.lonlat(np.array([[0.0, 0.0]])).tolist() == [[10, 60]]
-    feet = Geo(Place(rasterio.crs.CRS.from_epsg(2225).to_wkt(), (3.0, 0, 0, 0, -3.0, 0)))
+    feet = Geo(Georeference(rasterio.crs.CRS.from_epsg(2225).to_wkt(), (3.0, 0, 0, 0, -3.0, 0)))
     assert feet.square_metres(0, 0) == pytest.approx((3 * 1200 / 3937) ** 2)
 
 

@@ -21,7 +21,8 @@ from skylight.backend.store.samples import SampleRecord, SampleStore
 from skylight.backend.store.spool import Spool
 from skylight.backend.store.url_index import UrlIndex
 from skylight.backend.store.versions import Versions
-from skylight.model.embeddings.cache import EmbeddingCache, pack
+from skylight.model.embeddings.cache import EmbeddingCache
+from skylight.model.embeddings.file_format import pack
 from skylight.model.sam.segmenter import Embedding
 from tests.support.label_studio_double import wait_until
 from tests.support.s3_double import Between

@@ -24,7 +24,7 @@ from skylight.backend.web.page.gallery import Gallery
 from skylight.model.decoder.training import TrainConfig
 from skylight.model.decoder.validation_split import in_validation
 from skylight.model.images.decoding import content_hash
-from skylight.model.images.normalization import OWN, Normalisation
+from skylight.model.images.normalization import PER_IMAGE, Normalization
 from tests.backend.learning.test_precompute import address
 from tests.support.label_studio_double import CONFIG
 from tests.support.planted_embeddings import STEP, brush, key_point, png, square
@@ -127,7 +127,7 @@ def test_pictures_of_8_bits_keep_their_embeddings_whatever_the_normalisation(pla
     digest, embedding = planted.embedder.embedding(address(studio, 1))
     encoded = counted(planted, monkeypatch)
     embed(planted, project)
-    assert planted.normalisations.of(project) == OWN and planted.embedder_for(project) is planted.embedder
+    assert planted.normalisations.of(project) == PER_IMAGE and planted.embedder_for(project) is planted.embedder
     set_normalization(planted, project, (3, 2, 1), (0.0, 4000.0))
     _, again = planted.embedder_for(project).embedding(address(studio, 1))
     assert (again.features == embedding.features).all() and encoded == []
@@ -142,7 +142,7 @@ def test_the_bands_that_are_chosen_are_seen(planted, studio, project, dtype):
     set_normalization(planted, project, (4, 2, 1), (0.0, 255.0))
     assert level(planted, studio, project, 1) == pytest.approx(140, abs=1)
     set_normalization(planted, project, (6,))
-    assert planted.normalisations.of(project) == Normalisation((6,))
+    assert planted.normalisations.of(project) == Normalization((6,))
     with pytest.raises(ValueError, match=r"the picture has 5 bands; \(6,\) are not one or three of them"):
         level(planted, studio, project, 1)
 
@@ -162,7 +162,7 @@ def test_a_version_keeps_the_normalisation_it_was_trained_with(planted, studio, 
     annotate(planted, studio, project)
     assert train_version(planted, project) == 1
     settled, card = planted.normalisations.of(project), planted.versions.card(project, 1)
-    assert settled.range is not None and card["normalisation"] == settled.stored
+    assert settled.range is not None and card["normalisation"] == settled.to_json()
     assert planted.decoder_for(project, LABELING).config.normalisation == settled
     assert train_version(planted, project) == 0  # nothing has changed
     said = set_normalization(planted, project, None, (0.0, 65535.0))
@@ -219,17 +219,17 @@ def test_each_picture_keeps_its_own_where_somebody_says_so(planted, studio, proj
     add(studio, project, DIM, BRIGHT, DIM)
     annotate(planted, studio, project)
     assert train_version(planted, project) == 1 and planted.versions.card(project, 1)["normalisation"] is None
-    assert planted.normalisations.of(project) == OWN
+    assert planted.normalisations.of(project) == PER_IMAGE
     set_normalization(planted, project, None, "auto")
     assert train_version(planted, project) == 2 and planted.normalisations.of(project).range is not None
     set_normalization(planted, project, (1,), "own")
-    assert planted.normalisations.of(project) == Normalisation((1,)) and planted.normalisations.is_own(project)
+    assert planted.normalisations.of(project) == Normalization((1,)) and planted.normalisations.is_own(project)
 
 
 def test_black_pictures_settle_nothing(planted, studio, project):
     add(studio, project, 0, 0)
     embed(planted, project)
-    assert planted.normalisations.of(project) == OWN and level(planted, studio, project, 1) == 0
+    assert planted.normalisations.of(project) == PER_IMAGE and level(planted, studio, project, 1) == 0
 
 
 def test_the_command_shows_and_sets_it_and_the_page_shows_it(planted, project, client, monkeypatch):
@@ -249,4 +249,4 @@ def test_the_command_shows_and_sets_it_and_the_page_shows_it(planted, project, c
     for wrong in ("1", "5,5", "9,2", "nan,2", "0,inf", "a,b", "1,2,3"):
         refused = skylight("--range", wrong)
         assert refused.exit_code == 2 and "is not auto, own, or two numbers" in refused.output.replace("\n", " ")
-    assert planted.normalisations.of(project) == OWN
+    assert planted.normalisations.of(project) == PER_IMAGE

@@ -31,7 +31,7 @@ from skylight.model.datasets import synthetic_scenes
 from skylight.model.decoder import network
 from skylight.model.decoder.inference import Prediction
 from skylight.model.decoder.network import DecoderConfig, DomainDecoder
-from skylight.model.embeddings.cache import pack
+from skylight.model.embeddings.file_format import pack
 from skylight.model.evaluation.metrics import iou
 from skylight.model.masks.bitmask import decode_png
 from skylight.model.masks.brush_rle import decode_rle

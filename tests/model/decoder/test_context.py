@@ -14,7 +14,7 @@ from skylight.model.decoder.inference import predict
 from skylight.model.decoder.network import DecoderConfig, DomainDecoder, load, save
 from skylight.model.decoder.samples import Sample
 from skylight.model.decoder.training import TrainConfig, train
-from skylight.model.embeddings.cache import nbytes, read, write
+from skylight.model.embeddings.file_format import nbytes, pack, parse
 from skylight.model.evaluation.metrics import iou
 from skylight.model.sam.loading import TINY_WEIGHTS
 from skylight.model.sam.loading import load as load_sam
@@ -62,19 +62,18 @@ def test_the_tiny_sam_s_context_and_detail_are_its_middle_and_fine_taps(tiny: Se
     assert np.allclose(detail, seen[0][0].detach().numpy() / DETAIL_SCALE, atol=2e-2)
     assert np.allclose(context, seen[1][0].detach().numpy() / CONTEXT_SCALE, atol=2e-2)
     assert 0.3 < context.astype(float).std() < 3 and 0.3 < detail.astype(float).std() < 3
-    assert embedding.learned_from.shape == (368, 32, 32)
+    assert embedding.decoder_features.shape == (368, 32, 32)
 
 
 def test_a_sam_without_context_is_learned_from_by_its_features_alone() -> None:
     embedding = made_up(0).embedding
-    assert embedding.context is None and embedding.learned_from is embedding.features
+    assert embedding.context is None and embedding.decoder_features is embedding.features
 
 
-def test_both_are_kept_with_the_embedding(tmp_path: Path) -> None:
+def test_both_are_kept_with_the_embedding() -> None:
     plain, rich = made_up(0).embedding, with_detail(with_context(made_up(0))).embedding
     for each in (plain, rich):
-        write(tmp_path / "file", each)
-        back = read(tmp_path / "file")
+        back = parse(pack(each)[0])
         for ours, theirs in ((back.context, each.context), (back.detail, each.detail)):
             assert (ours is None) == (theirs is None)
             assert ours is None or np.array_equal(ours, theirs)

@@ -21,7 +21,7 @@ from skylight.model.decoder.inference import (
     predict_pixels,
 )
 from skylight.model.decoder.network import DecoderConfig, DomainDecoder
-from skylight.model.sam.second_look import keep
+from skylight.model.sam.second_look import pack_picture
 from skylight.model.sam.types import Embedding
 
 
@@ -103,7 +103,7 @@ def test_a_rim_lies_where_the_picture_has_one(brightness: BrightnessDecoder) -> 
     image = np.where(disc[..., None], 220, 30).repeat(3, 2).astype(np.uint8)
     small = image.reshape(128, 4, 128, 4, 3).mean((1, 3)).astype(np.uint8)
     without = replace(embedding((512, 512)), thumbnail=small)
-    both = (without, replace(without, picture=keep(image)))
+    both = (without, replace(without, picture=pack_picture(image)))
     wrong = [np.count_nonzero((predict(brightness, each)[1] > 0.5) ^ disc) for each in both]
     assert wrong[1] < 0.5 * wrong[0] < 0.01 * disc.sum()
 

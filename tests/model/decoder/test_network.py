@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.nn.functional import avg_pool2d
 
 from skylight.model.decoder.network import LAYOUT, ChannelNorm, DecoderConfig, DomainDecoder, OtherLayout, load, save
-from skylight.model.images.normalization import Normalisation
+from skylight.model.images.normalization import Normalization
 from skylight.model.sam.segment_anything_import import LayerNorm2d
 from tests.support.random_weights import forget_layout
 
@@ -115,7 +115,7 @@ def test_the_file_itself_says_what_the_decoder_is_for(decoder: DomainDecoder, tm
 
 
 def test_a_normalisation_comes_back(tmp_path: Path) -> None:
-    config = replace(CONFIG, normalisation=Normalisation((3, 2, 1), (0.0, 4000.0)))
+    config = replace(CONFIG, normalisation=Normalization((3, 2, 1), (0.0, 4000.0)))
     save(DomainDecoder(config), tmp_path / "decoder.safetensors")
     assert load(tmp_path / "decoder.safetensors").config == config
 

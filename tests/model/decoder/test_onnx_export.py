@@ -20,7 +20,7 @@ from skylight.model.datasets.synthetic_scenes import scene
 from skylight.model.decoder import onnx_export
 from skylight.model.decoder.inference import predict_pixels
 from skylight.model.decoder.network import DecoderConfig, DomainDecoder
-from skylight.model.images.normalization import Normalisation
+from skylight.model.images.normalization import Normalization
 from skylight.model.sam import loading
 from tests.support.trained_versions import publish, train_pits
 
@@ -94,7 +94,7 @@ runpy.run_path({str(SCRIPT)!r}, run_name="__main__")
 
 
 def test_the_script_sees_16_bits_as_the_version_did(service, decoder, segmenter, tmp_path):
-    how = Normalisation((), (1000.0, 1000.0 + 255 * 20))
+    how = Normalization((), (1000.0, 1000.0 + 255 * 20))
     made = copy.deepcopy(decoder)
     made.config = replace(decoder.config, normalisation=how)
     publish(service, made)
@@ -107,7 +107,7 @@ def test_the_script_sees_16_bits_as_the_version_did(service, decoder, segmenter,
     plain, deep = ((tmp_path / f"{name}-classes.png").read_bytes() for name in ("plain", "deep"))
     assert plain == deep
     about = {each.key: each.value for each in onnx.load(tmp_path / "pits.onnx").metadata_props}
-    assert json.loads(about["normalisation"]) == how.stored
+    assert json.loads(about["normalisation"]) == how.to_json()
 
 
 def test_a_safetensors_file_holds_encoder_and_decoder(service, decoder, whole, tmp_path):

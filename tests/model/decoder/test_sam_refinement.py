@@ -12,7 +12,7 @@ from skylight.model.decoder.inference import Instance, Prediction
 from skylight.model.decoder.sam_refinement import AGREE, OUTSIDE, _scaled, prompt_for, refine, stability
 from skylight.model.evaluation.metrics import iou
 from skylight.model.sam.segmenter import Segmenter
-from skylight.model.sam.types import Cut, Embedding, Prompt, Segmentation
+from skylight.model.sam.types import Embedding, MaskLogits, Prompt, Segmentation
 
 CELLS = 32  # of a made-up embedding, a side
 STEEP, SOFT = 2.0, 0.2  # logits per px across a rim
@@ -188,7 +188,7 @@ def test_the_mask_that_is_given_is_the_one_that_is_looked_at(cut: float, logits:
     def segment(*given: object, **more: object) -> Segmentation:
         said = real(*given, **more)  # type: ignore[arg-type]
         window = slope(answer, cut)[10:75, 30:95]
-        return Segmentation(said.masks, said.scores, said.logits, (Cut(window, (10, 30, 65, 65)),))
+        return Segmentation(said.masks, said.scores, said.logits, (MaskLogits(window, (10, 30, 65, 65)),))
 
     told.segment = segment  # type: ignore[method-assign]
     (found,) = refined(told, predicted(slope(mask, (STEEP + SOFT) / 4)), Instance(0, mask, 0.7))
@@ -201,13 +201,13 @@ def test_the_tiny_sam_says_what_its_masks_are_cut_from(segmenter: Segmenter, rad
     image = np.full((200, 256, 3), 90, np.uint8)
     image[disc(100, 120, radius, (200, 256))] = 220
     answer = segmenter.segment(segmenter.embed(image), Prompt.of([(120, 100, True)]), candidates=2)
-    assert len(answer.cuts) == len(answer.masks) == 2
+    assert len(answer.mask_logits) == len(answer.masks) == 2
     whole = slice(0, 200), slice(0, 256)
-    for mask, cut in zip(answer.masks, answer.cuts, strict=True):
+    for mask, cut in zip(answer.masks, answer.mask_logits, strict=True):
         assert mask.any() and iou(_scaled(cut, whole) > 0, mask) > 0.95
-    height, width = answer.cuts[0].window[2:]
+    height, width = answer.mask_logits[0].window[2:]
     assert (max(height, width) < 200) == (radius == 4)
     beyond = np.ones((200, 256), bool)
-    row, column, height, width = answer.cuts[0].window
+    row, column, height, width = answer.mask_logits[0].window
     beyond[row : row + height, column : column + width] = False
-    assert (_scaled(answer.cuts[0], whole)[beyond] == OUTSIDE).all()
+    assert (_scaled(answer.mask_logits[0], whole)[beyond] == OUTSIDE).all()

@@ -13,8 +13,9 @@ import pytest
 from numpy.typing import NDArray
 from safetensors.numpy import save as safetensors
 
-from skylight.model.embeddings.cache import EmbeddingCache, nbytes, read, write
-from skylight.model.embeddings.quantization import quantise, restore
+from skylight.model.embeddings.cache import EmbeddingCache
+from skylight.model.embeddings.file_format import nbytes, pack, parse
+from skylight.model.embeddings.quantization import dequantize, quantize
 from skylight.model.sam.types import Embedding
 from skylight.model.storage.file_store import FolderStore
 
@@ -24,7 +25,7 @@ MEGABYTE = 1 << 20
 def embedding(seed: int = 0, size: tuple[int, int] = (30, 40)) -> Embedding:
     """One whose numbers are kept exactly, as only the cache's own are."""
     rng = np.random.default_rng(seed)
-    features = restore(*quantise(rng.normal(size=(256, 4, 4)).astype(np.float16)))
+    features = dequantize(*quantize(rng.normal(size=(256, 4, 4)).astype(np.float16)))
     return Embedding(features, size, rng.integers(0, 256, (32, 32, 3)).astype(np.uint8))
 
 
@@ -147,10 +148,10 @@ def test_memory_s_count_is_that_of_what_it_holds(tmp_path: Path) -> None:
         cache.get(
             key(int(number)), lambda size=size: Embedding(embedding().features[:, :size], (9, 9), _thumbnail(size))
         )
-        assert cache._held == sum(map(nbytes, cache._memory.values())) <= cache.memory_bytes
+        assert cache._memory_used == sum(map(nbytes, cache._memory.values())) <= cache.memory_bytes
     for _ in range(2):
         cache._remember(key(99), embedding())
-    assert cache._held == sum(map(nbytes, cache._memory.values()))
+    assert cache._memory_used == sum(map(nbytes, cache._memory.values()))
 
 
 def test_an_embedding_larger_than_the_bound_is_still_given(tmp_path: Path) -> None:
@@ -181,15 +182,13 @@ def test_what_was_just_computed_is_the_same_as_what_is_read_later(tmp_path: Path
         np.testing.assert_allclose(now.astype(float), exact.astype(float), atol=0.02)
 
 
-def test_a_file_has_one_byte_a_number(tmp_path: Path) -> None:
-    write(tmp_path / "file", embedding())
+def test_a_file_has_one_byte_a_number() -> None:
     scales, head = 256 * 2 * 4, 1000
-    assert 0 < (tmp_path / "file").stat().st_size - 256 * 4 * 4 - 32 * 32 * 3 - scales < head
+    assert 0 < len(pack(embedding())[0]) - 256 * 4 * 4 - 32 * 32 * 3 - scales < head
 
 
 def test_the_folder_s_bound_holds_over_all_encoders_and_what_was_evicted_is_computed_again(tmp_path: Path) -> None:
-    write(tmp_path / "file", embedding())
-    size = (tmp_path / "file").stat().st_size
+    size = len(pack(embedding())[0])
     caches = [EmbeddingCache(FolderStore(tmp_path / "all"), name, 0, 4 * size) for name in ("tiny-1", "tiny-2")]
     for number in range(6):
         cache = caches[number % 2]
@@ -231,8 +230,8 @@ def test_another_encoder_s_embeddings_are_its_own(tmp_path: Path) -> None:
 def test_a_damaged_file_is_computed_again(tmp_path: Path, damage: str) -> None:
     cache = EmbeddingCache(FolderStore(tmp_path), "tiny-1", MEGABYTE)
     path = cache.path(key(7))
-    write(path, embedding(7))
-    whole = path.read_bytes()
+    whole = pack(embedding(7))[0]
+    path.parent.mkdir(parents=True)
     path.write_bytes(
         {
             "cut": whole[: len(whole) // 2],
@@ -247,7 +246,7 @@ def test_a_damaged_file_is_computed_again(tmp_path: Path, damage: str) -> None:
         }[damage]
     )
     assert_same(cache.get(key(7), lambda: embedding(8)), embedding(8))
-    assert_same(read(path), embedding(8))
+    assert_same(parse(path.read_bytes()), embedding(8))
 
 
 def test_the_file_lies_under_its_encoder_and_the_first_digits_of_its_key(tmp_path: Path) -> None:
@@ -255,8 +254,3 @@ def test_the_file_lies_under_its_encoder_and_the_first_digits_of_its_key(tmp_pat
     cache.get("ab" + "0" * 62, embedding)
     files = [path.relative_to(tmp_path) for path in tmp_path.rglob("*") if path.is_file()]
     assert files == [Path("embeddings", "tiny-1", "ab", "ab" + "0" * 62 + ".safetensors")]
-
-
-def test_reading_a_file_that_is_not_there_says_so(tmp_path: Path) -> None:
-    with pytest.raises(FileNotFoundError):
-        read(tmp_path / "nothing.safetensors")

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from skylight.model.embeddings.quantization import STEPS, quantise, restore
+from skylight.model.embeddings.quantization import STEPS, dequantize, quantize
 
 
 def values(seed: int = 0) -> np.ndarray:
@@ -13,9 +13,9 @@ def values(seed: int = 0) -> np.ndarray:
 
 
 def test_each_number_is_half_a_step_of_its_channel_off_at_most():
-    codes, scale = quantise(values())
+    codes, scale = quantize(values())
     assert (codes.dtype, codes.shape, scale.dtype, scale.shape) == (np.uint8, (4, 16, 16), np.float32, (4, 2))
-    back = restore(codes, scale)
+    back = dequantize(codes, scale)
     assert (back.dtype, back.flags.c_contiguous) == (np.float16, True)
     wide = np.ptp(values().astype(float), axis=(1, 2))
     off = np.abs(back.astype(float) - values().astype(float)).max((1, 2))
@@ -24,17 +24,17 @@ def test_each_number_is_half_a_step_of_its_channel_off_at_most():
 
 
 def test_the_extremes_of_a_channel_and_one_that_is_all_the_same_are_exact():
-    back = restore(*quantise(values()))
+    back = dequantize(*quantize(values()))
     np.testing.assert_array_equal(back.min((1, 2)), values().min((1, 2)))
     np.testing.assert_array_equal(back.max((1, 2)), values().max((1, 2)))
     np.testing.assert_array_equal(back[3], values()[3])
 
 
 def test_what_came_back_comes_back_the_same():
-    once = restore(*quantise(values()))
-    np.testing.assert_array_equal(restore(*quantise(once)), once)
+    once = dequantize(*quantize(values()))
+    np.testing.assert_array_equal(dequantize(*quantize(once)), once)
 
 
 def test_a_view_of_another_array_is_taken_too():
     turned = values().transpose(0, 2, 1)
-    np.testing.assert_array_equal(restore(*quantise(turned)), restore(*quantise(np.ascontiguousarray(turned))))
+    np.testing.assert_array_equal(dequantize(*quantize(turned)), dequantize(*quantize(np.ascontiguousarray(turned))))

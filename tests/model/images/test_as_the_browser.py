@@ -16,9 +16,9 @@ from skylight.backend.cli.main import cli
 from skylight.backend.images.embedder import ImageEmbedder
 from skylight.backend.images.large_images import LargeImageStore
 from skylight.model.embeddings.cache import EmbeddingCache
-from skylight.model.images.normalization import Normalisation
+from skylight.model.images.normalization import Normalization
+from skylight.model.images.opening import load_raster, open_raster, read_size
 from skylight.model.images.orientation import TURNS
-from skylight.model.images.raster import in_memory, open_raster, size_of
 from skylight.model.sam import loading
 from skylight.model.sam.types import Embedding, Segmentation
 from skylight.model.storage.file_store import FolderStore
@@ -90,7 +90,7 @@ def test_every_way_to_read_a_picture_gives_the_same_pixels(
 
     watched, embedder = looked_at(tmp_path / "training", kind.data, LARGER)
     embedder.embedding("/a")
-    assert size_of(kind.data) == expected.shape[:2]  # as an import asks for it
+    assert read_size(kind.data) == expected.shape[:2]  # as an import asks for it
     ways = {"training": watched.shown[0]}
 
     _, embedder = looked_at(tmp_path / "large", kind.data, TILE)
@@ -140,10 +140,10 @@ def assert_scene(pixels: Pixels, kind: Kind) -> None:
     "kind", [each for each in KINDS if each.suffix == "tif" and not each.only_gdal], ids=lambda each: each.name
 )
 def test_without_gdal_a_tiff_is_read_alike(kind: Kind, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    expected = in_memory(kind.data).read((0, 0, *size_of(kind.data)))
-    monkeypatch.setattr("skylight.model.images.raster.has_rasterio", lambda: False)
+    expected = load_raster(kind.data).read((0, 0, *read_size(kind.data)))
+    monkeypatch.setattr("skylight.model.images.opening.has_rasterio", lambda: False)
     found = clicked(tmp_path, kind)
-    assert found.shape == expected.shape == (*size_of(kind.data), 3)
+    assert found.shape == expected.shape == (*read_size(kind.data), 3)
     assert_scene(found, kind)
     off = np.abs(found.astype(int) - expected).max()
     assert off <= (20 if "jpeg" in kind.name else 0), f"{off} levels"  # GDAL does not smooth colours of half the size
@@ -156,7 +156,7 @@ def test_a_picture_of_8_bits_is_the_same_by_every_normalisation(name: str, tmp_p
     data = next(kind.data for kind in KINDS if kind.name == name)
     watched, embedder = looked_at(tmp_path, data, LARGER)
     embedder.open("/a")
-    embedder.with_normalization(Normalisation((), (0.0, 9.0))).open("/a")
+    embedder.with_normalization(Normalization((), (0.0, 9.0))).open("/a")
     assert len(watched.shown) == 1  # the same embedding is kept for both
 
 

@@ -29,7 +29,8 @@ from skylight.backend.learning.ingest import handle
 from skylight.backend.mapping.inputs import list_images
 from skylight.backend.service import Service
 from skylight.model.embeddings.cache import EmbeddingCache
-from skylight.model.images.raster import Raster, Whole, open_raster, size_of
+from skylight.model.images.opening import open_raster, read_size
+from skylight.model.images.raster import MemoryRaster, Raster
 from skylight.model.sam import loading
 from skylight.model.sam.segmenter import Segmenter
 from skylight.model.sam.types import Embedding
@@ -91,7 +92,7 @@ def looked(service: Service, segmenter: Segmenter) -> Service:
 def every_way(case: Case, folder: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Raster]:
     """The picture as it is seen at a click, by windows, by map, and by the command segment."""
     data = case.path.read_bytes()
-    assert size_of(data) == case.size
+    assert read_size(data) == case.size
     seen: dict[str, Raster] = {"map": open_raster(case.path)}
     for side in (1024, 200):
         watched = Watched()
@@ -101,13 +102,15 @@ def every_way(case: Case, folder: Path, monkeypatch: pytest.MonkeyPatch) -> dict
         small = isinstance(found, Embedding)
         assert small == (max(case.size) <= side)
         there = found.where_known() if isinstance(found, Embedding) else None
-        seen[f"tiles of {side} px"] = Whole(watched.shown[0], there=there) if isinstance(found, Embedding) else found
+        seen[f"tiles of {side} px"] = (
+            MemoryRaster(watched.shown[0], known_pixels=there) if isinstance(found, Embedding) else found
+        )
     watched = Watched()
     monkeypatch.setattr(loading, "load", lambda *_: watched)
     arguments = ["segment", str(case.path), "--point", "0,0", "--out", str(folder / "mask.png")]
     done = CliRunner().invoke(cli, arguments, catch_exceptions=False)
     assert done.exit_code == 0, done.output
-    return {**seen, "segment": Whole(watched.shown[0])}
+    return {**seen, "segment": MemoryRaster(watched.shown[0])}
 
 
 @pictures(

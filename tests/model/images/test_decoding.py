@@ -12,7 +12,7 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image, ImageOps, PngImagePlugin
 
-from skylight.model.images.decoding import ImageError, content_hash, decode, numbers
+from skylight.model.images.decoding import ImageError, content_hash, decode, decode_raw
 from tests.support.picture_kinds import raster
 
 RNG = np.random.default_rng(20230513)
@@ -247,7 +247,7 @@ def test_numbers_of_a_tiff_that_pillow_takes_for_others_are_read_without_gdal(ki
         else np.array([[0, 2**30, 2**31, 2**32 - 1]], np.uint32)
     )
     data = raster(band[None])
-    assert (numbers(data) == band).all()
+    assert (decode_raw(data) == band).all()
 
 
 def test_a_tiff_is_turned_by_its_tag_alone_and_once() -> None:

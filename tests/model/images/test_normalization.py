@@ -5,14 +5,24 @@ import json
 import numpy as np
 import pytest
 
-from skylight.model.images.normalization import OWN, Normalisation, common_range, own_range, quantiles, stretch
+from skylight.model.images.normalization import (
+    PER_IMAGE,
+    Normalization,
+    common_range,
+    percentile_range,
+    quantiles,
+    stretch,
+)
 
 
 def test_a_normalisation_is_stored_and_marked_by_what_it_does():
-    how = Normalisation((3, 2, 1), (-5.5, 4000.1))
-    assert Normalisation.of(json.loads(json.dumps(how.stored))) == how
-    assert OWN.mark == "" and Normalisation.of(None) == Normalisation.of(OWN.stored) == OWN
-    marks = {each.mark for each in (how, Normalisation((3, 2, 1)), Normalisation((), how.range), OWN)}
+    how = Normalization((3, 2, 1), (-5.5, 4000.1))
+    assert Normalization.from_json(json.loads(json.dumps(how.to_json()))) == how
+    assert (
+        PER_IMAGE.key_suffix == ""
+        and Normalization.from_json(None) == Normalization.from_json(PER_IMAGE.to_json()) == PER_IMAGE
+    )
+    marks = {each.key_suffix for each in (how, Normalization((3, 2, 1)), Normalization((), how.range), PER_IMAGE)}
     assert len(marks) == 4
 
 
@@ -32,15 +42,15 @@ def test_large_numbers_that_differ_little_are_told_apart():
 
 def test_what_is_not_there_is_black_and_counts_for_nothing():
     numbers = np.array([np.nan, np.inf, -np.inf, -3.4e38, 5, 7], np.float32)
-    assert own_range(numbers) == pytest.approx((5.02, 6.98))
+    assert percentile_range(numbers) == pytest.approx((5.02, 6.98))
     assert stretch(numbers, 5, 7).tolist() == [0, 0, 0, 0, 0, 255]
-    assert quantiles(numbers).min() == 5 and quantiles(numbers[:4]) is None and own_range(numbers[:4]) == (0, 1)
+    assert quantiles(numbers).min() == 5 and quantiles(numbers[:4]) is None and percentile_range(numbers[:4]) == (0, 1)
 
 
 @pytest.mark.parametrize("value", [0, 7, -32768])
 def test_a_picture_of_one_number_is_black(value):
     numbers = np.full((4, 4), value, np.int16)
-    assert own_range(numbers) == (value, value) and not stretch(numbers, *own_range(numbers)).any()
+    assert percentile_range(numbers) == (value, value) and not stretch(numbers, *percentile_range(numbers)).any()
     assert common_range([quantiles(numbers)]) is None and common_range([]) is None
 
 
@@ -59,13 +69,13 @@ def test_percentiles_are_those_of_all_bands(pixels, first):
     shape = (pixels // 1000, 1000)
     bands = [np.full(shape, level, np.uint16) for level in (100, 2000, 60_000)]
     numbers = np.stack(bands, 0 if first else 2)
-    assert own_range(numbers) == (100, 60_000)
+    assert percentile_range(numbers) == (100, 60_000)
     assert set(quantiles(numbers)) == {100, 2000, 60_000}
     masked = np.ma.masked_array(numbers, numbers == 60_000)
-    assert own_range(masked) == (100, 2000)
+    assert percentile_range(masked) == (100, 2000)
 
 
 def test_percentiles_are_those_of_all_columns_and_rows():
     numbers = np.repeat(np.arange(60, dtype=np.uint16)[None], 200_000, 0)  # 12 million: every fourth
-    assert own_range(numbers) == pytest.approx((0, 59), abs=1)
-    assert own_range(numbers.T) == pytest.approx((0, 59), abs=1)
+    assert percentile_range(numbers) == pytest.approx((0, 59), abs=1)
+    assert percentile_range(numbers.T) == pytest.approx((0, 59), abs=1)

@@ -10,9 +10,11 @@ from PIL import Image
 
 from skylight.model.datasets.synthetic_scenes import scene
 from skylight.model.images.decoding import ImageError, decode
-from skylight.model.images.normalization import OWN, Normalisation
+from skylight.model.images.geotiff import RasterioRaster
+from skylight.model.images.normalization import PER_IMAGE, Normalization
+from skylight.model.images.opening import load_raster, open_raster
 from skylight.model.images.orientation import TURNS
-from skylight.model.images.raster import Whole, Windowed, in_memory, open_raster
+from skylight.model.images.raster import MemoryRaster
 from tests.support.picture_kinds import with_orientation
 
 MARS = "IAU_2015:49910"
@@ -35,10 +37,10 @@ def test_a_tiff_of_8_bits_is_what_the_browser_shows(tmp_path):
     picture = scene(1, 96).image[:64]
     path = tiff(tmp_path / "a.tif", np.moveaxis(picture, 2, 0))
     raster = open_raster(path)
-    assert isinstance(raster, Windowed) and raster.size == (64, 96)
+    assert isinstance(raster, RasterioRaster) and raster.size == (64, 96)
     assert (raster.read((0, 0, 64, 96)) == decode(path.read_bytes())).all()
     assert (raster.read((10, 20, 5, 7)) == picture[10:15, 20:27]).all()
-    assert raster.place.transform == (2, 0, 100, 0, -2, 500) and "Mars" in raster.place.crs
+    assert raster.georeference.transform == (2, 0, 100, 0, -2, 500) and "Mars" in raster.georeference.crs
     assert raster.known((0, 0, 64, 96)) is None
     raster.close()
 
@@ -77,7 +79,7 @@ def test_bands_are_chosen_and_those_that_are_not_there_refused(tmp_path):
 def test_jpeg_2000_is_read(tmp_path, gray):
     path = tiff(tmp_path / "a.jp2", gray[None], "JP2OpenJPEG", QUALITY="100", REVERSIBLE="YES")
     raster = open_raster(path)
-    assert (raster.read((0, 0, 64, 96))[..., 0] == gray).all() and raster.place is not None
+    assert (raster.read((0, 0, 64, 96))[..., 0] == gray).all() and raster.georeference is not None
     raster.close()
 
 
@@ -85,9 +87,9 @@ def test_any_other_picture_is_read_whole_and_bands_of_it_are_refused(tmp_path):
     picture = scene(1, 96).image
     Image.fromarray(picture).save(tmp_path / "a.png")
     raster = open_raster(tmp_path / "a.png")
-    assert isinstance(raster, Whole) and raster.place is None and raster.known((0, 0, 96, 96)) is None
+    assert isinstance(raster, MemoryRaster) and raster.georeference is None and raster.known((0, 0, 96, 96)) is None
     assert (raster.read((1, 2, 3, 4)) == picture[1:4, 2:6]).all()
-    assert max(raster.small(40).shape) == 40
+    assert max(raster.thumbnail(40).shape) == 40
     with pytest.raises(ImageError, match="no bands can be chosen"):
         open_raster(tmp_path / "a.png", bands=(1,))
     with pytest.raises(ImageError, match="more than the 100 allowed"):
@@ -109,18 +111,18 @@ def test_a_damaged_raster_is_refused_by_name(tmp_path, gray):
 
 
 def test_one_range_is_for_all_rasters(tmp_path, gray):
-    how = Normalisation((), (-1000.0, 24500.0))
+    how = Normalization((), (-1000.0, 24500.0))
     for name, shift in (("a.tif", 0), ("b.tif", -50)):
         deep = ((gray.astype(np.int32) + shift) * 100 - 1000).astype(np.int32)
         path = tiff(tmp_path / name, deep[None])
-        for raster in (open_raster(path, how=how), in_memory(path.read_bytes(), how=how)):
+        for raster in (open_raster(path, normalization=how), load_raster(path.read_bytes(), normalization=how)):
             expected = np.clip(gray.astype(int) + shift, 0, 255)
             assert np.abs(raster.read((0, 0, 64, 96))[..., 0] - expected).max() <= 1
-            assert raster.quantiles is None and not raster.plain
+            assert raster.quantiles is None and not raster.fixed_levels
             raster.close()
     picture = scene(1, 96).image
     path = tiff(tmp_path / "c.tif", np.moveaxis(picture, 2, 0))
-    assert (open_raster(path, how=how).read((0, 0, 96, 96)) == picture).all()
+    assert (open_raster(path, normalization=how).read((0, 0, 96, 96)) == picture).all()
 
 
 def test_a_small_raster_is_read_as_a_large_one_is(tmp_path, gray):
@@ -129,7 +131,7 @@ def test_a_small_raster_is_read_as_a_large_one_is(tmp_path, gray):
         if nodata is not None:
             bands[:, :, :20] = nodata
         path = tiff(tmp_path / f"{count}.tif", bands, nodata=nodata)
-        by_windows, whole = open_raster(path), in_memory(path.read_bytes())
+        by_windows, whole = open_raster(path), load_raster(path.read_bytes())
         assert (by_windows.read((0, 0, 64, 96)) == whole.read((0, 0, 64, 96))).all() and whole.pixels.any()
         assert (by_windows.quantiles == whole.quantiles).all() and whole.quantiles.min() >= 0
         by_windows.close()
@@ -145,7 +147,7 @@ def test_what_is_no_number_is_not_known(tmp_path, gray):
     raster.close()
     Image.fromarray(bands[0]).save(tmp_path / "b.tiff")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("skylight.model.images.raster.has_rasterio", lambda: False)
+        patch.setattr("skylight.model.images.opening.has_rasterio", lambda: False)
         whole = open_raster(tmp_path / "b.tiff")
     assert (whole.known((0, 0, 64, 96)) == known).all() and whole.known((20, 20, 10, 10)) is None
 
@@ -154,8 +156,8 @@ def test_what_is_no_number_is_not_known(tmp_path, gray):
 @pytest.mark.parametrize("value", [-9, -5])
 def test_a_raster_of_one_number_or_none_is_black(tmp_path, dtype, value):
     path = tiff(tmp_path / "a.tif", np.full((1, 8, 8), value, dtype), nodata=-9)
-    for how in (OWN, Normalisation((), (-4.0, 4.0))):
-        raster = open_raster(path, how=how)
+    for how in (PER_IMAGE, Normalization((), (-4.0, 4.0))):
+        raster = open_raster(path, normalization=how)
         assert not raster.read((0, 0, 8, 8)).any()
         assert (raster.known((0, 0, 8, 8)) is None) == (value == -5)
         raster.close()
@@ -166,19 +168,19 @@ def test_complex_numbers_and_bands_without_rasterio_are_refused_by_name(tmp_path
         open_raster(tiff(tmp_path / "a.tif", gray[None].astype(np.complex64)))
     path = tiff(tmp_path / "b.tif", gray[None])
     with pytest.raises(ImageError, match="the picture has 1 bands"):
-        in_memory(path.read_bytes(), how=Normalisation((2,)))
-    monkeypatch.setattr("skylight.model.images.raster.has_rasterio", lambda: False)
+        load_raster(path.read_bytes(), normalization=Normalization((2,)))
+    monkeypatch.setattr("skylight.model.images.opening.has_rasterio", lambda: False)
     with pytest.raises(
         ImageError, match=r"bands of a raster are read by rasterio only: pip install 'label-studio-skylight\[geo\]'"
     ):
-        in_memory(path.read_bytes(), how=Normalisation((1,)))
-    assert (in_memory(path.read_bytes()).pixels[..., 0] == gray).all()
+        load_raster(path.read_bytes(), normalization=Normalization((1,)))
+    assert (load_raster(path.read_bytes()).pixels[..., 0] == gray).all()
 
 
 def test_a_raster_in_memory_has_its_size_looked_at_first(tmp_path):
     path = tiff(tmp_path / "a.tif", np.zeros((5, 20, 20), np.float32))
     with pytest.raises(ImageError, match="20 x 20 pixels, more than the 399 allowed"):
-        in_memory(path.read_bytes(), 399)
+        load_raster(path.read_bytes(), 399)
 
 
 @pytest.mark.parametrize("number", range(1, 9))
@@ -191,10 +193,10 @@ def test_a_turned_raster_is_turned_in_every_window_and_lies_where_it_lay(tmp_pat
     assert raster.size == right.shape[:2]
     assert (raster.read((0, 0, *raster.size)) == right).all()
     assert (raster.read((10, 20, 5, 7)) == right[10:15, 20:27]).all()
-    small = raster.small(32)
+    small = raster.thumbnail(32)
     assert small.shape[:2] == ((21, 32) if number < 5 else (32, 21))
     assert np.corrcoef(small[1:-1, 1:-1].ravel(), cv2_resized(right, small.shape[:2])[1:-1, 1:-1].ravel())[0, 1] > 0.8
-    lies = rasterio.Affine(*raster.place.transform)
+    lies = rasterio.Affine(*raster.georeference.transform)
     rows, columns = (TURNS[number](each) for each in np.mgrid[:64, :96])
     for row, column in ((0, 0), (3, 50), (40, 7)):
         stored = rasterio.Affine(2, 0, 100, 0, -2, 500) @ (columns[row, column] + 0.5, rows[row, column] + 0.5)
@@ -211,7 +213,7 @@ def test_of_8_bits_a_pixel_is_there_if_one_of_its_bands_is(tmp_path):
     bands[:, 0, 0] = 255, 40, 30  # a saturated red
     bands[:, 1, 1] = 9, 8, 7
     path = tiff(tmp_path / "a.tif", bands, nodata=255)
-    by_windows, whole = open_raster(path), in_memory(path.read_bytes())
+    by_windows, whole = open_raster(path), load_raster(path.read_bytes())
     for raster in (by_windows, whole):
         pixels, known = raster.read((0, 0, 4, 5)), raster.known((0, 0, 4, 5))
         assert pixels[0, 0].tolist() == [255, 40, 30] and pixels[1, 1].tolist() == [9, 8, 7]

@@ -10,7 +10,7 @@ from scipy import ndimage
 from skylight.model.datasets.synthetic_scenes import scene
 from skylight.model.decoder.inference import Prediction, instances, predict_pixels
 from skylight.model.decoder.watershed import separate
-from skylight.model.images.raster import Whole
+from skylight.model.images.raster import MemoryRaster
 from skylight.model.mapping import component_merging
 from skylight.model.mapping.component_merging import UNKNOWN, Map
 from skylight.model.mapping.tiled_inference import Strip, ramps, starts, strips, windows
@@ -79,7 +79,7 @@ def test_a_picture_of_one_tile_gives_what_a_pre_annotation_gives(of, decoder, se
     picture = scene(7, 200).image[:150]
     said = predict_pixels(decoder, segmenter.embed(picture))
     expected = list(instances(said, 20))
-    found = list(of(Whole(picture), 256).objects(20))
+    found = list(of(MemoryRaster(picture), 256).objects(20))
     assert len(found) == len(expected) > 0
     for one, other in zip(found, expected, strict=True):
         assert (one.label, one.area) == (other.label, other.mask.sum())
@@ -93,7 +93,7 @@ def test_tiles_agree_with_each_other_across_their_seams(of, decoder, segmenter):
     big = np.concatenate([big, big[::-1]], 1)
     truth = np.concatenate([scene(50 + k, 256).truth() for k in range(3)])
     truth = np.concatenate([truth, truth[::-1]], 1)
-    whole = of(Whole(np.roll(big, (128, 128), (0, 1))), side)
+    whole = of(MemoryRaster(np.roll(big, (128, 128), (0, 1))), side)
     moved = np.roll(truth, (128, 128), (0, 1))
     classes = whole.classes.read((0, 0, *whole.size)) == 1
     own = np.zeros_like(truth)
@@ -212,7 +212,7 @@ def test_touching_objects_are_told_apart_across_strips(empty):
 
 
 def test_what_is_not_known_is_of_no_class_and_does_not_count(of):
-    class Half(Whole):
+    class Half(MemoryRaster):
         def known(self, window):
             row, column, height, width = window
             return np.broadcast_to(np.arange(column, column + width) >= 100, (height, width))

@@ -4,7 +4,7 @@ import cv2
 import numpy as np
 import pytest
 
-from skylight.model.masks.upsampling import BAND, enlarge
+from skylight.model.masks.upsampling import BAND, upsample_mask
 
 
 def whole(logits: np.ndarray, size: tuple[int, int]) -> np.ndarray:
@@ -23,7 +23,7 @@ SIZES = [(1024, 1024), (2048, 2048), (1500, 2000), (1001, 997), (300, 400), (77,
 @pytest.mark.parametrize("shape", [(512, 512), (384, 512), (512, 341), (1, 2)])
 def test_it_is_opencv_s_interpolation(shape: tuple[int, int], size: tuple[int, int]) -> None:
     logits = smooth(shape, sum(size))
-    found, expected = enlarge(logits, size), whole(logits, size)
+    found, expected = upsample_mask(logits, size), whole(logits, size)
     # Coordinates are rounded a little differently: what differs must lie at the very threshold.
     assert np.abs(expected[found != (expected > 0)]).max(initial=0) < 1e-3
 
@@ -33,13 +33,13 @@ def test_it_is_opencv_s_interpolation(shape: tuple[int, int], size: tuple[int, i
 def test_a_small_object_is_found_wherever_it_lies(corner: tuple[int, int], size: tuple[int, int]) -> None:
     logits = np.full((512, 512), -4, np.float32)
     logits[corner[0] : corner[0] + 32, corner[1] : corner[1] + 32] = smooth((32, 32), 1) + 2
-    found, expected = enlarge(logits, size), whole(logits, size)
+    found, expected = upsample_mask(logits, size), whole(logits, size)
     assert found.any()
     assert np.abs(expected[found != (expected > 0)]).max(initial=0) < 1e-3
 
 
 def test_nothing_above_zero_is_an_empty_mask() -> None:
-    assert not enlarge(np.full((8, 8), -1, np.float32), (100, 90)).any()
+    assert not upsample_mask(np.full((8, 8), -1, np.float32), (100, 90)).any()
 
 
 def test_a_large_image_is_interpolated_in_bands(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -51,5 +51,5 @@ def test_a_large_image_is_interpolated_in_bands(monkeypatch: pytest.MonkeyPatch)
         return made[-1]
 
     monkeypatch.setattr(cv2, "resize", watched)
-    assert enlarge(smooth((256, 256), 0), (4096, 4096)).any()
+    assert upsample_mask(smooth((256, 256), 0), (4096, 4096)).any()
     assert max(each.size for each in made) < 2 * BAND

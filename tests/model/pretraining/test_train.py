@@ -552,7 +552,7 @@ def test_each_turn_adds_a_click_and_gives_back_the_mask_trusted_most(
     for turn, (features, _, points, labels, _, logits, offset) in enumerate(given, 1):
         assert features.shape == (2, 256, 16, 16) and points.shape == (2, turn, 2) and labels.shape == (2, turn)
         if turn > 1:
-            masks, scores = network.answer(*given[turn - 2])
+            masks, scores = network.decode(*given[turn - 2])
             expected = masks[torch.arange(2), scores.argmax(1)][:, None]
             torch.testing.assert_close(logits, expected, rtol=0, atol=1e-5)
         else:

@@ -3,7 +3,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from skylight.model.runtime.micro_batching import Together
+from skylight.model.runtime.micro_batching import MicroBatcher
 from tests.support.label_studio_double import wait_until
 
 
@@ -24,7 +24,7 @@ class Machine:
 
 def test_what_comes_while_it_is_busy_goes_in_together():
     machine = Machine()
-    together = Together(machine, 3)
+    together = MicroBatcher(machine, 3)
     with ThreadPoolExecutor(8) as pool:
         first = pool.submit(together, 1)
         wait_until(lambda: machine.calls)
@@ -38,7 +38,7 @@ def test_what_comes_while_it_is_busy_goes_in_together():
 
 def test_an_error_reaches_those_of_its_call_alone():
     machine = Machine()
-    together = Together(machine, 2)
+    together = MicroBatcher(machine, 2)
     with ThreadPoolExecutor(8) as pool:
         first = pool.submit(together, 1)
         wait_until(lambda: machine.calls)

@@ -52,7 +52,7 @@ def test_a_prompt_is_answered_alike(slow: TinySam, fast: TinySam, cells: int, po
     logits = torch.randn(1, 1, 4 * cells, 4 * cells, generator=chance)
     offset = ((GRID - cells) // 2,) * 2
     answers = [
-        each.answer(features, each.rims(thumbnail), places, labels, boxes, logits, offset) for each in (fast, slow)
+        each.decode(features, each.rims(thumbnail), places, labels, boxes, logits, offset) for each in (fast, slow)
     ]
     for ours, theirs in zip(*answers, strict=True):
         close(ours, theirs)

@@ -231,9 +231,9 @@ def test_every_published_checkpoint_has_an_address_a_hash_a_size_and_a_licence()
 
 
 def test_the_bundled_sam_needs_no_file_and_any_other_its_own(tmp_path):
-    assert checkpoints.needed("tiny", tmp_path) is None
+    assert checkpoints.required_file("tiny", tmp_path) is None
     with pytest.raises(CheckpointError, match="vit_b is not at"):
-        checkpoints.needed("vit_b", tmp_path)
+        checkpoints.required_file("vit_b", tmp_path)
 
 
 def test_a_file_that_is_not_the_published_one_is_refused_by_name_as_it_is_loaded():

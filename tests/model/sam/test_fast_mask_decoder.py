@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from skylight.model.sam.fast_mask_decoder import LeanDecoder, fold, unfold, upscale
+from skylight.model.sam.fast_mask_decoder import FastMaskDecoder, fold, unfold, upscale
 from skylight.model.sam.mobile_sam import build_mobile_sam
 from skylight.model.sam.tiny_sam import GRID, TinySam
 from tests.support.random_weights import random_weights
@@ -24,7 +24,7 @@ def test_it_answers_as_segment_anything_s_decoder(tokens: int, mask: bool) -> No
     sparse = torch.randn(1, tokens, 256, generator=chance)
     dense = torch.randn(1, 256, 6, 8, generator=chance) if mask else torch.randn(1, 256, 1, 1, generator=chance)
     official = network.mask_decoder.predict_masks(features, position, sparse, dense.expand(1, 256, 6, 8))
-    found = LeanDecoder(network.mask_decoder)(cells(features), cells(position), sparse[0], cells(dense))
+    found = FastMaskDecoder(network.mask_decoder)(cells(features), cells(position), sparse[0], cells(dense))
     for ours, theirs in zip(found, official, strict=True):
         assert (ours - theirs[0]).abs().max() < 1e-4 * theirs.abs().max()
 

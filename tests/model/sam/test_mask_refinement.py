@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from skylight.model.datasets import synthetic_scenes
 from skylight.model.evaluation.metrics import iou
 from skylight.model.evaluation.simulated_clicks import any_point
-from skylight.model.sam.mask_refinement import LIMIT, MOST, WEIGHT, Likeness
+from skylight.model.sam.mask_refinement import LIMIT, MAX_DISCRIMINANT, WEIGHT, MaskRefiner
 from skylight.model.sam.segmenter import Segmenter
 from skylight.model.sam.types import Prompt
 
@@ -39,7 +39,7 @@ def test_half_a_disc_becomes_the_disc(filled: tuple[int, int], cells: int) -> No
     pixels, disc = picture(filled)
     unsure = np.where(disc, 0.2, -1.2)[::2, ::2].astype(np.float32)
     unsure[: filled[0] // 4] -= 0.6  # of its upper half it is surer that it is not
-    found = Likeness(pixels, detail(cells), filled).put_right(unsure[None])
+    found = MaskRefiner(pixels, detail(cells), filled).refine(unsure[None])
     assert found.shape == (1, *FULL) and found.dtype == np.float32
     before, after = (
         iou((each > 0)[: filled[0], : filled[1]], disc[: filled[0], : filled[1]])
@@ -50,10 +50,10 @@ def test_half_a_disc_becomes_the_disc(filled: tuple[int, int], cells: int) -> No
 
 def test_it_takes_several_masks_each_for_itself() -> None:
     pixels, disc = picture()
-    likeness = Likeness(pixels, detail(), FULL)
+    likeness = MaskRefiner(pixels, detail(), FULL)
     logits = np.stack([np.where(disc, 1, -3), np.where(disc, -1, 1)])[:, ::2, ::2].astype(np.float32)
-    both = likeness.put_right(logits)
-    assert all(np.array_equal(both[k], likeness.put_right(logits[k : k + 1])[0]) for k in (0, 1))
+    both = likeness.refine(logits)
+    assert all(np.array_equal(both[k], likeness.refine(logits[k : k + 1])[0]) for k in (0, 1))
     assert ((both[0] > 0) != (both[1] > 0)).mean() > 0.95
 
 
@@ -63,9 +63,9 @@ def test_what_looks_alike_but_is_surely_something_else_stays_out() -> None:
     y, x = np.mgrid[: FULL[0], : FULL[1]]
     discs = [(x - at) ** 2 + (y - 128) ** 2 < 30**2 for at in (64, 192)]
     pixels[discs[0] | discs[1]] = 150, 80, 70
-    found = Likeness(pixels, detail(), FULL).put_right(np.where(discs[0], 3, -3)[None, ::2, ::2].astype(np.float32))
+    found = MaskRefiner(pixels, detail(), FULL).refine(np.where(discs[0], 3, -3)[None, ::2, ::2].astype(np.float32))
     assert iou(found[0] > 0, discs[0]) > 0.9 and not (found[0] > 0)[discs[1]].any()
-    assert WEIGHT * MOST < LIMIT
+    assert WEIGHT * MAX_DISCRIMINANT < LIMIT
 
 
 @pytest.mark.parametrize("value", [-5.0, 0.0, 5.0])
@@ -73,7 +73,7 @@ def test_nothing_and_everything_stay_what_they_are(value: float) -> None:
     """Also in a picture of one colour, in which nothing can be told apart, and in one of a single row."""
     for filled in (FULL, (1, 256), (256, 1)):
         pixels = np.full((*FULL, 3), 90, np.uint8)
-        found = Likeness(pixels, detail(), filled).put_right(np.full((1, SIDE, SIDE), value, np.float32))
+        found = MaskRefiner(pixels, detail(), filled).refine(np.full((1, SIDE, SIDE), value, np.float32))
         assert np.isfinite(found).all() and found == pytest.approx(np.clip(value, -LIMIT, LIMIT), abs=1e-3)
 
 
@@ -82,8 +82,8 @@ def test_the_rim_goes_along_the_edge_in_the_picture() -> None:
     scene = synthetic_scenes.scene(5, 2 * SIDE)
     truth = max((each.mask for each in scene.objects if each.kind == "pit"), key=np.count_nonzero)
     off = np.roll(np.where(truth, 1.0, -1.0), 4, 1)[::2, ::2].astype(np.float32)
-    likeness = Likeness(scene.image, detail(), FULL)
-    found = likeness.put_right(off[None])[0] > 0
+    likeness = MaskRefiner(scene.image, detail(), FULL)
+    found = likeness.refine(off[None])[0] > 0
     assert iou(found, truth) > iou(np.roll(truth, 4, 1), truth) + 0.02
 
 

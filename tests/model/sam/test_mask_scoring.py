@@ -12,15 +12,24 @@ from skylight.model.evaluation.simulated_clicks import any_point
 from skylight.model.experiments.prompt_benchmark import prompt_scores
 from skylight.model.masks.geometry import interior_point
 from skylight.model.pretraining import fit_mask_scoring
-from skylight.model.sam.mask_refinement import Likeness
-from skylight.model.sam.mask_scoring import LEVELS, NO, YES, Asked, Choice, Ground, fitted, measures
+from skylight.model.sam.mask_refinement import MaskRefiner
+from skylight.model.sam.mask_scoring import (
+    LEVELS,
+    NO,
+    YES,
+    ImageStatistics,
+    MaskScorer,
+    ScaledPrompt,
+    load_scorer,
+    measures,
+)
 from skylight.model.sam.segmenter import Segmenter
 from skylight.model.sam.types import Prompt
 
 SIDE = 128
 NOTHING = np.zeros((0, 2))
 AWAY = np.array([[180.0, 200.0]])
-MIDDLE = Asked(np.array([[120.0, 140.0]]), NOTHING, None)
+MIDDLE = ScaledPrompt(np.array([[120.0, 140.0]]), NOTHING, None)
 
 
 def disc(radius: float) -> NDArray[np.float32]:
@@ -43,16 +52,16 @@ def picture() -> NDArray[np.uint8]:
     "asked",
     [
         MIDDLE,
-        Asked(NOTHING, np.array([[-3.0, 500.0]]), np.array([250.0, -4.0, 400.0, 3.0])),
-        Asked(NOTHING, NOTHING, np.array([20.0, 30.0, 20.0, 30.0])),
+        ScaledPrompt(NOTHING, np.array([[-3.0, 500.0]]), np.array([250.0, -4.0, 400.0, 3.0])),
+        ScaledPrompt(NOTHING, NOTHING, np.array([20.0, 30.0, 20.0, 30.0])),
     ],
 )
-def test_every_cut_has_finite_measures_whatever_is_asked(size: tuple[int, int], asked: Asked) -> None:
+def test_every_cut_has_finite_measures_whatever_is_asked(size: tuple[int, int], asked: ScaledPrompt) -> None:
     pixels = np.random.default_rng(1).integers(0, 256, (*size, 3), np.uint8)
     logits = np.stack([np.full(size, -5, np.float32), np.full(size, 5, np.float32), np.zeros(size, np.float32)])
     for shown in (pixels, np.zeros_like(pixels)):
-        known = measures(Ground(shown), logits, np.array([0.9, 0.1, 0.5], np.float32), asked)
-        assert known.shape == (3, len(LEVELS), len(fitted().weights["mean"])) and known.dtype == np.float32
+        known = measures(ImageStatistics(shown), logits, np.array([0.9, 0.1, 0.5], np.float32), asked)
+        assert known.shape == (3, len(LEVELS), len(load_scorer().weights["mean"])) and known.dtype == np.float32
         assert np.isfinite(known).all()
 
 
@@ -60,7 +69,9 @@ def test_a_cut_s_measures_are_those_of_its_mask() -> None:
     """The area, by which many are divided, the click's and the box's."""
     logits = disc(30) * 0.04
     box = np.array([80.0, 100.0, 160.0, 180.0])  # 40 px wide in the half
-    known = measures(Ground(picture()), logits[None], np.ones(1, np.float32), Asked(MIDDLE.positive, AWAY, box))[0]
+    known = measures(
+        ImageStatistics(picture()), logits[None], np.ones(1, np.float32), ScaledPrompt(MIDDLE.positive, AWAY, box)
+    )[0]
     for level, row in zip(LEVELS, known, strict=True):
         mask = logits > level + 1e-6
         inside = mask[50:90, 40:80]
@@ -75,7 +86,9 @@ def test_a_cut_s_measures_are_those_of_its_mask() -> None:
 def test_a_mask_is_cut_where_the_picture_s_object_ends(radius: float) -> None:
     """SAM's logits are 0 at another radius than the disc's, and fall evenly."""
     logits = (disc(radius) * 0.06).clip(-3, 3)
-    cuts = fitted().cuts(measures(Ground(picture()), logits[None], np.full(1, 0.7, np.float32), MIDDLE))
+    cuts = load_scorer().best_cuts(
+        measures(ImageStatistics(picture()), logits[None], np.full(1, 0.7, np.float32), MIDDLE)
+    )
     before, after = (iou(logits > level, disc(20) > 0) for level in (0, cuts[0].level))
     assert after > before + 0.1
 
@@ -90,13 +103,13 @@ def test_of_three_masks_the_picture_s_is_found_whatever_sam_trusts(segmenter: Se
         assert embedding.detail is not None
         x, y = any_point(truth, rng)
         answer = tiny.segment(replace(embedding, detail=None, picture=None), Prompt.of([(x, y, True)]))
-        likeness = Likeness(embedding.thumbnail, embedding.detail, (256, 256))
-        asked = Asked(np.array([[x, y]]) / 2, NOTHING, None)
+        likeness = MaskRefiner(embedding.thumbnail, embedding.detail, (256, 256))
+        asked = ScaledPrompt(np.array([[x, y]]) / 2, NOTHING, None)
         trust = answer.scores[::-1].copy()
-        found, scores, numbers = likeness.chosen(answer.logits, trust, asked, fitted(), 3)
+        found, scores, numbers = likeness.select(answer.logits, trust, asked, load_scorer(), 3)
         assert sorted(numbers) == [0, 1, 2] and (np.diff(scores) <= 0).all()
         small = truth[::2, ::2]
-        last = likeness.put_right(answer.logits[-1:])[0]
+        last = likeness.refine(answer.logits[-1:])[0]
         reached.append((iou(last > 0, small), iou(found[0] > 0, small)))
     trusted, chosen = np.mean(reached, axis=0)
     assert chosen > trusted + 0.02 and chosen > 0.8
@@ -107,15 +120,19 @@ def test_what_is_clicked_is_in_the_mask_and_what_is_clicked_away_is_not() -> Non
     logits = np.stack([disc(20) * 0.02, disc(20) * 0.02 - 0.15])
     for y, x, positive in ((70, 60, True), (70, 76, True), (70, 84, False), (70, 75, False)):
         at = np.array([[2.0 * x, 2.0 * y]])
-        asked = Asked(at, NOTHING, None) if positive else Asked(np.array([[120.0, 140.0]]), at, None)
-        for judge in (fitted(), Choice({**fitted().weights, "last": -fitted().weights["last"]})):
-            cuts = judge.cuts(measures(Ground(picture()), logits, np.array([0.5, 0.9], np.float32), asked))
+        asked = ScaledPrompt(at, NOTHING, None) if positive else ScaledPrompt(np.array([[120.0, 140.0]]), at, None)
+        for judge in (load_scorer(), MaskScorer({**load_scorer().weights, "last": -load_scorer().weights["last"]})):
+            cuts = judge.best_cuts(
+                measures(ImageStatistics(picture()), logits, np.array([0.5, 0.9], np.float32), asked)
+            )
             assert bool(logits[cuts[0].number, y, x] > cuts[0].level) is positive, (x, y, positive)
 
 
 def test_where_no_cut_obeys_one_is_given_of_which_nothing_is_expected() -> None:
-    asked = Asked(np.array([[4.0, 4.0]]), NOTHING, None)
-    cuts = fitted().cuts(measures(Ground(picture()), disc(20)[None] * 0.1, np.ones(1, np.float32), asked))
+    asked = ScaledPrompt(np.array([[4.0, 4.0]]), NOTHING, None)
+    cuts = load_scorer().best_cuts(
+        measures(ImageStatistics(picture()), disc(20)[None] * 0.1, np.ones(1, np.float32), asked)
+    )
     assert [(cut.number, cut.score) for cut in cuts] == [(0, 0.0)]
 
 
@@ -134,14 +151,14 @@ def test_what_is_wanted_first_is_what_is_given_alone(segmenter: Segmenter) -> No
 def test_every_cut_s_iou_is_learned_from(segmenter: Segmenter) -> None:
     made = scene(50_001)
     truth = max((each.mask for each in made.objects), key=np.sum)
-    judge = segmenter.judge
+    judge = segmenter.scorer
     asked = fit_mask_scoring.questions(segmenter, "scenes", made.image, [truth])
-    assert segmenter.judge is judge and 3 <= len(asked) <= 3 + fit_mask_scoring.CORRECTIONS
+    assert segmenter.scorer is judge and 3 <= len(asked) <= 3 + fit_mask_scoring.CORRECTIONS
     assert {each.ious.shape for each in asked} == {(3, len(LEVELS))}
     embedding = segmenter.embed(made.image)
     box = asked[2]
     assert (box.known[..., -1] == 1).all() and (asked[0].known[..., -1] == 0).all()
-    best = judge.cuts(asked[0].known)[0]
+    best = judge.best_cuts(asked[0].known)[0]
     measured = asked[0].ious[best.number, np.flatnonzero(np.isclose(LEVELS, best.level))[0]]
     assert measured == pytest.approx(prompt_scores(segmenter, embedding, truth).centre, abs=1e-6)
 
@@ -156,10 +173,10 @@ def test_a_fit_prefers_what_is_better_and_tells_how_good_it_is(monkeypatch: pyte
         known[..., YES], known[..., NO] = 1, -1
         ious = 1 / (1 + np.exp(-known[..., 3])) + rng.normal(0, 0.02, known.shape[:2]).astype(np.float32)
         asked.append(fit_mask_scoring.Question("one" if k % 3 else "other", known, ious.astype(np.float32)))
-    judge: Choice = fit_mask_scoring.fit(asked[:250])
+    judge: MaskScorer = fit_mask_scoring.fit(asked[:250])
     lost = []
     for each in asked[250:]:
-        best = judge.cuts(each.known)[0]
+        best = judge.best_cuts(each.known)[0]
         lost.append(each.ious.max() - each.ious[best.number, np.flatnonzero(np.isclose(LEVELS, best.level))[0]])
     assert np.mean(lost) < 0.04
     scores = np.concatenate([judge.scores(each.known).ravel() for each in asked[250:]])

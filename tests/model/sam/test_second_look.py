@@ -11,22 +11,23 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from skylight.model.datasets import synthetic_scenes
-from skylight.model.embeddings.cache import nbytes, read, write
+from skylight.model.embeddings.cache import read, write
+from skylight.model.embeddings.file_format import nbytes
 from skylight.model.evaluation.metrics import iou
 from skylight.model.evaluation.simulated_clicks import any_point, correction_click, loose_box
 from skylight.model.masks.geometry import interior_point
 from skylight.model.sam import segmenter
-from skylight.model.sam.mask_scoring import Choice, Cut, fitted
+from skylight.model.sam.mask_scoring import MaskScorer, ScoredCut, load_scorer
 from skylight.model.sam.second_look import (
-    LEAST,
     PICTURE_SIDE,
     SIDE,
     SMALL,
+    SMALLEST_WINDOW,
     Window,
-    answer_in,
-    keep,
-    part,
-    unpack,
+    crop,
+    pack_picture,
+    segment_window,
+    unpack_picture,
     window_for,
 )
 from skylight.model.sam.segmenter import Segmenter
@@ -57,7 +58,12 @@ def test_the_window_is_larger_than_the_first_answer_and_around_it() -> None:
 
 
 def test_it_lies_within_the_image_and_is_not_tiny() -> None:
-    assert window_for(SIZE, mask(0, 390, 4, 400), at((2, 395)), None) == (SIZE[0] - LEAST, 0, LEAST, LEAST)
+    assert window_for(SIZE, mask(0, 390, 4, 400), at((2, 395)), None) == (
+        SIZE[0] - SMALLEST_WINDOW,
+        0,
+        SMALLEST_WINDOW,
+        SMALLEST_WINDOW,
+    )
     row, column, height, width = window_for((30, 600), np.ones((30, 4), bool), at((2, 2)), None) or (0, 0, 0, 0)
     assert (row, column, height, width) == (0, 0, 30, 75)
 
@@ -81,14 +87,14 @@ def test_a_box_says_more_than_the_first_answer_and_positive_points_are_in_the_wi
 
 
 def test_where_the_first_answer_is_empty_the_click_says_where_to_look() -> None:
-    assert window_for(SIZE, mask(0, 0, 0, 0), at((300, 200)), None) == (176, 276, LEAST, LEAST)
+    assert window_for(SIZE, mask(0, 0, 0, 0), at((300, 200)), None) == (176, 276, SMALLEST_WINDOW, SMALLEST_WINDOW)
     assert window_for(SIZE, mask(280, 190, 320, 210), NONE, None) is None  # negative clicks alone
 
 
 def test_the_kept_picture_is_a_jpeg_of_limited_size() -> None:
     for size, kept in (((300, 200), (300, 200)), ((500, 2048), (250, 1024))):
         image = np.full((*size, 3), 90, np.uint8)
-        with Image.open(io.BytesIO(keep(image).tobytes())) as file:
+        with Image.open(io.BytesIO(pack_picture(image).tobytes())) as file:
             assert file.format == "JPEG" and (file.height, file.width) == kept and max(kept) <= PICTURE_SIDE
             assert np.abs(np.asarray(file).astype(int) - 90).max() <= 2
 
@@ -99,7 +105,7 @@ def test_a_part_is_what_lies_in_the_window(scale: int) -> None:
     y, x = np.mgrid[: 512 * scale, : 512 * scale] / (512 * scale) * 255
     image = np.stack([x, y, 0 * x], 2).astype(np.uint8)
     row, column, height, width = 100 * scale, 40 * scale, 60 * scale, 90 * scale
-    seen = part(unpack(keep(image)), image.shape[:2], (row, column, height, width))
+    seen = crop(unpack_picture(pack_picture(image)), image.shape[:2], (row, column, height, width))
     assert seen.pixels.shape == (1, 3, SIDE, SIDE) and (seen.rows, seen.columns) == (128, 192)
     assert seen.scale == pytest.approx(SIDE / (90 * scale))
     assert (seen.pixels[..., seen.rows :, :] == 0).all()
@@ -169,11 +175,11 @@ def test_the_second_look_goes_where_the_judge_says_not_where_sam_trusts(
 
     def looked(window: Window, *given: Any) -> Any:
         windows.append(window)
-        return answer_in(window, *given)
+        return segment_window(window, *given)
 
-    monkeypatch.setattr(segmenter, "answer_in", looked)
-    weights = fitted().weights
-    monkeypatch.setattr(tiny, "judge", Choice({**weights, "last": sign * weights["last"]}))
+    monkeypatch.setattr(segmenter, "segment_window", looked)
+    weights = load_scorer().weights
+    monkeypatch.setattr(tiny, "scorer", MaskScorer({**weights, "last": sign * weights["last"]}))
     for image, truth in pits(4, 0.03, 0.08):
         embedding = tiny.embed(image)
         prompt = Prompt.of([(*interior_point(truth, np.random.default_rng(0), True), True)])
@@ -188,13 +194,13 @@ def test_of_further_clicks_it_goes_where_sam_trusts(tiny: Segmenter, monkeypatch
     """And so it does of a box, which alone says where: the first look's masks are not even judged."""
     judged: list[int] = []
 
-    def cuts(known: NDArray[np.float32]) -> list[Cut]:
+    def cuts(known: NDArray[np.float32]) -> list[ScoredCut]:
         judged.append(len(known))
-        return fitted().cuts(known)
+        return load_scorer().best_cuts(known)
 
-    judge = Choice(fitted().weights)
-    monkeypatch.setattr(judge, "cuts", cuts)
-    monkeypatch.setattr(tiny, "judge", judge)
+    judge = MaskScorer(load_scorer().weights)
+    monkeypatch.setattr(judge, "best_cuts", cuts)
+    monkeypatch.setattr(tiny, "scorer", judge)
     image, truth = pits(1, 0.03, 0.08)[0]
     embedding, rng = tiny.embed(image), np.random.default_rng(0)
     clicks = [(*interior_point(truth, rng, True), True), (*any_point(truth, rng), True)]
@@ -220,7 +226,9 @@ def test_negative_points_count_only_within_the_window(tiny: Segmenter) -> None:
             network, picture = tiny.network, embedding.picture
             assert isinstance(network, TinySam) and picture is not None
             position = network.prompt_encoder.get_dense_pe()
-            return answer_in(window, network, position, unpack(picture), (512, 512), prompt, fitted())[0]
+            return segment_window(
+                window, network, position, unpack_picture(picture), (512, 512), prompt, load_scorer()
+            )[0]
 
     alone = masks((x, y))
     assert np.array_equal(masks((x, y), far), alone)

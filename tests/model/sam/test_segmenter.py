@@ -432,7 +432,7 @@ def test_two_threads_with_two_images_get_what_one_alone_gets(tiny: Segmenter, pi
             found = tiny.segment(two[i].embedding, prompts[i][turn % 3])
             fields = [name for name in vars(known) if name != "cuts"]
             same.append(all(np.array_equal(vars(found)[name], vars(known)[name]) for name in fields))
-            cuts = zip(found.cuts, known.cuts, strict=True)
+            cuts = zip(found.mask_logits, known.mask_logits, strict=True)
             same.append(all(np.array_equal(a.logits, b.logits) and a.window == b.window for a, b in cuts))
         return same
 

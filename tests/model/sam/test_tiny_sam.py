@@ -201,7 +201,7 @@ def decoder_inputs(network: TinySam, *given: object) -> tuple[Tensor, ...]:
     """What `answer` hands to the mask decoder: features, position, rims, sparse, dense."""
     seen: list[tuple[Tensor, ...]] = []
     hook = network.mask_decoder.register_forward_pre_hook(lambda module, inputs: seen.append(inputs))
-    network.answer(*given)
+    network.decode(*given)
     hook.remove()
     (only,) = seen
     return only
@@ -240,11 +240,11 @@ def test_each_prompt_gets_three_masks_and_scores_as_if_it_were_alone(network: Ti
     rims = network.rims(thumbnail)
     clicks, labels = CENTRES[0][:, None], torch.tensor([[1.0], [0.0]])
     logits = 4 * torch.randn(2, 1, *SIZE, generator=torch.Generator().manual_seed(3))
-    masks, scores = network.answer(features, rims, clicks, labels, None, logits)
+    masks, scores = network.decode(features, rims, clicks, labels, None, logits)
     assert masks.shape == (2, 3, *SIZE) and scores.shape == (2, 3)
     assert (masks[0] - masks[1]).abs().max() > 1e-2
     for i in range(2):
-        alone = network.answer(features, rims, clicks[i : i + 1], labels[i : i + 1], None, logits[i : i + 1])
+        alone = network.decode(features, rims, clicks[i : i + 1], labels[i : i + 1], None, logits[i : i + 1])
         torch.testing.assert_close(alone[0][0], masks[i], rtol=1e-4, atol=1e-4)
         torch.testing.assert_close(alone[1][0], scores[i], rtol=1e-4, atol=1e-4)
 
@@ -255,11 +255,11 @@ def test_embedding_rims_and_prompt_each_change_the_answer(network: TinySam, prom
     moved = (CENTRES + 50, labels, None) if prompt == "points" else (None, None, BOX + 50)
     features, thumbnail = picture(4)
     rims, others = network.rims(thumbnail), network.rims(-thumbnail)
-    before = network.answer(features, rims, clicks, labels, box, None)[0]
+    before = network.decode(features, rims, clicks, labels, box, None)[0]
     for after in (
-        network.answer(features.flip(3), rims, clicks, labels, box, None),
-        network.answer(features, others, clicks, labels, box, None),
-        network.answer(features, rims, *moved, None),
+        network.decode(features.flip(3), rims, clicks, labels, box, None),
+        network.decode(features, others, clicks, labels, box, None),
+        network.decode(features, rims, *moved, None),
     ):
         assert (after[0] - before).abs().max() > 1e-3
 
@@ -272,7 +272,7 @@ def test_a_rim_changes_the_answer_where_it_is_and_not_far_away(network: TinySam,
     changed[..., 40:44, 80:84] *= -1
     rims, others = network.rims(thumbnail), network.rims(changed)
     one = (others[0], rims[1]) if which == 0 else (rims[0], others[1])
-    masks = [network.answer(features, seen, None, None, BOX, None)[0] for seen in (rims, one)]
+    masks = [network.decode(features, seen, None, None, BOX, None)[0] for seen in (rims, one)]
     rows, columns = ((masks[1] - masks[0]).abs().amax((0, 1)) > 1e-6).nonzero().T
     assert 33 <= rows.min() <= 40 and 43 <= rows.max() <= 51
     assert 73 <= columns.min() <= 80 and 83 <= columns.max() <= 91
@@ -329,9 +329,9 @@ def test_a_part_of_the_frame_is_asked_as_the_frame_at_its_place(network: TinySam
 def test_masks_of_a_part_of_the_frame_have_its_size(network: TinySam) -> None:
     features, thumbnail = picture(9, (16, 12))
     rims = network.rims(thumbnail)
-    masks, scores = network.answer(features, rims, points((90, 50)), torch.ones(1, 1), None, None, (8, 4))
+    masks, scores = network.decode(features, rims, points((90, 50)), torch.ones(1, 1), None, None, (8, 4))
     assert masks.shape == (1, 3, 64, 48) and scores.shape == (1, 3)
-    elsewhere, _ = network.answer(features, rims, points((90, 50)), torch.ones(1, 1), None, None, (16, 20))
+    elsewhere, _ = network.decode(features, rims, points((90, 50)), torch.ones(1, 1), None, None, (16, 20))
     assert (masks - elsewhere).abs().max() > 1e-5  # SAM's positions are of the frame
 
 
@@ -350,4 +350,4 @@ def test_earlier_logits_are_limited_before_they_go_back_in(network: TinySam) -> 
 def test_an_answer_to_no_prompt_is_refused(network: TinySam) -> None:
     features, thumbnail = picture(11)
     with pytest.raises(ValueError, match="at least one point or a box"):
-        network.answer(features, network.rims(thumbnail), None, None, None, None)
+        network.decode(features, network.rims(thumbnail), None, None, None, None)
