@@ -11,8 +11,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from skylight.model.datasets import synthetic_scenes
-from skylight.model.embeddings.cache import read, write
-from skylight.model.embeddings.file_format import nbytes
+from skylight.model.embeddings.file_format import nbytes, pack, parse
 from skylight.model.evaluation.metrics import iou
 from skylight.model.evaluation.simulated_clicks import any_point, correction_click, loose_box
 from skylight.model.masks.geometry import interior_point
@@ -235,9 +234,8 @@ def test_negative_points_count_only_within_the_window(tiny: Segmenter) -> None:
     assert not np.array_equal(masks((x, y), near), alone)
 
 
-def test_the_picture_is_kept_with_the_embedding(tiny: Segmenter, tmp_path) -> None:
+def test_the_picture_is_kept_with_the_embedding(tiny: Segmenter) -> None:
     embedding = tiny.embed(np.random.default_rng(0).integers(0, 256, (64, 48, 3)).astype(np.uint8))
-    write(tmp_path / "file", embedding)
-    back = read(tmp_path / "file")
+    back = parse(pack(embedding)[0])
     assert embedding.picture is not None and np.array_equal(back.picture, embedding.picture)
     assert nbytes(embedding) - nbytes(replace(embedding, picture=None)) == embedding.picture.nbytes
