@@ -12,9 +12,9 @@ ANY = "*"
 NONE = "none"
 # A name, an IPv4 address or an IPv6 address in brackets, of any port or of one; or all names below one.
 ENTRY = re.compile(r"(?:[a-z0-9_]([a-z0-9._-]*[a-z0-9_])?|\[[0-9a-f:.]+\])(?::[0-9]{1,5})?|\*\.[a-z0-9_][a-z0-9._-]*")
-UNICAST = ipaddress.IPv6Network("2000::/3")  # all that is given out of IPv6
+GLOBAL_UNICAST = ipaddress.IPv6Network("2000::/3")  # all that is assigned of IPv6
 NAT64 = ipaddress.IPv6Network("64:ff9b::/96")  # an IPv4 address in the last 32 bits, where a network has only IPv6
-NOT_GIVEN_OUT = tuple(
+RESERVED = tuple(
     ipaddress.ip_network(net)
     for net in (
         "192.0.0.0/24",  # protocols, and a cloud's 192.0.0.192; Python before 3.12 knows a part of it
@@ -29,8 +29,8 @@ NOT_GIVEN_OUT = tuple(
 class HostList:
     """A list of hosts, as `127.0.0.1:9000, minio.example.org, *.amazonaws.com` or `*`.
 
-    A host that is named is vouched for: its address may be a private one. `*`, or `*.` and the end of a name, allows
-    hosts whose address is public.
+    A host that is listed may have a private address. `*`, or `*.` and the end of a name, allows hosts whose address is
+    public.
     """
 
     entries: tuple[str, ...]
@@ -47,32 +47,32 @@ class HostList:
         return cls(entries)
 
     def contains(self, host: str, port: int) -> bool:
-        """Whether the host is named itself. `host` is lower case, IPv6 in brackets."""
+        """Whether the host itself is listed. `host` is lower case, IPv6 in brackets."""
         return host in self.entries or f"{host}:{port}" in self.entries
 
     def covers(self, host: str, port: int) -> bool:
-        """Whether the host is named, itself or with those below another, or any is allowed."""
+        """Whether the host is listed, itself or by a pattern."""
         return self.contains(host, port) or self.allowed_if_public(host)
 
     def allowed_if_public(self, host: str) -> bool:
-        """Whether the host may be asked if its address is public."""
-        ends = [entry[1:] for entry in self.entries if entry.startswith("*.")]
-        return ANY in self.entries or any(host.rstrip(".").endswith(end) for end in ends)
+        """Whether a pattern allows the host, if its address is public."""
+        suffixes = [entry[1:] for entry in self.entries if entry.startswith("*.")]
+        return ANY in self.entries or any(host.rstrip(".").endswith(suffix) for suffix in suffixes)
 
 
 def is_public(address: str) -> bool:
-    """Whether an address is one of the public Internet; of those that hold an IPv4 address, whether that one is."""
+    """Whether an IP address is public; of an IPv6 address that holds an IPv4 address, whether that one is."""
     try:
         ip = ipaddress.ip_address(address)
     except ValueError:  # such as one with a zone, fe80::1%eth0
         return False
     if isinstance(ip, ipaddress.IPv6Address):
-        held = ip.ipv4_mapped or ip.sixtofour
+        embedded = ip.ipv4_mapped or ip.sixtofour
         if ip in NAT64:
-            held = ipaddress.IPv4Address(int(ip) & 0xFFFFFFFF)
-        if held is not None:
-            return is_public(str(held))
-        if ip not in UNICAST:
+            embedded = ipaddress.IPv4Address(int(ip) & 0xFFFFFFFF)
+        if embedded is not None:
+            return is_public(str(embedded))
+        if ip not in GLOBAL_UNICAST:
             return False
-    inside = any(ip in net for net in NOT_GIVEN_OUT if net.version == ip.version)
-    return ip.is_global and not (ip.is_multicast or ip.is_reserved or inside)
+    is_reserved = any(ip in net for net in RESERVED if net.version == ip.version)
+    return ip.is_global and not (ip.is_multicast or ip.is_reserved or is_reserved)

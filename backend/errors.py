@@ -1,20 +1,16 @@
-"""What can go wrong in the service. Every message says what was wrong, which value, and what to do next."""
+"""Exceptions of the service. Every message says what was wrong, which value, and what to do next."""
 
-# What odd content of a task or an annotation could raise; it must not hold up all the others. Errors of the machine
-# (Redis, the disk) are not among them.
+# Errors that odd content of a task or an annotation may raise in the code that reads it; other tasks go on. Errors of
+# the machine (Redis, the disk) are not among them.
 DATA_ERRORS = (ValueError, TypeError, LookupError, ArithmeticError, AttributeError, RecursionError)
-
+# Beside those, of an annotation that needs more memory than there is (torch raises RuntimeError) or more depth.
+POISON_ERRORS = (*DATA_ERRORS, MemoryError, RuntimeError)
 
 MAX_MESSAGE = 1000  # characters of an error: it names values, and those may be as long as a request
 
 
-# What one annotation can do to the code that reads it, beside that: ask for more memory than there is (torch raises
-# RuntimeError) or for more depth.
-POISON_ERRORS = (*DATA_ERRORS, MemoryError, RuntimeError)
-
-
 class Stopping(Exception):
-    """The worker is to end: the job in hand gives up at a safe point, and is queued again. Not an error of anything."""
+    """The worker is to end: the current job stops at a safe point and is queued again. Not an error."""
 
 
 class SkylightError(Exception):
@@ -61,11 +57,11 @@ class LabelStudioError(SkylightError):
     """Label Studio did not answer, or answered with an error."""
 
     status = 502
-    http_status: int = 0  # the HTTP status of its answer, 0 if none came
+    http_status: int = 0  # of its answer, 0 if none came
 
 
 class NotFound(LabelStudioError):
-    """Label Studio itself answered that it has no such thing."""
+    """Label Studio answered 404 by its own API: it has no such object."""
 
 
 class Unavailable(SkylightError):
@@ -81,4 +77,4 @@ class InvalidRegion(SkylightError):
 
 
 class DamagedFile(Unavailable):
-    """A file of the store was damaged, and is out of the way now; what it held is made again, or refused by name."""
+    """A file of the store was damaged and has been quarantined; what it held is made again, or refused by name."""

@@ -28,12 +28,12 @@ from skylight.backend.web.predict import predict_tasks
 from skylight.backend.web.setup import register_project
 from skylight.backend.web.webhook import accept_events
 
-UNKNOWN = "0"  # seconds of a project's creation, where nothing tells them
+UNKNOWN_CREATION = "0"  # seconds of a project's creation, where nothing tells them
 
 
 @functools.cache
 def service() -> Service:
-    """The process's only one, from the environment's settings. Raises ConfigError."""
+    """The process's `Service`, by the settings of the environment. Raises ConfigError."""
     settings = Settings.from_env(os.environ)
     if not settings.redis_url:
         raise ConfigError("REDIS_URL is not set; beside label-studio-ml no broker is started inside")
@@ -59,21 +59,21 @@ class Skylight(LabelStudioMLBase):  # type: ignore[misc]  # label-studio-ml has 
         self.labels_xml = label_config
 
     def set_extra_params(self, extra_params: Any) -> None:
-        """Take none: Skylight is set up by its own settings, and the base class fails on other than a text."""
+        """Ignore them: Skylight has its own settings, and the base class fails on anything but a text."""
 
     def setup(self) -> None:
         """Have the base class name as `model_version` what the project is served now; at a /setup, also take note of
         its configuration.
         """
         try:
-            self._admit()
-            self.project = self._named()
-            if _asked_for("/setup"):
+            self._check_login()
+            self.project = self._project_name()
+            if _is_request_for("/setup"):
                 version = register_project(service(), body_object(request))
             else:
                 version = service().version_name(self.project)
         except SkylightError as error:
-            _refuse(error)
+            _abort_with(error)
         if self.get("model_version") != version:
             self.set("model_version", version)
 
@@ -83,7 +83,7 @@ class Skylight(LabelStudioMLBase):  # type: ignore[misc]  # label-studio-ml has 
         try:
             predictions = predict_tasks(service(), {**body, "params": {"context": context or None}})
         except SkylightError as error:
-            _refuse(error)
+            _abort_with(error)
         version = predictions[0]["model_version"] if predictions else service().version_name(self.project)
         return ModelResponse(predictions=predictions, model_version=version)
 
@@ -93,21 +93,21 @@ class Skylight(LabelStudioMLBase):  # type: ignore[misc]  # label-studio-ml has 
         try:
             return {"kept": len(accept_events(service(), {**data, "action": event}, secret, _logged_in()))}
         except SkylightError as error:
-            _refuse(error)
+            _abort_with(error)
 
-    def _named(self) -> str:
-        """The project as Skylight calls it, "<id>.<second of its creation>"."""
+    def _project_name(self) -> str:
+        """The project's name in Skylight, "<id>.<second of its creation>"."""
         if has_request_context():
             project = body_object(request).get("project")
             return project_key(project) if isinstance(project, dict) else str(project or "")
-        known = [each for each in service().store.projects() if each.partition(".")[0] == str(self.project_id)]
-        return known[-1] if known else f"{self.project_id or UNKNOWN}.{UNKNOWN}"
+        names = [name for name in service().store.projects() if name.partition(".")[0] == str(self.project_id)]
+        return names[-1] if names else f"{self.project_id or UNKNOWN_CREATION}.{UNKNOWN_CREATION}"
 
-    def _admit(self) -> None:
+    def _check_login(self) -> None:
         """Refuse who brings neither Skylight's login, if one is set, nor, for a webhook, its secret."""
         if not BasicAuth.from_settings(service().settings) or _logged_in():
             return
-        if not (_asked_for("/webhook") and service().secret.matches(request.headers.get(HEADER))):
+        if not (_is_request_for("/webhook") and service().secret.matches(request.headers.get(HEADER))):
             answer = error_response(LOGIN_NEEDED, 401)
             answer.headers["WWW-Authenticate"] = CHALLENGE
             _answer(answer)
@@ -124,11 +124,11 @@ def _logged_in() -> bool:
     return given is not None and given.type == "basic" and login.matches(given.username, given.password)
 
 
-def _asked_for(path: str) -> bool:
+def _is_request_for(path: str) -> bool:
     return has_request_context() and request.path.endswith(path)
 
 
-def _refuse(error: SkylightError) -> NoReturn:
+def _abort_with(error: SkylightError) -> NoReturn:
     """Answer with the error's sentence and status. Raises the error itself where no request is answered."""
     if not has_request_context():
         raise error

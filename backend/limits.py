@@ -1,6 +1,6 @@
-"""What one request may ask for at most; each answer beyond says which limit, how much came, and what to do.
+"""Limits of one request; an error beyond one says which limit, how much came, and what to do.
 
-Limits of the masks themselves are where they are read: `skylight.model.masks.brush_rle`,
+Limits of masks are where masks are decoded: `skylight.model.masks.brush_rle`,
 `skylight.model.masks.bitmask`, `skylight.model.images.decoding`.
 """
 
@@ -9,7 +9,7 @@ from typing import Any
 
 from skylight.backend.errors import BadRequest
 
-MACHINE = "*"  # in the place of a project, for what belongs to none
+MACHINE = "*"  # in place of a project, for what belongs to none
 
 MAX_DEPTH = 64  # lists and objects in each other; Label Studio's bodies have at most 10
 MAX_TASKS = 100_000  # of one /predict; Label Studio sends all that were selected in one, some 700 bytes of memory each
@@ -37,18 +37,18 @@ Container = (dict, list)
 
 
 def check_depth(body: Any) -> None:
-    """Raises BadRequest if lists and objects are nested deeper than `MAX_DEPTH`: later readers do it by recursion."""
+    """Raise BadRequest if lists and objects are nested deeper than `MAX_DEPTH`: later readers do it by recursion."""
     level = [body]
     for _ in range(MAX_DEPTH):
-        held = [each.values() if type(each) is dict else each for each in level]
-        level = [child for each in held for child in each if type(child) in Container]
+        children = [item.values() if type(item) is dict else item for item in level]
+        level = [child for items in children for child in items if type(child) in Container]
         if not level:
             return
     raise BadRequest(f"the body has lists or objects more than {MAX_DEPTH} deep in each other; send it flatter")
 
 
 def check_predict(tasks: list[Any], context: dict[str, Any] | None) -> None:
-    """Raises BadRequest for more tasks, or more prompts, than one /predict may bring."""
+    """Raise BadRequest for more tasks, or more prompts, than one /predict may bring."""
     if len(tasks) > MAX_TASKS:
         raise BadRequest(f"{len(tasks)} tasks in one /predict are more than {MAX_TASKS}; select fewer")
     prompts = context.get("result") if context else None
@@ -61,7 +61,7 @@ def check_predict(tasks: list[Any], context: dict[str, Any] | None) -> None:
 
 
 def check_config(label_config: str) -> None:
-    """Raises BadRequest if a labeling configuration is too long to be kept."""
+    """Raise BadRequest if a labeling configuration is too long to be kept."""
     if len(label_config) > MAX_CONFIG:
         raise BadRequest(
             f"the labeling configuration has {len(label_config)} characters, more than {MAX_CONFIG}; shorten it"
@@ -69,9 +69,9 @@ def check_config(label_config: str) -> None:
 
 
 def project_name(value: Any) -> str:
-    """The name by which Label Studio calls a project when it calls an ML backend: "<id>.<second of its creation>".
+    """The name of a project in Label Studio's calls to an ML backend: "<id>.<second of its creation>".
 
-    To be asked of every name that comes from outside. Raises BadRequest for another one.
+    Every name that comes from outside goes through here. Raises BadRequest for any other form.
     """
     if not value:
         raise BadRequest("'project' is missing")
@@ -84,7 +84,7 @@ def project_name(value: Any) -> str:
 
 
 def checked_id(value: Any) -> int:
-    """An id of a task or an annotation. Raises ValueError unless it is a whole number from 0 to `MAX_ID`."""
+    """The id of a task or an annotation. Raises ValueError unless it is a whole number from 0 to `MAX_ID`."""
     number = int(value)
     if not 0 <= number <= MAX_ID:
         raise ValueError(f"{str(value)[:40]} is no id, which are whole numbers from 0 to {MAX_ID}")

@@ -1,4 +1,4 @@
-"""How the log looks: a JSON object a line for machines, a sentence a line for people; no secret in either.
+"""Formats of the log: one JSON object per line, or one sentence per line; no secret in either.
 
 Where SKYLIGHT_LOG_FORMAT is `auto`, a terminal gets sentences and everything else (a file, `docker logs`) JSON.
 """
@@ -15,25 +15,25 @@ import orjson
 from skylight.backend.settings import Settings
 from skylight.backend.trace import CURRENT_TRACE
 
-SENTENCE = "%(asctime)s %(levelname).1s %(name)s: %(message)s"
-HIDDEN = "***"
-SHORTEST = 6  # characters of a secret that is looked for in every line
+TEXT_FORMAT = "%(asctime)s %(levelname).1s %(name)s: %(message)s"
+REDACTED = "***"
+MIN_SECRET = 6  # characters of a secret that is searched for in every line
 # Of a URL the query, and the user with his password; of a header what comes after the kind of authorization, which has
 # a digit, a sign or a capital in it, as the words after it in a sentence have not.
 QUERY = re.compile(r"(?<=[\w/=])\?(?=[\w%&=.~+-])[^\s\"'<>)\]]*")
 USER = re.compile(r"(?<=://)[^/\s\"'@]+@")
 AUTHORIZATION = re.compile(r"\b((?i:token|bearer|basic)) +(?=[a-z._~-]*[A-Z0-9+/=])[\w.~+/=-]{8,}")
-CHATTY = "rq."  # says of every job what our own line says
+RQ_LOGGERS = "rq."  # they repeat what our own line says of every job
 
 log = logging.getLogger(__name__)
 
 
 def configure(settings: Settings) -> None:
-    """Set up the process's log; does nothing where it is set up already."""
+    """Configure the process's root logger, unless it is configured already."""
     handler = logging.StreamHandler()
     hide = secret_filter((settings.label_studio_api_key, settings.webhook_secret, settings.password))
     json = settings.log_format == "json" or (settings.log_format == "auto" and not sys.stderr.isatty())
-    handler.setFormatter(Json(hide) if json else Sentence(hide))
+    handler.setFormatter(JsonFormatter(hide) if json else TextFormatter(hide))
     handler.addFilter(_is_news)
     if not json:
         handler.addFilter(_is_for_people)
@@ -42,26 +42,26 @@ def configure(settings: Settings) -> None:
 
 
 def secret_filter(secrets: Sequence[str]) -> Callable[[str], str]:
-    """A function that makes a text fit for a log: without these secrets, the queries of URLs, and authorizations."""
-    known = sorted((each for each in secrets if len(each) >= SHORTEST), key=len, reverse=True)
+    """Return a function that redacts these secrets, queries and users of URLs, and authorizations in a text."""
+    known = sorted((secret for secret in secrets if len(secret) >= MIN_SECRET), key=len, reverse=True)
 
     def hide(text: str) -> str:
         for secret in known:
-            text = text.replace(secret, HIDDEN)
+            text = text.replace(secret, REDACTED)
         if "?" in text:
-            text = QUERY.sub(f"?{HIDDEN}", text)
+            text = QUERY.sub(f"?{REDACTED}", text)
         if "@" in text:
-            text = USER.sub(f"{HIDDEN}@", text)
-        return AUTHORIZATION.sub(rf"\1 {HIDDEN}", text) if " " in text else text
+            text = USER.sub(f"{REDACTED}@", text)
+        return AUTHORIZATION.sub(rf"\1 {REDACTED}", text) if " " in text else text
 
     return hide
 
 
-class Sentence(logging.Formatter):
-    """A line for people."""
+class TextFormatter(logging.Formatter):
+    """One sentence per record, for people."""
 
     def __init__(self, hide: Callable[[str], str]) -> None:
-        super().__init__(SENTENCE, datefmt="%H:%M:%S")
+        super().__init__(TEXT_FORMAT, datefmt="%H:%M:%S")
         self.hide = hide
 
     def format(self, record: logging.LogRecord) -> str:
@@ -69,8 +69,8 @@ class Sentence(logging.Formatter):
         return self.hide(super().format(record))
 
 
-class Json(logging.Formatter):
-    """A line for machines: time, level, logger, message, and whatever is known of the request or job in hand."""
+class JsonFormatter(logging.Formatter):
+    """One JSON object per record: time, level, logger, message, and the fields of the current request or job."""
 
     def __init__(self, hide: Callable[[str], str]) -> None:
         super().__init__()
@@ -94,10 +94,10 @@ class Json(logging.Formatter):
 
 
 def _is_news(record: logging.LogRecord) -> bool:
-    return record.levelno != logging.INFO or not record.name.startswith(CHATTY)
+    return record.levelno != logging.INFO or not record.name.startswith(RQ_LOGGERS)
 
 
 def _is_for_people(record: logging.LogRecord) -> bool:
-    """Not the page's refreshing, probes and pictures: what was asked for by GET and went well."""
+    """False for successful GET requests: the page's refreshing, probes and images."""
     trace = getattr(record, "trace", None)
     return not (isinstance(trace, dict) and trace.get("method") == "GET" and trace.get("outcome") == "ok")

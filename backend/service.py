@@ -1,4 +1,4 @@
-"""What every part of the service works with: settings, queue, store, versions, Label Studio, and the loaded SAM."""
+"""The parts that requests and jobs share: settings, queue, store, versions, Label Studio, and the loaded SAM."""
 
 import functools
 import hashlib
@@ -33,7 +33,7 @@ from skylight.backend.store.samples import SampleStore
 from skylight.backend.store.spool import Spool
 from skylight.backend.store.url_index import UrlIndex
 from skylight.backend.store.versions import Versions
-from skylight.model.decoder import network as decoder
+from skylight.model.decoder import network
 from skylight.model.decoder.network import DomainDecoder, OtherLayout
 from skylight.model.decoder.training import TrainConfig
 from skylight.model.embeddings.cache import EmbeddingCache
@@ -42,10 +42,10 @@ from skylight.model.mapping.tiled_inference import default_side
 from skylight.model.sam import checkpoints, loading
 from skylight.model.sam.precision import weights_of
 
-REMADE = "What was lost is made again from Label Studio or by the next training; until then the rest is used."
+RECOVERY = "What was lost is made again from Label Studio or by the next training; until then the rest is used."
 
-# Settings that decide whether an annotation's image can be fetched, read and embedded, and its regions be used.
-DECISIVE = (
+# Settings on which it depends whether an annotation's image can be fetched, read and embedded, and its regions be used.
+LEARNING_SETTINGS = (
     "label_studio_url",
     "label_studio_api_key",
     "allowed_hosts",
@@ -61,7 +61,7 @@ log = logging.getLogger(__name__)
 
 
 class Service:
-    """One per process. Nothing is loaded or connected before it is asked for; thread-safe."""
+    """The shared parts of one process, thread-safe. Nothing is loaded or connected before it is used."""
 
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
@@ -80,7 +80,7 @@ class Service:
         self.failures = Failures(connection)
         self.quarantine = Quarantine(connection, configuration=self.configuration)
         self.retries = Retries(self.queue, self.failures, self.quarantine, self.store)
-        self.store.damage.listener = self._damaged
+        self.store.damage.listener = self._report_damage
         self._labelstudio = LabelStudio(settings.label_studio_url, settings.label_studio_api_key)
         self.admission = Admission(settings.threads)
         self._lock = threading.Lock()
@@ -93,12 +93,12 @@ class Service:
 
     def configuration(self, project: str) -> str:
         """A digest of all that decides, beside an annotation itself, whether it can be learned from."""
-        found = [self.store.config(project), self.normalisations.of(project).bands]
-        found += [getattr(self.settings, name) for name in DECISIVE]
-        return hashlib.sha256(repr(found).encode()).hexdigest()[:16]
+        parts = [self.store.config(project), self.normalisations.of(project).bands]
+        parts += [getattr(self.settings, name) for name in LEARNING_SETTINGS]
+        return hashlib.sha256(repr(parts).encode()).hexdigest()[:16]
 
     def check_stop(self) -> None:
-        """A safe point of a job: raises Stopping if the process is to end."""
+        """Raise Stopping if the process is to end; called at the safe points of jobs."""
         if self.stopping.is_set():
             raise Stopping
 
@@ -109,19 +109,19 @@ class Service:
 
     @property
     def embedder(self) -> ImageEmbedder:
-        """Embeddings by URL; the first call loads the SAM, which takes a second or two."""
+        """The embedder; the first call loads the SAM, which takes a second or two."""
         with self._lock:
             if self._embedder is None:
                 self._embedder = self._load_embedder()
             return self._embedder
 
     def embedder_for(self, project: str) -> ImageEmbedder:
-        """`pictures`, as a project has them seen now."""
+        """The embedder with a project's normalization."""
         return self.embedder.with_normalization(self.normalisations.of(project))
 
     @property
     def loaded_embedder(self) -> ImageEmbedder | None:
-        """`pictures`, if the SAM is loaded."""
+        """The embedder, None while the SAM is not loaded."""
         return self._embedder
 
     def check_weights(self) -> Path | None:
@@ -139,12 +139,12 @@ class Service:
         self.verify(segmenter.encoder_id)
         memory, disk = settings.memory_mb * MEGABYTE, settings.disk_mb * MEGABYTE
         waiting = self.admission.outside
-        cache = EmbeddingCache(self.files, segmenter.encoder_id, memory, disk, self._embedding_damaged, waiting)
+        cache = EmbeddingCache(self.files, segmenter.encoder_id, memory, disk, self._report_damaged_embedding, waiting)
         large = LargeImageStore(settings.home / "pictures", settings.tile or default_side(segmenter))
         return ImageEmbedder(segmenter, cache, self._fetch, settings.max_pixels, large=large)
 
     def _fetch(self, url: str) -> bytes:
-        """An image's file; which image it is goes to `url_index`."""
+        """Fetch an image's file; its content hash goes to `url_index`."""
         with self.admission.outside():
             data = download.fetch(url, settings=self.settings, client=self._labelstudio)
         self.url_index.note(url, content_hash(data))
@@ -156,17 +156,19 @@ class Service:
         return f"skylight-{current}" if current else f"sam-{self.settings.sam}"
 
     def decoder_for(self, project: str, labeling: Labeling) -> DomainDecoder | None:
-        """The current decoder, None before the first or when it was trained for other labels, another SAM or by an
-        earlier version of Skylight whose network was another.
+        """The project's current decoder.
+
+        None before the first version, or when the current one is for other labels, another SAM, or another release's
+        network.
         """
-        found = self.latest_decoder(project)
-        if found is None:
+        decoder = self.latest_decoder(project)
+        if decoder is None:
             return None
-        fits = found.config.labels == labeling.labels and self.is_compatible(found.config.encoder_id)
-        return found if fits else None
+        fits = decoder.config.labels == labeling.labels and self.is_compatible(decoder.config.encoder_id)
+        return decoder if fits else None
 
     def is_compatible(self, encoder_id: str | None) -> bool:
-        """Whether a decoder of an encoder's embeddings can be served: those of the same weights, in any precision."""
+        """Whether a decoder trained with this encoder fits the loaded SAM: the same weights, in any precision."""
         return weights_of(encoder_id or "") == weights_of(self.embedder.segmenter.encoder_id)
 
     def decoder_of_version(self, project: str, number: int) -> DomainDecoder | None:
@@ -179,7 +181,7 @@ class Service:
     def latest_decoder(self, project: str) -> DomainDecoder | None:
         """The current version's decoder, whatever it is for; where it is damaged, that of the one before it.
 
-        Raises as `decoder_of`.
+        Raises as `decoder_of_version`.
         """
         while current := self.versions.current(project):
             try:
@@ -192,7 +194,7 @@ class Service:
     def _load_decoder(self, project: str, number: int) -> DomainDecoder | None:
         try:
             sha256 = str(self.versions.card(project, number).get("sha256") or "")
-            return decoder.from_bytes(self.versions.weights(project, number), sha256)
+            return network.from_bytes(self.versions.weights(project, number), sha256)
         except OtherLayout as error:
             log.warning("project %s has no decoder until its next training: %s", project, error)
             return None
@@ -202,19 +204,19 @@ class Service:
             text = f"version {number} of project {project} cannot be read: {error}; look at the disk"
             raise Unavailable(text) from error
 
-    def _damaged(self, project: str, reason: str) -> None:
-        """A file of the store was set aside: Label Studio has what it held, or it is trained anew."""
-        projects = self.store.projects() if project == MACHINE else [project]  # whose it was is not known
-        for each in projects:
-            self.failures.record(each, "damaged", f"{reason}; it was set aside", "Look at the disk. " + REMADE)
+    def _report_damage(self, project: str, reason: str) -> None:
+        """Report a quarantined file of the store, and request that what it held is made again."""
+        projects = self.store.projects() if project == MACHINE else [project]  # of which project is not known
+        for name in projects:
+            self.failures.record(name, "damaged", f"{reason}; it was set aside", "Look at the disk. " + RECOVERY)
         try:
-            for each in projects:
-                self.queue.request_reconciliation(each)
-                self.queue.mark_dirty(each)
-                self.queue.request(each, "ingest")
+            for name in projects:
+                self.queue.request_reconciliation(name)
+                self.queue.mark_dirty(name)
+                self.queue.request(name, "ingest")
         except redis.RedisError as error:
             log.error("project %s: what was damaged is made again once Redis is back: %s", project, error)
 
-    def _embedding_damaged(self, path: Path) -> None:
+    def _report_damaged_embedding(self, path: Path) -> None:
         reason = f"the embedding {path.name} was damaged and is made again from its image"
         self.failures.record(MACHINE, "embeddings", reason, "Look at the disk, if it goes on.")

@@ -1,23 +1,23 @@
-"""What can be set from outside: one frozen `Settings`, read once from the environment and passed in.
+"""The settings of one Skylight: a frozen `Settings`, read once from the environment and passed in.
 
-Nothing else in the project reads environment variables. Each field below carries its variable's name, its
-default, its meaning (with unit and range) and its parser, so that the command line's help and the README's
-table, both made from `Settings.table()`, cannot say anything else than what the program does.
+Nothing else in the project reads environment variables. Each field carries its variable's name, its default, its
+meaning (with unit and range) and its parser; the documentation and `skylight settings` are made from
+`Settings.table()`. Why not by pydantic: docs/decisions/settings.md.
 """
 
 from __future__ import annotations
 
 import difflib
 import importlib.util
-import re
 from collections.abc import Callable, Mapping
 from dataclasses import Field, dataclass, field, fields
 from pathlib import Path
 from typing import Any, NamedTuple
-from urllib.parse import urlsplit
 
+from skylight.backend import setting_parsers as parsers
 from skylight.backend.allowed_hosts import HostList
 from skylight.backend.errors import ConfigError
+from skylight.backend.setting_parsers import redact_url
 
 PREFIX = "SKYLIGHT_"
 MEGABYTE = 2**20  # what "MB" means below
@@ -25,7 +25,6 @@ ACCEPTED = ("submitted", "ground_truth", "reviewed")
 CONSENSUS = ("newest", "majority")
 PRECISIONS = ("auto", "float32")  # as `skylight.model.sam.precision.PRECISIONS`
 OUTPUTS = ("brush", "bitmask", "polygon", "vector", "rectangle")
-LOG_LEVELS = ("DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL")
 LOG_FORMATS = ("auto", "text", "json")
 
 
@@ -36,140 +35,6 @@ class Variable(NamedTuple):
     env: str
     default: str
     help: str
-
-
-NO_PORT = re.compile(r"(://(?:\[[^]/?#]*\]|[^\[:/?#]*):)(?![0-9]*(?:[/?#]|$)).*", re.DOTALL)  # so perhaps a password
-SECRETS = re.compile(r"(?i)([?&](?:password|token|secret|signature)=).*", re.DOTALL)
-ENCODE = "signs that its user and password must have percent-encoded: @ as %40, / as %2F, # as %23, ? as %3F, % as %25"
-
-
-def redact_url(url: str) -> str:
-    """Return the URL with its password, in the authority or in the query, replaced by `***`.
-
-    Whatever stands before the last @ may be of a password in which somebody forgot to percent-encode @, /, # or ?, and
-    whatever follows a secret of the query may be of that; so neither is shown.
-    """
-    url = SECRETS.sub(r"\1***", url)
-    before, at, host = url.rpartition("@")
-    if not at:
-        return NO_PORT.sub(r"\1***", url)
-    scheme, colon, credentials = before.partition("://") if "://" in before else ("", "", before)
-    user, given, _ = credentials.partition(":")
-    shown = f"{user}:***" if given and not re.search(r"[/?#@%]", user) else "***"
-    return f"{scheme}{colon}{shown}@{host}"
-
-
-def _text(value: str) -> str:
-    return value
-
-
-def _integer(low: int, high: int) -> Callable[[str], int]:
-    def parse(value: str) -> int:
-        if not re.fullmatch(r"[+-]?[0-9]+", value) or not low <= int(value) <= high:
-            raise ValueError(f"'{value}' is not a whole number from {low} to {high}")
-        return int(value)
-
-    return parse
-
-
-def _tile(value: str) -> int:
-    side = _integer(0, 16384)(value)
-    if 0 < side < 256:
-        raise ValueError(f"'{value}' is neither 0 nor at least 256")
-    return side
-
-
-def _url(*schemes: str, credentials: bool = True) -> Callable[[str], str]:
-    def parse(value: str) -> str:
-        try:
-            parts = urlsplit(value)
-        except ValueError:
-            raise ValueError(f"it is not a URL, or has {ENCODE}") from None
-        if parts.scheme not in schemes or not (parts.netloc or parts.path.strip("/")):
-            wanted = ", ".join(f"{scheme}://" for scheme in schemes)
-            raise ValueError(f"'{redact_url(value)}' is not a URL that begins with one of {wanted}")
-        if not credentials and "@" in parts.netloc:
-            raise ValueError(f"'{redact_url(value)}' carries a user name; give the key in LABEL_STUDIO_API_KEY")
-        return value.rstrip("/")
-
-    return parse
-
-
-def _redis(value: str) -> str:
-    """A URL that redis-py reads as it was meant. Its own errors would quote pieces of the password."""
-    url = _url("redis", "rediss", "unix")(value)
-    parts = urlsplit(url)
-    path = parts.path if parts.netloc else ""  # that of a socket may have an @
-    try:
-        broken = "@" in path + parts.query.partition("=")[0] + parts.fragment or parts.port == 0
-    except ValueError:
-        broken = True
-    if broken:
-        raise ValueError(f"'{redact_url(value)}' has no number as its port, or {ENCODE}")
-    return url
-
-
-def _device(value: str) -> str:
-    if not re.fullmatch(r"auto|cpu|mps|cuda(:[0-9]+)?", value):
-        raise ValueError(f"'{value}' is none of auto, cpu, mps, cuda, cuda:<number>")
-    return value
-
-
-def _one_of(*names: str) -> Callable[[str], str]:
-    def parse(value: str) -> str:
-        if value.lower() not in names:
-            raise ValueError(f"'{value}' is none of {', '.join(names)}")
-        return value.lower()
-
-    return parse
-
-
-def _switch(value: str) -> bool:
-    if value.lower() not in ("on", "off"):
-        raise ValueError(f"'{value}' is neither on nor off")
-    return value.lower() == "on"
-
-
-def _output(value: str) -> str:
-    if value.lower() not in OUTPUTS:
-        raise ValueError(f"'{value}' is none of {', '.join(OUTPUTS)}")
-    return value.lower()
-
-
-def _log_level(value: str) -> str:
-    if value.upper() not in LOG_LEVELS:
-        raise ValueError(f"'{value}' is none of {', '.join(LOG_LEVELS)}")
-    return value.upper()
-
-
-def _secret(value: str) -> str:
-    if not re.fullmatch(r"[!-~]{16,200}", value):
-        raise ValueError("it has other characters than letters, digits and signs of ASCII, or not 16 to 200 of them")
-    return value
-
-
-def _user(value: str) -> str:
-    if not re.fullmatch(r"[!-9;-~]{1,100}", value):
-        raise ValueError("it has other characters than letters, digits and signs of ASCII, a colon, or more than 100")
-    return value
-
-
-def _password(value: str) -> str:
-    if not re.fullmatch(r"[ -~]{8,200}", value):
-        raise ValueError("it has other characters than letters, digits and signs of ASCII, or not 8 to 200 of them")
-    return value
-
-
-def _home(value: str) -> Path | str:
-    if re.fullmatch(r"s3://[a-z0-9][a-z0-9.-]*[a-z0-9](/[^\s?#]+)?", value):
-        return value.rstrip("/")  # becomes `bucket`, and `home` the folder for copies
-    return _folder(value)
-
-
-def _folder(value: str) -> Path:
-    if "://" in value:
-        raise ValueError(f"'{redact_url(value)}' is not a folder on this machine")
-    return Path(value).expanduser()
 
 
 def _variable(env: str, default: str, help: str, parse: Callable[[str], Any]) -> Any:
@@ -186,154 +51,168 @@ class Settings:
         "LABEL_STUDIO_URL",
         "",
         "address of Label Studio, http:// or https://; unset: only clicks on public images work",
-        _url("http", "https", credentials=False),
+        parsers.url("http", "https", credentials=False),
     )
     label_studio_api_key: str = _variable(
-        "LABEL_STUDIO_API_KEY", "", "Label Studio's personal access token, or a legacy token", _text
+        "LABEL_STUDIO_API_KEY", "", "Label Studio's personal access token, or a legacy token", parsers.text
     )
     redis_url: str = _variable(
         "REDIS_URL",
         "",
         "Redis 6.0 or newer, or Valkey; unset: one is started inside",
-        _redis,
+        parsers.redis_url,
     )
     home: Path = _variable(
         "SKYLIGHT_HOME",
         "~/.skylight",
         "folder for weights, embeddings, samples, versions; or s3://bucket/prefix",
-        _home,
+        parsers.home,
     )
     copy: Path = _variable(
         "SKYLIGHT_COPY",
         "~/.cache/skylight",
         "where SKYLIGHT_HOME is in a bucket: folder of this machine for copies, weights, and what is in flight",
-        _folder,
+        parsers.folder,
     )
-    sam: str = _variable("SKYLIGHT_SAM", "tiny", "name of the SAM checkpoint", _text)
-    device: str = _variable("SKYLIGHT_DEVICE", "auto", "auto, cpu, mps, cuda or cuda:<number>", _device)
+    sam: str = _variable("SKYLIGHT_SAM", "tiny", "name of the SAM checkpoint", parsers.text)
+    device: str = _variable("SKYLIGHT_DEVICE", "auto", "auto, cpu, mps, cuda or cuda:<number>", parsers.device)
     precision: str = _variable(
         "SKYLIGHT_PRECISION",
         "auto",
         "auto: SAMs but the tiny one encode in half precision where that is quicker; float32: nowhere, so that "
         "machines with and without a GPU share their embeddings",
-        _one_of(*PRECISIONS),
+        parsers.one_of(*PRECISIONS),
     )
     checkpoint_url: str = _variable(
-        "SKYLIGHT_CHECKPOINT_URL", "", "base URL of a mirror for checkpoints", _url("http", "https", "file")
+        "SKYLIGHT_CHECKPOINT_URL",
+        "",
+        "base URL of a mirror for checkpoints",
+        parsers.url("http", "https", "file"),
     )
     threads: int = _variable(
-        "SKYLIGHT_THREADS", "8", "clicks and batches worked on at the same time, 1 to 256", _integer(1, 256)
+        "SKYLIGHT_THREADS",
+        "8",
+        "clicks and batches worked on at the same time, 1 to 256",
+        parsers.integer(1, 256),
     )
-    workers: int = _variable("SKYLIGHT_WORKERS", "1", "processes that train and pre-annotate, 0 to 64", _integer(0, 64))
+    workers: int = _variable(
+        "SKYLIGHT_WORKERS", "1", "processes that train and pre-annotate, 0 to 64", parsers.integer(0, 64)
+    )
     min_annotations: int = _variable(
         "SKYLIGHT_MIN_ANNOTATIONS",
         "3",
         "accepted annotations before the first training, 1 to 1000000",
-        _integer(1, 10**6),
+        parsers.integer(1, 10**6),
     )
     retrain_every: int = _variable(
         "SKYLIGHT_RETRAIN_EVERY",
         "1",
         "annotations that are new, changed or withdrawn before the next training, 1 to 1000000",
-        _integer(1, 10**6),
+        parsers.integer(1, 10**6),
     )
     reconcile_minutes: int = _variable(
         "SKYLIGHT_RECONCILE_MINUTES",
         "5",
         "how often the projects are compared with Label Studio, which repeats no event, minutes, 0 to 1440; 0: only at "
         "a start and before a training",
-        _integer(0, 1440),
+        parsers.integer(0, 1440),
     )
     keep_predictions: int = _variable(
         "SKYLIGHT_KEEP_PREDICTIONS",
         "24",
         "how long the predictions of earlier versions are kept in Label Studio, hours, 1 to 8760: until then an editor "
         "that was opened with one can submit",
-        _integer(1, 8760),
+        parsers.integer(1, 8760),
     )
     accept: str = _variable(
         "SKYLIGHT_ACCEPT",
         "submitted",
         "which annotations are learned from: submitted (all that are not skipped), ground_truth (those marked so) or "
         "reviewed (those a reviewer has accepted, where Label Studio has reviews)",
-        _one_of(*ACCEPTED),
+        parsers.one_of(*ACCEPTED),
     )
     consensus: str = _variable(
         "SKYLIGHT_CONSENSUS",
         "newest",
         "what is learned from a task with several annotations: newest, or the majority at each pixel, without ties",
-        _one_of(*CONSENSUS),
+        parsers.one_of(*CONSENSUS),
     )
     memory_mb: int = _variable(
         "SKYLIGHT_MEMORY_MB",
         "64",
         "embeddings kept in memory, MB (2^20 bytes), 0 to 1048576",
-        _integer(0, 2**20),
+        parsers.integer(0, 2**20),
     )
     disk_mb: int = _variable(
         "SKYLIGHT_DISK_MB",
         "20000",
         "embeddings kept in SKYLIGHT_HOME, MB (2^20 bytes), 0 to 1000000000; beyond, those not used for longest are "
         "deleted, and made again when needed; 0: all are kept",
-        _integer(0, 10**9),
+        parsers.integer(0, 10**9),
     )
     max_pixels: int = _variable(
         "SKYLIGHT_MAX_PIXELS",
         "100000000",
         "largest image accepted, pixels, 1 to 10000000000",
-        _integer(1, 10**10),
+        parsers.integer(1, 10**10),
     )
     max_body_mb: int = _variable(
         "SKYLIGHT_MAX_BODY_MB",
         "64",
         "largest request accepted, MB (2^20 bytes), 1 to 4096; to be read it may take fifteen times that of memory",
-        _integer(1, 4096),
+        parsers.integer(1, 4096),
     )
     tile: int = _variable(
         "SKYLIGHT_TILE",
         "0",
         "side of the tiles that larger pictures are looked at in, pixels, 256 to 16384; 0: twice the SAM's input side",
-        _tile,
+        parsers.tile_side,
     )
     min_area: int = _variable(
-        "SKYLIGHT_MIN_AREA", "64", "smallest pre-annotated region, pixels, 1 to 100000000", _integer(1, 10**8)
+        "SKYLIGHT_MIN_AREA",
+        "64",
+        "smallest pre-annotated region, pixels, 1 to 100000000",
+        parsers.integer(1, 10**8),
     )
     refine: bool = _variable(
         "SKYLIGHT_REFINE",
         "off",
         "on or off: ask SAM about each pre-annotated region too, and keep the sharper mask if both agree",
-        _switch,
+        parsers.switch,
     )
     output: str = _variable(
         "SKYLIGHT_OUTPUT",
         "",
         "kind of region preferred where the configuration has several: brush, bitmask, polygon, vector or rectangle; "
         "unset: the first of these",
-        _output,
+        parsers.one_of(*OUTPUTS),
     )
     avoid_overlap: bool = _variable(
         "SKYLIGHT_AVOID_OVERLAP",
         "off",
         "on or off: cut a click's mask where the task has another of the same label",
-        _switch,
+        parsers.switch,
     )
-    log_level: str = _variable("SKYLIGHT_LOG_LEVEL", "INFO", ", ".join(LOG_LEVELS), _log_level)
+    log_level: str = _variable("SKYLIGHT_LOG_LEVEL", "INFO", ", ".join(parsers.LOG_LEVELS), parsers.log_level)
     log_format: str = _variable(
         "SKYLIGHT_LOG_FORMAT",
         "auto",
         "text: sentences; json: an object a line; auto: text on a terminal, else json",
-        _one_of(*LOG_FORMATS),
+        parsers.one_of(*LOG_FORMATS),
     )
     webhook_secret: str = _variable(
         "SKYLIGHT_WEBHOOK_SECRET",
         "",
         "what Label Studio's webhooks must carry, 16 to 200 characters; unset: one is made and kept in SKYLIGHT_HOME",
-        _secret,
+        parsers.webhook_secret,
     )
     user: str = _variable(
-        "SKYLIGHT_USER", "", "user whom everything but /health and /ready asks for, with SKYLIGHT_PASSWORD", _user
+        "SKYLIGHT_USER",
+        "",
+        "user whom everything but /health and /ready asks for, with SKYLIGHT_PASSWORD",
+        parsers.user,
     )
-    password: str = _variable("SKYLIGHT_PASSWORD", "", "that user's password, 8 to 200 characters", _password)
+    password: str = _variable("SKYLIGHT_PASSWORD", "", "that user's password, 8 to 200 characters", parsers.password)
     allowed_hosts: HostList = _variable(
         "SKYLIGHT_ALLOWED_HOSTS",
         "*",
@@ -365,15 +244,15 @@ class Settings:
         """
         _refuse_unknown(environ)
         values: dict[str, Any] = {}
-        for each in _variables():
-            text = environ.get(each.metadata["env"], "").strip()
+        for variable in _variables():
+            text = environ.get(variable.metadata["env"], "").strip()
             if not text:
                 continue
             try:
-                values[each.name] = each.metadata["parse"](text)
+                values[variable.name] = variable.metadata["parse"](text)
             except ValueError as error:
-                meaning = each.metadata["help"]
-                raise ConfigError(f"{each.metadata['env']}: {error}; it means: {meaning}.") from None
+                meaning = variable.metadata["help"]
+                raise ConfigError(f"{variable.metadata['env']}: {error}; it means: {meaning}.") from None
         if isinstance(home := values.get("home"), str):
             values["bucket"], values["home"] = home, _copy_folder(values)
         return cls(**values)
@@ -397,7 +276,7 @@ class Settings:
 
 def _variables() -> list[Field[Any]]:
     """The fields that are read from the environment."""
-    return [each for each in fields(Settings) if "env" in each.metadata]
+    return [variable for variable in fields(Settings) if "env" in variable.metadata]
 
 
 def _copy_folder(values: Mapping[str, Any]) -> Path:
@@ -416,7 +295,7 @@ def _copy_folder(values: Mapping[str, Any]) -> Path:
 
 
 def _refuse_unknown(environ: Mapping[str, str]) -> None:
-    known = [each.metadata["env"] for each in _variables()]
+    known = [variable.metadata["env"] for variable in _variables()]
     ours = [name for name in known if name.startswith(PREFIX)]
     for name in sorted(environ):
         if name.startswith(PREFIX) and name not in ours:

@@ -107,7 +107,7 @@ def _connect_backend(
         if link is None:
             client.connect_ml_backend(number, url, TITLE, **login.ml_backend_fields)
             return Change(what, True)
-        client.update_ml_backend(number, int(link.row["id"]), url, **login.ml_backend_fields)
+        client.update_ml_backend(number, int(link.ml_backend["id"]), url, **login.ml_backend_fields)
     except LabelStudioError as error:
         # Label Studio refuses the webhook after it has stored the backend: then the webhook's own error says more.
         if not _is_guard_refusal(error):
@@ -123,24 +123,26 @@ def _connect_backend(
 def _set_login(client: LabelStudio, link: ProjectLink, login: BasicAuth) -> list[Change]:
     if not login:
         return []
-    lacking = bool(login.problem(link.row))
+    lacking = bool(login.problem(link.ml_backend))
     if lacking:
-        client.update_ml_backend(link.number, int(link.row["id"]), str(link.row["url"]), **login.ml_backend_fields)
+        client.update_ml_backend(
+            link.number, int(link.ml_backend["id"]), str(link.ml_backend["url"]), **login.ml_backend_fields
+        )
     return [Change(f"login: user {login.user} and the password", lacking)]
 
 
 def _set_interactive(client: LabelStudio, link: ProjectLink, login: BasicAuth) -> Change:
-    if not link.row["is_interactive"]:
+    if not link.ml_backend["is_interactive"]:
         fields = {"is_interactive": True, **login.ml_backend_fields}
-        client.update_ml_backend(link.number, int(link.row["id"]), str(link.row["url"]), **fields)
-    return Change("interactive: clicks are answered", not link.row["is_interactive"])
+        client.update_ml_backend(link.number, int(link.ml_backend["id"]), str(link.ml_backend["url"]), **fields)
+    return Change("interactive: clicks are answered", not link.ml_backend["is_interactive"])
 
 
 def webhook_headers(secret: WebhookSecret, link: ProjectLink, login: BasicAuth) -> dict[str, str]:
     """The headers of a project's webhook: the secret, and the login where every call needs it, as with
     label-studio-ml.
     """
-    return {**secret.headers, **(login.headers if link.who == "locked" else {})}
+    return {**secret.headers, **(login.headers if link.identity == "locked" else {})}
 
 
 def _set_webhook(client: LabelStudio, secret: WebhookSecret, link: ProjectLink, login: BasicAuth) -> list[Change]:

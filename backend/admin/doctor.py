@@ -55,7 +55,7 @@ def fix(service: Service) -> list[Change]:
     who, known, changes = _identify_once(service), set(service.store.projects()), []
     for project in _checked_projects(client.projects(), known):
         link = find_link(client, project, who, project_key(project) in known)
-        if link and link.who not in ("foreign", "another"):
+        if link and link.identity not in ("foreign", "another"):
             repaired = repair(client, service.secret, link, BasicAuth.from_settings(service.settings))
             changes += [Change(f"{link.name}: {change.what}", change.made) for change in repaired]
     return changes

@@ -17,7 +17,8 @@ from skylight.backend.queue.failures import KEPT_SECONDS
 from skylight.backend.queue.keys import KINDS, Kind
 from skylight.backend.queue.workers import running
 from skylight.backend.service import Service
-from skylight.backend.settings import MEGABYTE, Settings, redact_url
+from skylight.backend.setting_parsers import redact_url
+from skylight.backend.settings import MEGABYTE, Settings
 from skylight.backend.store.disk_space import DISK_FAIL, GIGABYTE, _existing, free_bytes
 from skylight.model.sam import checkpoints
 from skylight.model.sam.checkpoints import CheckpointError

@@ -40,23 +40,23 @@ def findings(service: Service, client: LabelStudio, link: ProjectLink) -> list[F
 
 def _check_backend(service: Service, link: ProjectLink) -> Finding:
     what = f"{link.name}: ML backend"
-    if link.who in ("foreign", "another"):
-        other = "another program" if link.who == "foreign" else "another Skylight (other SKYLIGHT_HOME or secret)"
+    if link.identity in ("foreign", "another"):
+        other = "another program" if link.identity == "foreign" else "another Skylight (other SKYLIGHT_HOME or secret)"
         step = f"Run: skylight connect --project {link.number} --url http://... with this Skylight's address."
         return Finding(what, "fail", f"at {link.url} {other} answers", step)
-    if lacking := BasicAuth.from_settings(service.settings).problem(link.row):
+    if lacking := BasicAuth.from_settings(service.settings).problem(link.ml_backend):
         detail = f"{link.url} {lacking}, so Label Studio's calls are refused"
         return Finding(what, "fail", detail, FIX)
-    if link.row["state"] != "CO":
-        detail = f"Label Studio cannot use {link.url}: {link.row.get('error_message') or 'it does not answer'}"
+    if link.ml_backend["state"] != "CO":
+        detail = f"Label Studio cannot use {link.url}: {link.ml_backend.get('error_message') or 'it does not answer'}"
         step = "Is Skylight running, and is that its address as seen from Label Studio?"
         return Finding(what, "fail", detail, f"{step} {PRIVATE}" if is_private(link.url) else step)
-    if not link.row["is_interactive"]:
+    if not link.ml_backend["is_interactive"]:
         return Finding(what, "warn", f"{link.url} is not asked for clicks: interactive preannotations are off", FIX)
-    if not link.first:
+    if not link.is_first:
         step = "Remove the ML backend before it: 'Retrieve predictions' asks only the first."
         return Finding(what, "warn", f"{link.url} is not the project's first", step)
-    return Finding(what, "ok", f"{link.url}, connected, interactive{NOT_COMPARED.get(link.who, '')}")
+    return Finding(what, "ok", f"{link.url}, connected, interactive{NOT_COMPARED.get(link.identity, '')}")
 
 
 def _check_webhooks(service: Service, link: ProjectLink) -> Iterator[Finding]:
@@ -117,7 +117,7 @@ def _reactivated(service: Service, link: ProjectLink) -> float:
 def _check_events(service: Service, client: LabelStudio, link: ProjectLink) -> Iterator[Finding]:
     """Whether the event of the newest annotation came: a webhook may exist and not be delivered."""
     what = f"{link.name}: events"
-    newest, connected = client.newest_annotation(link.number), _timestamp(str(link.row["created_at"]))
+    newest, connected = client.newest_annotation(link.number), _timestamp(str(link.ml_backend["created_at"]))
     try:
         heard = int(service.queue.redis.get(key(project_key(link.project), "heard")) or 0)
     except redis.RedisError:

@@ -7,7 +7,8 @@ from collections.abc import Iterator, Mapping
 
 import rich_click as click
 
-from skylight.backend.settings import Settings, Variable, redact_url
+from skylight.backend.setting_parsers import redact_url
+from skylight.backend.settings import Settings, Variable
 
 SECRET = re.compile(r"(KEY|SECRET|PASSWORD|TOKEN)$")  # ends of the names of variables whose values are never shown
 WIDTH = 80

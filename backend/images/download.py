@@ -1,4 +1,4 @@
-"""The bytes behind a task's image URL, without handing Label Studio's key to anyone else or asking hosts inside.
+"""Downloads of images: Label Studio's key goes to no other host, and hosts of the internal network are not asked.
 
 Credentials go to the origin (scheme, host, port) of `label_studio_url`, for the paths at which it hands out files, and
 to nothing else. A redirect from there to another origin, as Label Studio answers for cloud storage, is followed without
@@ -30,11 +30,10 @@ CONNECT_SECONDS = 5.0
 READ_SECONDS = 60.0
 """The longest silence of a server in the middle of an answer."""
 TOTAL_SECONDS = 300.0
-"""The longest time for one image with all redirects, so that a server that drips cannot hold a thread."""
+"""The longest time for one image with all redirects, so that a slow server cannot occupy a thread."""
 MAX_REDIRECTS = 5
 CHUNK_BYTES = 2**18
-KINDS = "an http:// or https:// URL, or a path of Label Studio such as /data/upload/1/a.png"
-"""Schemes of the cloud storages that Label Studio 1.23.2 resolves."""
+ALLOWED_URLS = "an http:// or https:// URL, or a path of Label Studio such as /data/upload/1/a.png"
 
 Origin = tuple[str, str, int]
 
@@ -46,17 +45,17 @@ def fetch(url: str, settings: Settings, client: LabelStudio) -> bytes:
     Raises `MediaError` for any other kind, for a host that may not be asked, for an error answer, for more than
     `MAX_BYTES`, and when it takes too long.
     """
-    with SocketDeadline(TOTAL_SECONDS) as line:
+    with SocketDeadline(TOTAL_SECONDS) as deadline:
         try:
-            return _follow(browser_address(url), settings, client, line)
+            return _fetch_following(browser_address(url), settings, client, deadline)
         except MediaError:
-            if line.expired:
-                slow = f"{_shown(url)} took longer than {TOTAL_SECONDS:.0f} s; is the network slow?"
-                raise MediaError(slow) from None
+            if deadline.expired:
+                message = f"{_redacted(url)} took longer than {TOTAL_SECONDS:.0f} s; is the network slow?"
+                raise MediaError(message) from None
             raise
 
 
-def _follow(url: str, settings: Settings, client: LabelStudio, line: SocketDeadline) -> bytes:
+def _fetch_following(url: str, settings: Settings, client: LabelStudio, deadline: SocketDeadline) -> bytes:
     home, trusted = settings.label_studio_url, True
     target = url
     for _ in range(MAX_REDIRECTS + 1):
@@ -64,24 +63,27 @@ def _follow(url: str, settings: Settings, client: LabelStudio, line: SocketDeadl
         trusted = trusted and own
         public = not own and _needs_public(target, settings)
         try:
-            with _get(target, client if trusted and serves_files(target, home) else None, line, public) as response:
+            with _get(target, client if trusted and serves_files(target, home) else None, deadline, public) as response:
                 if not response.is_redirect:
-                    return _read(response, target, home, trusted, line)
+                    return _read(response, target, home, trusted, deadline)
                 target = urljoin(target, response.headers["Location"])
         except AddressNotPublic as error:
-            raise MediaError(_not_allowed(target, error.host, home)) from None
-    raise MediaError(f"{_shown(url)} redirects more than {MAX_REDIRECTS} times; give the image's final address.")
+            raise MediaError(_forbidden_message(target, error.host, home)) from None
+    raise MediaError(f"{_redacted(url)} redirects more than {MAX_REDIRECTS} times; give the image's final address.")
 
 
 def _checked(url: str, home: str) -> tuple[str, bool]:
-    """The address as it is sent, and whether it is of Label Studio's origin: then its path may not climb."""
+    """The URL as it is sent, and whether it is of Label Studio's origin.
+
+    Raises MediaError if it is no URL, or one of Label Studio whose path leads upwards.
+    """
     try:
         sent = requests.Request("GET", url).prepare().url or ""
     except (requests.RequestException, HTTPError, ValueError):
-        raise MediaError(f"{_shown(url)} is not a URL; the image must be {KINDS}.") from None
+        raise MediaError(f"{_redacted(url)} is not a URL; the image must be {ALLOWED_URLS}.") from None
     own = bool(home) and _origin(sent) == _origin(home)
     if own and (has_path_traversal(url) or has_path_traversal(sent)):
-        raise MediaError(f"Cannot fetch {_shown(url)}: its path leads out of its folder; give the file's own path.")
+        raise MediaError(f"Cannot fetch {_redacted(url)}: its path leads out of its folder; give the file's own path.")
     return sent, own
 
 
@@ -92,14 +94,14 @@ def _needs_public(url: str, settings: Settings) -> bool:
         return False
     if settings.allowed_hosts.allowed_if_public(host):
         return True
-    raise MediaError(_not_allowed(url, host, settings.label_studio_url))
+    raise MediaError(_forbidden_message(url, host, settings.label_studio_url))
 
 
 def _absolute(url: str, home: str) -> str:
     """Return `url` as an absolute http(s) URL, a path being one of Label Studio's, as in a page of it."""
     if url.startswith("/") and not url.startswith("//"):
         if not home:
-            raise MediaError(f"{_shown(url)} is a path of Label Studio; set LABEL_STUDIO_URL to its address.")
+            raise MediaError(f"{_redacted(url)} is a path of Label Studio; set LABEL_STUDIO_URL to its address.")
         prefix = urlsplit(home).path
         # served below a path, Label Studio puts that path in front of its own links
         below = bool(prefix) and url.startswith(f"{prefix}/")
@@ -107,7 +109,7 @@ def _absolute(url: str, home: str) -> str:
     if url.startswith("//"):  # by the scheme of the page that shows it
         return f"{urlsplit(home).scheme or 'https'}:{url}"
     if not url.lower().startswith(("http://", "https://")):
-        raise MediaError(f"Cannot fetch {_shown(url)}: the image must be {KINDS}.")
+        raise MediaError(f"Cannot fetch {_redacted(url)}: the image must be {ALLOWED_URLS}.")
     return url
 
 
@@ -116,24 +118,24 @@ def _origin(url: str) -> Origin:
     try:
         parts = parse_url(url)
     except HTTPError:
-        raise MediaError(f"{_shown(url)} is not a URL; the image must be {KINDS}.") from None
+        raise MediaError(f"{_redacted(url)} is not a URL; the image must be {ALLOWED_URLS}.") from None
     scheme = parts.scheme or ""
     return scheme, parts.host or "", parts.port or (443 if scheme == "https" else 80)
 
 
-def _get(url: str, client: LabelStudio | None, line: SocketDeadline, public: bool) -> requests.Response:
+def _get(url: str, client: LabelStudio | None, deadline: SocketDeadline, public: bool) -> requests.Response:
     """Send one GET, with credentials if there is a client, again with fresh ones after a 401."""
     headers = client.headers() if client else {}
-    response = _send(url, headers, line, public)
+    response = _send(url, headers, deadline, public)
     if client and headers and response.status_code == 401:
-        again = client.headers(refused=headers["Authorization"])
-        if again != headers:
+        renewed = client.headers(refused=headers["Authorization"])
+        if renewed != headers:
             response.close()
-            response = _send(url, again, line, public)
+            response = _send(url, renewed, deadline, public)
     return response
 
 
-def _send(url: str, headers: dict[str, str], line: SocketDeadline, public: bool) -> requests.Response:
+def _send(url: str, headers: dict[str, str], deadline: SocketDeadline, public: bool) -> requests.Response:
     def authorize(prepared: requests.PreparedRequest) -> requests.PreparedRequest:
         # given as `auth`, so that neither .netrc nor a name in the URL adds other credentials
         prepared.headers.update(headers)
@@ -144,16 +146,16 @@ def _send(url: str, headers: dict[str, str], line: SocketDeadline, public: bool)
         with requests.Session() as session:
             session.headers["User-Agent"] = user_agent()  # some hosts refuse the names of HTTP libraries
             for scheme in ("http://", "https://"):
-                session.mount(scheme, GuardedAdapter(line, public))
+                session.mount(scheme, GuardedAdapter(deadline, public))
             return session.get(url, auth=authorize, timeout=timeout, stream=True, allow_redirects=False)
     except (requests.RequestException, HTTPError) as error:
-        raise MediaError(f"Cannot fetch {_shown(url)} ({type(error).__name__}). Is the server up?") from None
+        raise MediaError(f"Cannot fetch {_redacted(url)} ({type(error).__name__}). Is the server up?") from None
 
 
-def _read(response: requests.Response, url: str, home: str, trusted: bool, line: SocketDeadline) -> bytes:
+def _read(response: requests.Response, url: str, home: str, trusted: bool, deadline: SocketDeadline) -> bytes:
     if response.status_code != 200:
-        raise MediaError(_refusal(response.status_code, url, home, trusted))
-    too_large = f"{_shown(url)} is larger than {MAX_BYTES // 2**20} MB, the limit; use a smaller image."
+        raise MediaError(_status_message(response.status_code, url, home, trusted))
+    too_large = f"{_redacted(url)} is larger than {MAX_BYTES // 2**20} MB, the limit; use a smaller image."
     length = response.headers.get("Content-Length", "")
     if length.isdecimal() and int(length) > MAX_BYTES:
         raise MediaError(too_large)
@@ -164,14 +166,14 @@ def _read(response: requests.Response, url: str, home: str, trusted: bool, line:
             if len(content) > MAX_BYTES:
                 raise MediaError(too_large)
     except (requests.RequestException, HTTPError) as error:
-        raise MediaError(f"{_shown(url)} broke off ({type(error).__name__}); try again.") from None
-    if line.expired:  # its socket was shut, which without a length looks like the end
-        raise MediaError(f"{_shown(url)} broke off.")
+        raise MediaError(f"{_redacted(url)} broke off ({type(error).__name__}); try again.") from None
+    if deadline.expired:  # its socket was shut, which without a length looks like the end
+        raise MediaError(f"{_redacted(url)} broke off.")
     return bytes(content)
 
 
-def _refusal(status: int, url: str, home: str, trusted: bool) -> str:
-    message = f"{_shown(url)} answered {status}."
+def _status_message(status: int, url: str, home: str, trusted: bool) -> str:
+    message = f"{_redacted(url)} answered {status}."
     if trusted and status in (404, 424) and RESOLVED.fullmatch(url):
         return (
             f"{message} Is the file there, and does the project have a storage (Settings > Cloud Storage) for its "
@@ -182,7 +184,7 @@ def _refusal(status: int, url: str, home: str, trusted: bool) -> str:
     if trusted:
         return f"{message} Check LABEL_STUDIO_API_KEY."
     if "/data/" in url:
-        return f"{message} {_if_label_studio(home)}"
+        return f"{message} {_address_hint(home)}"
     if status == 401:
         return f"{message} Skylight can only open addresses that need no login."
     return (
@@ -191,21 +193,21 @@ def _refusal(status: int, url: str, home: str, trusted: bool) -> str:
     )
 
 
-def _not_allowed(url: str, host: str, home: str) -> str:
-    message = f"Cannot fetch {_shown(url)}: its host is neither Label Studio's nor public, or is not allowed."
+def _forbidden_message(url: str, host: str, home: str) -> str:
+    message = f"Cannot fetch {_redacted(url)}: its host is neither Label Studio's nor public, or is not allowed."
     if "/data/" in url:
-        message += f" {_if_label_studio(home)}"
+        message += f" {_address_hint(home)}"
     return f"{message} If pictures may come from there, add {host} to SKYLIGHT_ALLOWED_HOSTS."
 
 
-def _if_label_studio(home: str) -> str:
+def _address_hint(home: str) -> str:
     return (
         f"If that is Label Studio: the key goes only to LABEL_STUDIO_URL ({home or 'not set'}), "
         "so LABEL_STUDIO_URL here and LABEL_STUDIO_HOST there must be the same address."
     )
 
 
-def _shown(url: str) -> str:
+def _redacted(url: str) -> str:
     """The URL as messages may show it: without its query (a signature may be in it) and user name."""
     try:
         parts = urlsplit(url)

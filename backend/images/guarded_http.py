@@ -1,7 +1,7 @@
-"""The sockets of one download: they lead only where they may, and all end at its deadline.
+"""HTTP sockets of a download: they connect only to addresses that are allowed, and are shut at its deadline.
 
-Whatever a name means, what counts is the address that a socket goes to: it is looked up once, checked, and connected to
-as a number, so that a name cannot mean something else at the second look (DNS rebinding).
+A host is resolved once, and the address that was checked is connected to, so that a second lookup cannot lead elsewhere
+(DNS rebinding).
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ MAX_ADDRESSES = 4
 
 
 class AddressNotPublic(Exception):
-    """A host may not be asked, because its address is not a public one. The address is not told: it is inside."""
+    """A host is at an address that is not public. The message does not tell the address, as it is an internal one."""
 
     def __init__(self, host: str) -> None:
         super().__init__(f"{host} is at an address that is not public")
@@ -35,22 +35,22 @@ class AddressNotPublic(Exception):
 
 
 class SocketDeadline:
-    """A context manager that holds the sockets of one download and shuts them when its time is over.
+    """A context manager that shuts the sockets of one download after some seconds.
 
-    A timeout of a socket is one of each read: whoever sends a byte now and then never runs into it.
+    The timeout of a socket is for each read: a server that sends a byte now and then never exceeds it.
     """
 
     def __init__(self, seconds: float) -> None:
-        self._until = time.monotonic() + seconds
+        self._deadline = time.monotonic() + seconds
         self._lock = threading.Lock()
-        self._held: list[socket.socket] = []
-        self._timer = threading.Timer(max(seconds, 0.0), self._cut)
+        self._sockets: list[socket.socket] = []
+        self._timer = threading.Timer(max(seconds, 0.0), self._shut_down)
         self._timer.daemon = True
 
     @property
     def expired(self) -> bool:
-        """Whether the time is over: what was read is not all there is."""
-        return time.monotonic() >= self._until
+        """Whether the deadline has passed: what was read may be incomplete."""
+        return time.monotonic() >= self._deadline
 
     def __enter__(self) -> Self:
         self._timer.start()
@@ -59,48 +59,48 @@ class SocketDeadline:
     def __exit__(self, *_: object) -> None:
         self._timer.cancel()
         with self._lock:
-            for held in self._held:
-                held.close()
-            self._held.clear()
+            for connection in self._sockets:
+                connection.close()
+            self._sockets.clear()
 
     def register(self, connected: socket.socket) -> socket.socket:
-        """Take note of a socket and give it back. Raises TimeoutError, the socket closed, when the time is over."""
+        """Register a socket and return it. Closes it and raises TimeoutError after the deadline."""
         with self._lock:
             if self.expired:
                 connected.close()
                 raise TimeoutError("the time for this download is over")
             # A copy of its own: TLS takes the socket out of the object it is given.
-            self._held.append(connected.dup())
+            self._sockets.append(connected.dup())
         return connected
 
-    def _cut(self) -> None:
+    def _shut_down(self) -> None:
         with self._lock:
-            for held in self._held:
+            for connection in self._sockets:
                 with contextlib.suppress(OSError):
-                    held.shutdown(socket.SHUT_RDWR)
+                    connection.shutdown(socket.SHUT_RDWR)
 
 
 class GuardedAdapter(HTTPAdapter):
-    """Sends by sockets of a line; with `public`, to public addresses only and through no proxy.
+    """Sends requests by sockets with a deadline; with `public`, to public addresses only and through no proxy.
 
-    A proxy would look the name up itself, where no address can be checked.
+    A proxy would resolve the host itself, where no address can be checked.
     """
 
-    def __init__(self, line: SocketDeadline, public: bool) -> None:
+    def __init__(self, deadline: SocketDeadline, public: bool) -> None:
         self._public = public
         self._pools: dict[str, Any] = {
-            "http": functools.partial(_Pool, line=line, public=public),
-            "https": functools.partial(_SecurePool, line=line, public=public),
+            "http": functools.partial(_Pool, deadline=deadline, public=public),
+            "https": functools.partial(_SecurePool, deadline=deadline, public=public),
         }
         super().__init__()
 
     def init_poolmanager(self, *args: Any, **options: Any) -> None:
-        """Have the pools make our connections."""
+        """Use the pools whose connections are guarded."""
         super().init_poolmanager(*args, **options)
         self.poolmanager.pool_classes_by_scheme = self._pools
 
     def proxy_manager_for(self, proxy: Any, **options: Any) -> Any:
-        """The same for those through a proxy."""
+        """Use the guarded pools through an HTTP proxy, too."""
         manager = super().proxy_manager_for(proxy, **options)
         if proxy.lower().startswith("http"):
             manager.pool_classes_by_scheme = self._pools
@@ -120,21 +120,21 @@ class GuardedAdapter(HTTPAdapter):
 
 
 class _Connection(HTTPConnection):
-    def __init__(self, *args: Any, line: SocketDeadline, public: bool, **options: Any) -> None:
+    def __init__(self, *args: Any, deadline: SocketDeadline, public: bool, **options: Any) -> None:
         super().__init__(*args, **options)
-        self._line, self._public = line, public
+        self._socket_deadline, self._public = deadline, public
 
     def _new_conn(self) -> socket.socket:
-        return self._line.register(connect_public(self) if self._public else super()._new_conn())
+        return self._socket_deadline.register(connect_public(self) if self._public else super()._new_conn())
 
 
 class _SecureConnection(HTTPSConnection):
-    def __init__(self, *args: Any, line: SocketDeadline, public: bool, **options: Any) -> None:
+    def __init__(self, *args: Any, deadline: SocketDeadline, public: bool, **options: Any) -> None:
         super().__init__(*args, **options)
-        self._line, self._public = line, public
+        self._socket_deadline, self._public = deadline, public
 
     def _new_conn(self) -> socket.socket:
-        return self._line.register(connect_public(self) if self._public else super()._new_conn())
+        return self._socket_deadline.register(connect_public(self) if self._public else super()._new_conn())
 
 
 class _Pool(HTTPConnectionPool):
@@ -149,27 +149,27 @@ def connect_public(connection: HTTPConnection) -> socket.socket:
     """Connect, if all addresses of the host are public, to the first that answers. Raises NotPublic or urllib3's."""
     name, port = connection._dns_host, connection.port
     try:
-        found = socket.getaddrinfo(name, port, type=socket.SOCK_STREAM)
+        entries = socket.getaddrinfo(name, port, type=socket.SOCK_STREAM)
     except (OSError, UnicodeError) as error:
         raise NameResolutionError(connection.host, connection, socket.gaierror(str(error))) from error
-    addresses = list(dict.fromkeys(str(each[4][0]) for each in found))
+    addresses = list(dict.fromkeys(str(entry[4][0]) for entry in entries))
     if not all(allowed_hosts.is_public(address) for address in addresses):
         raise AddressNotPublic(connection.host)
-    reason: OSError | None = None
+    failure: OSError | None = None
     for address in addresses[:MAX_ADDRESSES]:
         try:
-            made = create_connection((address, port), connection.timeout, socket_options=connection.socket_options)
+            connected = create_connection((address, port), connection.timeout, socket_options=connection.socket_options)
         except OSError as error:
-            reason = error
+            failure = error
             continue
-        return _checked(made, connection.host)
-    raise NewConnectionError(connection, f"Failed to establish a new connection: {reason}")
+        return _checked(connected, connection.host)
+    raise NewConnectionError(connection, f"Failed to establish a new connection: {failure}")
 
 
-def _checked(made: socket.socket, host: str) -> socket.socket:
+def _checked(connected: socket.socket, host: str) -> socket.socket:
     """The socket, if it ends at a public address that is not this very machine's."""
-    peer = str(made.getpeername()[0])
-    if not allowed_hosts.is_public(peer) or peer == str(made.getsockname()[0]):
-        made.close()
+    peer = str(connected.getpeername()[0])
+    if not allowed_hosts.is_public(peer) or peer == str(connected.getsockname()[0]):
+        connected.close()
         raise AddressNotPublic(host)
-    return made
+    return connected

@@ -1,6 +1,6 @@
-"""The images of tasks that are being opened, embedded in the web process, so that the first click joins in.
+"""A thread that embeds the images of opened tasks in the web process, so that the first click finds them embedded.
 
-A worker could not do it: which computations are under way, only the process knows in which they are.
+A worker could not do it: a click can wait for a running computation only in the same process.
 """
 
 import logging
@@ -10,13 +10,13 @@ from collections.abc import Callable, Sequence
 from skylight.backend.errors import SkylightError
 from skylight.model.images.decoding import ImageError
 
-LIMIT = 16  # images that wait; those of the tasks opened longest ago are left to a worker
+MAX_WAITING = 16  # images; those of the tasks opened longest ago are left to a worker
 
 log = logging.getLogger(__name__)
 
 
 class PrefetchThread:
-    """One thread, while there is something to do, that embeds images by URL, those asked for last first."""
+    """Embeds images by URL, those requested last first, in a thread that runs while there is something to do."""
 
     def __init__(self, embed: Callable[[str, str], object]) -> None:
         """`embed` is given the project and the URL."""
@@ -27,13 +27,13 @@ class PrefetchThread:
 
     def request(self, project: str, urls: Sequence[str]) -> None:
         """Embed these images, in their order, before those that wait already. Returns at once."""
-        first = [(project, url) for url in reversed(urls)]
+        requested = [(project, url) for url in reversed(urls)]
         with self._lock:
-            self._waiting = [*(each for each in self._waiting if each not in first), *first][-LIMIT:]
+            self._waiting = [*(image for image in self._waiting if image not in requested), *requested][-MAX_WAITING:]
             if self._busy or not self._waiting:
                 return
             self._busy = True
-        threading.Thread(target=self._run, name="opened", daemon=True).start()
+        threading.Thread(target=self._run, name="prefetch", daemon=True).start()
 
     @property
     def busy(self) -> bool:
@@ -42,9 +42,9 @@ class PrefetchThread:
             return self._busy
 
     def _run(self) -> None:
-        while (found := self._next()) is not None:
+        while (image := self._next()) is not None:
             try:
-                self._embed(*found)
+                self._embed(*image)
             except (SkylightError, ImageError) as error:
                 log.warning("an image of an opened task is not embedded: %s", error)
             except Exception:

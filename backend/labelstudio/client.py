@@ -33,7 +33,7 @@ class LabelStudio(TaskListing):
 
         Asked without the key, so that a wrong address and a wrong key can be told apart.
         """
-        answer, ahead = self.greet("/api/version")
+        answer, ahead = self.get_without_key("/api/version")
         return str(member(answer, "release")), ahead
 
     def whoami(self) -> str:

@@ -1,4 +1,4 @@
-"""One authenticated HTTP connection to Label Studio: sessions, tokens, timeouts, and errors in plain words.
+"""One authenticated HTTP connection to Label Studio: sessions, tokens, timeouts, errors.
 
 Two kinds of key work. A legacy token goes out as `Authorization: Token`. A personal access token is a JWT
 *refresh* token: it is exchanged for an access token, which lives 300 s and goes out as `Authorization:
@@ -75,14 +75,14 @@ class Connection:
             answer = self._send(method, path, headers, **options)
         return _read(answer, method, path)
 
-    def greet(self, path: str) -> tuple[Any, float | None]:
+    def get_without_key(self, path: str) -> tuple[Any, float | None]:
         """Send one GET without the key; return the decoded JSON, and the seconds Label Studio's clock is ahead of ours.
 
         The clock is that of the answer's Date header, which counts whole seconds; None without one.
         """
-        began = time.time()
+        started = time.time()
         answer = self._send("GET", path, {})
-        midway = (began + time.time()) / 2
+        midway = (started + time.time()) / 2
         try:
             ahead = parsedate_to_datetime(answer.headers.get("Date", "")).timestamp() + 0.5 - midway
         except ValueError:
@@ -115,10 +115,10 @@ class Connection:
 
 def _read(answer: requests.Response, method: str, path: str) -> Any:
     """Return the JSON of a good answer; raise what is wrong with any other."""
-    good = answer.ok and not answer.is_redirect
-    if good and not answer.content:
+    succeeded = answer.ok and not answer.is_redirect
+    if succeeded and not answer.content:
         return None
-    if good and _is_json(answer):
+    if succeeded and _is_json(answer):
         return answer.json()
     message = f"Label Studio answered {answer.status_code} to {method} {path}: {_detail(answer)}"
     if answer.status_code == 401:

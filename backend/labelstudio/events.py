@@ -1,4 +1,4 @@
-"""Events: what a webhook of Label Studio tells, reduced to what Skylight uses."""
+"""Events of Label Studio's webhooks, reduced to what Skylight uses."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime
@@ -8,16 +8,16 @@ from skylight.backend.errors import BadRequest
 from skylight.backend.labelstudio.task_listing import is_reviewed
 from skylight.backend.limits import check_config, checked_id, project_name
 
-OURS = "skylight-"  # how the versions of a decoder are named; SAM alone pre-annotates nothing
+MODEL_VERSION_PREFIX = "skylight-"  # of the versions of a decoder; SAM alone pre-annotates nothing
 
 Event = dict[str, Any]
-# Events after which what was trained on may no longer be what there is.
+# Events after which a training may have other samples than the last one.
 DIRTYING = ("annotation", "annotations_deleted", "tasks_deleted", "train")
 
 
-def count_dirtying(found: Sequence[Event]) -> int:
-    """How many of the events may change what there is to train on."""
-    return sum(event.get("what") in DIRTYING for event in found)
+def count_dirtying(events: Sequence[Event]) -> int:
+    """The number of events that may change what there is to train on."""
+    return sum(event.get("what") in DIRTYING for event in events)
 
 
 def project_key(project: Any) -> str:
@@ -30,7 +30,7 @@ def project_key(project: Any) -> str:
 
 
 def webhook_events(body: dict[str, Any]) -> Iterator[Event]:
-    """What a webhook says, without the rest of it: the project's object holds secrets. Unknown actions say nothing."""
+    """The events in a webhook's body, without the project's object, which has secrets; none of unknown actions."""
     action, config = body.get("action"), str(body["project"].get("label_config") or "")
     check_config(config)
     if action in ("ANNOTATION_CREATED", "ANNOTATION_UPDATED"):
@@ -46,9 +46,9 @@ def webhook_events(body: dict[str, Any]) -> Iterator[Event]:
     elif action == "START_TRAINING":
         yield {"what": "train", "label_config": config}
     elif action == "TASKS_CREATED":
-        # An import may bring annotations of which no other word comes.
-        brought = any(task.get("total_annotations") for task in _list(body, "tasks"))
-        yield {"what": "tasks_created", "reconcile": brought, "label_config": config}
+        # An import may bring annotations, of which no other event comes.
+        has_annotations = any(task.get("total_annotations") for task in _list(body, "tasks"))
+        yield {"what": "tasks_created", "reconcile": has_annotations, "label_config": config}
     elif action == "PROJECT_UPDATED":
         yield {"what": "config", "label_config": config}
 
@@ -80,17 +80,17 @@ def _time(text: Any) -> str:
 
 
 def _object(body: dict[str, Any], name: str) -> dict[str, Any]:
-    found = body.get(name)
-    if not isinstance(found, dict):
+    value = body.get(name)
+    if not isinstance(value, dict):
         raise BadRequest(f"{body.get('action')} needs an object {name!r}")
-    return found
+    return value
 
 
 def _list(body: dict[str, Any], name: str) -> list[dict[str, Any]]:
-    found = body.get(name)
-    if not isinstance(found, list) or not all(isinstance(item, dict) for item in found):
+    values = body.get(name)
+    if not isinstance(values, list) or not all(isinstance(item, dict) for item in values):
         raise BadRequest(f"{body.get('action')} needs a list of objects {name!r}")
-    return found
+    return values
 
 
 def _ids(body: dict[str, Any], name: str) -> list[int]:
@@ -107,10 +107,12 @@ def shown_prediction(annotation: Mapping[str, Any]) -> dict[str, Any] | None:
     prediction is deleted later. Only webhooks carry it; annotations listed by the API do not. It is of the version
     shown at the submit: where the editor was opened with another, it is not what the annotator began with, so None.
     """
-    found, parent = annotation.get("prediction"), annotation.get("parent_prediction")
-    if not isinstance(found, dict) or not str(found.get("model_version") or "").startswith(OURS):
+    prediction, parent = annotation.get("prediction"), annotation.get("parent_prediction")
+    if not isinstance(prediction, dict) or not str(prediction.get("model_version") or "").startswith(
+        MODEL_VERSION_PREFIX
+    ):
         return None
-    if parent is not None and found.get("id") not in (None, parent):
+    if parent is not None and prediction.get("id") not in (None, parent):
         return None
-    result = found.get("result")
-    return {"version": str(found["model_version"]), "result": result} if isinstance(result, list) else None
+    result = prediction.get("result")
+    return {"version": str(prediction["model_version"]), "result": result} if isinstance(result, list) else None

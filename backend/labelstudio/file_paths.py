@@ -1,4 +1,4 @@
-"""Which paths of Label Studio hand out files: only these are asked for with its key, and none that climbs out."""
+"""Paths of Label Studio that serve files: only these are requested with its key, and none that leads upwards."""
 
 from __future__ import annotations
 
@@ -6,19 +6,19 @@ import re
 from urllib.parse import unquote, urlsplit
 
 # As of Label Studio 1.23.2, below the path at which it is served.
-FILES = re.compile(r"/(?:data/.+|storage-data/.+|(?:tasks|projects)/[0-9]+/(?:resolve|presign)/)")
-ROUNDS = 4  # of percent-encoding that are looked through
+FILE_PATHS = re.compile(r"/(?:data/.+|storage-data/.+|(?:tasks|projects)/[0-9]+/(?:resolve|presign)/)")
+MAX_DECODINGS = 4  # of percent-encoding
 
 
 def serves_files(url: str, home: str) -> bool:
-    """Whether an address of Label Studio's origin, `home` being where it is served, is one of a file."""
+    """Whether a URL of Label Studio's origin is one of a file; `home` is the URL at which it is served."""
     path, prefix = urlsplit(url).path, urlsplit(home).path
-    return path.startswith(prefix) and bool(FILES.fullmatch(path[len(prefix) :]))
+    return path.startswith(prefix) and bool(FILE_PATHS.fullmatch(path[len(prefix) :]))
 
 
 def has_path_traversal(url: str) -> bool:
-    """Whether a path or a query goes up a folder or holds what no file's name does, however often it is encoded."""
-    for _ in range(ROUNDS):
+    """Whether a path or query has `..` or control characters in it, however often it is percent-encoded."""
+    for _ in range(MAX_DECODINGS):
         if any(part == ".." for part in re.split(r"[/\\?&=;#]", url)) or re.search(r"[\x00-\x1f\x7f]", url):
             return True
         decoded = unquote(url)

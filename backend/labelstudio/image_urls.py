@@ -1,4 +1,4 @@
-"""Addresses of the images of a task."""
+"""URLs of the images of a task."""
 
 from __future__ import annotations
 
@@ -14,10 +14,9 @@ from skylight.backend.labelstudio.label_config import Labeling, Output
 UNDEFINED = "$undefined$"  # Label Studio's key for a file that came before the configuration named a field
 STEP = re.compile(r"""[^.\[\]]+|\[(?:(-?[0-9]+)|(["'])(.*?)\2)\]""")
 # https://url.spec.whatwg.org/#concept-basic-url-parser: what is cut off both ends, and what is dropped everywhere.
-ENDS = "".join(map(chr, range(0x21)))
-DROPPED = str.maketrans("", "", "\t\n\r")
-
-
+TRIMMED = "".join(map(chr, range(0x21)))
+REMOVED = str.maketrans("", "", "\t\n\r")
+# Schemes of the cloud storages that Label Studio 1.23.2 resolves.
 CLOUD = ("s3://", "gs://", "azure-blob://")
 RESOLVED = re.compile(r"(?:https?://[^/?#]+)?(?:/[^?#]*)?/tasks/[0-9]+/(?:resolve|presign)/\?fileuri=([\w=-]+)")
 
@@ -33,12 +32,12 @@ def label_studio_path(url: str, task: object) -> str:
     resolved = RESOLVED.fullmatch(url)
     if not isinstance(task, int) or not (resolved or url.lower().startswith(CLOUD)):
         return url
-    file = resolved[1] if resolved else base64.urlsafe_b64encode(url.encode()).decode()
-    return f"/tasks/{task}/resolve/?fileuri={file}"
+    file_uri = resolved[1] if resolved else base64.urlsafe_b64encode(url.encode()).decode()
+    return f"/tasks/{task}/resolve/?fileuri={file_uri}"
 
 
 def image_url(task: dict[str, Any], source: Labeling | Output, index: int | None = None) -> str:
-    """The address of the image that is learned from, or of that of a control; of the `index`-th where it has several.
+    """The URL of the image that is learned from, or of that of a control; of the `index`-th where it has several.
 
     Raises BadRequest if there is none.
     """
@@ -52,15 +51,15 @@ def image_url(task: dict[str, Any], source: Labeling | Output, index: int | None
 
 
 def image_urls(task: dict[str, Any], labeling: Labeling) -> list[str]:
-    """The addresses of all images of a task that can be clicked on, in the order of the configuration, each once."""
+    """The URLs of all images of a task that can be clicked on, in the order of the configuration, each once."""
     data = task.get("data")
-    found: dict[str, None] = {}
+    urls: dict[str, None] = {}
     for output in labeling.outputs:
         value = value_at(data, output.data_key)
         for index in range(len(value) if isinstance(value, list) else 1):
             with suppress(BadRequest):
-                found[image_url(task, output, index)] = None
-    return list(found)
+                urls[image_url(task, output, index)] = None
+    return list(urls)
 
 
 def value_at(data: Any, path: str) -> Any:
@@ -74,19 +73,19 @@ def value_at(data: Any, path: str) -> Any:
     if path in data:
         return data[path]
     steps = list(STEP.finditer(path))
-    found: Any = data if steps else None
+    value: Any = data if steps else None
     for step in steps:
         key = step[1] or (step[3] if step[2] else step[0])
-        if isinstance(found, Mapping):
-            found = found.get(key)
-        elif isinstance(found, list) and key.isdecimal() and int(key) < len(found):
-            found = found[int(key)]
+        if isinstance(value, Mapping):
+            value = value.get(key)
+        elif isinstance(value, list) and key.isdecimal() and int(key) < len(value):
+            value = value[int(key)]
         else:
-            found = None
+            value = None
             break
-    return data.get(UNDEFINED) if found is None else found
+    return data.get(UNDEFINED) if value is None else value
 
 
 def browser_address(text: str) -> str:
-    """An address without the white space around it and the line ends in it, as a browser reads it."""
-    return text.strip(ENDS).translate(DROPPED)
+    """A URL without the white space around it and the line ends in it, as a browser reads it."""
+    return text.strip(TRIMMED).translate(REMOVED)

@@ -1,4 +1,4 @@
-"""How a project of Label Studio is tied to Skylight: its entry among the ML backends, and its webhooks."""
+"""The connection of a project of Label Studio with Skylight: its ML backend and its webhooks."""
 
 import ipaddress
 import socket
@@ -29,9 +29,11 @@ Identify = Callable[[str], BackendIdentity]
 
 
 def identify(url: str, instance: str) -> BackendIdentity:
-    """Who answers at an ML backend's address: this Skylight ("here", its `Secret.instance` is known), another Skylight,
-    one hosted by label-studio-ml, which does not say which it is, a program that says nothing without a login
-    ("locked": label-studio-ml with one, or a proxy), a foreign one, or nobody that can be reached from here.
+    """What answers at an ML backend's URL.
+
+    This Skylight ("here": its `WebhookSecret.instance` is `instance`), another Skylight, one hosted by label-studio-ml,
+    which does not say which it is, a program that says nothing without a login ("locked": label-studio-ml with one, or
+    a proxy), a foreign one, or none that can be reached from here ("silent").
     """
     try:
         answer = requests.get(f"{url.rstrip('/')}/health", timeout=HEALTH_SECONDS, allow_redirects=False)
@@ -40,24 +42,24 @@ def identify(url: str, instance: str) -> BackendIdentity:
     if answer.status_code == 401 and answer.headers.get("WWW-Authenticate", "").lower().startswith("basic"):
         return "locked"
     try:
-        said = answer.json()
+        health = answer.json()
     except requests.JSONDecodeError:
-        said = None
-    if not isinstance(said, dict) or said.get("model_class") != "Skylight":
+        health = None
+    if not isinstance(health, dict) or health.get("model_class") != "Skylight":
         return "foreign"
-    if "instance" not in said:
+    if "instance" not in health:
         return "hosted"
-    return "here" if said["instance"] == instance else "another"
+    return "here" if health["instance"] == instance else "another"
 
 
 @dataclass(frozen=True)
 class ProjectLink:
-    """One project's tie to Skylight, as Label Studio has it. Objects are those of its API."""
+    """A project's connection with Skylight, as Label Studio has it; objects are those of its API."""
 
     project: dict[str, Any]
-    row: dict[str, Any]  # the ML backend
-    who: BackendIdentity
-    first: bool  # whether it is the first of the project's ML backends
+    ml_backend: dict[str, Any]
+    identity: BackendIdentity
+    is_first: bool  # whether it is the first of the project's ML backends
     webhooks: tuple[dict[str, Any], ...]  # those to this ML backend
     strays: tuple[dict[str, Any], ...]  # active ones that bring the same events to this Skylight by another address
 
@@ -74,7 +76,7 @@ class ProjectLink:
     @property
     def url(self) -> str:
         """The ML backend's address, without trailing slash."""
-        return str(self.row["url"]).rstrip("/")
+        return str(self.ml_backend["url"]).rstrip("/")
 
     @property
     def webhook_url(self) -> str:
@@ -85,7 +87,7 @@ class ProjectLink:
 def find_link(
     client: LabelStudio, project: dict[str, Any], who: Identify, known: bool = False, url: str = ""
 ) -> ProjectLink | None:
-    """The project's tie to Skylight; None if none of its ML backends looks like one.
+    """The project's connection with Skylight; None if none of its ML backends looks like one.
 
     It is the one at `url` if there is one; else the one where this Skylight answers; else one with its title, or where
     another Skylight answers, or may; else, if the project is `known` to have called, one that cannot be reached from
@@ -93,7 +95,7 @@ def find_link(
     Asking for ML backends makes Label Studio call /health and /setup of each.
     """
     rows = client.ml_backends(int(project["id"]))
-    found = [(row, who(str(row["url"]))) for row in rows]
+    identified = [(row, who(str(row["url"]))) for row in rows]
     tests: list[Callable[[dict[str, Any], BackendIdentity], bool]] = [
         lambda row, who: bool(url) and str(row["url"]).rstrip("/") == url,
         lambda row, who: who == "here",
@@ -102,7 +104,7 @@ def find_link(
         lambda row, who: who in ("silent", "locked") and known,
     ]
     for test in tests:
-        for row, answers in found:
+        for row, answers in identified:
             if test(row, answers):
                 return _link(client, project, row, answers, row is rows[0], who)
     return None
@@ -116,29 +118,30 @@ def _link(
     first: bool,
     who: Identify,
 ) -> ProjectLink:
-    mine, strays = [], []
+    own, strays = [], []
     for webhook in client.webhooks(int(project["id"])):
         base, slash, end = str(webhook["url"]).rpartition("/")
         if base.rstrip("/") == str(row["url"]).rstrip("/") and end == "webhook":
-            mine.append(webhook)
+            own.append(webhook)
         elif end == "webhook" and webhook["is_active"] and who(base) == "here":
             strays.append(webhook)
-    return ProjectLink(project, row, answers, first, tuple(mine), tuple(strays))
+    return ProjectLink(project, row, answers, first, tuple(own), tuple(strays))
 
 
 def missing_actions(webhook: dict[str, Any]) -> list[str]:
-    """The events that a webhook does not bring."""
+    """The events that a webhook does not send."""
     if webhook["send_for_all_actions"]:
         return []
     return [action for action in ACTIONS if action not in webhook["actions"]]
 
 
 def is_private(url: str) -> bool:
-    """Whether Label Studio would by default refuse to call an address: it is in a private network, or has a name that
-    is not known here, as a container's.
+    """Whether Label Studio refuses to call a URL by default.
+
+    Its address is in a private network, or its host is not known here, as a container's.
     """
     try:
-        found: Iterable[Any] = socket.getaddrinfo(urlsplit(url).hostname, None)
+        entries: Iterable[Any] = socket.getaddrinfo(urlsplit(url).hostname, None)
     except OSError:
         return True
-    return any(not ipaddress.ip_address(address[4][0]).is_global for address in found)
+    return any(not ipaddress.ip_address(address[4][0]).is_global for address in entries)

@@ -6,7 +6,7 @@ TEXT = re.compile(r"[+-]?[0-9]{1,18}(?:\.0*)?")
 
 
 def whole(value: object) -> int | None:
-    """The whole number that a value of JSON means; None if it means none: null, true, 200.5, NaN, "x"."""
+    """The whole number that a JSON value means; None for null, true, 200.5, NaN, "x"."""
     if isinstance(value, bool):
         return None
     if isinstance(value, int):

@@ -8,7 +8,7 @@ from dataclasses import replace
 
 import pytest
 
-from skylight.backend.logs import Json, Sentence, configure, secret_filter
+from skylight.backend.logs import JsonFormatter, TextFormatter, configure, secret_filter
 from skylight.backend.settings import Settings
 from skylight.backend.trace import CURRENT_TRACE, Trace
 from tests.support.label_studio_double import CAPTURES, KEY
@@ -45,7 +45,7 @@ def test_every_line_for_machines_is_one_object_with_the_id_of_its_request():
     try:
         raise ValueError("no\nsuch a-secret-that-is-known")
     except ValueError as error:
-        text = written(Json(hide), "a\nb http://x/?q=1", exc_info=(type(error), error, error.__traceback__))
+        text = written(JsonFormatter(hide), "a\nb http://x/?q=1", exc_info=(type(error), error, error.__traceback__))
     finally:
         CURRENT_TRACE.reset(token)
     assert "\n" not in text and "a-secret" not in text and "q=1" not in text
@@ -61,7 +61,9 @@ def test_every_line_for_machines_is_one_object_with_the_id_of_its_request():
 
 
 def test_a_sentence_is_a_line_for_people():
-    assert written(Sentence(hide), "something at http://x/?q=1").endswith(" W backend.x: something at http://x/?***")
+    assert written(TextFormatter(hide), "something at http://x/?q=1").endswith(
+        " W backend.x: something at http://x/?***"
+    )
 
 
 @contextmanager

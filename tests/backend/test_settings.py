@@ -8,7 +8,8 @@ import redis
 
 from skylight.backend.allowed_hosts import HostList
 from skylight.backend.errors import ConfigError
-from skylight.backend.settings import Settings, redact_url
+from skylight.backend.setting_parsers import redact_url
+from skylight.backend.settings import Settings
 
 
 def test_an_empty_environment_gives_the_defaults():

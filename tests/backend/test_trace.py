@@ -57,4 +57,4 @@ def test_names_from_outside_are_cut():
     token = CURRENT_TRACE.set(made)
     set_subject("w" * 1000, "p" * 1000, "t" * 1000)
     CURRENT_TRACE.reset(token)
-    assert {len(made.what), len(made.project), len(made.task)} == {trace.LONGEST}
+    assert {len(made.what), len(made.project), len(made.task)} == {trace.MAX_NAME}

@@ -67,7 +67,7 @@ class Scene:
         """As after a restart."""
         made = Service(self.settings)
         made.recipe = TrainConfig(steps=2, batch=1)
-        cache = EmbeddingCache(made.files, Planted.encoder_id, 2**20, on_damage=made._embedding_damaged)
+        cache = EmbeddingCache(made.files, Planted.encoder_id, 2**20, on_damage=made._report_damaged_embedding)
         made._embedder = ImageEmbedder(Planted(), cache, made._fetch, 10**6)  # type: ignore[arg-type]
         return made
 

@@ -125,7 +125,7 @@ def test_a_damaged_embedding_is_made_again_and_the_answer_is_the_same(planted, s
     annotate(studio, project)
     reconcile(planted, project)
     (record,) = planted.store.samples(project)
-    planted.embedder.cache.on_damage = planted._embedding_damaged
+    planted.embedder.cache.on_damage = planted._report_damaged_embedding
     path, right = planted.embedder.cache.path(record.image), planted.embedder.embedding_of(record.image, record.url)
     for seed in range(20):
         flip(path, np.random.default_rng(seed), 1 + seed % 3)

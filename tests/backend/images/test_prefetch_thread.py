@@ -5,7 +5,7 @@ import threading
 import pytest
 
 from skylight.backend.errors import MediaError
-from skylight.backend.images.prefetch_thread import LIMIT, PrefetchThread
+from skylight.backend.images.prefetch_thread import MAX_WAITING, PrefetchThread
 from tests.support.label_studio_double import wait_until
 
 P = "1.1795340435"
@@ -61,7 +61,7 @@ def test_no_more_than_some_wait(encoder):
     for number in range(100):
         opened.request(P, [f"/{number}"])
     finish(opened, encoder)
-    assert len(encoder.taken) <= LIMIT + 1 and "/99" in encoder.taken
+    assert len(encoder.taken) <= MAX_WAITING + 1 and "/99" in encoder.taken
 
 
 def test_an_image_that_cannot_be_embedded_does_not_stop_the_others(encoder, caplog):
