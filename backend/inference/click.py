@@ -49,9 +49,9 @@ def click(
     digest, embedding = embedder.open(url)
     if not isinstance(embedding, Embedding):
         return click_large(service, embedder, labeling, task, asked, digest, embedding)
-    place, asked = in_turn(service, task, asked, digest, embedding.size)
-    mask, expected = answered(service, embedder.segmenter, embedding, place, asked, asked.prompt)
-    return drawn(service, labeling, task, asked, mask, expected, Placement(0, 0, embedding.size))
+    place, asked = resume_session(service, task, asked, digest, embedding.size)
+    mask, expected = segment_prompt(service, embedder.segmenter, embedding, place, asked, asked.prompt)
+    return mask_regions(service, labeling, task, asked, mask, expected, Placement(0, 0, embedding.size))
 
 
 def click_large(
@@ -67,18 +67,18 @@ def click_large(
 
     If the mask goes on beyond the tile, the answer is that of a window of twice the side around it.
     """
-    here, asked = in_turn(service, task, asked, digest, raster.size)
+    here, asked = resume_session(service, task, asked, digest, raster.size)
     window = tiled_inference.nearest(raster.size, embedder.side, *_extent(asked.prompt))
     for left in range(WIDER, -1, -1):
         place = *here, window  # logits are of one window
         embedding = embedder.tile_embedding(digest, raster, window)
         prompt = _moved(asked.prompt, window)
-        mask, expected = answered(service, embedder.segmenter, embedding, place, asked, prompt)
+        mask, expected = segment_prompt(service, embedder.segmenter, embedding, place, asked, prompt)
         further = tiled_inference.wider(raster.size, window, mask)
         if further is None or not left:
             break
         window = further
-    return drawn(service, labeling, task, asked, mask, expected, Placement(window[0], window[1], raster.size))
+    return mask_regions(service, labeling, task, asked, mask, expected, Placement(window[0], window[1], raster.size))
 
 
 def _extent(prompt: Prompt) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
@@ -99,7 +99,7 @@ def _moved(prompt: Prompt, window: Window) -> Prompt:
     return dataclasses.replace(prompt, points=points[kept], positive=prompt.positive[kept], box=box)
 
 
-def in_turn(
+def resume_session(
     service: Service, task: dict[str, Any], asked: ClickRequest, digest: str, size: Size
 ) -> tuple[tuple[Hashable, ...], ClickRequest]:
     """The conversation that a prompt on an image of `size` belongs to, and the prompt with what is still on the screen.
@@ -117,7 +117,7 @@ def in_turn(
     return place, asked
 
 
-def answered(
+def segment_prompt(
     service: Service, segmenter: Segmenter, embedding: Embedding, place: Hashable, asked: ClickRequest, prompt: Prompt
 ) -> tuple[Mask, float]:
     """The mask (H, W) bool for a prompt in px of an embedded image, or part of one, and its expected IoU.
@@ -134,7 +134,7 @@ def answered(
     return mask, float(found.scores[0])
 
 
-def drawn(
+def mask_regions(
     service: Service,
     labeling: Labeling,
     task: dict[str, Any],
@@ -149,7 +149,7 @@ def drawn(
     """
     if service.settings.avoid_overlap:
         height, width = mask.shape
-        there = covered(task, asked, labeling)[part.top : part.top + height, part.left : part.left + width]
+        there = covered_pixels(task, asked, labeling)[part.top : part.top + height, part.left : part.left + width]
         mask = mask & ~there
     score = min(max(expected, 0.0), 1.0)
     regions = draw_regions(asked.output, mask, asked.label, score, asked.index, asked.rotation, part)
@@ -157,7 +157,7 @@ def drawn(
     return regions, score if regions else 0.0
 
 
-def covered(task: Mapping[str, Any], asked: ClickRequest, labeling: Labeling) -> NDArray[np.bool_]:
+def covered_pixels(task: Mapping[str, Any], asked: ClickRequest, labeling: Labeling) -> NDArray[np.bool_]:
     """Where masks of the label asked for already are on the image asked about, (H, W) bool.
 
     Those in the annotator's drafts and in the annotations of the task, whoever made them; not in an annotation of

@@ -7,7 +7,7 @@ from dataclasses import asdict, replace
 import pytest
 
 from skylight.backend.labelstudio.label_config import parse_config
-from skylight.backend.learning.ingest import drain
+from skylight.backend.learning.ingest import ingest_inbox
 from skylight.backend.learning.reconcile import reconcile
 from skylight.backend.queue.keys import key
 from skylight.backend.queue.quarantine import Quarantine
@@ -41,7 +41,7 @@ def quarantine(service: Service, studio, project, annotation) -> None:
     """Have an annotation fail until it is not tried again by itself."""
     for _ in range(2):
         tell(service, studio.webhook("ANNOTATION_CREATED", project, annotation))
-        drain(service, project)
+        ingest_inbox(service, project)
     (found,) = service.quarantine.of(project)
     assert found.quarantined and service.store.samples(project) == []
 

@@ -9,7 +9,7 @@ from skylight.backend.admin import machine_checks
 from skylight.backend.cli import main
 from skylight.backend.labelstudio.events import webhook_events
 from skylight.backend.labelstudio.label_config import parse_config
-from skylight.backend.learning.ingest import drain
+from skylight.backend.learning.ingest import ingest_inbox
 from skylight.backend.learning.preannotate_tasks import preannotate
 from skylight.backend.queue.connection import connect
 from skylight.backend.queue.counters import backlog
@@ -251,7 +251,7 @@ def test_many_events_are_ingested_in_slices(planted, studio, short_slices, work)
             project,
             list(webhook_events(studio.webhook("ANNOTATION_CREATED", project, annotation))),
         )
-    assert drain(planted, project) == 2
+    assert ingest_inbox(planted, project) == 2
     assert planted.queue.inbox_length(project) == 3  # the second, to be found done
     planted.settings = replace(planted.settings, min_annotations=4)
     work()
