@@ -61,7 +61,7 @@ def set_normalization(
     None leaves each as it is, but other bands need another range. Raises BadRequest if there is no such project.
     """
     project = find_project(service.store, given)
-    old, was_own = service.normalisations.of(project), service.normalisations.is_own(project)
+    old, was_own = service.normalizations.of(project), service.normalizations.is_own(project)
     new, own = old if bands in (None, old.bands) else replace(old, bands=bands, range=None), was_own
     if low_high is not None:
         new, own = replace(new, range=None if isinstance(low_high, str) else low_high), low_high == "own"
@@ -70,7 +70,7 @@ def set_normalization(
         message += ", until its first pictures of more than 8 bits have settled them for all"
     if (new, own) == (old, was_own):
         return message
-    service.normalisations.set(project, new, own)
+    service.normalizations.set(project, new, own)
     if new == old:
         return message
     try:

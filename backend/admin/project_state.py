@@ -122,7 +122,7 @@ def project_state(service: Service, project: str, records: RecordCache | None = 
     return ProjectState(
         project=project,
         model_version=service.version_name(project),
-        normalization=service.normalisations.of(project),
+        normalization=service.normalizations.of(project),
         samples=records.samples(project),
         versions=records.versions(project),
         queue=queue,

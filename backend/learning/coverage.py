@@ -56,7 +56,7 @@ def readiness_test(service: Service, project: str, samples: bool = True) -> Call
     addresses that were fetched before the store had `addresses`.
     """
     learned = {record.url: record.image for record in service.store.samples(project)} if samples else {}
-    how = service.normalisations.of(project)
+    how = service.normalizations.of(project)
 
     def ready(url: str) -> bool:
         digest = learned.get(url) or service.url_index.digest(url)

@@ -101,7 +101,7 @@ def embed_each(
         else:
             tally.embedded += 1
         if len(tally.quantiles) >= ENOUGH:
-            service.normalisations.settle(project, tally.quantiles)
+            service.normalizations.settle(project, tally.quantiles)
             tally.quantiles.clear()
             ready = readiness_test(service, project, samples=False)
         yield image, reason or ""
@@ -157,15 +157,15 @@ def precompute(service: Service, number: int) -> Iterator[EmbeddingProgress]:
     project = project_key(found)
     images = task_images(client.tasks(number), service.labeling(str(found["label_config"])))
     how: Normalization | None = None
-    while how != service.normalisations.of(project):  # settled on the way, it asks for the first ones once more
-        how = service.normalisations.of(project)
+    while how != service.normalizations.of(project):  # settled on the way, it asks for the first ones once more
+        how = service.normalizations.of(project)
         ready = readiness_test(service, project)
         todo = [image for image in images if not ready(image.url)]
         tally = EmbeddingProgress(len(images), there=len(images) - len(todo))
         yield tally
         for _ in embed_each(service, client, project, reversed(todo), tally):
             yield tally
-        service.normalisations.settle(project, tally.quantiles)
+        service.normalizations.settle(project, tally.quantiles)
 
 
 def embed_project(service: Service, project: str) -> bool:
@@ -223,7 +223,7 @@ class _EmbeddingRound:
         ready = readiness_test(self.service, self.project)
         missing = {image.url: image for image in images if not ready(image.url)}
         todo = [missing[url] for url in self.service.prefetch_requests.without_failed(self.project, missing)]
-        how = self.service.normalisations.of(self.project)
+        how = self.service.normalizations.of(self.project)
         tally = EmbeddingProgress(len(images), there=len(images) - len(todo))  # or have failed before
         report = reporter(queue, self.project, "embed")
         report(tally.done, tally.total, 0.0)
@@ -233,7 +233,7 @@ class _EmbeddingRound:
             if self._interrupted():
                 return True
         self.service.prefetch_requests.mark_done(self.project, wanted)
-        if self.service.normalisations.settle(self.project, tally.quantiles) != how:
+        if self.service.normalizations.settle(self.project, tally.quantiles) != how:
             self.service.prefetch_requests.request_all(
                 self.project
             )  # the first ones once more, by what they have settled

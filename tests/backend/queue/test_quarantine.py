@@ -91,11 +91,11 @@ def test_mended_settings_free_what_the_bad_ones_quarantined(planted, studio, pro
 
 def test_other_bands_free_what_the_chosen_ones_quarantined(planted, project):
     before = planted.configuration(project)
-    planted.normalisations.set(project, replace(planted.normalisations.of(project), bands=(4, 3, 2)))
+    planted.normalizations.set(project, replace(planted.normalizations.of(project), bands=(4, 3, 2)))
     assert planted.configuration(project) != before
-    planted.normalisations.set(project, replace(planted.normalisations.of(project), range=(0.0, 9.0)))
+    planted.normalizations.set(project, replace(planted.normalizations.of(project), range=(0.0, 9.0)))
     bands = planted.configuration(project)
-    planted.normalisations.set(project, replace(planted.normalisations.of(project), range=(0.0, 7.0)))
+    planted.normalizations.set(project, replace(planted.normalizations.of(project), range=(0.0, 7.0)))
     assert planted.configuration(project) == bands  # the pictures themselves settle that
 
 

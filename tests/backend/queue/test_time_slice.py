@@ -49,11 +49,10 @@ def clock() -> Clock:
 @pytest.fixture
 def short_turns(monkeypatch: pytest.MonkeyPatch) -> None:
     """Every slice is over once its work has begun and it was asked for the second time: after one thing was done."""
-    asked: dict[int, int] = {}
 
     def is_over(time_slice: TimeSlice) -> bool:
-        asked[id(time_slice)] = asked.get(id(time_slice), 0) + (time_slice._until < float("inf"))
-        return asked[id(time_slice)] > 1 and time_slice.queue.has_waiting(time_slice.kind)
+        time_slice.asked = getattr(time_slice, "asked", 0) + (time_slice._until < float("inf"))
+        return time_slice.asked > 1 and time_slice.queue.has_waiting(time_slice.kind)
 
     monkeypatch.setattr(TimeSlice, "is_over", property(is_over))
 
@@ -61,11 +60,10 @@ def short_turns(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture
 def short_slices(monkeypatch: pytest.MonkeyPatch) -> None:
     """Every slice is over after one thing or two, whoever waits."""
-    asked: dict[int, int] = {}
 
     def is_over(time_slice: TimeSlice) -> bool:
-        asked[id(time_slice)] = asked.get(id(time_slice), 0) + (time_slice._until < float("inf"))
-        return asked[id(time_slice)] > 1
+        time_slice.asked = getattr(time_slice, "asked", 0) + (time_slice._until < float("inf"))
+        return time_slice.asked > 1
 
     monkeypatch.setattr(TimeSlice, "is_over", property(is_over))
 
