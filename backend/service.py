@@ -27,7 +27,7 @@ from skylight.backend.queue.queue import Queue
 from skylight.backend.queue.retries import Retries
 from skylight.backend.security.webhook_secret import WebhookSecret
 from skylight.backend.settings import MEGABYTE, Settings
-from skylight.backend.store.normalization import Normalisations
+from skylight.backend.store.normalization import NormalizationStore
 from skylight.backend.store.opening import open_files
 from skylight.backend.store.samples import SampleStore
 from skylight.backend.store.spool import Spool
@@ -76,7 +76,7 @@ class Service:
         self.url_index = UrlIndex(self.files)
         self.secret = WebhookSecret(settings, self.files)
         self.versions = Versions(self.store)
-        self.normalisations = Normalisations(self.store, self.versions)
+        self.normalizations = NormalizationStore(self.store, self.versions)
         self.failures = Failures(connection)
         self.quarantine = Quarantine(connection, configuration=self.configuration)
         self.retries = Retries(self.queue, self.failures, self.quarantine, self.store)
@@ -93,7 +93,7 @@ class Service:
 
     def configuration(self, project: str) -> str:
         """A digest of all that decides, beside an annotation itself, whether it can be learned from."""
-        parts = [self.store.config(project), self.normalisations.of(project).bands]
+        parts = [self.store.config(project), self.normalizations.of(project).bands]
         parts += [getattr(self.settings, name) for name in LEARNING_SETTINGS]
         return hashlib.sha256(repr(parts).encode()).hexdigest()[:16]
 
@@ -117,7 +117,7 @@ class Service:
 
     def embedder_for(self, project: str) -> ImageEmbedder:
         """The embedder with a project's normalization."""
-        return self.embedder.with_normalization(self.normalisations.of(project))
+        return self.embedder.with_normalization(self.normalizations.of(project))
 
     @property
     def loaded_embedder(self) -> ImageEmbedder | None:

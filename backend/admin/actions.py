@@ -5,8 +5,8 @@ from dataclasses import replace
 import redis
 
 from skylight.backend.errors import BadRequest
-from skylight.backend.learning.prediction_delivery import forget
-from skylight.backend.learning.version_lookup import named
+from skylight.backend.learning.prediction_delivery import forget_delivery
+from skylight.backend.learning.version_lookup import find_project
 from skylight.backend.service import Service
 
 
@@ -60,8 +60,8 @@ def set_normalization(
     `bands`: () the first ones; `low_high`: a range, "auto", to be determined by the images, or "own", each image's.
     None leaves each as it is, but other bands need another range. Raises BadRequest if there is no such project.
     """
-    project = named(service.store, given)
-    old, was_own = service.normalisations.of(project), service.normalisations.is_own(project)
+    project = find_project(service.store, given)
+    old, was_own = service.normalizations.of(project), service.normalizations.is_own(project)
     new, own = old if bands in (None, old.bands) else replace(old, bands=bands, range=None), was_own
     if low_high is not None:
         new, own = replace(new, range=None if isinstance(low_high, str) else low_high), low_high == "own"
@@ -70,7 +70,7 @@ def set_normalization(
         message += ", until its first pictures of more than 8 bits have settled them for all"
     if (new, own) == (old, was_own):
         return message
-    service.normalisations.set(project, new, own)
+    service.normalizations.set(project, new, own)
     if new == old:
         return message
     try:
@@ -99,5 +99,5 @@ def _preannotate_again(service: Service, project: str) -> None:
     """Queue the pre-annotation of the open tasks: the predictions of a version that was served before may be gone from
     Label Studio.
     """
-    forget(service, project, service.version_name(project))
+    forget_delivery(service, project, service.version_name(project))
     service.queue.request(project, "preannotate")

@@ -10,7 +10,7 @@ from typing import Any
 import redis
 
 from skylight.backend.errors import DamagedFile
-from skylight.backend.learning.agreement import Version, summary
+from skylight.backend.learning.agreement import VersionSummary, summarize
 from skylight.backend.limits import MACHINE
 from skylight.backend.queue.failures import Failure
 from skylight.backend.queue.progress import JobState, job_states
@@ -27,7 +27,7 @@ CARD_FIELDS = ("version", "created_at", "training_images", "validation", "second
 class VersionState:
     """One version of a project."""
 
-    summary: Version
+    summary: VersionSummary
     card: Mapping[str, Any]  # `CARD_FIELDS` of its card, None where the card lacks one
 
 
@@ -105,7 +105,7 @@ class RecordCache:
             version = self._versions.get((project, number))
         if version is None:
             card = self.service.versions.card(project, number)
-            version = VersionState(summary(card), {name: card.get(name) for name in CARD_FIELDS})
+            version = VersionState(summarize(card), {name: card.get(name) for name in CARD_FIELDS})
             with self._lock:
                 self._versions[project, number] = version
         return version
@@ -122,7 +122,7 @@ def project_state(service: Service, project: str, records: RecordCache | None = 
     return ProjectState(
         project=project,
         model_version=service.version_name(project),
-        normalization=service.normalisations.of(project),
+        normalization=service.normalizations.of(project),
         samples=records.samples(project),
         versions=records.versions(project),
         queue=queue,

@@ -13,7 +13,7 @@ from skylight.backend.errors import SkylightError
 
 if TYPE_CHECKING:
     from skylight.backend.admin.findings import Change
-    from skylight.backend.learning.precompute import Tally
+    from skylight.backend.learning.precompute import EmbeddingProgress
 
 STATE_COLORS = {"ok": "green", "warn": "yellow", "fail": "red"}
 
@@ -65,11 +65,11 @@ def precompute(project: int) -> None:
     interruption.exit(failed=tally is not None and bool(tally.failed))
 
 
-def _rate(tally: "Tally | None") -> str | None:
+def _rate(tally: "EmbeddingProgress | None") -> str | None:
     """Images per second."""
-    from skylight.backend.learning.precompute import speed
+    from skylight.backend.learning.precompute import format_rate
 
-    return speed(tally.rate) if tally else None
+    return format_rate(tally.rate) if tally else None
 
 
 @click.command()

@@ -28,7 +28,7 @@ from skylight.model.sam.types import Embedding, Prompt
 Size = tuple[int, int]  # height, width in pixels
 Mask = NDArray[np.bool_]
 
-WIDER = 3  # times that a click looks again at a window of twice the side, if its object goes on beyond
+WIDER = 3  # times that a click is answered again from a window of twice the side, if its object goes on beyond
 
 
 log = logging.getLogger(__name__)
@@ -39,19 +39,21 @@ def click(
 ) -> tuple[list[dict[str, Any]], float]:
     """SAM's best mask for the prompt in a context, as regions, and SAM's own estimate of its IoU.
 
-    It goes on from the answer to the same points but the last, see `clicks.answered`.
+    It continues the answer to the same points but the last, see `segment_prompt`.
     """
     embedder = service.embedder.with_normalization(how)
-    asked = read_prompt(context, labeling, lambda output, index: embedder.open(image_url(task, output, index))[1].size)
-    if asked is None:
+    request = read_prompt(
+        context, labeling, lambda output, index: embedder.open(image_url(task, output, index))[1].size
+    )
+    if request is None:
         return [], 0.0
-    url = image_url(task, asked.output, asked.index)
+    url = image_url(task, request.output, request.index)
     digest, embedding = embedder.open(url)
     if not isinstance(embedding, Embedding):
-        return click_large(service, embedder, labeling, task, asked, digest, embedding)
-    place, asked = in_turn(service, task, asked, digest, embedding.size)
-    mask, expected = answered(service, embedder.segmenter, embedding, place, asked, asked.prompt)
-    return drawn(service, labeling, task, asked, mask, expected, Placement(0, 0, embedding.size))
+        return click_large(service, embedder, labeling, task, request, digest, embedding)
+    session, request = resume_session(service, task, request, digest, embedding.size)
+    mask, expected = segment_prompt(service, embedder.segmenter, embedding, session, request, request.prompt)
+    return mask_regions(service, labeling, task, request, mask, expected, Placement(0, 0, embedding.size))
 
 
 def click_large(
@@ -59,26 +61,26 @@ def click_large(
     embedder: ImageEmbedder,
     labeling: Labeling,
     task: dict[str, Any],
-    asked: ClickRequest,
+    request: ClickRequest,
     digest: str,
     raster: Raster,
 ) -> tuple[list[dict[str, Any]], float]:
-    """As `predict.click`, for a large picture: from the tile whose centre is nearest to the prompt.
+    """As `click`, for a large image: from the tile whose centre is nearest to the prompt.
 
     If the mask goes on beyond the tile, the answer is that of a window of twice the side around it.
     """
-    here, asked = in_turn(service, task, asked, digest, raster.size)
-    window = tiled_inference.nearest(raster.size, embedder.side, *_extent(asked.prompt))
+    image_session, request = resume_session(service, task, request, digest, raster.size)
+    window = tiled_inference.nearest(raster.size, embedder.side, *_extent(request.prompt))
     for left in range(WIDER, -1, -1):
-        place = *here, window  # logits are of one window
+        session = *image_session, window  # logits are of one window
         embedding = embedder.tile_embedding(digest, raster, window)
-        prompt = _moved(asked.prompt, window)
-        mask, expected = answered(service, embedder.segmenter, embedding, place, asked, prompt)
+        prompt = _move_prompt(request.prompt, window)
+        mask, expected = segment_prompt(service, embedder.segmenter, embedding, session, request, prompt)
         further = tiled_inference.wider(raster.size, window, mask)
         if further is None or not left:
             break
         window = further
-    return drawn(service, labeling, task, asked, mask, expected, Placement(window[0], window[1], raster.size))
+    return mask_regions(service, labeling, task, request, mask, expected, Placement(window[0], window[1], raster.size))
 
 
 def _extent(prompt: Prompt) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
@@ -86,59 +88,64 @@ def _extent(prompt: Prompt) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
     corners = [prompt.points[prompt.positive]]
     if prompt.box is not None:
         corners.append(prompt.box.reshape(2, 2))
-    there = np.concatenate(corners)
-    return there.min(0), there.max(0)
+    points = np.concatenate(corners)
+    return points.min(0), points.max(0)
 
 
-def _moved(prompt: Prompt, window: Window) -> Prompt:
+def _move_prompt(prompt: Prompt, window: Window) -> Prompt:
     """A prompt in px of a window, without the negative points that lie beyond it."""
     row, column, height, width = window
     points = prompt.points - np.array([column, row], np.float32)
-    kept = prompt.positive | ((points >= 0) & (points < (width, height))).all(1)
+    inside = prompt.positive | ((points >= 0) & (points < (width, height))).all(1)
     box = None if prompt.box is None else prompt.box - np.tile(np.array([column, row], np.float32), 2)
-    return dataclasses.replace(prompt, points=points[kept], positive=prompt.positive[kept], box=box)
+    return dataclasses.replace(prompt, points=points[inside], positive=prompt.positive[inside], box=box)
 
 
-def in_turn(
-    service: Service, task: dict[str, Any], asked: ClickRequest, digest: str, size: Size
+def resume_session(
+    service: Service, task: dict[str, Any], request: ClickRequest, digest: str, size: Size
 ) -> tuple[tuple[Hashable, ...], ClickRequest]:
-    """The conversation that a prompt on an image of `size` belongs to, and the prompt with what is still on the screen.
+    """The session that a prompt on an image of `size` belongs to, and the prompt with a box that is still shown.
 
-    Raises BadRequest if the browser knows the image in another size, or if nothing is clicked but what is not it.
+    Raises BadRequest if the browser knows the image in another size, or if there are negative clicks only.
     """
-    if asked.size != size:
+    if request.size != size:
         raise BadRequest(
-            f"the browser shows the image as (height, width) {asked.size}, but it is {size}; reload the task"
+            f"the browser shows the image as (height, width) {request.size}, but it is {size}; reload the task"
         )
-    place = str(task.get("id")), digest, asked.output.image, asked.index, asked.label
-    asked = service.click_sessions.restore_box(place, asked, task.get("drafts"))
-    if asked.prompt.box is None and not asked.prompt.positive.any():
+    session = str(task.get("id")), digest, request.output.image, request.index, request.label
+    request = service.click_sessions.restore_box(session, request, task.get("drafts"))
+    if request.prompt.box is None and not request.prompt.positive.any():
         raise BadRequest("there is no object in the negative clicks alone; click inside one first")
-    return place, asked
+    return session, request
 
 
-def answered(
-    service: Service, segmenter: Segmenter, embedding: Embedding, place: Hashable, asked: ClickRequest, prompt: Prompt
+def segment_prompt(
+    service: Service,
+    segmenter: Segmenter,
+    embedding: Embedding,
+    session: Hashable,
+    request: ClickRequest,
+    prompt: Prompt,
 ) -> tuple[Mask, float]:
     """The mask (H, W) bool for a prompt in px of an embedded image, or part of one, and its expected IoU.
 
-    It goes on from the answer to the clicks before, which is on the screen: its logits are given back to SAM, and
-    where SAM's new answer disagrees with a click, or the old one agrees with all, the old one stays, see `corrected`.
+    It continues the answer to the clicks before, which is on the screen: SAM gets its logits, and where SAM's new
+    answer disagrees with a click, or the old one agrees with all, the old one stays, see `corrected`.
     """
-    before = service.click_sessions.previous(place, asked)
-    found = segmenter.segment(embedding, prompt, None if before is None else before.logits, candidates=1)
-    mask = found.masks[0]
+    before = service.click_sessions.previous(session, request)
+    answer = segmenter.segment(embedding, prompt, None if before is None else before.logits, candidates=1)
+    mask = answer.masks[0]
     if before is not None and before.mask.shape == mask.shape:
         mask = corrected(before.mask, mask, prompt.points, prompt.positive)
-    service.click_sessions.record(place, asked, found.logits[0], mask)
-    return mask, float(found.scores[0])
+    service.click_sessions.record(session, request, answer.logits[0], mask)
+    return mask, float(answer.scores[0])
 
 
-def drawn(
+def mask_regions(
     service: Service,
     labeling: Labeling,
     task: dict[str, Any],
-    asked: ClickRequest,
+    request: ClickRequest,
     mask: Mask,
     expected: float,
     part: Placement,
@@ -149,40 +156,42 @@ def drawn(
     """
     if service.settings.avoid_overlap:
         height, width = mask.shape
-        there = covered(task, asked, labeling)[part.top : part.top + height, part.left : part.left + width]
-        mask = mask & ~there
+        covered = covered_pixels(task, request, labeling)[part.top : part.top + height, part.left : part.left + width]
+        mask = mask & ~covered
     score = min(max(expected, 0.0), 1.0)
-    regions = draw_regions(asked.output, mask, asked.label, score, asked.index, asked.rotation, part)
+    regions = draw_regions(request.output, mask, request.label, score, request.index, request.rotation, part)
     check_regions(regions, labeling, part.size)
     return regions, score if regions else 0.0
 
 
-def covered(task: Mapping[str, Any], asked: ClickRequest, labeling: Labeling) -> NDArray[np.bool_]:
-    """Where masks of the label asked for already are on the image asked about, (H, W) bool.
+def covered_pixels(task: Mapping[str, Any], request: ClickRequest, labeling: Labeling) -> NDArray[np.bool_]:
+    """The pixels of the requested image that masks of the requested label cover already, (H, W) bool.
 
     Those in the annotator's drafts and in the annotations of the task, whoever made them; not in an annotation of
     which there is a draft, as that is newer, nor in a skipped one. What cannot be read is left out, with a line in the
     log.
     """
-    found = np.zeros(asked.size, bool)
+    covered = np.zeros(request.size, bool)
     for region in _regions(task):
         try:
-            if _is_meant(region, asked, labeling):
-                found |= read_mask(region, asked.size)
+            if _is_same_label(region, request, labeling):
+                covered |= read_mask(region, request.size)
         except BadRequest as error:
             log.warning("task %s: %s", task.get("id"), error)
-    return found
+    return covered
 
 
 def _regions(task: Mapping[str, Any]) -> Iterator[Region]:
     drafts = regions_in(task.get("drafts"))
     redrawn = {draft.get("annotation") for draft in drafts}
     annotations = regions_in(task.get("annotations"))
-    kept = (each for each in annotations if not each.get("was_cancelled") and each.get("id") not in redrawn)
-    for each in (*drafts, *kept):
-        yield from regions_in(each)
+    others = (one for one in annotations if not one.get("was_cancelled") and one.get("id") not in redrawn)
+    for annotation in (*drafts, *others):
+        yield from regions_in(annotation)
 
 
-def _is_meant(region: Region, asked: ClickRequest, labeling: Labeling) -> bool:
-    same_image = region.get("to_name") == asked.output.image and (region.get("item_index") or 0) == (asked.index or 0)
-    return same_image and is_mask(region, labeling) and asked.output.spelled(label_of(region)) == asked.label
+def _is_same_label(region: Region, request: ClickRequest, labeling: Labeling) -> bool:
+    same_image = region.get("to_name") == request.output.image and (region.get("item_index") or 0) == (
+        request.index or 0
+    )
+    return same_image and is_mask(region, labeling) and request.output.spelled(label_of(region)) == request.label

@@ -1,4 +1,4 @@
-"""An image, answered by the regions that a project's decoder predicts."""
+"""Pre-annotation: the regions that a project's decoder predicts in an image."""
 
 import logging
 from typing import Any
@@ -22,20 +22,20 @@ log = logging.getLogger(__name__)
 def preannotation(
     service: Service, decoder: DomainDecoder, labeling: Labeling, url: str
 ) -> tuple[list[dict[str, Any]], float]:
-    """The decoder's regions for an image, and its score: low means "look at me first".
+    """The decoder's regions for an image, and its score: the lowest are to be annotated first.
 
     With `SKYLIGHT_REFINE` SAM is asked about each region too, and the sharper mask is taken where both agree. Of more
-    than `MAX_ANSWERED` regions the surest are taken, and the log says so.
+    than `MAX_ANSWERED` regions those with the highest scores are taken, and the log says so.
     """
     digest, embedding = service.embedder.with_normalization(decoder.config.normalisation).open(url)
     if not isinstance(embedding, Embedding):
         return preannotation_large(service, decoder, labeling, digest, embedding)
     prediction = predict_pixels(decoder, embedding)
     decided = prediction.probabilities
-    if (there := embedding.known_mask()) is not None:
-        prediction.probabilities[:, ~there] = 0  # as in maps, what is not there is background, and not counted
-        prediction.probabilities[0, ~there] = 1
-        decided = prediction.probabilities[:, there] if there.any() else decided
+    if (known := embedding.known_mask()) is not None:
+        prediction.probabilities[:, ~known] = 0  # as in maps, pixels without data are background, and not counted
+        prediction.probabilities[0, ~known] = 1
+        decided = prediction.probabilities[:, known] if known.any() else decided
     every = find_regions(prediction, service.settings.min_area)
     if len(every) > MAX_ANSWERED:
         log.warning("%s: of %d regions the %d with the highest scores are sent", url, len(every), MAX_ANSWERED)
@@ -56,7 +56,7 @@ def preannotation(
 def preannotation_large(
     service: Service, decoder: DomainDecoder, labeling: Labeling, digest: str, raster: Raster
 ) -> tuple[list[dict[str, Any]], float]:
-    """As `predict.preannotation`, for a large picture; SAM is not asked about its regions."""
+    """As `preannotation`, for a large image; SAM does not refine its regions."""
     config, embedder = decoder.config, service.embedder.with_normalization(decoder.config.normalisation)
     separated = frozenset(config.labels.index(label) for label in config.separate)
     found = Map(raster.size, len(config.labels), separated)

@@ -1,4 +1,4 @@
-"""How a project has gone: its learning curve, and how far accepted annotations lay from the pre-annotations shown."""
+"""A project's history: its learning curve, and how well pre-annotations agreed with the annotations made from them."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -16,8 +16,8 @@ UNCHANGED = 0.98  # IoU from which an annotation counts as accepted as it was: a
 
 
 @dataclass(frozen=True)
-class Version:
-    """A version in short; `mean_iou` and `per_label` in [0, 1], None and empty if it was not measured."""
+class VersionSummary:
+    """A version in brief; `mean_iou` and `per_label` in [0, 1], None and empty if it was not measured."""
 
     number: int
     created_at: datetime
@@ -53,28 +53,28 @@ def agreement(shown: Mapping[str, Any] | None, accepted: LabelMap, labeling: Lab
         return None
     height, width = accepted.array.shape
     try:
-        found = label_map(shown["result"], labeling, (height, width))
+        predicted = label_map(shown["result"], labeling, (height, width))
     except (SkylightError, *DATA_ERRORS):  # a prediction that somebody else wrote, say
         return None
     scores = LabelScores(labeling.labels)
-    scores.add(found.array, accepted.array)
+    scores.add(predicted.array, accepted.array)
     return round(scores.mean, 4)
 
 
 def agreements(records: Iterable[SampleRecord]) -> list[Agreement]:
     """The accepted annotations that began with a pre-annotation, the oldest first."""
-    found = [
+    made_from_predictions = [
         Agreement(record.annotation, record.task, moment(record.updated_at), record.shown, record.agreement)
         for record in records
         if record.agreement is not None
     ]
-    return sorted(found, key=lambda one: (one.at, one.annotation))
+    return sorted(made_from_predictions, key=lambda one: (one.at, one.annotation))
 
 
-def summary(card: Mapping[str, Any]) -> Version:
-    """A version in short, from its card; a card may lack anything but the number."""
+def summarize(card: Mapping[str, Any]) -> VersionSummary:
+    """A version in brief, from its card; a card may lack anything but the number."""
     measured = card.get("validation") or {}
-    return Version(
+    return VersionSummary(
         number=int(card["version"]),
         created_at=moment(card.get("created_at")),
         annotations=len(card.get("annotations") or ()),
@@ -90,7 +90,7 @@ def summary(card: Mapping[str, Any]) -> Version:
     )
 
 
-def learning_curve(versions: Iterable[Version]) -> list[Version]:
+def learning_curve(versions: Iterable[VersionSummary]) -> list[VersionSummary]:
     """The measured versions by rising number of annotations."""
     measured = (version for version in versions if version.mean_iou is not None)
     return sorted(measured, key=lambda version: (version.annotations, version.number))
@@ -104,7 +104,7 @@ def running_mean(values: Sequence[float], window: int = RECENT) -> list[float]:
 def moment(text: Any) -> datetime:
     """A time as Label Studio or a card writes it, in UTC; the year 1 for what is none."""
     try:
-        found = datetime.fromisoformat(str(text))
+        when = datetime.fromisoformat(str(text))
     except ValueError:
         return datetime.min.replace(tzinfo=UTC)
-    return found.astimezone(UTC) if found.tzinfo else found.replace(tzinfo=UTC)
+    return when.astimezone(UTC) if when.tzinfo else when.replace(tzinfo=UTC)

@@ -1,4 +1,4 @@
-"""Which kind of image a task shows, so that Label Studio can serve different ones one after another.
+"""Clusters of a project's images, so that Label Studio can serve tasks of different kinds one after another.
 
 Its uncertainty sampling serves the task of the lowest score in a cluster of which the annotator has done the fewest,
 counted among the tasks with a prediction by the version of now.

@@ -32,14 +32,14 @@ def readiness(service: Service, project: str) -> Readiness:
     found = client.project(number)
     if project_key(found) != project:
         raise LabelStudioError(f"Label Studio's project {number} is another one now; {project} is gone")
-    urls = list(addresses(islice(client.tasks(number), TASKS), service, project))
+    urls = list(clickable_urls(islice(client.tasks(number), TASKS), service, project))
     ready = sum(map(readiness_test(service, project), urls))
     tasks = int(found.get("task_number") or 0)
     return Readiness(str(found.get("title") or ""), tasks, ready, len(urls), tasks <= TASKS)
 
 
-def addresses(tasks: Iterable[TaskSummary], service: Service, project: str) -> Iterator[str]:
-    """The addresses of all images of some tasks that can be clicked on; none if the configuration cannot be served."""
+def clickable_urls(tasks: Iterable[TaskSummary], service: Service, project: str) -> Iterator[str]:
+    """The URLs of all images of some tasks that can be clicked on; none if the configuration cannot be served."""
     try:
         labeling = service.labeling(service.store.config(project))
     except SkylightError:
@@ -53,10 +53,10 @@ def readiness_test(service: Service, project: str, samples: bool = True) -> Call
     project has it seen.
 
     No image and no embedding is read for it. With `samples` the project's are looked at too: they also know the
-    addresses that were fetched before a home had `addresses`.
+    addresses that were fetched before the store had `addresses`.
     """
     learned = {record.url: record.image for record in service.store.samples(project)} if samples else {}
-    how = service.normalisations.of(project)
+    how = service.normalizations.of(project)
 
     def ready(url: str) -> bool:
         digest = learned.get(url) or service.url_index.digest(url)

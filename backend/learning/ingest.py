@@ -1,4 +1,4 @@
-"""From an event to a sample: embedding, label map and single objects. Idempotent by annotation id and `updated_at`."""
+"""Makes samples of events: embedding, label map and single objects. Idempotent by annotation id and `updated_at`."""
 
 import logging
 import re
@@ -21,39 +21,37 @@ ELLIPSES = re.compile("<ellipse", re.IGNORECASE)  # in a configuration: a contro
 log = logging.getLogger(__name__)
 
 
-def drain(service: Service, project: str) -> int:
-    """Work through the inbox; an event leaves it when it is done. Gives how many there were.
+def ingest_inbox(service: Service, project: str) -> int:
+    """Apply the events in the inbox; an event leaves it when it is done. Gives how many there were.
 
-    An annotation that cannot be used (its image is gone, say) is set aside, see `skylight.backend.queue.quarantine`,
-    and holds up nothing.
-    Where other projects' events wait, or after a slice (see `skylight.backend.queue.time_slice`), some may be left
-    for the next.
+    An annotation that cannot be used (its image is gone, say) goes to the quarantine and holds up nothing. When the
+    time slice is over some events may be left for the next.
     """
     count = 0
     with service.queue.lock(project, "ingest") as held:
         if not held:  # another worker is at it
             return 0
-        bury(service, project)
+        record_worker_death(service, project)
         time_slice = TimeSlice(service.queue, "ingest")
         time_slice.start_work()
         for event in service.queue.take_events(project):
             service.check_stop()
-            handle(service, project, event)
+            apply_event(service, project, event)
             count += 1
             if time_slice.is_over:
                 break  # the event is still in the inbox, and found to be done next time
     return count
 
 
-def bury(service: Service, project: str) -> None:
-    """Note by which annotation a worker ended, if one did. To be called with the lock "ingest"."""
+def record_worker_death(service: Service, project: str) -> None:
+    """Record by which annotation a worker died, if one did. To be called with the lock "ingest"."""
     if event := service.quarantine.take_unfinished(project):
         reason = "the worker ended while it was read: out of memory, perhaps, or stopped"
-        _fail(service, project, event, reason, own=False, death=True)
+        _record_failure(service, project, event, reason, own=False, death=True)
 
 
-def retry(service: Service, project: str) -> bool:
-    """Try the annotations that were set aside and are due, for a slice at most; gives whether a sample changed.
+def retry_failed(service: Service, project: str) -> bool:
+    """Try the failed annotations that are due, for a time slice at most; gives whether a sample changed.
 
     Those that Label Studio can be asked for are left to a reconciliation.
     """
@@ -65,13 +63,13 @@ def retry(service: Service, project: str) -> bool:
                 break  # and due still
             if each.event is not None:
                 # Without its configuration, which is of when it came.
-                changed |= handle(service, project, {**each.event, "label_config": ""})
+                changed |= apply_event(service, project, {**each.event, "label_config": ""})
             else:
                 service.queue.request_reconciliation(project)
     return changed
 
 
-def handle(service: Service, project: str, event: Event) -> bool:
+def apply_event(service: Service, project: str, event: Event) -> bool:
     """Apply one event to the store; gives whether it changed a sample. One that cannot be read is left out."""
     try:
         return _apply(service, project, event)
@@ -101,28 +99,28 @@ def _apply(service: Service, project: str, event: Event) -> bool:
     if what != "annotation":
         return False
     if not service.quarantine.holds(project, event["id"], state_of(event)):
-        return _try(service, project, event)
+        return _ingest_or_record(service, project, event)
     if service.labelstudio is None:  # which could be asked for it again
         service.quarantine.keep_event(project, event)
     return False
 
 
-def _try(service: Service, project: str, event: Event) -> bool:
-    """Use an annotation, or set it aside."""
+def _ingest_or_record(service: Service, project: str, event: Event) -> bool:
+    """Make an annotation a sample, or record its failure."""
     service.quarantine.mark_begun(project, event)
     try:
-        changed = _annotation(service, project, event)
+        changed = _ingest_annotation(service, project, event)
         service.quarantine.remove(project, event["id"])
     except MediaError as error:  # the storage may be away, or the image may come back
         record_error(error)
-        changed = _fail(service, project, event, str(error), own=False)
+        changed = _record_failure(service, project, event, str(error), own=False)
     except (SkylightError, ImageError) as error:
         record_error(error)
-        changed = _fail(service, project, event, str(error), own=True)
+        changed = _record_failure(service, project, event, str(error), own=True)
     except POISON_ERRORS as error:
         log.exception("project %s annotation %s: an error that Skylight did not foresee", project, event["id"])
         record_error(error)
-        changed = _fail(service, project, event, f"{type(error).__name__}: {error}", own=True)
+        changed = _record_failure(service, project, event, f"{type(error).__name__}: {error}", own=True)
     except OSError:  # the store's; the annotation is not to blame, nor has a worker ended by it
         service.quarantine.mark_ended(project)
         raise
@@ -130,18 +128,18 @@ def _try(service: Service, project: str, event: Event) -> bool:
     return changed
 
 
-def _fail(service: Service, project: str, event: Event, reason: str, own: bool, death: bool = False) -> bool:
+def _record_failure(service: Service, project: str, event: Event, reason: str, own: bool, death: bool = False) -> bool:
     keep = service.labelstudio is None and not death
-    found = service.quarantine.record_failure(project, event, reason, own, death, keep)
+    failed = service.quarantine.record_failure(project, event, reason, own, death, keep)
     tried = "is set aside and tried again"
-    if found.quarantined:
+    if failed.quarantined:
         tried = "is quarantined until it or the configuration changes"
     log.error("project %s annotation %s cannot be learned from, %s: %s", project, event["id"], tried, reason)
     return False
 
 
 def save_config(service: Service, project: str, label_config: str) -> None:
-    """Keep the configuration. Another may show other images; other labels than before call for another training."""
+    """Store the configuration. Another may show other images; other labels than before call for another training."""
     before = service.store.config(project)
     if not service.store.save_config(project, label_config):
         return
@@ -155,8 +153,8 @@ def save_config(service: Service, project: str, label_config: str) -> None:
             log.warning("project %s: %s", project, error)
 
 
-def parked(service: Service, project: str, record: SampleRecord) -> bool:
-    """Whether a sample lacks regions that can be read by now: of labels that the configuration has, or ellipses."""
+def is_incomplete(service: Service, project: str, record: SampleRecord) -> bool:
+    """Whether a sample lacks regions that can be read now: of labels that the configuration has, or ellipses."""
     if record.reading < READER_VERSION and ELLIPSES.search(service.store.config(project)):
         return True
     if not record.parked:
@@ -165,25 +163,25 @@ def parked(service: Service, project: str, record: SampleRecord) -> bool:
     return any(labeling.number(label) for label in record.parked)
 
 
-def _annotation(service: Service, project: str, event: Event) -> bool:
+def _ingest_annotation(service: Service, project: str, event: Event) -> bool:
     earlier = service.store.get(project, event["id"])
     marks = {"ground_truth": event.get("ground_truth", False), "reviewed": event.get("reviewed", False)}
     known = earlier is not None and not earlier.outdated(event["updated_at"], **marks)
-    if earlier and known and not parked(service, project, earlier):
+    if earlier and known and not is_incomplete(service, project, earlier):
         return False
     if event["skipped"]:
         return service.store.remove(project, event["id"])
     labeling = service.labeling(service.store.config(project))
     url = image_url({"id": event["task"], "data": event["data"]}, labeling)
     digest, embedding = service.embedder_for(project).embedding(url)
-    found = label_map(event["result"], labeling, embedding.size)
-    for reason in found.ignored:
+    drawn = label_map(event["result"], labeling, embedding.size)
+    for reason in drawn.ignored:
         log.info("project %s annotation %s: %s", project, event["id"], reason)
-    if event["result"] and not found.regions and not found.parked:
+    if event["result"] and not drawn.regions and not drawn.parked:
         log.warning("project %s annotation %s holds prompts but no mask; not learned from", project, event["id"])
         return service.store.remove(project, event["id"])
     shown = event.get("shown")
-    agreed = agreement(shown, found, labeling)
+    agreed = agreement(shown, drawn, labeling)
     record = SampleRecord(
         annotation=event["id"],
         task=event["task"],
@@ -192,12 +190,12 @@ def _annotation(service: Service, project: str, event: Event) -> bool:
         image=digest,
         size=embedding.size,
         labels=labeling.labels,
-        regions=found.regions,
+        regions=drawn.regions,
         shown=shown["version"] if shown and agreed is not None else "",
         agreement=agreed,
-        parked=found.parked,
+        parked=drawn.parked,
         reading=READER_VERSION,
         **marks,
     )
-    service.store.put(project, record, found.array, found.instances)
+    service.store.put(project, record, drawn.array, drawn.instances)
     return True

@@ -18,8 +18,8 @@ from skylight.backend.labelstudio.image_urls import image_url
 from skylight.backend.labelstudio.label_config import Labeling
 from skylight.backend.labelstudio.task_listing import TaskSummary
 from skylight.backend.learning.clusters import cluster_of, find_clusters
-from skylight.backend.learning.prediction_delivery import EMPTY, MARK_SECONDS, Delivery, forget
-from skylight.backend.learning.superseded_predictions import note, number_of
+from skylight.backend.learning.prediction_delivery import EMPTY, MARK_SECONDS, Delivery, forget_delivery
+from skylight.backend.learning.superseded_predictions import number_of, record_superseded
 from skylight.backend.queue.queue import Progress
 from skylight.backend.queue.time_slice import SHARED_SECONDS, TimeSlice
 from skylight.backend.service import Service
@@ -52,8 +52,8 @@ def preannotate(service: Service, project: str, undisturbed: float = 0.0) -> boo
     if client is None:
         return False
     try:
-        found = _begin(service, client, project, undisturbed)
-        return found is not None and found.run()
+        round_ = _begin(service, client, project, undisturbed)
+        return round_ is not None and round_.run()
     except LabelStudioError as error:
         log.warning("project %s is not pre-annotated: %s", project, error)
         service.retries.record_refusal(project, "preannotate", REFUSED, error)
@@ -63,7 +63,7 @@ def preannotate(service: Service, project: str, undisturbed: float = 0.0) -> boo
     return False
 
 
-def _begin(service: Service, client: LabelStudio, project: str, undisturbed: float) -> "_Round | None":
+def _begin(service: Service, client: LabelStudio, project: str, undisturbed: float) -> "_PreannotationRound | None":
     """A round, None if there is nothing to send, or if Label Studio's project is another one by now."""
     version = service.version_name(project)  # before the decoder: should the next one come between, it is noticed
     labeling = service.labeling(service.store.config(project))
@@ -83,12 +83,12 @@ def _begin(service: Service, client: LabelStudio, project: str, undisturbed: flo
         return None
     delivery = Delivery(service, client, project, version, str(found.get("model_version") or ""))
     time_slice = TimeSlice(service.queue, "preannotate", max(SHARED_SECONDS, undisturbed))
-    return _Round(delivery, labeling, decoder, time.monotonic() + undisturbed, time_slice)
+    return _PreannotationRound(delivery, labeling, decoder, time.monotonic() + undisturbed, time_slice)
 
 
 @dataclass(frozen=True)
-class _Round:
-    """One project's open tasks and one version, or SAM alone."""
+class _PreannotationRound:
+    """One round over a project's open tasks, by one version or by SAM alone."""
 
     delivery: Delivery
     labeling: Labeling
@@ -239,8 +239,8 @@ class _Round:
         if stored.get(self.version) and shown != self.version:
             client.set_model_version(self.number, self.version)
             shown = self.version
-        for earlier in note(self.service, self.project, shown, stored):
-            forget(self.service, self.project, earlier)
+        for earlier in record_superseded(self.service, self.project, shown, stored):
+            forget_delivery(self.service, self.project, earlier)
 
 
 def _is_open(task: TaskSummary) -> bool:

@@ -42,8 +42,8 @@ class TaskImage:
 
 
 @dataclass
-class Tally:
-    """How far the embedding of some images is."""
+class EmbeddingProgress:
+    """Counts of images that are embedded, were, or could not be."""
 
     total: int
     there: int = 0  # were embedded already
@@ -63,12 +63,12 @@ class Tally:
         return self.embedded / max(time.monotonic() - self.began, 1e-9)
 
 
-def speed(rate: float) -> str:
+def format_rate(rate: float) -> str:
     """Images per second, as people read it."""
     return f"{rate:.1f} images/s" if rate >= 1 else f"{rate:.2f} images/s"
 
 
-def images_of(tasks: Iterable[TaskSummary], labeling: Labeling) -> list[TaskImage]:
+def task_images(tasks: Iterable[TaskSummary], labeling: Labeling) -> list[TaskImage]:
     """All images of some tasks that can be clicked on, each once."""
     found: dict[str, TaskImage] = {}
     for task in tasks:
@@ -78,7 +78,7 @@ def images_of(tasks: Iterable[TaskSummary], labeling: Labeling) -> list[TaskImag
 
 
 def embed_each(
-    service: Service, client: LabelStudio, project: str, images: Iterable[TaskImage], tally: Tally
+    service: Service, client: LabelStudio, project: str, images: Iterable[TaskImage], tally: EmbeddingProgress
 ) -> Iterator[tuple[TaskImage, str]]:
     """Embed a project's images, each counted in `tally`; yields each with "", or with why it could not be.
 
@@ -101,7 +101,7 @@ def embed_each(
         else:
             tally.embedded += 1
         if len(tally.quantiles) >= ENOUGH:
-            service.normalisations.settle(project, tally.quantiles)
+            service.normalizations.settle(project, tally.quantiles)
             tally.quantiles.clear()
             ready = readiness_test(service, project, samples=False)
         yield image, reason or ""
@@ -122,7 +122,7 @@ def _at_once(
             yield from ((image, each.result()) for image, each in zip(chunk, found, strict=True))
 
 
-def _embed(service: Service, client: LabelStudio, project: str, image: TaskImage, tally: Tally) -> str:
+def _embed(service: Service, client: LabelStudio, project: str, image: TaskImage, tally: EmbeddingProgress) -> str:
     """Embed an image; gives why it could not be, "" if it is."""
     if (free := free_bytes(service.settings.home)) < DISK_FAIL:
         raise Unavailable(f"only {free / GIGABYTE:.1f} GB are free for {service.settings.home}; make room")
@@ -144,7 +144,7 @@ def _embed(service: Service, client: LabelStudio, project: str, image: TaskImage
         return f"{type(error).__name__}: {error}"
 
 
-def precompute(service: Service, number: int) -> Iterator[Tally]:
+def precompute(service: Service, number: int) -> Iterator[EmbeddingProgress]:
     """Embed all images of Label Studio's project `number` here and now; yields how far it is after each, and at first.
 
     It goes from the last task to the first: a worker that is at it comes from the other end, and they meet. Needs no
@@ -155,21 +155,21 @@ def precompute(service: Service, number: int) -> Iterator[Tally]:
         raise Unavailable("set LABEL_STUDIO_URL and LABEL_STUDIO_API_KEY")
     found = client.project(number)
     project = project_key(found)
-    images = images_of(client.tasks(number), service.labeling(str(found["label_config"])))
+    images = task_images(client.tasks(number), service.labeling(str(found["label_config"])))
     how: Normalization | None = None
-    while how != service.normalisations.of(project):  # settled on the way, it asks for the first ones once more
-        how = service.normalisations.of(project)
+    while how != service.normalizations.of(project):  # settled on the way, it asks for the first ones once more
+        how = service.normalizations.of(project)
         ready = readiness_test(service, project)
         todo = [image for image in images if not ready(image.url)]
-        tally = Tally(len(images), there=len(images) - len(todo))
+        tally = EmbeddingProgress(len(images), there=len(images) - len(todo))
         yield tally
         for _ in embed_each(service, client, project, reversed(todo), tally):
             yield tally
-        service.normalisations.settle(project, tally.quantiles)
+        service.normalizations.settle(project, tally.quantiles)
 
 
 def embed_project(service: Service, project: str) -> bool:
-    """Embed what is wanted of a project, what follows the tasks opened last before all else.
+    """Embed a project's images as requested, those of the tasks after the ones opened last first.
 
     Stops when something more urgent is queued, or after a while; gives whether anything is left. What is embedded is
     known by its file, so it goes on from there. If Label Studio does not answer, the log, the page and the doctor say
@@ -183,7 +183,7 @@ def embed_project(service: Service, project: str) -> bool:
         found = client.project(number)
         if project_key(found) != project:
             raise LabelStudioError(f"Label Studio's project {number} is another one now")
-        left = _Round(service, client, project, service.labeling(str(found["label_config"]))).run()
+        left = _EmbeddingRound(service, client, project, service.labeling(str(found["label_config"]))).run()
         service.failures.clear(project, REFUSED)
         return left
     except LabelStudioError as error:
@@ -196,8 +196,8 @@ def embed_project(service: Service, project: str) -> bool:
     return False
 
 
-class _Round:
-    """One job's part of a project."""
+class _EmbeddingRound:
+    """One job's share of embedding a project's images."""
 
     def __init__(self, service: Service, client: LabelStudio, project: str, labeling: Labeling) -> None:
         self.service = service
@@ -219,12 +219,12 @@ class _Round:
             return True
         if not wanted:
             return False
-        images = images_of(self.client.tasks(self.number), self.labeling)
+        images = task_images(self.client.tasks(self.number), self.labeling)
         ready = readiness_test(self.service, self.project)
         missing = {image.url: image for image in images if not ready(image.url)}
         todo = [missing[url] for url in self.service.prefetch_requests.without_failed(self.project, missing)]
-        how = self.service.normalisations.of(self.project)
-        tally = Tally(len(images), there=len(images) - len(todo))  # or have failed before
+        how = self.service.normalizations.of(self.project)
+        tally = EmbeddingProgress(len(images), there=len(images) - len(todo))  # or have failed before
         report = reporter(queue, self.project, "embed")
         report(tally.done, tally.total, 0.0)
         self.time_slice.start_work()
@@ -233,7 +233,7 @@ class _Round:
             if self._interrupted():
                 return True
         self.service.prefetch_requests.mark_done(self.project, wanted)
-        if self.service.normalisations.settle(self.project, tally.quantiles) != how:
+        if self.service.normalizations.settle(self.project, tally.quantiles) != how:
             self.service.prefetch_requests.request_all(
                 self.project
             )  # the first ones once more, by what they have settled
@@ -241,38 +241,38 @@ class _Round:
         return False
 
     def _interrupted(self) -> bool:
-        """Do what is urgent among the embedding; whether it then has to end, for what is more urgent still."""
-        return self._must_end() or self._follow()
+        """Embed the next tasks' images, if requested; gives whether the round has to end for something more urgent."""
+        return self._must_end() or self._embed_next_tasks()
 
     def _must_end(self) -> bool:
         self.service.check_stop()
         return self.time_slice.is_over or self.service.queue.has_waiting("ingest", "train", "preannotate")
 
-    def _follow(self) -> bool:
+    def _embed_next_tasks(self) -> bool:
         """Embed what comes after the tasks opened last; gives whether something more urgent came between."""
         while (task := self.service.prefetch_requests.last_opened(self.project)) is not None:
             page = islice(self.client.tasks(self.number, after=task), LIGHT_PAGE)
             following = islice((each for each in page if not each.annotations and not each.skipped), NEXT)
-            for _ in self._embed(images_of(following, self.labeling), Tally(0)):
+            for _ in self._embed(task_images(following, self.labeling), EmbeddingProgress(0)):
                 if self._must_end():
                     return True
             self.service.prefetch_requests.mark_next_done(self.project, task)
         return False
 
-    def _embed(self, images: Iterable[TaskImage], tally: Tally) -> Iterator[TaskImage]:
+    def _embed(self, images: Iterable[TaskImage], tally: EmbeddingProgress) -> Iterator[TaskImage]:
         for image, reason in embed_each(self.service, self.client, self.project, images, tally):
             if reason:
                 log.warning("project %s task %s: its image is not embedded: %s", self.project, image.task, reason)
                 self.service.prefetch_requests.note_failure(self.project, image.url)
             yield image
 
-    def _log(self, tally: Tally) -> None:
+    def _log(self, tally: EmbeddingProgress) -> None:
         if tally.embedded or tally.failed:
             log.info(
                 "project %s: %d images embedded, %s; %d were, or had failed before; %d failed",
                 self.project,
                 tally.embedded,
-                speed(tally.rate),
+                format_rate(tally.rate),
                 tally.there,
                 len(tally.failed),
             )

@@ -1,4 +1,4 @@
-"""How a version's predictions come into Label Studio without taking away one that an editor was opened with."""
+"""Delivers a version's predictions to Label Studio without removing one that an editor was opened with."""
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -10,9 +10,9 @@ from skylight.backend.learning.superseded_predictions import (
     MOST_EARLIER,
     is_ours,
     number_of,
+    record_deleted,
+    record_overwrite,
     replaceable,
-    say_deleted,
-    written_over,
 )
 from skylight.backend.queue.keys import key
 from skylight.backend.service import Service
@@ -31,7 +31,7 @@ def _sent(project: str, version: str) -> str:
     return key(project, f"sent-{version}")
 
 
-def forget(service: Service, project: str, version: str) -> None:
+def forget_delivery(service: Service, project: str, version: str) -> None:
     """Forget which tasks have a version's prediction: by now some may have been written over, or deleted."""
     service.queue.redis.delete(_done(project, version), _sent(project, version))
 
@@ -71,24 +71,24 @@ class Delivery:
         if number_of(self.shown) > number_of(self.version):
             stored = self.client.model_versions(self.number)
             self.client.set_model_version(self.number, self.version if stored.get(self.version) else "")
-            forget(self.service, self.project, self.version)
+            forget_delivery(self.service, self.project, self.version)
 
     def is_withdrawn(self, task: TaskSummary) -> bool:
         """Whether a task has a prediction of a version that was rolled back."""
         return any(number_of(each) > number_of(self.version) for each in task.model_versions)
 
     def store(self, task: TaskSummary, made: Mapping[str, Any]) -> None:
-        """Store a task's prediction, {result, score, cluster}: under the id of one that has outlived its use, if one
-        has, else under another.
+        """Store a task's prediction, {result, score, cluster}: in place of one that is no longer needed, if there is
+        one, else as a new one.
 
         Nothing where the task is gone. Raises LabelStudioError.
         """
         body = {**made, "model_version": self.version}
         written = False
-        for old in self._outlived(task):
+        for old in self._replaceable(task):
             if self.client.replace_prediction(self.number, task.id, old.id, body):
                 written = True
-                written_over(self.service, self.project, old)
+                record_overwrite(self.service, self.project, old)
         has_it = self.is_withdrawn(task) and self.version in task.model_versions
         if not written and not has_it and not self.client.create_prediction(self.number, task.id, body):
             return
@@ -96,7 +96,7 @@ class Delivery:
         redis.sadd(self.sent, task.id)
         redis.expire(self.sent, MARK_SECONDS)
 
-    def _outlived(self, task: TaskSummary) -> list[StoredPrediction]:
+    def _replaceable(self, task: TaskSummary) -> list[StoredPrediction]:
         """The predictions to be written over: those of versions that were rolled back, the empty one of a
         late answer, or the oldest of many earlier ones.
         """
@@ -127,7 +127,7 @@ class Delivery:
         if not gone:
             return
         named = ", ".join(map(str, gone[:NAMED])) + (" and others" if len(gone) > NAMED else "")
-        say_deleted(self.service, self.project, f"of {len(gone)} tasks ({named})")
+        record_deleted(self.service, self.project, f"of {len(gone)} tasks ({named})")
 
 
 def _is_cut(task: TaskSummary) -> bool:

@@ -1,4 +1,4 @@
-"""Label Studio does not repeat a webhook: what it holds is compared with the store, by id and `updated_at`.
+"""Compares Label Studio's annotations with the store, by id and `updated_at`, as it does not repeat a lost webhook.
 
 On two busy cores a project of 10,000 annotations takes 15 s, a glance at it 0.3 s.
 """
@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 from skylight.backend.errors import LabelStudioError, NotFound
 from skylight.backend.labelstudio.events import annotation_event, project_key
 from skylight.backend.labelstudio.task_listing import AnnotationSummary
-from skylight.backend.learning.ingest import bury, handle, parked, save_config
+from skylight.backend.learning.ingest import apply_event, is_incomplete, record_worker_death, save_config
 from skylight.backend.learning.webhook_reactivation import reactivate
 from skylight.backend.queue.keys import key
 from skylight.backend.queue.quarantine import State
@@ -21,8 +21,8 @@ from skylight.backend.trace import record_error
 # Of Label Studio's project: with the time of the newest change of a task they tell of whatever was done to annotations
 # (1.23.2: submit, update, skip, delete, deletion of many, of tasks, imports; each seen to change one of them).
 COUNTERS = ("task_number", "total_annotations_number", "skipped_annotations_number")
-BELIEVED_SECONDS = 3600  # how long nothing is compared at a glance that finds nothing new
-LEFT_SECONDS = 900  # the same where an annotation could not be made a sample, perhaps for its image
+UNCHANGED_SECONDS = 3600  # how long a glance that finds nothing new is enough
+INCOMPLETE_SECONDS = 900  # the same where an annotation could not be made a sample, perhaps for its image
 
 REFUSED = "reconciliation"  # what a failure by Label Studio is called
 
@@ -43,7 +43,7 @@ def reconcile(service: Service, project: str, glance: bool = False, whole: bool 
     try:
         with service.queue.lock(project, "ingest") as held:
             if held:
-                bury(service, project)
+                record_worker_death(service, project)
             changed = _reconcile(service, project, glance, whole) if held else 0
         service.failures.clear(project, REFUSED)
         return changed
@@ -59,34 +59,37 @@ def reconcile(service: Service, project: str, glance: bool = False, whole: bool 
 def _reconcile(service: Service, project: str, glance: bool, whole: bool) -> int:
     assert service.labelstudio is not None
     number = int(project.partition(".")[0])
-    found = _found(service, project, number)
-    if found is None:
+    labelstudio_project = _fetch_project(service, project, number)
+    if labelstudio_project is None:
         return 0
     reactivate(service, project)
-    save_config(service, project, str(found["label_config"]))
-    state = "/".join(str(found.get(name)) for name in COUNTERS) + f"/{service.labelstudio.newest_change(number)}"
+    save_config(service, project, str(labelstudio_project["label_config"]))
+    state = (
+        "/".join(str(labelstudio_project.get(name)) for name in COUNTERS)
+        + f"/{service.labelstudio.newest_change(number)}"
+    )
     seen = key(project, "reconciled")
     if glance and service.queue.redis.get(seen) == f"{state}/{service.store.count(project)}".encode():
         return 0
     time_slice = TimeSlice(service.queue, "ingest")
     changed, missing = _compare(service, project, number)
     time_slice.start_work()
-    taken = _ingest(service, project, number, missing, None if whole else time_slice)
-    changed += taken.added
+    result = _ingest(service, project, number, missing, None if whole else time_slice)
+    changed += result.added
     if changed:
         log.info("project %s: %d samples reconciled with Label Studio", project, changed)
-    if taken.ended:
+    if result.ended:
         service.queue.request_reconciliation(project)
         service.queue.request(project, "ingest")
         return changed
     service.failures.clear(project, "damaged")
     # What changed in Label Studio since `state` was asked for makes the next glance look closer.
-    believed = LEFT_SECONDS if taken.added < len(missing) else BELIEVED_SECONDS
-    service.queue.redis.set(seen, f"{state}/{service.store.count(project)}", ex=believed)
+    valid = INCOMPLETE_SECONDS if result.added < len(missing) else UNCHANGED_SECONDS
+    service.queue.redis.set(seen, f"{state}/{service.store.count(project)}", ex=valid)
     return changed
 
 
-def _found(service: Service, project: str, number: int) -> dict[str, Any] | None:
+def _fetch_project(service: Service, project: str, number: int) -> dict[str, Any] | None:
     """Label Studio's project, None if it is not there any more: nothing is deleted, but the rounds leave it out."""
     assert service.labelstudio is not None
     try:
@@ -126,7 +129,7 @@ def _compare(service: Service, project: str, number: int) -> tuple[int, dict[int
     return removed, missing
 
 
-class _Taken(NamedTuple):
+class _IngestResult(NamedTuple):
     """How many annotations were made samples, and whether the time slice ended before all were tried."""
 
     added: int
@@ -135,22 +138,22 @@ class _Taken(NamedTuple):
 
 def _ingest(
     service: Service, project: str, number: int, missing: dict[int, AnnotationSummary], time_slice: TimeSlice | None
-) -> _Taken:
+) -> _IngestResult:
     """Make annotations samples; one at least, however short the time slice."""
     assert service.labelstudio is not None
     added = tried = 0
     if not missing:
-        return _Taken(0, False)
+        return _IngestResult(0, False)
     for annotation in service.labelstudio.annotations(number, only=sorted({one.task for one in missing.values()})):
         service.check_stop()
         if annotation["id"] not in missing:
             continue
         if tried and time_slice and time_slice.is_over:
-            return _Taken(added, True)
+            return _IngestResult(added, True)
         event = annotation_event(annotation, {"id": annotation["task"], "data": annotation["data"]}, "")
-        added += handle(service, project, event)
+        added += apply_event(service, project, event)
         tried += 1
-    return _Taken(added, False)
+    return _IngestResult(added, False)
 
 
 def _state(one: AnnotationSummary) -> State:
@@ -159,4 +162,4 @@ def _state(one: AnnotationSummary) -> State:
 
 def _is_news(service: Service, project: str, record: SampleRecord, state: State) -> bool:
     """Whether a sample is of an earlier state, or lacks regions of labels that there are by now."""
-    return record.outdated(*state) or parked(service, project, record)
+    return record.outdated(*state) or is_incomplete(service, project, record)

@@ -1,4 +1,4 @@
-"""Predictions of versions that are not served any more: when Label Studio may be rid of them.
+"""Deletes predictions of versions that are not served any more, once no editor can need them.
 
 Label Studio refuses a submit, and the update of an annotation, that names a prediction which is gone (1.23.2: 400,
 `parent_prediction`), and it does not tell which task anybody has open. So what an editor may have been opened with is
@@ -56,7 +56,7 @@ def replaceable(references: TaskReferences, keep: Iterable[str]) -> StoredPredic
     return min(found, key=lambda one: one.updated_at, default=None)
 
 
-def note(
+def record_superseded(
     service: Service, project: str, shown: str, stored: Mapping[str, int], now: float | None = None
 ) -> dict[str, float]:
     """Note since when versions are superseded; gives it, in seconds as `time.time()` counts.
@@ -78,12 +78,12 @@ def note(
     return {version: known.get(version, now) for version in earlier}
 
 
-def written_over(service: Service, project: str, old: StoredPrediction) -> None:
+def record_overwrite(service: Service, project: str, old: StoredPrediction) -> None:
     """Note that Skylight itself has written over a prediction: its version has one less."""
     service.queue.redis.hincrby(_held(project), old.model_version, -1)
 
 
-def say_deleted(service: Service, project: str, which: str) -> None:
+def record_deleted(service: Service, project: str, which: str) -> None:
     """Say that somebody has deleted predictions, on the page and by the doctor, until no editor is open that long."""
     reason = (
         f"the predictions {which} were deleted in Label Studio, and not by Skylight: whoever had a task open with one "
@@ -97,10 +97,10 @@ def _look_for_deleted(service: Service, project: str, gone: Iterable[str]) -> No
     """Say so where versions are gone before their time, of which Skylight has not written over each prediction."""
     held = _read(service, _held(project))
     if deleted := sorted(version for version in gone if int(held.get(version, 0)) > 0):
-        say_deleted(service, project, f"of {', '.join(deleted)}")
+        record_deleted(service, project, f"of {', '.join(deleted)}")
 
 
-def clear(service: Service, project: str, seconds: float, now: float | None = None) -> bool:
+def delete_superseded(service: Service, project: str, seconds: float, now: float | None = None) -> bool:
     """Delete, for so long at most, the predictions that have been superseded for long; gives whether any is left.
 
     Nothing is deleted where Label Studio's project is another one by now, or gone. Raises LabelStudioError and
@@ -119,7 +119,7 @@ def clear(service: Service, project: str, seconds: float, now: float | None = No
         return False
     now = time.time() if now is None else now
     stored = client.model_versions(number)
-    since = note(service, project, str(found.get("model_version") or ""), stored, now)
+    since = record_superseded(service, project, str(found.get("model_version") or ""), stored, now)
     before = now - HOUR * service.settings.keep_predictions
     left = _read(service, _left(project))
     over = {version for version in since if since[version] <= before and stored[version] > int(left.get(version, 0))}

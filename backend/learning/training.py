@@ -113,7 +113,7 @@ class _Training:
         loaded = self._load_tasks(embedder)
         trim_malloc()  # 70 to 380 MB of 500 images: what was read of those that are on the shelf now
         quantiles = [sample.embedding.quantiles for _, sample in loaded if sample.embedding.quantiles is not None]
-        settled = self.service.normalisations.settle(self.project, quantiles)
+        settled = self.service.normalizations.settle(self.project, quantiles)
         if settled != embedder.normalization:
             embedder = self.service.embedder.with_normalization(settled)
             loaded = self._load_tasks(embedder)

@@ -1,4 +1,4 @@
-"""A project's trained version, by what a person calls the project: for commands that work without Label Studio."""
+"""Finds a trained version by a project's name or number, for commands that work without Label Studio."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -11,7 +11,7 @@ from skylight.model.decoder.network import DomainDecoder
 
 
 @dataclass(frozen=True)
-class Version:
+class TrainedVersion:
     """A trained version: its project's name in the store, number, decoder, and card."""
 
     project: str
@@ -25,31 +25,31 @@ class Version:
         return f"skylight-{self.number}"
 
 
-def named(store: SampleStore, given: str) -> str:
+def find_project(store: SampleStore, given: str) -> str:
     """The project in the store that is called `given`: its whole name, or Label Studio's number alone.
 
     Raises BadRequest if there is none, or more than one, or if none can be called so.
     """
     known = store.projects()
-    found = [each for each in known if given in (each, each.partition(".")[0])]
-    if given in found:
+    matches = [project for project in known if given in (project, project.partition(".")[0])]
+    if given in matches:
         return given
-    if len(found) == 1:
-        return found[0]
-    if found:
-        raise BadRequest(f"project {given} may be {' or '.join(found)}: give the whole name")
+    if len(matches) == 1:
+        return matches[0]
+    if matches:
+        raise BadRequest(f"project {given} may be {' or '.join(matches)}: give the whole name")
     project_name(given if "." in given or not given.isdecimal() else f"{given}.0")
     there = ", ".join(known) or "none"
     raise BadRequest(f"project {given} is not in {store.files.folder}, there: {there}. Is SKYLIGHT_HOME the server's?")
 
 
-def trained(service: Service, given: str, number: int | None = None) -> Version:
+def find_version(service: Service, given: str, number: int | None = None) -> TrainedVersion:
     """A version of the project called `given`, the one that is served if `number` is None.
 
     Raises BadRequest if there is no such project, Unavailable if there is no such version, or if it was trained on
     another SAM's embeddings than `SKYLIGHT_SAM`'s.
     """
-    project = named(service.store, given)
+    project = find_project(service.store, given)
     chosen = number or service.versions.current(project)
     numbers = service.versions.numbers(project)
     if chosen not in numbers:
@@ -65,4 +65,4 @@ def trained(service: Service, given: str, number: int | None = None) -> Version:
             f"version {chosen} of project {project} reads embeddings of {decoder.config.encoder_id}, not of {encoder}; "
             "set SKYLIGHT_SAM to that SAM, or train anew"
         )
-    return Version(project, chosen, decoder, service.versions.card(project, chosen))
+    return TrainedVersion(project, chosen, decoder, service.versions.card(project, chosen))

@@ -4,7 +4,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 from skylight.backend.errors import BadRequest
-from skylight.backend.learning.version_lookup import trained
+from skylight.backend.learning.version_lookup import find_version
 from skylight.backend.service import Service
 from skylight.model.datasets.synthetic_scenes import scene
 from skylight.model.decoder import onnx_export
@@ -19,7 +19,7 @@ def export_version(service: Service, project: str, number: int | None, kind: str
 
     Raises SkylightError if there is no such version, or if it cannot be exported.
     """
-    version = trained(service, project, number)
+    version = find_version(service, project, number)
     network = loading.load_network(service.settings.sam, service.check_weights())
     whole = onnx_export.Whole(network, version.decoder)
     metadata = onnx_export.describe(version.decoder.config, version.project, version.number, version.card)

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Self
 
 from skylight.backend.errors import BadRequest
-from skylight.backend.learning.version_lookup import Version, trained
+from skylight.backend.learning.version_lookup import TrainedVersion, find_version
 from skylight.backend.mapping import processes
 from skylight.backend.mapping.inputs import Input
 from skylight.backend.mapping.processes import Numbered, Outcome, Record, Result
@@ -26,7 +26,7 @@ Progress = Callable[[float, str], None]  # takes how many images are done, with 
 class ImageMapper:
     """Maps single images by a trained version and its SAM."""
 
-    version: Version
+    version: TrainedVersion
     segmenter: Segmenter
     options: Options
 
@@ -34,7 +34,7 @@ class ImageMapper:
     def open(cls, open_service: Callable[[], Service], project: str, number: int, options: Options) -> Self:
         """A mapper of another process, with a service of its own. Raises SkylightError as `trained` does."""
         service = open_service()
-        return cls(trained(service, project, number), service.embedder.segmenter, options)
+        return cls(find_version(service, project, number), service.embedder.segmenter, options)
 
     def __call__(self, image: Input, progress: Callable[[float], None]) -> Outcome:
         """Map an image; returns its record, or None and why it could not be mapped."""
@@ -133,7 +133,7 @@ def plan(
         raise BadRequest(
             f"{names} needs rasterio and others: pip install 'label-studio-skylight[geo]', or ask for png or coco"
         )
-    version = trained(service, project, number)
+    version = find_version(service, project, number)
     segmenter, settings = service.embedder.segmenter, service.settings
     tile = settings.tile or default_side(segmenter)
     if again:

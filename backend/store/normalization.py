@@ -1,9 +1,9 @@
-"""Each project's normalisation: `projects/<project>/normalisation.json`, by a command or from its first pictures.
+"""Each project's normalization: `projects/<project>/normalisation.json`, set by a command or from its first images.
 
-It lies in the store, so that every process of every machine reads the same one, with Label Studio or without. Before
-there is one, each picture is stretched by its own range. Once `ENOUGH` pictures of more than 8 bits have been embedded,
-or at the first training with any, their common range is it, from then on; unless somebody has said that each picture is
-to keep its own, as where exposures differ.
+It lies in the store, so that every process of every machine reads the same one, with Label Studio or without. As long
+as there is none, each image is stretched by its own range. Once `ENOUGH` images of more than 8 bits have been embedded,
+or at the first training with any, their common range is used from then on; unless each image is to keep its own range,
+as where exposures differ.
 """
 
 import logging
@@ -19,24 +19,24 @@ from skylight.backend.store.versions import Versions
 from skylight.model.images.normalization import PER_IMAGE, Normalization, common_range
 from skylight.model.storage.checksums import seal, unseal
 
-ENOUGH = 20  # pictures that the common range is taken from, where there are so many
+ENOUGH = 20  # images that the common range is taken from, where there are so many
 
 log = logging.getLogger(__name__)
 
 
-class Normalisations:
-    """The normalisations of all projects."""
+class NormalizationStore:
+    """The normalizations of all projects."""
 
     def __init__(self, store: SampleStore, versions: Versions) -> None:
         self.store = store
         self.versions = versions
 
     def of(self, project: str) -> Normalization:
-        """How a project's pictures are seen now; if that was damaged, as its newest version saw them."""
+        """A project's normalization; if its file was damaged, that of its newest version."""
         return self._read(project)[0]
 
     def is_own(self, project: str) -> bool:
-        """Whether each picture is to keep its own range."""
+        """Whether each image is to keep its own range."""
         return self._read(project)[1]
 
     def _read(self, project: str) -> tuple[Normalization, bool]:
@@ -62,29 +62,29 @@ class Normalisations:
 
     def _restored(self, project: str) -> Normalization:
         with suppress(LookupError, TypeError, ValueError, OSError):
-            made = Normalization.from_json(self.versions.cards(project)[-1].get("normalisation"))
-            self.set(project, made)
-            return made
+            newest = Normalization.from_json(self.versions.cards(project)[-1].get("normalisation"))
+            self.set(project, newest)
+            return newest
         return PER_IMAGE
 
-    def set(self, project: str, how: Normalization, own: bool = False) -> None:
-        """See a project's pictures so from now on; `own`: where it has no range, none is settled. Raises OSError."""
-        self.store.files.write(self._name(project), seal({**how.to_json(), "own": own}))
+    def set(self, project: str, normalization: Normalization, own: bool = False) -> None:
+        """Use a normalization from now on; `own`: where it has no range, none is settled. Raises OSError."""
+        self.store.files.write(self._name(project), seal({**normalization.to_json(), "own": own}))
 
-    def settle(self, project: str, pictures: Sequence[NDArray[np.float64]]) -> Normalization:
-        """Take the range from pictures that were seen by their own, if there is none yet; gives what holds then.
+    def settle(self, project: str, quantiles: Sequence[NDArray[np.float64]]) -> Normalization:
+        """Settle the range by images stretched by their own, if there is none yet; gives what then holds.
 
-        `pictures`: the `quantiles` of each.
+        `quantiles`: of each image, as its embedding has them.
         """
         now, own = self._read(project)
-        found = common_range(pictures) if now.range is None and not own else None
-        if found is None:
+        settled = common_range(quantiles) if now.range is None and not own else None
+        if settled is None:
             return now
-        made = replace(now, range=found)
+        new = replace(now, range=settled)
         try:
-            self.set(project, made)
+            self.set(project, new)
         except OSError as error:  # a full disk
             log.error("project %s: how its pictures are seen cannot be kept: %s", project, error)
             return now
-        log.info("project %s: pictures are seen as %s, by the first %d", project, made, len(pictures))
-        return made
+        log.info("project %s: pictures are seen as %s, by the first %d", project, new, len(quantiles))
+        return new

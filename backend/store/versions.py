@@ -66,7 +66,7 @@ class Versions:
         return max(self.store.newest_forgotten(project), max(numbers, default=0))
 
     def card(self, project: str, number: int) -> dict[str, Any]:
-        """What is known of a version. Raises FileNotFoundError if there is none, DamagedFile if it was damaged."""
+        """A version's card. Raises FileNotFoundError if there is none, DamagedFile if it was damaged."""
         try:
             return unseal(self.files.read(f"{self._version_folder(project, number)}/{CARD}"))
         except ValueError as error:
@@ -78,16 +78,16 @@ class Versions:
 
     def cards(self, project: str) -> list[dict[str, Any]]:
         """The cards of all versions, by rising number."""
-        found = []
+        cards = []
         for number in self.numbers(project):
             with suppress(DamagedFile, FileNotFoundError):
-                found.append(self.card(project, number))
-        return found
+                cards.append(self.card(project, number))
+        return cards
 
     def quarantine(self, project: str, number: int, reason: object) -> DamagedFile:
-        """Give up a damaged version, and serve the one before it if it was served; gives the error that says so."""
+        """Quarantine a damaged version, and serve the one before if it was served; gives the error to raise for it."""
         before = self._fallback(project, number)
-        served = self._named(project) == number
+        served = self._pointed_at(project) == number
         error = self.store.damage.quarantine(project, self._version_folder(project, number), reason)
         if served:
             log.error("project %s: version %d is served instead of %d", project, before, number)
@@ -103,7 +103,7 @@ class Versions:
                         return earlier
         return 0
 
-    def _named(self, project: str) -> int:
+    def _pointed_at(self, project: str) -> int:
         """As `current`, but without repairing anything."""
         with suppress(OSError, LookupError, ValueError, TypeError):
             return int(unseal(self.files.read(self._pointer(project)))["version"])
@@ -149,7 +149,7 @@ class Versions:
             self.files.write(self._pointer(project), body)
             self.files.write(self._copy(project), body)
         except OSError as error:
-            if number in self.numbers(project):  # a wish, which can be refused; else the served one is damaged
+            if number in self.numbers(project):  # somebody chose it, and is told; else the served one is damaged
                 raise
             log.error("project %s: that version %d is served cannot be written: %s", project, number, error)
 

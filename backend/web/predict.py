@@ -140,7 +140,7 @@ def _predict_task(
     try:
         labeling = service.labeling(label_config)
         if context and context.get("result"):
-            return click(service, labeling, task, context, service.normalisations.of(project))
+            return click(service, labeling, task, context, service.normalizations.of(project))
         decoder = service.decoder_for(project, labeling)
         if decoder is None or service.version_name(project) != version:  # another is current since the batch began
             return [], 0.0

@@ -64,7 +64,7 @@ class Server(BaseApplication):  # type: ignore[misc]
         # Imported here, after the fork: they import PyTorch, and gunicorn's own process does without its 0.4 GB.
         from skylight.backend.service import Service
         from skylight.backend.web.app import create_app
-        from skylight.backend.worker.maintenance import Upkeep
+        from skylight.backend.worker.maintenance import Maintenance
 
         service = Service(self.settings)
         service.files.prefer_copies()
@@ -73,7 +73,7 @@ class Server(BaseApplication):  # type: ignore[misc]
         except SkylightError as error:
             log.error("%s", error)
             sys.exit(APP_LOAD_ERROR)  # gunicorn ends with it, and does not try again
-        Upkeep(service, sweep=False).__enter__()  # ends with the process
+        Maintenance(service, sweep=False).__enter__()  # ends with the process
         log.info("SAM %s is loaded", service.embedder.segmenter.encoder_id)
         return create_app(self.settings, service, self.host)
 

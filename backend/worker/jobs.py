@@ -1,4 +1,4 @@
-"""What a worker does. Each job names a project only; everything else it looks up itself."""
+"""The jobs that a worker does. Each names a project only; everything else it looks up itself."""
 
 import functools
 import logging
@@ -8,7 +8,7 @@ from contextvars import ContextVar
 
 import redis
 
-from skylight.backend.learning.ingest import drain, retry
+from skylight.backend.learning.ingest import ingest_inbox, retry_failed
 from skylight.backend.learning.preannotate_tasks import preannotate as preannotate_open_tasks
 from skylight.backend.learning.precompute import embed_project
 from skylight.backend.learning.reconcile import reconcile
@@ -20,14 +20,14 @@ from skylight.backend.service import Service
 from skylight.backend.worker.tracing import traced
 
 CURRENT_SERVICE: ContextVar[Service] = ContextVar("service")  # set by the worker before it takes jobs
-TURN_SECONDS = 20.0  # of pre-annotation after each training that made a version to be served
+FIRST_SECONDS = 20.0  # of pre-annotation right after each training whose version was promoted
 TRACED = traced(CURRENT_SERVICE)
 
 log = logging.getLogger(__name__)
 
 
-def watched(job: Callable[[str], None]) -> Callable[[str], None]:
-    """A job that is in hand while it runs, whose failure is noted for people to see, and which is taken up again."""
+def recorded(job: Callable[[str], None]) -> Callable[[str], None]:
+    """Decorator that notes a job as running, records its failure, and has it queued again after one."""
 
     @functools.wraps(job)
     def run(project: str) -> None:
@@ -44,22 +44,22 @@ def watched(job: Callable[[str], None]) -> Callable[[str], None]:
 
 @register
 @TRACED
-@watched
+@recorded
 def ingest(project: str) -> None:
     """Empty the inbox into the store, then see what follows from it."""
     service = CURRENT_SERVICE.get()
-    queue, news = service.queue, drain(service, project)
-    if retry(service, project):
+    queue, news = service.queue, ingest_inbox(service, project)
+    if retry_failed(service, project):
         queue.mark_dirty(project)
         news += 1
     if news and queue.is_gone(project):  # so it may be there again
         queue.request_reconciliation(project)
-    if wish := queue.take_reconciliation(project):
-        if wish == "all":
+    if reconciliation := queue.take_reconciliation(project):
+        if reconciliation == "all":
             service.prefetch_requests.request_all(project)
-        if changed := _reconciled(service, project, wish):
+        if changed := _reconcile(service, project, glance=reconciliation == "glance"):
             queue.mark_dirty(project)
-        news += changed or wish == "all"
+        news += changed or reconciliation == "all"
     if queue.inbox_length(project):  # another worker held it for long, and looks no more
         queue.request(project, "ingest")
     if queue.is_gone(project):
@@ -70,12 +70,12 @@ def ingest(project: str) -> None:
         queue.request(project, "preannotate")
 
 
-def _reconciled(service: Service, project: str, wish: str) -> int:
-    """As `reconcile`; what does not come to its end is wanted again."""
+def _reconcile(service: Service, project: str, glance: bool) -> int:
+    """As `reconcile`; one that does not come to its end is requested again."""
     try:
-        return reconcile(service, project, glance=wish == "glance")
+        return reconcile(service, project, glance)
     except BaseException:  # also the end of the process, or of the time that a job may take
-        with suppress(redis.RedisError):  # then the job stays in hand, and a sweep wants it again
+        with suppress(redis.RedisError):  # then the job stays noted as running, and a sweep requests it again
             service.queue.request_reconciliation(project)
         raise
 
@@ -94,7 +94,7 @@ def _all_predicted(service: Service, project: str) -> bool:
 
 @register
 @TRACED
-@watched
+@recorded
 def train(project: str) -> None:
     """Train on everything there is; again if more came meanwhile."""
     service = CURRENT_SERVICE.get()
@@ -104,24 +104,24 @@ def train(project: str) -> None:
         if reconcile(service, project):
             service.queue.mark_dirty(project)
         dirty = service.queue.dirty(project)
-        drain(service, project)
+        ingest_inbox(service, project)
         if _has_more(service, project):  # what `dirty` counts must be ingested before it counts as trained
             return
-        wanted = service.queue.newest_training_request(project)
+        request = service.queue.newest_training_request(project)
         service.versions.settle(project)
-        promoted = train_version(service, project, asked=wanted > 0)
-        service.queue.mark_training_done(project, wanted)
+        promoted = train_version(service, project, asked=request > 0)
+        service.queue.mark_training_done(project, request)
         service.queue.set_trained(project, dirty)
     if service.queue.dirty(project) > dirty:
         service.queue.request(project, "train")
     if promoted:
-        _show(service, project)
+        _preannotate_at_once(service, project)
     if service.versions.current(project):  # also an old one: there may be new tasks
         service.queue.request(project, "preannotate")
 
 
 def _has_more(service: Service, project: str) -> bool:
-    """Whether annotations are left that a turn was too short for; an ingest job takes them, and then it is trained."""
+    """Whether a time slice was too short for all annotations; an ingest job takes the rest, and then it is trained."""
     queue = service.queue
     if not queue.inbox_length(project) and not queue.is_reconciliation_requested(project):
         return False
@@ -131,16 +131,16 @@ def _has_more(service: Service, project: str) -> bool:
     return True
 
 
-def _show(service: Service, project: str) -> None:
-    """Begin to bring a new version to the open tasks, whatever waits: of a team that never pauses, a training does."""
+def _preannotate_at_once(service: Service, project: str) -> None:
+    """Pre-annotate the next tasks with a new version, whatever waits: in a busy team a training always does."""
     with service.queue.lock(project, "preannotate") as held:
         if held:
-            preannotate_open_tasks(service, project, TURN_SECONDS)
+            preannotate_open_tasks(service, project, FIRST_SECONDS)
 
 
 @register
 @TRACED
-@watched
+@recorded
 def preannotate(project: str) -> None:
     """Bring the current version's predictions to the open tasks."""
     service = CURRENT_SERVICE.get()
@@ -152,18 +152,19 @@ def preannotate(project: str) -> None:
 
 @register
 @TRACED
-@watched
+@recorded
 def embed(project: str) -> None:
-    """Embed the images that are wanted before anybody clicks on them."""
+    """Embed the images that are requested, before anybody clicks on them."""
     service = CURRENT_SERVICE.get()
     with service.queue.lock(project, "embed") as held:
         if not held:
             return  # whoever embeds looks for more when he is done
-        wanted = service.prefetch_requests.newest(project)
+        request = service.prefetch_requests.newest(project)
         left = embed_project(service, project)
     # What was asked for meanwhile, perhaps through a job that could not have the lock.
     newer = (
-        service.prefetch_requests.newest(project) > wanted or service.prefetch_requests.last_opened(project) is not None
+        service.prefetch_requests.newest(project) > request
+        or service.prefetch_requests.last_opened(project) is not None
     )
     if left or newer:
         service.queue.request(project, "embed")

@@ -1,4 +1,4 @@
-"""What every process does beside its work: events that wait on disk, dropped and failed jobs, lost events, litter,
+"""Periodic maintenance beside the work: events on disk, lost and failed jobs, lost events, unfinished files, and
 predictions of versions that are not served any more.
 """
 
@@ -14,7 +14,7 @@ from typing import Self
 import redis
 
 from skylight.backend.errors import LabelStudioError
-from skylight.backend.learning.superseded_predictions import DELETED, HOUR, clear
+from skylight.backend.learning.superseded_predictions import DELETED, HOUR, delete_superseded
 from skylight.backend.queue.inbox import replay
 from skylight.backend.queue.keys import RECONCILED, key
 from skylight.backend.queue.recovery import Sweep
@@ -32,8 +32,8 @@ PART = re.compile(
 log = logging.getLogger(__name__)
 
 
-class Upkeep:
-    """`with Upkeep(service, sweep=True):` in a worker; the web server only empties the spool."""
+class Maintenance:
+    """`with Maintenance(service, sweep=True):` in a worker; the web server only empties the spool."""
 
     def __init__(self, service: Service, sweep: bool) -> None:
         self.service = service
@@ -52,18 +52,18 @@ class Upkeep:
     def _run(self) -> None:
         try:
             if self._sweep:
-                clean(self.service.settings.home)
+                delete_unfinished_files(self.service.settings.home)
         except OSError as error:
             log.warning("litter in SKYLIGHT_HOME is left: %s", error)
         while not self._done.wait(EVERY_SECONDS):
             try:
-                self.once()
+                self.run_once()
             except (redis.RedisError, OSError) as error:
                 log.warning("upkeep: %s; tried again in %.0f s", error, EVERY_SECONDS)
             except Exception:
                 log.exception("upkeep: an error that Skylight did not foresee")
 
-    def once(self) -> None:
+    def run_once(self) -> None:
         """Look once. Raises redis.RedisError while Redis is away, OSError if the spool cannot be read."""
         replay(self.service.queue, self.service.spool)
         if self._sweep:
@@ -98,7 +98,7 @@ class Upkeep:
             if not connection.set(mark, 1, nx=True, ex=CLEARED_SECONDS):
                 continue
             try:
-                if clear(service, project, CLEAR_SECONDS):
+                if delete_superseded(service, project, CLEAR_SECONDS):
                     connection.delete(mark)
                 service.failures.clear(project, CLEARING)
             except LabelStudioError as error:
@@ -116,7 +116,7 @@ class Upkeep:
                 self.service.failures.clear(project, DELETED)
 
 
-def clean(home: Path, now: float | None = None) -> int:
+def delete_unfinished_files(home: Path, now: float | None = None) -> int:
     """Delete parts of files and versions whose process was killed while it wrote them; gives how many."""
     before = (time.time() if now is None else now) - LITTER_SECONDS
     found = [path for path in _parts(home) if path.lstat().st_mtime < before]

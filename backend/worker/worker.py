@@ -25,7 +25,7 @@ from skylight.backend.service import Service
 from skylight.backend.settings import Settings
 from skylight.backend.store import migrations
 from skylight.backend.worker.jobs import CURRENT_SERVICE
-from skylight.backend.worker.maintenance import Upkeep
+from skylight.backend.worker.maintenance import Maintenance
 
 GRACE_SECONDS = 5.5  # from SIGTERM; `skylight serve` kills after STOP_SECONDS
 LAST_SECONDS = 1.0  # for Redis to take the job back
@@ -88,7 +88,7 @@ def run(settings: Settings, kinds: Sequence[Kind] = KINDS) -> None:
     migrations.check(service.files, service.queue.redis)
     service.check_weights()
     worker = _started(service, kinds)
-    with Upkeep(service, sweep=True):
+    with Maintenance(service, sweep=True):
         while worker:
             try:
                 worker.work(logging_level=settings.log_level)

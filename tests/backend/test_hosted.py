@@ -17,7 +17,7 @@ from skylight.backend.admin.connect import connect
 from skylight.backend.admin.doctor import findings
 from skylight.backend.errors import ConfigError
 from skylight.backend.labelstudio.client import LabelStudio
-from skylight.backend.learning.ingest import drain
+from skylight.backend.learning.ingest import ingest_inbox
 from skylight.backend.security.basic_auth import BasicAuth
 from skylight.backend.security.webhook_secret import HEADER
 from skylight.backend.service import Service
@@ -138,7 +138,7 @@ def test_an_annotation_becomes_a_sample(start, planted, studio):
     task = studio.add_task(project, png(np.full((64, 64, 3), 90, np.uint8)))
     submitted = studio.annotate(task, [brush(planted.labeling(CONFIG), mask)])
     assert client.post("/webhook", json=studio.webhook("ANNOTATION_CREATED", project, submitted)).status_code == 201
-    assert drain(planted, project) == 2
+    assert ingest_inbox(planted, project) == 2
     assert [record.annotation for record in planted.store.samples(project)] == [submitted["id"]]
 
 

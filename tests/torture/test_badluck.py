@@ -11,7 +11,7 @@ from skylight.backend.admin import status
 from skylight.backend.errors import DamagedFile, Unavailable
 from skylight.backend.labelstudio.label_config import parse_config
 from skylight.backend.learning import dataset
-from skylight.backend.learning.ingest import bury, drain
+from skylight.backend.learning.ingest import ingest_inbox, record_worker_death
 from skylight.backend.learning.reconcile import reconcile
 from skylight.backend.learning.training import train_version
 from skylight.backend.limits import MACHINE
@@ -149,7 +149,7 @@ def test_an_annotation_that_fails_twice_is_quarantined_until_it_changes(planted,
     good, *_ = annotate(studio, project, seed=1)
     for each in (bad, bad, good):
         tell(client, studio, project, each)
-    drain(planted, project)
+    ingest_inbox(planted, project)
     assert [record.annotation for record in planted.store.samples(project)] == [good["id"]]
     (aside,) = planted.quarantine.of(project)
     assert aside.quarantined and "drawn on 9 x 9 pixels, but the image has 64 x 64" in aside.reason
@@ -194,8 +194,8 @@ def test_an_annotation_that_ends_its_worker_does_not_end_every_worker(planted, s
     monkeypatch.setattr(planted.embedder, "embedding", embed)
     for _ in range(2):
         with pytest.raises(Killed):
-            drain(planted, project)
-    drain(planted, project)
+            ingest_inbox(planted, project)
+    ingest_inbox(planted, project)
     assert [record.annotation for record in planted.store.samples(project)] == [good["id"]]
     (aside,) = planted.quarantine.of(project)
     assert aside.deaths == 2 and not aside.quarantined
@@ -203,7 +203,7 @@ def test_an_annotation_that_ends_its_worker_does_not_end_every_worker(planted, s
         planted.quarantine.clock = lambda day=day: time.time() + 10**5 * (day + 1)
         with pytest.raises(Killed):
             reconcile(planted, project)
-        bury(planted, project)
+        record_worker_death(planted, project)
     reconcile(planted, project)
     assert planted.quarantine.of(project)[0].quarantined
     monkeypatch.undo()

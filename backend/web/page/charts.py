@@ -4,7 +4,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from skylight.backend.learning.agreement import RECENT, Agreement, Version, running_mean
+from skylight.backend.learning.agreement import RECENT, Agreement, VersionSummary, running_mean
 
 WIDTH, HEIGHT = 460, 240  # SVG units; the page scales them to its own width
 LEFT, RIGHT, TOP, BOTTOM = 38, 14, 24, 40  # margins, SVG units: room for the ticks' texts
@@ -64,7 +64,7 @@ class Chart:
     bottom: int = HEIGHT - BOTTOM
 
 
-def learning_chart(curve: Sequence[Version]) -> Chart | None:
+def learning_chart(curve: Sequence[VersionSummary]) -> Chart | None:
     """Mean IoU over the number of annotations, and each label's if there are several; None before the first."""
     if not curve:
         return None
@@ -81,7 +81,7 @@ def learning_chart(curve: Sequence[Version]) -> Chart | None:
     return chart("Learning curve", text, "annotations", "IoU", [*reversed(per_label), mean])  # the mean on top
 
 
-def _label_points(curve: Sequence[Version], label: str) -> list[DataPoint]:
+def _label_points(curve: Sequence[VersionSummary], label: str) -> list[DataPoint]:
     return [
         DataPoint(version.annotations, version.per_label[label], f"{label}: IoU {version.per_label[label]:.2f}")
         for version in curve
@@ -89,7 +89,7 @@ def _label_points(curve: Sequence[Version], label: str) -> list[DataPoint]:
     ]
 
 
-def _mean_point(version: Version) -> DataPoint:
+def _mean_point(version: VersionSummary) -> DataPoint:
     mean = version.mean_iou or 0.0
     text = f"version {version.number}: mean IoU {mean:.2f} after {counted(version.annotations, 'annotation')}"
     text += "" if version.promoted else ", kept back"

@@ -8,7 +8,7 @@ import redis
 
 from skylight.backend.admin.project_state import ProjectState, RecordCache, project_state, redis_away
 from skylight.backend.errors import SkylightError
-from skylight.backend.learning.agreement import RECENT, UNCHANGED, Agreement, Version, agreements, learning_curve
+from skylight.backend.learning.agreement import RECENT, UNCHANGED, Agreement, VersionSummary, agreements, learning_curve
 from skylight.backend.learning.coverage import Readiness
 from skylight.backend.queue.counters import Backlog, backlog
 from skylight.backend.queue.failures import Failure
@@ -54,7 +54,7 @@ class ProjectView:
     backlog: Sequence[Backlog]
     up_to_date: bool
     needed: int  # annotated tasks before the first training
-    versions: Sequence[Version]  # the newest first
+    versions: Sequence[VersionSummary]  # the newest first
     learning_chart: Chart | None
     agreement_chart: Chart | None
     agreement: AgreementSummary | None
@@ -65,7 +65,7 @@ class ProjectView:
     gone: str = ""  # how it is known that Label Studio has it no more, "" if it has
 
     @property
-    def now(self) -> Version | None:
+    def now(self) -> VersionSummary | None:
         """The version that is served."""
         return next((version for version in self.versions if version.number == self.current), None)
 

@@ -17,7 +17,7 @@ from skylight.backend.learning.preannotate_tasks import preannotate
 from skylight.backend.queue.keys import key
 from skylight.backend.security.webhook_secret import HEADER
 from skylight.backend.service import Service
-from skylight.backend.worker.maintenance import Upkeep
+from skylight.backend.worker.maintenance import Maintenance
 from tests.backend.learning.test_preannotate_tasks import promote
 from tests.support.label_studio_double import CONFIG, KEY, OWNER, PERSONAL, Studio
 from tests.support.planted_embeddings import png, square
@@ -282,5 +282,5 @@ def test_predictions_that_somebody_deleted_are_named_with_the_tasks(planted, stu
     planted.failures.clock = lambda: time.time() - 25 * 3600
     planted.failures.record(project, "submit", "an old one")
     planted.failures.clock = time.time
-    Upkeep(planted, sweep=True).once()
+    Maintenance(planted, sweep=True).run_once()
     assert "project 1: submit" not in found(planted)

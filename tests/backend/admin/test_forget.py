@@ -18,7 +18,7 @@ from skylight.backend.queue.retries import AGAIN
 from skylight.backend.service import Service
 from skylight.backend.store.samples import SampleStore
 from skylight.backend.worker.jobs import CURRENT_SERVICE, ingest
-from skylight.backend.worker.maintenance import Upkeep
+from skylight.backend.worker.maintenance import Maintenance
 from skylight.model.storage.checksums import seal
 from tests.backend.web.test_predict import serve_decoder
 from tests.support.label_studio_double import CONFIG, Studio, capture
@@ -86,7 +86,7 @@ def test_a_store_that_has_another_name_goes_on_working(client, planted, studio, 
     misname(planted, name)
     studio.add_project()
     planted.store.save_config(P, CONFIG)
-    Upkeep(planted, sweep=True).once()
+    Maintenance(planted, sweep=True).run_once()
     work()
     assert not {name, "*"} & set(status.all_as_json(planted))
     metrics = client.get("/metrics")
@@ -219,7 +219,7 @@ def test_a_project_that_label_studio_has_no_more_is_left_out_and_kept(client, pl
     assert list(planted.queue.gone()) == [P]
     assert planted.store.count(P) == 1 and not planted.queue.queues["train"].count
     planted.quarantine.record_failure(P, {"id": 7, "task": 1, "updated_at": "2027"}, "gone", own=False)
-    Upkeep(planted, sweep=True).once()
+    Maintenance(planted, sweep=True).run_once()
     assert [tuple(job.args) for job in planted.queue.queues["ingest"].jobs] == [(OTHER,)]
     assert planted.retries.request_due() == []
     page = client.get(f"/projects/{P}").text

@@ -26,7 +26,7 @@ from skylight.backend.importing.importer import Options, plan
 from skylight.backend.labelstudio.events import annotation_event
 from skylight.backend.labelstudio.label_config import parse_config
 from skylight.backend.labelstudio.region_reader import read_mask
-from skylight.backend.learning.ingest import handle
+from skylight.backend.learning.ingest import apply_event
 from skylight.backend.process.ports import free_port
 from skylight.backend.process.supervisor import Supervisor
 from skylight.backend.settings import Settings
@@ -144,7 +144,7 @@ def learn(service, studio, project, data, result):
     """Learn from an annotation; gives the label map, None if it is not learned from."""
     task = add_task(studio, data, studio.pictures.get(UPLOAD, b""))
     annotation = studio.annotate(task, result)
-    handle(service, project, annotation_event(annotation, {"id": task, "data": data}, ""))
+    apply_event(service, project, annotation_event(annotation, {"id": task, "data": data}, ""))
     record = service.store.get(project, annotation["id"])
     return None if record is None else service.store.label_map(project, record)
 

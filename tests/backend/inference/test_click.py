@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from skylight.backend.inference.click import covered
+from skylight.backend.inference.click import covered_pixels
 from skylight.backend.labelstudio.label_config import parse_config
 from skylight.backend.labelstudio.prompts import ClickRequest, read_prompt
 from tests.support.editor import CONFIG, SIZE, box, brushed, point
@@ -23,7 +23,7 @@ def asked(**more: Any) -> ClickRequest:
 
 def on(task: dict[str, Any], **more: Any) -> list[str]:
     """Which of the two masks a task is said to have."""
-    found = covered(task, asked(**more), LABELING)
+    found = covered_pixels(task, asked(**more), LABELING)
     assert found.shape == SIZE
     names = [name for name, mask in (("left", LEFT), ("top", TOP)) if (found & mask).sum() == mask.sum()]
     assert found.sum() == sum(({"left": LEFT, "top": TOP}[n] for n in names), np.zeros(SIZE, bool)).astype(bool).sum()

@@ -6,7 +6,7 @@ import pytest
 from skylight.backend.labelstudio.events import shown_prediction
 from skylight.backend.labelstudio.label_config import parse_config
 from skylight.backend.labelstudio.label_map import label_map
-from skylight.backend.learning.agreement import agreement, agreements, learning_curve, moment, running_mean, summary
+from skylight.backend.learning.agreement import agreement, agreements, learning_curve, moment, running_mean, summarize
 from skylight.backend.store.samples import SampleRecord
 from tests.support.label_studio_double import CONFIG, capture
 from tests.support.planted_embeddings import brush
@@ -94,7 +94,7 @@ def test_the_learning_curve_leaves_out_what_was_not_measured():
         {"version": 3, "annotations": dict.fromkeys("123"), "validation": {"mean_iou": 0.4}, "promoted": True},
         {"version": 4},
     ]
-    found = learning_curve(map(summary, cards))
+    found = learning_curve(map(summarize, cards))
     assert [(each.number, each.annotations, each.mean_iou, each.promoted) for each in found] == [
         (3, 3, 0.4, True),
         (2, 6, 0.5, False),
@@ -103,7 +103,7 @@ def test_the_learning_curve_leaves_out_what_was_not_measured():
 
 
 def test_a_card_with_nothing_in_it_is_a_version_all_the_same():
-    found = summary({"version": 3})
+    found = summarize({"version": 3})
     assert (found.number, found.mean_iou, found.per_label, found.validated, found.labels) == (3, None, {}, 0, ())
 
 

@@ -3,7 +3,7 @@
 import pytest
 
 from skylight.backend.errors import LabelStudioError
-from skylight.backend.learning.coverage import Readiness, addresses, readiness
+from skylight.backend.learning.coverage import Readiness, clickable_urls, readiness
 from tests.support.label_studio_double import CONFIG
 from tests.support.planted_embeddings import png, square
 
@@ -47,7 +47,7 @@ def test_every_image_of_a_task_counts(planted, studio, project):
         studio.tasks[number]["data"] = {"images": urls}
     assert planted.labelstudio is not None
     tasks = planted.labelstudio.tasks(1)
-    assert list(addresses(tasks, planted, project)) == ["/a.png", "/b.png", "/c.png", "/d.png"]
+    assert list(clickable_urls(tasks, planted, project)) == ["/a.png", "/b.png", "/c.png", "/d.png"]
 
 
 def test_every_image_that_can_be_clicked_on_counts(planted, studio, project):

@@ -9,7 +9,7 @@ import pytest
 
 from skylight.backend.labelstudio.events import annotation_event, project_key, webhook_events
 from skylight.backend.labelstudio.label_config import parse_config
-from skylight.backend.learning.ingest import drain, handle, save_config
+from skylight.backend.learning.ingest import apply_event, ingest_inbox, save_config
 from tests.support.label_studio_double import CONFIG, capture
 from tests.support.planted_embeddings import brush, key_point, png, square
 
@@ -33,7 +33,7 @@ def submitted(studio, project):
 
 def apply(service, studio, project, action, annotation) -> bool:
     (event,) = webhook_events(studio.webhook(action, project, annotation))
-    return handle(service, project, event)
+    return apply_event(service, project, event)
 
 
 def create(service, studio, project, annotation) -> bool:
@@ -98,7 +98,7 @@ def test_an_older_event_does_not_overwrite_a_newer_one(planted, studio, project,
     _, mask = square(1)
     studio.update(submitted, [brush(LABELING, mask)])
     assert apply(planted, studio, project, "ANNOTATION_UPDATED", submitted)
-    assert not handle(planted, project, next(webhook_events(late)))
+    assert not apply_event(planted, project, next(webhook_events(late)))
     (record,) = planted.store.samples(project)
     assert (planted.store.label_map(project, record) == mask).all()
 
@@ -140,7 +140,7 @@ def test_deleting_the_annotation_removes_the_sample(planted, studio, project, su
 def test_deleting_the_task_removes_its_samples(planted, studio, project, submitted):
     create(planted, studio, project, submitted)
     body = studio.webhook("TASKS_DELETED", project) | {"tasks": [{"id": submitted["task"]}, {"id": 99}]}
-    assert handle(planted, project, next(webhook_events(body)))
+    assert apply_event(planted, project, next(webhook_events(body)))
     assert planted.store.samples(project) == []
 
 
@@ -173,7 +173,7 @@ def test_recorded_submissions_become_samples(planted, studio, number, regions):
     width, height = (body["annotation"]["result"][0][f"original_{side}"] for side in ("width", "height"))
     studio.pictures[body["task"]["data"]["image"]] = png(np.full((height, width, 3), 90, np.uint8))
     key = project_key(body["project"])
-    assert handle(planted, key, next(webhook_events(body)))
+    assert apply_event(planted, key, next(webhook_events(body)))
     (record,) = planted.store.samples(key)
     assert record.size == (height, width)
     assert record.regions >= regions
@@ -210,7 +210,7 @@ def test_an_event_that_cannot_be_used_is_logged_and_holds_up_nothing(planted, st
     accept(planted, studio, project, studio.annotate(task, [region]))
     good = studio.annotate(studio.add_task(project, png(image)), [brush(LABELING, mask)])
     accept(planted, studio, project, good)
-    drain(planted, project)
+    ingest_inbox(planted, project)
     assert [record.annotation for record in planted.store.samples(project)] == [good["id"]]
     assert planted.queue.inbox_length(project) == 0
     assert "annotation 101" in caplog.text
@@ -221,10 +221,10 @@ def test_an_event_that_the_machine_cannot_take_stays_in_the_inbox(planted, studi
     folder = planted.files.path(planted.store.folder(project)) / "samples"
     folder.write_text("in the way")
     with pytest.raises(OSError):
-        drain(planted, project)
+        ingest_inbox(planted, project)
     assert planted.queue.inbox_length(project) == 1
     folder.unlink()
-    drain(planted, project)
+    ingest_inbox(planted, project)
     assert planted.queue.inbox_length(project) == 0
     assert len(planted.store.samples(project)) == 1
     assert "the worker ended" not in caplog.text
@@ -234,7 +234,7 @@ def test_while_another_worker_empties_the_inbox_this_one_keeps_off(planted, stud
     monkeypatch.setattr("skylight.backend.queue.locks.LOCK_SECONDS", 0.2)
     accept(planted, studio, project, submitted)
     with planted.queue.lock(project, "ingest"):
-        drain(planted, project)
+        ingest_inbox(planted, project)
         assert planted.queue.inbox_length(project) == 1
 
 
@@ -255,13 +255,13 @@ def test_a_configuration_that_cannot_be_used_is_kept_and_reported(planted, proje
 
 def test_an_import_with_annotations_asks_for_a_reconciliation(planted, project):
     (event,) = webhook_events(capture("36"))
-    assert not handle(planted, project, event)
+    assert not apply_event(planted, project, event)
     assert planted.queue.take_reconciliation(project)
 
 
 def test_an_event_of_a_list_is_read_like_any_other(planted, studio, project, submitted):
     task = {"id": submitted["task"], "data": studio.tasks[submitted["task"]]["data"]}
-    assert handle(planted, project, annotation_event(submitted, task, CONFIG))
+    assert apply_event(planted, project, annotation_event(submitted, task, CONFIG))
 
 
 def test_marks_are_kept_and_news_of_them_is_news(planted, studio, project, submitted):
@@ -284,7 +284,7 @@ def test_an_earlier_state_of_an_annotation_is_no_news_whatever_its_marks(planted
 
 def test_a_start_of_training_is_a_wish_for_it(planted, studio, project):
     (event,) = webhook_events(studio.webhook("START_TRAINING", project))
-    assert not handle(planted, project, event)
+    assert not apply_event(planted, project, event)
     assert planted.queue.newest_training_request(project)
 
 
@@ -311,7 +311,7 @@ def test_annotations_that_are_too_much_are_named_in_the_log_and_hold_up_no_other
     for annotation in annotations:
         for event in webhook_events(studio.webhook("ANNOTATION_CREATED", project, annotation)):
             planted.queue.add_event(project, event)
-    drain(planted, project)
+    ingest_inbox(planted, project)
     assert [record.annotation for record in planted.store.samples(project)] == [annotations[-1]["id"]]
     assert planted.queue.inbox_length(project) == 0
     assert "did not foresee" not in caplog.text and "Traceback" not in caplog.text

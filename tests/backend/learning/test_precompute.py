@@ -9,7 +9,7 @@ import pytest
 from skylight.backend.errors import LabelStudioError, Unavailable
 from skylight.backend.labelstudio.label_config import parse_config
 from skylight.backend.learning import precompute as module
-from skylight.backend.learning.precompute import Tally, embed_project, precompute
+from skylight.backend.learning.precompute import EmbeddingProgress, embed_project, precompute
 from skylight.backend.queue.keys import key
 from skylight.backend.queue.progress import job_states
 from skylight.backend.queue.retries import FIRST_PAUSE_SECONDS
@@ -202,9 +202,9 @@ def test_progress_and_rate_are_told_while_it_runs(planted, project, client, monk
 
 def test_the_rate_counts_what_was_embedded(monkeypatch):
     monkeypatch.setattr(module.time, "monotonic", lambda: 14.0)
-    tally = Tally(9, there=3, embedded=2, failed=[(1, "gone")], began=10.0)
+    tally = EmbeddingProgress(9, there=3, embedded=2, failed=[(1, "gone")], began=10.0)
     assert (tally.done, tally.rate) == (6, 0.5)
-    assert (module.speed(0.5), module.speed(123.4)) == ("0.50 images/s", "123.4 images/s")
+    assert (module.format_rate(0.5), module.format_rate(123.4)) == ("0.50 images/s", "123.4 images/s")
 
 
 def test_what_follows_an_opened_task_goes_before_everything_else(planted, studio, project, encoded):

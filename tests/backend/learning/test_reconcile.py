@@ -6,7 +6,7 @@ import pytest
 
 from skylight.backend.labelstudio.events import webhook_events
 from skylight.backend.labelstudio.label_config import parse_config
-from skylight.backend.learning.ingest import handle
+from skylight.backend.learning.ingest import apply_event
 from skylight.backend.learning.reconcile import reconcile
 from skylight.backend.service import Service
 from tests.support.label_studio_double import CONFIG
@@ -41,7 +41,7 @@ def test_annotations_of_which_no_word_came_are_ingested(planted, studio, project
 
 def test_what_was_already_told_is_not_taken_again(planted, studio, project):
     known = submit(studio, project)
-    handle(planted, project, next(webhook_events(studio.webhook("ANNOTATION_CREATED", project, known))))
+    apply_event(planted, project, next(webhook_events(studio.webhook("ANNOTATION_CREATED", project, known))))
     assert reconcile(planted, project) == 0
     assert len(studio.fetched) == 1
 
@@ -150,7 +150,7 @@ def test_a_glance_sees_what_should_not_be_in_the_store(planted, studio, project)
     reconcile(planted, project)
     studio.delete(late)
     reconcile(planted, project)
-    handle(planted, project, event)  # overtaken by the deletion
+    apply_event(planted, project, event)  # overtaken by the deletion
     assert len(ids(planted, project)) == 2
     assert reconcile(planted, project, glance=True) == 1
     assert len(ids(planted, project)) == 1

@@ -6,9 +6,9 @@ from dataclasses import replace
 import pytest
 
 from skylight.backend.learning.preannotate_tasks import preannotate
-from skylight.backend.learning.superseded_predictions import DELETED, HOUR, clear, number_of
+from skylight.backend.learning.superseded_predictions import DELETED, HOUR, delete_superseded, number_of
 from skylight.backend.queue.keys import key
-from skylight.backend.worker.maintenance import CLEARING, Upkeep
+from skylight.backend.worker.maintenance import CLEARING, Maintenance
 from tests.backend.learning.test_preannotate_tasks import promote
 from tests.support.label_studio_double import CONFIG, stamp
 from tests.support.planted_embeddings import png, square
@@ -38,7 +38,7 @@ def opened(studio, task: int, version: str = "skylight-1") -> int:
 
 
 def after(planted, project, seconds: float, slice_seconds: float = 60.0) -> bool:
-    return clear(planted, project, slice_seconds, time.time() + seconds)
+    return delete_superseded(planted, project, slice_seconds, time.time() + seconds)
 
 
 def test_they_go_a_day_after_another_version_took_their_place(planted, studio, project):
@@ -152,7 +152,7 @@ def test_nothing_is_deleted_of_another_project_with_the_same_id(planted, studio,
 def test_the_upkeep_of_one_worker_does_it(planted, studio, project):
     planted.settings = replace(planted.settings, keep_predictions=0)
     for _ in range(2):
-        Upkeep(planted, sweep=True).once()
+        Maintenance(planted, sweep=True).run_once()
     assert studio.predicted("skylight-1") == []
     assert studio.predicted("skylight-2") == [1, 2, 3]
 
@@ -161,12 +161,12 @@ def test_a_refusal_to_delete_is_noted_until_it_goes_well(planted, studio, projec
     planted.settings = replace(planted.settings, keep_predictions=0)
     label_studio = studio.predictions
     studio.predictions = None
-    Upkeep(planted, sweep=True).once()
+    Maintenance(planted, sweep=True).run_once()
     (failure,) = planted.failures.of(project)
     assert failure.what == CLEARING and "500" in failure.reason
     studio.predictions = label_studio
     planted.queue.redis.delete(key(project, "superseded-looked"))
-    Upkeep(planted, sweep=True).once()
+    Maintenance(planted, sweep=True).run_once()
     assert planted.failures.of(project) == []
 
 

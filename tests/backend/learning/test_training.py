@@ -10,7 +10,7 @@ from safetensors.numpy import load
 
 from skylight.backend.labelstudio.label_config import parse_config
 from skylight.backend.learning import training
-from skylight.backend.learning.agreement import summary
+from skylight.backend.learning.agreement import summarize
 from skylight.backend.learning.dataset import by_task, load_sample, load_task
 from skylight.backend.learning.gate import decide_promotion
 from skylight.backend.learning.ingest import save_config
@@ -486,8 +486,8 @@ def test_the_card_has_the_pictures_and_the_error_of_its_figure(planted, studio, 
     card = planted.versions.card(project, 1)
     assert card["trained_on_images"] == sorted(set(shows.values())) and card["per_task"].keys() == shows.keys()
     assert 0 < card["validation"]["error"] < 0.5
-    assert summary(card).error == card["validation"]["error"]
-    assert summary({"version": 3, "validation": {"mean_iou": 0.5}}).error is None  # of an earlier release
+    assert summarize(card).error == card["validation"]["error"]
+    assert summarize({"version": 3, "validation": {"mean_iou": 0.5}}).error is None  # of an earlier release
 
 
 def as_before(service, project: str, number: int) -> None:

@@ -11,7 +11,7 @@ from skylight.backend.learning.webhook_reactivation import reactivate
 from skylight.backend.queue.keys import key
 from skylight.backend.security.webhook_secret import HEADER
 from skylight.backend.service import Service
-from skylight.backend.worker.maintenance import Upkeep
+from skylight.backend.worker.maintenance import Maintenance
 from tests.support.label_studio_double import KEY, Studio
 
 
@@ -63,7 +63,7 @@ def test_what_label_studio_switched_off_is_switched_on_and_said(service, studio,
 
 def test_the_upkeep_has_it_done(service, studio, project, work):
     fail_too_often(studio)
-    Upkeep(service, sweep=True).once()
+    Maintenance(service, sweep=True).run_once()
     work()
     assert studio.webhooks[1]["is_active"]
 

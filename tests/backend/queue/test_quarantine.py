@@ -7,7 +7,7 @@ from dataclasses import asdict, replace
 import pytest
 
 from skylight.backend.labelstudio.label_config import parse_config
-from skylight.backend.learning.ingest import drain
+from skylight.backend.learning.ingest import ingest_inbox
 from skylight.backend.learning.reconcile import reconcile
 from skylight.backend.queue.keys import key
 from skylight.backend.queue.quarantine import Quarantine
@@ -41,7 +41,7 @@ def quarantine(service: Service, studio, project, annotation) -> None:
     """Have an annotation fail until it is not tried again by itself."""
     for _ in range(2):
         tell(service, studio.webhook("ANNOTATION_CREATED", project, annotation))
-        drain(service, project)
+        ingest_inbox(service, project)
     (found,) = service.quarantine.of(project)
     assert found.quarantined and service.store.samples(project) == []
 
@@ -91,11 +91,11 @@ def test_mended_settings_free_what_the_bad_ones_quarantined(planted, studio, pro
 
 def test_other_bands_free_what_the_chosen_ones_quarantined(planted, project):
     before = planted.configuration(project)
-    planted.normalisations.set(project, replace(planted.normalisations.of(project), bands=(4, 3, 2)))
+    planted.normalizations.set(project, replace(planted.normalizations.of(project), bands=(4, 3, 2)))
     assert planted.configuration(project) != before
-    planted.normalisations.set(project, replace(planted.normalisations.of(project), range=(0.0, 9.0)))
+    planted.normalizations.set(project, replace(planted.normalizations.of(project), range=(0.0, 9.0)))
     bands = planted.configuration(project)
-    planted.normalisations.set(project, replace(planted.normalisations.of(project), range=(0.0, 7.0)))
+    planted.normalizations.set(project, replace(planted.normalizations.of(project), range=(0.0, 7.0)))
     assert planted.configuration(project) == bands  # the pictures themselves settle that
 
 

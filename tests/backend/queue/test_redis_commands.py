@@ -15,7 +15,7 @@ from skylight.backend.queue.redis_commands import refused, trials
 from skylight.backend.service import Service
 from skylight.backend.web.app import create_app
 from skylight.backend.worker import worker
-from skylight.backend.worker.maintenance import Upkeep
+from skylight.backend.worker.maintenance import Maintenance
 from tests.backend.worker.test_jobs import submit
 from tests.support.label_studio_double import CONFIG
 from tests.support.planted_embeddings import png, square
@@ -117,7 +117,7 @@ def go_round(service: Service, studio, url: str) -> str:
     client.post("/predict", json={"project": project, "label_config": CONFIG, "tasks": [task], "params": {}})
     for page in ("/", "/status", "/metrics", "/ready", "/queues/", "/queues/0/data/workers.json"):
         client.get(page)
-    Upkeep(service, sweep=True).once()
+    Maintenance(service, sweep=True).run_once()
     list(rebuild(service))
     doctor.findings(service)
     return project

@@ -90,7 +90,7 @@ def test_pictures_of_one_project_are_seen_by_one_range(planted, studio, project)
     embed(planted, project)
     own = [planted.embedder.embedding(address(studio, task))[1].features.max() for task in (1, 2)]
     assert own[0] == pytest.approx(own[1], abs=0.2)  # as it was before there was one
-    low, high = planted.normalisations.of(project).range
+    low, high = planted.normalizations.of(project).range
     assert low < 80 * DIM and high > 200 * BRIGHT
     dim, bright = (level(planted, studio, project, task) for task in (1, 2))
     assert dim == pytest.approx((210 * DIM - low) * 255 / (high - low), abs=8)
@@ -98,7 +98,7 @@ def test_pictures_of_one_project_are_seen_by_one_range(planted, studio, project)
     assert readiness(planted, project).ready == 2
     add(studio, project, 4 * BRIGHT)
     embed(planted, project)
-    assert planted.normalisations.of(project).range == (low, high)
+    assert planted.normalizations.of(project).range == (low, high)
 
 
 def test_after_some_pictures_it_is_settled_and_only_those_are_embedded_twice(planted, studio, project, monkeypatch):
@@ -127,7 +127,7 @@ def test_pictures_of_8_bits_keep_their_embeddings_whatever_the_normalisation(pla
     digest, embedding = planted.embedder.embedding(address(studio, 1))
     encoded = counted(planted, monkeypatch)
     embed(planted, project)
-    assert planted.normalisations.of(project) == PER_IMAGE and planted.embedder_for(project) is planted.embedder
+    assert planted.normalizations.of(project) == PER_IMAGE and planted.embedder_for(project) is planted.embedder
     set_normalization(planted, project, (3, 2, 1), (0.0, 4000.0))
     _, again = planted.embedder_for(project).embedding(address(studio, 1))
     assert (again.features == embedding.features).all() and encoded == []
@@ -142,7 +142,7 @@ def test_the_bands_that_are_chosen_are_seen(planted, studio, project, dtype):
     set_normalization(planted, project, (4, 2, 1), (0.0, 255.0))
     assert level(planted, studio, project, 1) == pytest.approx(140, abs=1)
     set_normalization(planted, project, (6,))
-    assert planted.normalisations.of(project) == Normalization((6,))
+    assert planted.normalizations.of(project) == Normalization((6,))
     with pytest.raises(ValueError, match=r"the picture has 5 bands; \(6,\) are not one or three of them"):
         level(planted, studio, project, 1)
 
@@ -151,9 +151,9 @@ def test_a_click_is_answered_before_and_after_it_is_settled(planted, studio, pro
     add(studio, project, DIM, BRIGHT)
     point = key_point("point", "Pit", 30, 30, (64, 64))
     task = {"id": 2, "data": {"image": address(studio, 2)}}
-    before, _ = click(planted, LABELING, task, {"result": [point]}, planted.normalisations.of(project))
+    before, _ = click(planted, LABELING, task, {"result": [point]}, planted.normalizations.of(project))
     embed(planted, project)
-    after, _ = click(planted, LABELING, task, {"result": [point]}, planted.normalisations.of(project))
+    after, _ = click(planted, LABELING, task, {"result": [point]}, planted.normalizations.of(project))
     assert before and after
 
 
@@ -161,7 +161,7 @@ def test_a_version_keeps_the_normalisation_it_was_trained_with(planted, studio, 
     add(studio, project, DIM, BRIGHT, DIM, BRIGHT)
     annotate(planted, studio, project)
     assert train_version(planted, project) == 1
-    settled, card = planted.normalisations.of(project), planted.versions.card(project, 1)
+    settled, card = planted.normalizations.of(project), planted.versions.card(project, 1)
     assert settled.range is not None and card["normalisation"] == settled.to_json()
     assert planted.decoder_for(project, LABELING).config.normalisation == settled
     assert train_version(planted, project) == 0  # nothing has changed
@@ -206,10 +206,10 @@ def test_a_damaged_one_is_that_of_the_newest_version(planted, studio, project):
     add(studio, project, DIM, BRIGHT, DIM)
     annotate(planted, studio, project)
     train_version(planted, project)
-    settled = planted.normalisations.of(project)
+    settled = planted.normalizations.of(project)
     path = planted.files.path(planted.store.folder(project)) / "normalisation.json"
     path.write_bytes(path.read_bytes().replace(b"range", b"ranch"))
-    assert planted.normalisations.of(project) == settled == planted.normalisations.of(project)
+    assert planted.normalizations.of(project) == settled == planted.normalizations.of(project)
     assert planted.failures.of(project)
 
 
@@ -219,17 +219,17 @@ def test_each_picture_keeps_its_own_where_somebody_says_so(planted, studio, proj
     add(studio, project, DIM, BRIGHT, DIM)
     annotate(planted, studio, project)
     assert train_version(planted, project) == 1 and planted.versions.card(project, 1)["normalisation"] is None
-    assert planted.normalisations.of(project) == PER_IMAGE
+    assert planted.normalizations.of(project) == PER_IMAGE
     set_normalization(planted, project, None, "auto")
-    assert train_version(planted, project) == 2 and planted.normalisations.of(project).range is not None
+    assert train_version(planted, project) == 2 and planted.normalizations.of(project).range is not None
     set_normalization(planted, project, (1,), "own")
-    assert planted.normalisations.of(project) == Normalization((1,)) and planted.normalisations.is_own(project)
+    assert planted.normalizations.of(project) == Normalization((1,)) and planted.normalizations.is_own(project)
 
 
 def test_black_pictures_settle_nothing(planted, studio, project):
     add(studio, project, 0, 0)
     embed(planted, project)
-    assert planted.normalisations.of(project) == PER_IMAGE and level(planted, studio, project, 1) == 0
+    assert planted.normalizations.of(project) == PER_IMAGE and level(planted, studio, project, 1) == 0
 
 
 def test_the_command_shows_and_sets_it_and_the_page_shows_it(planted, project, client, monkeypatch):
@@ -249,4 +249,4 @@ def test_the_command_shows_and_sets_it_and_the_page_shows_it(planted, project, c
     for wrong in ("1", "5,5", "9,2", "nan,2", "0,inf", "a,b", "1,2,3"):
         refused = skylight("--range", wrong)
         assert refused.exit_code == 2 and "is not auto, own, or two numbers" in refused.output.replace("\n", " ")
-    assert planted.normalisations.of(project) == PER_IMAGE
+    assert planted.normalizations.of(project) == PER_IMAGE

@@ -25,7 +25,7 @@ from skylight.backend.inference.click import click
 from skylight.backend.labelstudio.events import webhook_events
 from skylight.backend.labelstudio.label_config import parse_config
 from skylight.backend.labelstudio.region_reader import read_mask
-from skylight.backend.learning.ingest import handle
+from skylight.backend.learning.ingest import apply_event
 from skylight.backend.mapping.inputs import list_images
 from skylight.backend.service import Service
 from skylight.model.embeddings.cache import EmbeddingCache
@@ -191,7 +191,7 @@ def test_a_narrow_picture_is_answered_by_segment_a_click_and_an_annotation(
     looked.store.save_config(key, studio.projects[1]["label_config"])
     annotation = studio.annotate(task, [brush(LABELING, np.ones(case.size, bool))])
     (event,) = webhook_events(studio.webhook("ANNOTATION_CREATED", key, annotation))
-    assert handle(looked, key, event)
+    assert apply_event(looked, key, event)
     (record,) = looked.store.samples(key)
     assert record.size == case.size and looked.store.label_map(key, record).all()
 

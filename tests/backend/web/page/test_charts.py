@@ -2,7 +2,7 @@
 
 import pytest
 
-from skylight.backend.learning.agreement import agreements, learning_curve, summary
+from skylight.backend.learning.agreement import agreements, learning_curve, summarize
 from skylight.backend.web.page.charts import (
     BOTTOM,
     HEIGHT,
@@ -65,7 +65,7 @@ def test_the_curve_has_a_line_for_each_of_several_labels():
         card(1, 3, 0.4, validation={"mean_iou": 0.4, "iou": {"Pit": 0.6, "Crater": 0.2}}),
         card(2, 9, 0.5, validation={"mean_iou": 0.5, "iou": {"Pit": 0.5}}, promoted=False),
     ]
-    found = learning_chart(learning_curve(map(summary, cards)))
+    found = learning_chart(learning_curve(map(summarize, cards)))
     assert found is not None
     assert [line.name for line in found.lines] == ["Pit", "Crater", "mean of all labels"]  # the mean drawn last, on top
     assert [len(line.dots) for line in found.lines] == [2, 1, 2]
@@ -76,7 +76,7 @@ def test_the_curve_has_a_line_for_each_of_several_labels():
 
 
 def test_with_one_label_its_line_would_be_the_means():
-    found = learning_chart(learning_curve([summary(card(1, 3))]))
+    found = learning_chart(learning_curve([summarize(card(1, 3))]))
     assert found is not None and [line.name for line in found.lines] == ["mean of all labels"]
 
 
