@@ -48,7 +48,7 @@ from tests.support.trained_versions import train_pits
 
 SIDE = 256
 A, B = "/data/upload/1/a.png", "/data/upload/1/b.png"
-LABELING = parse_config(label_config(["Pit"]), output="")
+LABELING = parse_config(label_config(["Pit"]), preferred="")
 
 
 @pytest.fixture(scope="module")

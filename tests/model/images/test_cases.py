@@ -42,7 +42,7 @@ from tests.support.planted_embeddings import brush, key_point, png, square
 OWN = Path(__file__).parents[2] / "cases"
 ALL = os.environ.get("SKYLIGHT_CASES", "")
 A = "/data/upload/1/a.png"
-LABELING = parse_config(label_config(["Pit"]), output="")
+LABELING = parse_config(label_config(["Pit"]), preferred="")
 
 
 @dataclass(frozen=True)
