@@ -98,7 +98,7 @@ def every_way(case: Case, folder: Path, monkeypatch: pytest.MonkeyPatch) -> dict
         watched = Watched()
         cache = EmbeddingCache(FolderStore(folder), str(side), 0)
         large = LargeImageStore(folder / str(side), side)
-        found = ImageEmbedder(watched, cache, lambda _: data, 10**8, large=large).look(A)[1]  # type: ignore[arg-type]
+        found = ImageEmbedder(watched, cache, lambda _: data, 10**8, large=large).open(A)[1]  # type: ignore[arg-type]
         small = isinstance(found, Embedding)
         assert small == (max(case.size) <= side)
         there = found.known_mask() if isinstance(found, Embedding) else None
