@@ -85,7 +85,7 @@ class Service:
         self.admission = Admission(settings.threads)
         self._lock = threading.Lock()
         self._embedder: ImageEmbedder | None = None
-        self.labeling = functools.lru_cache(maxsize=256)(functools.partial(parse_config, output=settings.output))
+        self.labeling = functools.lru_cache(maxsize=256)(functools.partial(parse_config, preferred=settings.output))
         self.click_sessions = ClickSessions()
         self.stopping = threading.Event()  # set when this process is to end
         self.prefetch_thread = PrefetchThread(lambda project, url: self.embedder_for(project).embedding(url))

@@ -67,7 +67,7 @@ class TargetProject:
         new = self.renamed(name)
         if name and not new:
             return ""
-        index = find_label(new, self.labeling.labels, self.labeling.also)
+        index = find_label(new, self.labeling.labels, self.labeling.other_names)
         return None if index is None else self.labeling.labels[index]
 
     def check(self, source: Path, names: Sequence[str], hint: str = "") -> None:
@@ -103,7 +103,7 @@ class TargetProject:
         output = self.labeling.output(label)
         part = Placement(instance.top, instance.left, size)
         rings = instance.rings if isinstance(instance, PolygonRegion) else ()
-        regions = draw_regions(output, instance.mask, output.spelled(label), 1.0, placement=part, rings=rings)
+        regions = draw_regions(output, instance.mask, output.own_label(label), 1.0, placement=part, rings=rings)
         return [{**{k: v for k, v in region.items() if k != "score"}, "origin": "manual"} for region in regions]
 
 

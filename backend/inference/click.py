@@ -194,4 +194,4 @@ def _is_same_label(region: Region, request: ClickRequest, labeling: Labeling) ->
     same_image = region.get("to_name") == request.output.image and (region.get("item_index") or 0) == (
         request.index or 0
     )
-    return same_image and is_mask(region, labeling) and request.output.spelled(label_of(region)) == request.label
+    return same_image and is_mask(region, labeling) and request.output.own_label(label_of(region)) == request.label

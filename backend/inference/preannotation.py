@@ -47,7 +47,7 @@ def preannotation(
         output = labeling.output(labeling.labels[each.label])
         part = Placement(each.top, each.left, embedding.size)
         regions += draw_regions(
-            output, each.part, output.spelled(labeling.labels[each.label]), each.score, placement=part
+            output, each.part, output.own_label(labeling.labels[each.label]), each.score, placement=part
         )
     check_regions(regions, labeling, embedding.size)
     return regions, round(confidence(decided, prediction.count), 4)
@@ -83,7 +83,7 @@ def preannotation_large(
                 break
             output = labeling.output(labeling.labels[each.label])
             part = Placement(each.top, each.left, raster.size)
-            label = output.spelled(labeling.labels[each.label])
+            label = output.own_label(labeling.labels[each.label])
             new = draw_regions(output, each.mask, label, each.score, placement=part)
             characters += sum(encoded_length(region["value"]) for region in new)
             regions += new

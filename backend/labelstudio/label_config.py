@@ -1,4 +1,4 @@
-"""Label Studio's labeling configuration: what a project asks for."""
+"""Label Studio's labeling configuration: the controls for masks, their labels and images."""
 
 import functools
 import re
@@ -16,19 +16,19 @@ from skylight.backend.errors import ConfigError
 from skylight.backend.limits import MAX_CONFIG, MAX_NAMES, MAX_TAGS, MAX_XML_DEPTH
 from skylight.backend.settings import OUTPUTS
 
-KINDS = tuple(f"{kind}labels" for kind in OUTPUTS)  # of controls for masks, preferred first
+OUTPUT_TYPES = tuple(f"{kind}labels" for kind in OUTPUTS)  # of controls for masks, preferred first
 POINT, BOX, VECTOR, ELLIPSE = "keypointlabels", "rectanglelabels", "vectorlabels", "ellipselabels"
 MAX_LABELS = 254  # a label map has 8 bits; 0 is background, 255 is ignore
 ADD_OUTPUT = '<BrushLabels name="brush" toName="image" smart="false"><Label value="..."/></BrushLabels>'
-REPEATED = "{{"  # begins the place of a number in names inside a Repeater
+REPEATER_INDEX = "{{"  # begins the place of a number in names inside a Repeater
 INSTEAD_OF_REPEATER = 'show several pictures by <Image name="image" valueList="$images"/>, or one outside of it'
 ADD_IMAGE = '<Image name="image" value="$image"/>'
-FIELD = re.compile(r"\$[^$/{}]+")  # the value of an Image: a field of the task's data, or a path into it
-WANTED = "BrushLabels, BitmaskLabels, PolygonLabels, VectorLabels (closable) or RectangleLabels"
+DATA_FIELD = re.compile(r"\$[^$/{}]+")  # the value of an Image: a field of the task's data, or a path into it
+OUTPUT_TAGS = "BrushLabels, BitmaskLabels, PolygonLabels, VectorLabels (closable) or RectangleLabels"
 
-# What the SDK's parser and this module ask for by name, which case matters to; of other tags it is read in any case.
-TAGS = {name.lower(): name for name in ("Label", "Choice", "Relation", "Filter")}
-ATTRIBUTES = {
+# Names that the SDK's parser and this module look up case-sensitively; other tags are read in any case.
+TAG_NAMES = {name.lower(): name for name in ("Label", "Choice", "Relation", "Filter")}
+ATTRIBUTE_NAMES = {
     name.lower(): name
     for name in (
         "name", "toName", "value", "valueList", "alias", "predicted_values", "smart", "smartOnly", "closable",
@@ -48,13 +48,13 @@ class Output:
     image: str  # to_name
     data_key: str  # where the image's picture is in a task's data: a key, or a path such as `images[0].url`
     labels: tuple[str, ...]  # as results name them (by alias, if it has one)
-    also: tuple[tuple[str, ...], ...]  # other names of each: as the editor shows it, and its `predicted_values`
+    other_names: tuple[tuple[str, ...], ...]  # other names of each: as the editor shows it, and its `predicted_values`
     smart: bool  # whether it is a rectangle that prompts are drawn with
 
-    def spelled(self, label: str) -> str:
-        """The control's own name of a label, which another may spell otherwise; "" if it does not have it."""
-        at = find_label(label, self.labels, self.also)
-        return "" if at is None else self.labels[at]
+    def own_label(self, label: str) -> str:
+        """The control's own name of a label, which another control may spell differently; "" if it does not have it."""
+        index = find_label(label, self.labels, self.other_names)
+        return "" if index is None else self.labels[index]
 
 
 @dataclass(frozen=True)
@@ -71,14 +71,14 @@ class Labeling:
     """What a labeling configuration asks for.
 
     Clicks are answered on every image that has a control for masks. Learned from, and pre-annotated, is one of them,
-    `image`: that of the first control of the most preferred kind (`KINDS`). `labels` are those of all its
+    `image`: that of the first control of the most preferred kind (`OUTPUT_TYPES`). `labels` are those of all its
     controls in the order of the configuration, each once, as a project has one decoder.
     """
 
     image: str  # name of the Image tag that is learned from: to_name
     data_key: str  # where its picture is in a task's data
     labels: tuple[str, ...]  # as results name them (by alias, if it has one)
-    also: tuple[tuple[str, ...], ...]  # other names of each
+    other_names: tuple[tuple[str, ...], ...]  # other names of each
     prompts: tuple[str, ...]  # names of the smart point and rectangle controls
     outputs: tuple[Output, ...]  # of all images, the one preferred first
 
@@ -94,8 +94,8 @@ class Labeling:
 
     def number(self, label: str) -> int:
         """The label's number in a label map, 1 for the first, 0 if unknown. Case counts only if it must."""
-        at = find_label(label, self.labels, self.also)
-        return 0 if at is None else at + 1
+        index = find_label(label, self.labels, self.other_names)
+        return 0 if index is None else index + 1
 
     def output(self, label: str, image: str = "") -> Output:
         """The control that an image's masks of a label go to; of the image that is learned from, if none is named.
@@ -103,33 +103,33 @@ class Labeling:
         Raises ConfigError if there is none.
         """
         image = image or self.image
-        for each in self.outputs:
-            if each.image == image and each.spelled(label):
-                return each
-        there = sorted({name for each in self.outputs if each.image == image for name in each.labels})
-        known = ", ".join(there) or "no labels at all"
+        outputs = [output for output in self.outputs if output.image == image]
+        for output in outputs:
+            if output.own_label(label):
+                return output
+        known = ", ".join(sorted({name for output in outputs for name in output.labels})) or "no labels at all"
         raise ConfigError(f"no control for masks of {image!r} has label {label!r}, only {known}; add it to the config")
 
     def takes(self, control: str, label: str) -> bool:
         """Whether masks of a label go to this control, on whatever image."""
         return any(
-            each.name == control and each.spelled(label) and self.output(label, each.image) == each
-            for each in self.outputs
+            output.name == control and output.own_label(label) and self.output(label, output.image) == output
+            for output in self.outputs
         )
 
 
-def find_label(label: str, labels: Sequence[str], also: Sequence[Sequence[str]]) -> int | None:
-    """Where a label is among some that each have other names.
+def find_label(label: str, labels: Sequence[str], other_names: Sequence[Sequence[str]]) -> int | None:
+    """The index of a label among some that each have other names, None if it is none of them.
 
     One that differs by how its accents are encoded, or by case, only if none is equal.
     """
-    names = [(name,) for name in labels]
-    for form in (str, _composed, _caseless):
-        wanted = form(label)
-        for each in (names, also):
-            for at, known in enumerate(each):
-                if wanted in map(form, known):
-                    return at
+    own_names = [(name,) for name in labels]
+    for normalize in (str, _composed, _caseless):
+        normalized = normalize(label)
+        for names_of_labels in (own_names, other_names):
+            for index, names in enumerate(names_of_labels):
+                if normalized in map(normalize, names):
+                    return index
     return None
 
 
@@ -144,10 +144,10 @@ def _caseless(name: str) -> str:
     return _composed(_composed(name).casefold())
 
 
-def parse_config(xml: str, output: str = "") -> Labeling:
-    """What a project asks for, from its XML; `output` is the preferred kind (one of `OUTPUTS`), "" without one.
+def parse_config(xml: str, preferred: str = "") -> Labeling:
+    """Parse a labeling configuration; `preferred` is the kind of region preferred (one of `OUTPUTS`), or "".
 
-    A smart rectangle is a prompt, and takes masks only where nothing else does or it is asked for by `output`.
+    A smart rectangle is a prompt, and takes masks only where nothing else does or it is the one `preferred`.
     Raises ConfigError, which says what to add, if it is not XML, has no Image, or no control for masks with labels.
     """
     root, tags = _tags(xml)
@@ -155,22 +155,25 @@ def parse_config(xml: str, output: str = "") -> Labeling:
     images = [tag.get("name", "") for tag in root.iter() if tag.tag.lower() == "image"]
     if not images:
         raise ConfigError(f"the labeling configuration has no Image; add {ADD_IMAGE}")
-    found = _outputs(tags, images, attributes)
-    usual = sorted(found, key=lambda each: (each.smart, KINDS.index(each.type)))
-    image = usual[0].image
+    outputs = _outputs(tags, images, attributes)
+    ranked = sorted(outputs, key=lambda output: (output.smart, OUTPUT_TYPES.index(output.type)))
+    image = ranked[0].image
     # A smart rectangle's labels come last: where there are other controls it rarely has one of its own.
-    labels, also = _union(sorted((each for each in found if each.image == image), key=lambda each: each.smart))
+    of_image = sorted((output for output in outputs if output.image == image), key=lambda output: output.smart)
+    labels, other_names = _union(of_image)
     if not 0 < len(labels) <= MAX_LABELS:
-        raise ConfigError(f"control {usual[0].name!r} has {len(labels)} labels; give it 1 to {MAX_LABELS} <Label> tags")
-    served = {each.image for each in found}
+        raise ConfigError(
+            f"control {ranked[0].name!r} has {len(labels)} labels; give it 1 to {MAX_LABELS} <Label> tags"
+        )
+    served = {output.image for output in outputs}
     prompts = [name for name, tag in tags.items() if tag["type"].lower() in (POINT, BOX) and served & {*tag["to_name"]}]
     return Labeling(
         image=image,
-        data_key=usual[0].data_key,
+        data_key=ranked[0].data_key,
         labels=labels,
-        also=also,
+        other_names=other_names,
         prompts=tuple(name for name in prompts if _is_smart(attributes[name])),
-        outputs=tuple(sorted(usual, key=lambda each: each.type != f"{output}labels")),
+        outputs=tuple(sorted(ranked, key=lambda output: output.type != f"{preferred}labels")),
     )
 
 
@@ -198,20 +201,20 @@ def _tags(xml: str) -> tuple[Element, dict[str, dict[str, Any]]]:
 def _spell(root: Element) -> None:
     """Give tags and attributes the case that they have in Label Studio's documentation; its editor takes any."""
     for tag in root.iter():
-        tag.tag = TAGS.get(tag.tag.lower(), tag.tag)
-        for name in [name for name in tag.attrib if name not in ATTRIBUTES.values()]:
-            spelled = ATTRIBUTES.get(name.lower())
+        tag.tag = TAG_NAMES.get(tag.tag.lower(), tag.tag)
+        for name in [name for name in tag.attrib if name not in ATTRIBUTE_NAMES.values()]:
+            spelled = ATTRIBUTE_NAMES.get(name.lower())
             if spelled and spelled not in tag.attrib:
                 tag.set(spelled, tag.attrib.pop(name))
 
 
 def _check_shape(root: Element) -> None:
-    """Raises ConfigError for more tags, or tags deeper in each other, than can be read at once."""
+    """Raise ConfigError for more tags, or tags deeper in each other, than can be read at once."""
     if (count := sum(1 for _ in root.iter())) > MAX_TAGS:
         raise ConfigError(f"the labeling configuration has {count} tags, more than {MAX_TAGS}; drop some")
     level = [root]
     for _ in range(MAX_XML_DEPTH):
-        level = [child for each in level for child in each]
+        level = [child for tag in level for child in tag]
         if not level:
             return
     raise ConfigError(f"the labeling configuration has tags more than {MAX_XML_DEPTH} deep in each other; flatten it")
@@ -221,31 +224,31 @@ def _outputs(
     tags: Mapping[str, Mapping[str, Any]], images: Sequence[str], attributes: Mapping[str, Mapping[str, str]]
 ) -> list[Output]:
     """The controls that take masks of an image, in the order of the configuration. Raises ConfigError without one."""
-    found, unusable = [], ""
+    outputs, unusable = [], ""
     for name, tag in tags.items():
         kind = tag["type"].lower()
-        if kind not in KINDS or (kind == VECTOR and attributes[name].get("closable", "").lower() != "true"):
+        if kind not in OUTPUT_TYPES or (kind == VECTOR and attributes[name].get("closable", "").lower() != "true"):
             continue  # a vector that is not closable is a line
         labels = tuple(tag["labels"])
-        also = tuple(_also(label, tag["labels_attrs"][label]) for label in labels)
+        other_names = tuple(_other_names(label, tag["labels_attrs"][label]) for label in labels)
         for image in tag["to_name"]:
             value = attributes.get(image, {}).get("value") or attributes.get(image, {}).get("valueList") or ""
-            if REPEATED in name + image + value:
+            if REPEATER_INDEX in name + image + value:
                 unusable = f"control {name!r} is in a Repeater, which is not read; {INSTEAD_OF_REPEATER}"
-            elif image in images and FIELD.fullmatch(value):
+            elif image in images and DATA_FIELD.fullmatch(value):
                 smart = kind == BOX and _is_smart(attributes[name])
-                found.append(Output(name, kind, image, value[1:], labels, also, smart))
+                outputs.append(Output(name, kind, image, value[1:], labels, other_names, smart))
             elif image in images:
                 unusable = f"Image {image!r} has value {value!r}, not a field of the task's data; use {ADD_IMAGE}"
-    if not found:
-        raise ConfigError(unusable or f"the labeling configuration has no {WANTED} for an Image; add {ADD_OUTPUT}")
-    names = sum(len(each.labels) + sum(map(len, each.also)) for each in found)
+    if not outputs:
+        raise ConfigError(unusable or f"the labeling configuration has no {OUTPUT_TAGS} for an Image; add {ADD_OUTPUT}")
+    names = sum(len(output.labels) + sum(map(len, output.other_names)) for output in outputs)
     if names > MAX_NAMES:
         raise ConfigError(f"the labeling configuration has {names} names of labels for masks, more than {MAX_NAMES}")
-    return [each for each in found if each.labels] or found
+    return [output for output in outputs if output.labels] or outputs
 
 
-def _also(label: str, attributes: Mapping[str, str]) -> tuple[str, ...]:
+def _other_names(label: str, attributes: Mapping[str, str]) -> tuple[str, ...]:
     predicted = (name.strip() for name in attributes.get("predicted_values", "").split(","))
     return tuple(name for name in (attributes.get("value", label), *predicted) if name and name != label)
 
@@ -253,28 +256,28 @@ def _also(label: str, attributes: Mapping[str, str]) -> tuple[str, ...]:
 def _union(outputs: Sequence[Output]) -> tuple[tuple[str, ...], tuple[tuple[str, ...], ...]]:
     """Labels and their other names, over some controls; what one control calls two labels stays two."""
     labels: list[str] = []
-    also: list[tuple[str, ...]] = []
-    for each in outputs:
-        held = _find_all(each.labels, labels, also)
-        for name, others, at in zip(each.labels, each.also, held, strict=True):
-            if at is None:
+    other_names: list[tuple[str, ...]] = []
+    for output in outputs:
+        indices = _find_all(output.labels, labels, other_names)
+        for name, others, index in zip(output.labels, output.other_names, indices, strict=True):
+            if index is None:
                 labels.append(name)
-                also.append(others)
+                other_names.append(others)
             else:
-                also[at] = tuple(dict.fromkeys((*also[at], *others)))
-    return tuple(labels), tuple(also)
+                other_names[index] = tuple(dict.fromkeys((*other_names[index], *others)))
+    return tuple(labels), tuple(other_names)
 
 
-def _find_all(names: Sequence[str], labels: Sequence[str], also: Sequence[Sequence[str]]) -> list[int | None]:
-    """`find` for the labels of one control: no two of them are the same; the one spelled alike comes first."""
-    found = [labels.index(name) if name in labels else None for name in names]
+def _find_all(names: Sequence[str], labels: Sequence[str], other_names: Sequence[Sequence[str]]) -> list[int | None]:
+    """`find_label` for the labels of one control: no two of them are the same; the one spelled alike comes first."""
+    indices = [labels.index(name) if name in labels else None for name in names]
     for i, name in enumerate(names):
-        at = find_label(name, labels, also) if found[i] is None else None
-        if at is not None and at not in found:
-            found[i] = at
-    return found
+        index = find_label(name, labels, other_names) if indices[i] is None else None
+        if index is not None and index not in indices:
+            indices[i] = index
+    return indices
 
 
 def _is_smart(attributes: Mapping[str, str]) -> bool:
-    """As the editor sees it: smart unless said otherwise."""
+    """Whether the editor takes a control as smart: unless its attributes say otherwise."""
     return attributes.get("smart", "true").lower() != "false" or attributes.get("smartOnly", "").lower() == "true"

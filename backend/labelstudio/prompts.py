@@ -91,7 +91,7 @@ def _output_and_label(region: Region, labeling: Labeling) -> tuple[Output, str]:
     if not label:
         raise BadRequest(f"region {region.get('id')!r} has no label; pick one before clicking")
     output = labeling.output(label, str(region.get("to_name", labeling.image)))
-    return output, output.spelled(label)
+    return output, output.own_label(label)
 
 
 def _prompt(points: Sequence[Region], boxes: Sequence[Region], size: Size) -> Prompt:

@@ -48,7 +48,7 @@ from tests.support.trained_versions import train_pits
 
 SIDE = 256
 A, B = "/data/upload/1/a.png", "/data/upload/1/b.png"
-LABELING = parse_config(label_config(["Pit"]), output="")
+LABELING = parse_config(label_config(["Pit"]), preferred="")
 
 
 @pytest.fixture(scope="module")
@@ -211,7 +211,7 @@ def test_of_brushes_and_bitmasks_no_more_are_sent_than_fit_into_an_answer(
     tiled, studio, mosaic, decoder, monkeypatch, caplog, kind
 ):
     studio.pictures[A] = png(mosaic[0])
-    labeling = parse_config(label_config(["Pit"]).replace("BrushLabels", kind), output="")
+    labeling = parse_config(label_config(["Pit"]).replace("BrushLabels", kind), preferred="")
     digest, raster = tiled.embedder.open(A)
     every, score = preannotation_large(tiled, decoder, labeling, digest, raster)
     one = len(json.dumps(every[0]["value"]))

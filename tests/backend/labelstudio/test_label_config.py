@@ -95,7 +95,7 @@ def test_a_label_goes_by_its_predicted_values_too() -> None:
     labels = '<Label value="Vehicle" predicted_values="car, Truck"/><Label value="Car"/>'
     labeling = parse_config(view(f'<BrushLabels name="b" toName="image">{labels}</BrushLabels>'))
     assert [labeling.number(name) for name in ("car", "truck", "Car", "vehicle")] == [1, 1, 2, 1]
-    assert labeling.output("car").spelled("TRUCK") == "Vehicle"
+    assert labeling.output("car").own_label("TRUCK") == "Vehicle"
 
 
 def test_the_image_of_the_output_control_counts() -> None:
@@ -113,7 +113,7 @@ def test_the_field_of_a_list_of_images_is_read() -> None:
 def test_a_label_goes_by_its_alias_as_in_results() -> None:
     labels = '<Label value="Lava tube" alias="tube"/><Label value="Pit"/>'
     labeling = parse_config(view(f'<BrushLabels name="b" toName="image">{labels}</BrushLabels>'))
-    assert (labeling.labels, labeling.also) == (("tube", "Pit"), (("Lava tube",), ()))
+    assert (labeling.labels, labeling.other_names) == (("tube", "Pit"), (("Lava tube",), ()))
     assert [labeling.number(name) for name in ("tube", "Lava tube", "Pit", "pit", "Dune")] == [1, 1, 2, 2, 0]
 
 
@@ -201,7 +201,7 @@ WORDS |= {"alias": "alias", "only": "smartOnly"}
 def test_tags_and_attributes_may_be_in_any_case(spell: Callable[[str], str]) -> None:
     labeling = parse_config(SMALL.format(**{key: spell(word) for key, word in WORDS.items()}))
     assert (labeling.labels, labeling.control, labeling.type) == (("pit", "Crater"), "mask", "brushlabels")
-    assert labeling.prompts == ("point",) and labeling.outputs[0].also == (("Pit",), ())
+    assert labeling.prompts == ("point",) and labeling.outputs[0].other_names == (("Pit",), ())
 
 
 def test_choices_in_small_letters_are_a_controls_labels() -> None:
@@ -243,6 +243,6 @@ def test_a_label_is_found_however_its_accents_are_encoded() -> None:
     for own, other in ((composed, apart), (apart, composed)):
         labeling = parse_config(view(control("BrushLabels", "b", f"Pit,{own}")))
         assert [labeling.number(name) for name in (own, other, other.upper())] == [2, 2, 2]
-        assert labeling.output(other).spelled(other) == own
+        assert labeling.output(other).own_label(other) == own
     both = parse_config(view(control("BrushLabels", "b", f"{composed},{apart}")))
     assert [both.number(name) for name in (composed, apart)] == [1, 2]

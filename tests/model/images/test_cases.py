@@ -42,7 +42,7 @@ from tests.support.planted_embeddings import brush, key_point, png, square
 OWN = Path(__file__).parents[2] / "cases"
 ALL = os.environ.get("SKYLIGHT_CASES", "")
 A = "/data/upload/1/a.png"
-LABELING = parse_config(label_config(["Pit"]), output="")
+LABELING = parse_config(label_config(["Pit"]), preferred="")
 
 
 @dataclass(frozen=True)
@@ -98,7 +98,7 @@ def every_way(case: Case, folder: Path, monkeypatch: pytest.MonkeyPatch) -> dict
         watched = Watched()
         cache = EmbeddingCache(FolderStore(folder), str(side), 0)
         large = LargeImageStore(folder / str(side), side)
-        found = ImageEmbedder(watched, cache, lambda _: data, 10**8, large=large).look(A)[1]  # type: ignore[arg-type]
+        found = ImageEmbedder(watched, cache, lambda _: data, 10**8, large=large).open(A)[1]  # type: ignore[arg-type]
         small = isinstance(found, Embedding)
         assert small == (max(case.size) <= side)
         there = found.known_mask() if isinstance(found, Embedding) else None
