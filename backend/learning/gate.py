@@ -9,7 +9,7 @@ from skylight.backend.service import Service
 from skylight.model.decoder.held_out import HeldOut, validate
 from skylight.model.decoder.samples import Sample
 from skylight.model.decoder.training import Trained
-from skylight.model.evaluation.metrics import paired
+from skylight.model.evaluation.metrics import paired_difference
 from skylight.model.images.normalization import Normalization
 
 
@@ -99,7 +99,7 @@ def compare_scores(new: dict[str, float], served: dict[str, float], images: str,
     is a guess (see docs/decisions/promotion.md); then the new version, which knows the newer annotations, is promoted.
     `images`: what the tasks' images are, for the sentence.
     """
-    difference = paired(new, served)
+    difference = paired_difference(new, served)
     if difference.n < enough:
         return f"promoted: to compare it with the current version takes {enough} {images}, not {difference.n}", True
     promoted = difference.mean >= -2 * difference.error

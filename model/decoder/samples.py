@@ -12,7 +12,7 @@ from scipy import ndimage
 from torch import Tensor
 
 from skylight.model.masks.distance_transform import distance_targets
-from skylight.model.masks.instance_map import touching
+from skylight.model.masks.instance_map import count_touching
 from skylight.model.masks.label_map import IGNORE
 from skylight.model.sam.types import Embedding
 
@@ -152,7 +152,7 @@ def separable_labels(
         for k, window in enumerate(ndimage.find_objects(classes)[: len(labels)], 1):
             if window is not None:
                 own = np.where(classes[window] == k, numbers[window], 0)
-                count, close = touching(own, cell // step)
+                count, close = count_touching(own, cell // step)
                 objects[k], crowded[k] = objects[k] + count, crowded[k] + close
     mostly_single = pixels * SINGLE_OBJECTS <= single
     rarely_touching = objects * TOUCHING > crowded

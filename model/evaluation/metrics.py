@@ -1,4 +1,4 @@
-"""How good regions and probabilities are: rims, instances, calibration, and whether one version beats another."""
+"""Metrics of masks, label maps, instances and probabilities, and paired comparisons."""
 
 import math
 from collections.abc import Sequence
@@ -49,7 +49,7 @@ def _rim(mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
 
 @dataclass(frozen=True)
 class Matching:
-    """Which found region is which true object of one image.
+    """The matched pairs of predicted masks and true objects of one image.
 
     `partners` (N,) int64: the true object's number per found region, 0 without one; `overlaps` (N,) float64: their
     IoU, 0 without a partner; `truths`: how many true objects there are.
@@ -61,17 +61,17 @@ class Matching:
 
     @property
     def tp(self) -> int:
-        """Found regions that are a true object."""
+        """True positives."""
         return int(np.count_nonzero(self.partners))
 
     @property
     def fp(self) -> int:
-        """Found regions that are none."""
+        """False positives."""
         return len(self.partners) - self.tp
 
     @property
     def fn(self) -> int:
-        """True objects that were not found."""
+        """False negatives."""
         return self.truths - self.tp
 
     @property
@@ -80,13 +80,13 @@ class Matching:
         return float(self.overlaps.sum())
 
 
-def match(
+def match_instances(
     found: Sequence[NDArray[np.bool_]], truth: NDArray[np.uint16], scores: Sequence[float] | None = None
 ) -> Matching:
     """Match found masks (H, W) bool, which may overlap, to an instance map (H, W) uint16 (0 none) at IoU > 0.5.
 
-    Nothing is matched twice: the pair with the higher score chooses first, then that with the higher IoU; without
-    scores the IoU alone decides. Disjoint masks never compete. Raises ValueError if a mask is not of the map's shape
+    Nothing is matched twice: pairs are taken by descending score, then by descending IoU; without scores by IoU alone.
+    Disjoint masks never compete. Raises ValueError if a mask is not of the map's shape
     or the scores are not as many as the masks.
     """
     if scores is not None and len(scores) != len(found):
@@ -132,7 +132,7 @@ class LabelScores:
         self._unions = np.zeros(len(labels), np.int64)
 
     def add(self, found: NDArray[np.uint8], truth: NDArray[np.uint8]) -> None:
-        """Count one image's answer against its truth."""
+        """Count one image: predicted and true label map, (H, W) uint8."""
         self.images += 1
         known = truth != IGNORE
         pairs = np.bincount(found[known].astype(np.uint16) << 8 | truth[known], minlength=1 << 16).reshape(256, 256)
@@ -142,13 +142,13 @@ class LabelScores:
         self._unions += (pairs.sum(0) + pairs.sum(1) - same)[labels]
 
     def include(self, other: "LabelScores") -> None:
-        """Count the images that are counted in `other`."""
+        """Add the images of `other`."""
         self.images += other.images
         self._intersections += other._intersections
         self._unions += other._unions
 
     def without(self, other: "LabelScores") -> "LabelScores":
-        """The scores of the images that are not counted in `other`, all of whose images are counted in these."""
+        """The scores without the images of `other`, all of which are in these."""
         rest = LabelScores(self.labels)
         rest.images = self.images - other.images
         rest._intersections += self._intersections - other._intersections
@@ -157,7 +157,7 @@ class LabelScores:
 
     @property
     def per_label(self) -> dict[str, float]:
-        """IoU of each label that was there or was found."""
+        """IoU of each label that occurs in a truth or a prediction."""
         rows = zip(self.labels, self._intersections, self._unions, strict=True)
         return {label: float(i / u) for label, i, u in rows if u}
 
@@ -185,7 +185,7 @@ class InstanceScores:
         """
         if not np.isfinite(np.asarray(scores, np.float64)).all():
             raise ValueError(f"scores rank the found regions, so each must be finite, not {list(scores)}")
-        matching = match(found, truth, scores)
+        matching = match_instances(found, truth, scores)
         self.images += 1
         self.count += matching.truths
         self._hits += (matching.partners > 0).tolist()
@@ -197,8 +197,8 @@ class InstanceScores:
     def ap50(self) -> float:
         """Area under the precision envelope over recall at IoU 0.5, every point of it, in [0, 1].
 
-        Regions of one score stand or fall together, so the order of images cannot matter. 1 if there was nothing and
-        nothing was found, 0 if only one of the two.
+        Regions of equal score are counted together, so that the order of images does not matter. 1 if there
+        was nothing and nothing was found, 0 if only one of the two.
         """
         if not self.count or not self._hits:
             return float(not self.count and not self._hits)
@@ -218,7 +218,7 @@ class InstanceScores:
 
 
 class Calibration:
-    """How far a decoder's confidence is from how often it is right, over all pixels of the images added."""
+    """Expected calibration error of a decoder, over all pixels of the images added."""
 
     def __init__(self) -> None:
         self._pixels = np.zeros(BINS, np.int64)
@@ -247,20 +247,20 @@ class Calibration:
 
 
 @dataclass(frozen=True)
-class Paired:
-    """What `paired` found: over `n` images, the `mean` difference and its standard `error`."""
+class PairedDifference:
+    """The `mean` difference over `n` images, and its standard `error`."""
 
     n: int
     mean: float
     error: float
 
 
-def paired(new: dict[str, float], old: dict[str, float]) -> Paired:
+def paired_difference(new: dict[str, float], old: dict[str, float]) -> PairedDifference:
     """Mean and standard error of new - old over the images (keys) that both have.
 
-    With one image the error is unknown and given as 0, without any the mean is too: look at `n` before trusting them.
+    With one image the error is unknown and returned as 0, without any the mean is, too: check `n`.
     """
     differences = np.array([new[key] - old[key] for key in sorted(new.keys() & old.keys())], np.float64)
     n = len(differences)
     error = float(differences.std(ddof=1) / np.sqrt(n)) if n > 1 else 0.0
-    return Paired(n, float(differences.mean()) if n else 0.0, error)
+    return PairedDifference(n, float(differences.mean()) if n else 0.0, error)

@@ -15,22 +15,22 @@ def any_point(mask: NDArray[np.bool_], rng: np.random.Generator) -> tuple[float,
 
 
 def human_click(mask: NDArray[np.bool_], rng: np.random.Generator) -> tuple[float, float]:
-    """A first click as people place it, xy px (RClicks, arXiv 2410.11722).
+    """A first click as people place it, xy px of a (H, W) bool mask (RClicks, arXiv 2410.11722).
 
-    Half of them scatter around the deepest point by half of its depth; others lie anywhere inside, as on a part that
-    catches the eye; one in ten at the rim, up to 2 px outside the mask but inside the picture.
+    Half of them scatter around the deepest point by half of its depth; others lie anywhere inside; one in ten lies
+    at the rim, up to 2 px outside the mask but inside the image.
     """
-    kind = rng.random()
-    if kind < 0.5:
-        centre = np.array(interior_point(mask, rng, central=True))
+    draw = rng.random()
+    if draw < 0.5:
+        center = np.array(interior_point(mask, rng, central=True))
         for _ in range(10):
-            x, y = np.rint(centre + rng.normal(0, 0.5 * _depth(mask, centre), 2))
+            x, y = np.rint(center + rng.normal(0, 0.5 * _depth(mask, center), 2))
             if 0 <= y < mask.shape[0] and 0 <= x < mask.shape[1] and mask[int(y), int(x)]:
                 return float(x), float(y)
-        return float(centre[0]), float(centre[1])
-    if kind < 0.75:
+        return float(center[0]), float(center[1])
+    if draw < 0.75:
         return interior_point(mask, rng, central=False)
-    if kind < 0.9:
+    if draw < 0.9:
         return any_point(mask, rng)
     rim = mask & ~ndimage.binary_erosion(mask)
     x, y = np.array(any_point(rim, rng)) + rng.integers(-2, 3, 2)
@@ -58,14 +58,14 @@ def loose_box(mask: NDArray[np.bool_], rng: np.random.Generator) -> tuple[float,
 def correction_click(
     found: NDArray[np.bool_], truth: NDArray[np.bool_], rng: np.random.Generator, central: bool = True
 ) -> tuple[float, float, bool] | None:
-    """The next click of an annotator who sees `found` and wants `truth`: x, y px and whether it is positive.
+    """The next click that corrects the mask `found` towards `truth`, (H, W) bool: x, y px and whether it is positive.
 
-    It falls into the largest connected error, at its deepest point if `central` (RITM, arXiv 2102.06583), and is
-    None when nothing is wrong.
+    It falls into the largest connected error, at its deepest point if `central` (RITM, arXiv 2102.06583); None when
+    the masks are equal.
     """
-    wrong, count = ndimage.label(found ^ truth)
+    errors, count = ndimage.label(found ^ truth)
     if not count:
         return None
-    largest = wrong == np.bincount(wrong.ravel())[1:].argmax() + 1
+    largest = errors == np.bincount(errors.ravel())[1:].argmax() + 1
     x, y = interior_point(largest, rng, central)
     return x, y, bool(truth[int(y), int(x)])

@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from skylight.model.evaluation.metrics import Paired, paired
+from skylight.model.evaluation.metrics import PairedDifference, paired_difference
 from skylight.model.experiments.report import packs
 from skylight.model.experiments.results_csv import Results, Row
 from skylight.model.experiments.targets import Figures
@@ -49,7 +49,9 @@ def price(curve: Curve, target: float) -> float:
     return float(before[0])
 
 
-def compare(rows: Sequence[Row], pack: str, order: str) -> tuple[float, NDArray[np.float64], Paired, Paired] | None:
+def compare(
+    rows: Sequence[Row], pack: str, order: str
+) -> tuple[float, NDArray[np.float64], PairedDifference, PairedDifference] | None:
     """An order beside the random one: target IoU, images that it took each seed, and two differences over the seeds.
 
     These are of the images taken and of the mean IoU of the curve's points. Only numbers of images that were measured
@@ -63,7 +65,7 @@ def compare(rows: Sequence[Row], pack: str, order: str) -> tuple[float, NDArray[
     target = SHARE * float(np.mean([curve[-1][1] for curve in theirs.values()]))
     prices, before = ({seed: price(c, target) for seed, c in each.items()} for each in (ours, theirs))
     means, others = ({seed: float(np.mean([v for _, v in c])) for seed, c in each.items()} for each in (ours, theirs))
-    return target, np.array(list(prices.values())), paired(prices, before), paired(means, others)
+    return target, np.array(list(prices.values())), paired_difference(prices, before), paired_difference(means, others)
 
 
 def report(rows: Sequence[Row], command: str) -> tuple[str, Figures]:

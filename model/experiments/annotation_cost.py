@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 from skimage import measure
 
-from skylight.model.evaluation.metrics import iou, match
+from skylight.model.evaluation.metrics import iou, match_instances
 from skylight.model.masks.rasterize import polygon_mask
 
 SATISFIED = 0.85  # IoU with the object in mind from which on nothing is corrected any more
@@ -119,7 +119,7 @@ def reviewed(
     those without a region, is clicked as in an empty image. Who knows how to `settle` also leaves a region that is as
     good as the mask which the clicks would end with.
     """
-    matching = match(found, truth)
+    matching = match_instances(found, truth)
     partners = matching.partners.tolist()
     overlaps = dict(zip(partners, matching.overlaps.tolist(), strict=True))
     enough = {number: min(SATISFIED, max(turns)) if settle else SATISFIED for number, turns in reached.items()}

@@ -20,7 +20,7 @@ from skylight.model.evaluation.metrics import iou
 from skylight.model.evaluation.simulated_clicks import any_point, correction_click, loose_box
 from skylight.model.masks.clicked_parts import corrected
 from skylight.model.masks.geometry import interior_point
-from skylight.model.masks.instance_map import numbers_of
+from skylight.model.masks.instance_map import object_numbers
 from skylight.model.sam import loading
 from skylight.model.sam.segmenter import Segmenter
 from skylight.model.sam.types import Embedding, Prompt
@@ -62,7 +62,7 @@ def pictures(
         if (item.held_out or every) and taken.setdefault(item.pack, 0) < limit:
             taken[item.pack] += 1
             image, instances = item.read()
-            yield item.pack, image, [instances == k for k in numbers_of(instances)]
+            yield item.pack, image, [instances == k for k in object_numbers(instances)]
     for seed in range(FIRST_SEED, FIRST_SEED + (0 if names else SCENES)):
         scene = synthetic_scenes.scene(seed)
         yield PROCEDURAL, scene.image, [each.mask for each in scene.objects if each.kind == "pit"]

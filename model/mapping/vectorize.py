@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from skylight.model.masks.contours import pieces
+from skylight.model.masks.contours import find_components
 from skylight.model.masks.region import MaskRegion, StreamedRegion
 
 TOLERANCE = 0.75  # px, by how much an outline may leave the edges of the pixels: they are stairs
@@ -30,7 +30,7 @@ def _of_mask(mask: NDArray[np.bool_], top: int, left: int) -> Any:
     import shapely
 
     polygons = []
-    for piece in pieces(mask):
+    for piece in find_components(mask):
         outer, *holes = [ring + (left, top) for ring in piece.outlines()]
         # An outline that touches itself is none by the rules of shapes; made valid, it is several.
         polygons.append(_polygons(shapely.make_valid(shapely.Polygon(outer, holes))))

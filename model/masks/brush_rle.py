@@ -1,4 +1,4 @@
-"""Label Studio's brush RLE, to and from masks.
+"""Label Studio's brush RLE of masks.
 
 It is the bit stream of thi.ng's rle-pack over RGBA bytes: 32 bits number of bytes, 5 bits word size - 1,
 four times 4 bits run size - 1; then codes of 1 bit (1 repeat, 0 literal), 2 bits run size index, the length
@@ -31,11 +31,11 @@ def encode_rle(mask: NDArray[np.bool_]) -> list[int]:
     check_mask(mask)
     flat = mask.ravel()
     last = np.append(np.flatnonzero(flat[1:] != flat[:-1]), flat.size - 1)
-    return _written(np.diff(last, prepend=-1), 255 * flat[last].astype(np.int64), flat.size)
+    return _encode_runs(np.diff(last, prepend=-1), 255 * flat[last].astype(np.int64), flat.size)
 
 
-def _written(lengths: NDArray[Any], values: NDArray[Any], pixels: int) -> list[int]:
-    """The stream of runs, in pixels, of values."""
+def _encode_runs(lengths: NDArray[Any], values: NDArray[Any], pixels: int) -> list[int]:
+    """The stream of runs, with lengths in pixels, of values."""
     codes, widths = _repeat_codes(CHANNELS * lengths, values)
     head = _header(CHANNELS * pixels)
     ends = HEADER_BITS + np.cumsum(widths)
@@ -48,14 +48,14 @@ def _written(lengths: NDArray[Any], values: NDArray[Any], pixels: int) -> list[i
     at = begins >> 3
     for k in range(5):
         packed[at + k] |= five[:, k]
-    listed: list[int] = packed[:size].tolist()
-    return listed
+    encoded: list[int] = packed[:size].tolist()
+    return encoded
 
 
 def encode_rle_in(mask: NDArray[np.bool_], top: int, left: int, size: tuple[int, int]) -> list[int]:
-    """As `encode_rle`, of a picture of `size` (H, W) with `mask` (h, w) from row `top`, column `left` on, else empty.
+    """As `encode_rle`, of an image of `size` (H, W) with `mask` (h, w) from row `top`, column `left` on, else empty.
 
-    No array of the picture's size is made. Raises MaskError also if the mask does not lie in the picture.
+    No array of the image's size is made. Raises MaskError also if the mask does not lie in the image.
     """
     check_mask(mask)
     height, width = size
@@ -70,7 +70,7 @@ def encode_rle_in(mask: NDArray[np.bool_], top: int, left: int, size: tuple[int,
     stops = np.append(np.stack([begins, ends], 1).ravel(), height * width)
     values = np.arange(len(stops)) % 2 * 255
     lengths = np.diff(stops, prepend=0)
-    return _written(lengths[lengths > 0], values[lengths > 0], height * width)
+    return _encode_runs(lengths[lengths > 0], values[lengths > 0], height * width)
 
 
 def decode_rle(rle: Sequence[int], height: int, width: int) -> NDArray[np.uint8]:
@@ -91,17 +91,19 @@ def decode_rle(rle: Sequence[int], height: int, width: int) -> NDArray[np.uint8]
     first = begins // CHANNELS  # bytes 3, 7, 11.. are alpha: before byte n there are n // 4 of them
     counts = ends // CHANNELS - first
     alpha = np.repeat(values.astype(np.uint8), counts)
-    drawn = np.flatnonzero((literals >= 0) & (counts > 0))
-    if drawn.size:
-        pixel = concatenated_ranges(first[drawn], counts[drawn])
-        at = np.repeat(literals[drawn] - WORD * begins[drawn], counts[drawn]) + WORD * (CHANNELS * pixel + 3)
+    literal_runs = np.flatnonzero((literals >= 0) & (counts > 0))
+    if literal_runs.size:
+        pixel = concatenated_ranges(first[literal_runs], counts[literal_runs])
+        at = np.repeat(literals[literal_runs] - WORD * begins[literal_runs], counts[literal_runs]) + WORD * (
+            CHANNELS * pixel + 3
+        )
         pair = np.append(data, np.uint8(0)).astype(np.uint16)
         alpha[pixel] = ((pair[at >> 3] << 8 | pair[(at >> 3) + 1]) >> (8 - (at & 7)).astype(np.uint16)) & 255
     return alpha.reshape(height, width)
 
 
 def _header(total: int) -> NDArray[np.uint8]:
-    """Its bits at the beginning of as many bytes as they need, (N,) uint8."""
+    """The header's bits, padded to whole bytes, (N,) uint8."""
     value = total << 5 | WORD - 1
     for size in RUN_SIZES:
         value = value << 4 | size - 1
@@ -120,7 +122,7 @@ def _repeat_codes(lengths: NDArray[Any], values: NDArray[np.int64]) -> tuple[NDA
     long = np.flatnonzero(lengths > longest)
     if long.size:
         parts = np.ones(lengths.size, np.int64)
-        parts[long] = -(-lengths[long] // longest)  # a division takes as long as all else
+        parts[long] = -(-lengths[long] // longest)  # only of the long ones: divisions are slow
         last = np.cumsum(parts) - 1
         length = np.full(last[-1] + 1, longest, np.int64)
         length[last] = lengths - (parts - 1) * longest
@@ -133,7 +135,7 @@ def _repeat_codes(lengths: NDArray[Any], values: NDArray[np.int64]) -> tuple[NDA
 def _as_bytes(rle: Sequence[int]) -> NDArray[np.uint8]:
     if type(rle) is list:
         try:
-            return np.frombuffer(bytes(rle), np.uint8)  # ten times as quick as by asarray
+            return np.frombuffer(bytes(rle), np.uint8)  # ten times faster than asarray
         except (TypeError, ValueError) as error:
             raise MaskError(f"an RLE must be a flat list of whole numbers from 0 to 255: {error}") from error
     try:
@@ -163,7 +165,7 @@ def _read_header(data: NDArray[np.uint8]) -> tuple[int, list[int]]:
 def _read_codes(
     data: NDArray[np.uint8], sizes: list[int], total: int
 ) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
-    """Of every code: where its run ends in the bytes of pixels, the value it repeats, where its words begin.
+    """The codes: where each run ends in the bytes of pixels, the value that it repeats, and where its words begin.
 
     The value is 0 where the run is literal; where its words begin is in bits from the beginning of `data`, -1
     where it repeats.
@@ -180,8 +182,8 @@ def _read_codes(
     ends = np.cumsum(lengths)
     needed = int(np.searchsorted(ends, total)) + 1
     if needed > ends.size:
-        given = int(ends[-1]) if ends.size else 0
-        raise MaskError(f"the RLE is truncated: {count} bytes give {given} of {total} bytes of pixels")
+        length = int(ends[-1]) if ends.size else 0
+        raise MaskError(f"the RLE is truncated: {count} bytes give {length} of {total} bytes of pixels")
     words = begins + 3 + size
     last = needed - 1
     at = int(words[last] + WORD * (1 if repeats[last] else lengths[last]))
@@ -194,13 +196,12 @@ def _read_codes(
 
 
 def _find_codes(data: NDArray[np.uint8], sizes: list[int]) -> NDArray[np.int64]:
-    """The bits at which codes begin, perhaps with some of what fills up the last bytes."""
+    """The bits at which codes begin, perhaps with some in the padding of the last bytes."""
     bits = np.unpackbits(data)
     head = bits << 2  # three bits from every bit on
     head[:-1] |= bits[1:] << 1
     head[:-2] |= bits[2:]
-    # How long a code would be that begins there, 0 if it is literal; as bytes, since an array's items take three times
-    # as long: a code takes 0.07 us so.
+    # The length of a code that begins at each bit, 0 if it is literal; bytes are indexed faster than arrays.
     widths = np.array([0] * 4 + [3 + size + WORD for size in sizes], np.uint8)[head].tobytes()
     raw, limit, at = data.tobytes() + bytes(5), len(widths), HEADER_BITS
     begins: list[int] = []

@@ -1,4 +1,4 @@
-"""Points of a mask."""
+"""Points inside of masks."""
 
 import numpy as np
 from numpy.typing import NDArray
@@ -6,7 +6,7 @@ from scipy import ndimage
 
 
 def interior_point(mask: NDArray[np.bool_], rng: np.random.Generator, central: bool) -> tuple[float, float]:
-    """A click inside a mask, xy px: at its deepest point, or anywhere, deep places more likely."""
+    """A point inside a (H, W) bool mask, xy px: the deepest one if `central`, else drawn with probability by depth."""
     rows, columns = np.nonzero(mask)
     y0, x0 = rows.min(), columns.min()
     window = np.pad(mask[y0 : rows.max() + 1, x0 : columns.max() + 1], 1)

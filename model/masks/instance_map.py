@@ -9,14 +9,14 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 EIGHT = np.ones((3, 3), bool)
-WHOLE = 0.9  # share of a region in its largest connected part, from which on it is one object, not a class of things
+WHOLE = 0.9  # share of a region in its largest connected part, from which on it is one object, not several
 
 
 def instance_map(masks: Iterable[NDArray[np.bool_]], size: tuple[int, int] | None = None) -> NDArray[np.uint16]:
-    """Regions in drawing order, (H, W) bool, later over earlier, as an instance map (H, W) uint16: k + 1 is masks[k].
+    """Regions (H, W) bool, later ones over earlier ones, as an instance map (H, W) uint16: k + 1 is masks[k].
 
-    A region is one object if its largest 8-connected part has 90 % of its area; any other is a class of things, where
-    single objects are unknown, and leaves 0. `size` (H, W) is needed only without masks. They may come one at a time.
+    A region is one object if its largest 8-connected part has 90 % of its area; in any other, single objects are
+    unknown, and it leaves 0. `size` (H, W) is needed only without masks, which may come from an iterator.
     Raises ValueError if shapes differ, or there are no masks and no size, or more than 65535 masks.
     """
     out: NDArray[np.uint16] | None = None if size is None else np.zeros(size, np.uint16)
@@ -40,16 +40,16 @@ def _is_one_object(mask: NDArray[np.bool_]) -> bool:
     return parts == 1 or bool(areas.max() >= WHOLE * areas.sum())
 
 
-def numbers_of(instances: NDArray[Any]) -> NDArray[Any]:
-    """The numbers of an instance map's objects (N,), rising; 0, where there is none, is not among them."""
+def object_numbers(instances: NDArray[Any]) -> NDArray[Any]:
+    """The numbers (N,) of an instance map's objects, ascending, without 0."""
     numbers: NDArray[Any] = np.unique(instances[instances != 0])
     return numbers
 
 
-def touching(instances: NDArray[np.uint16], reach: int) -> tuple[int, int]:
-    """How many objects an instance map (H, W) holds, and how many of them have another one's pixels `reach` px off."""
+def count_touching(instances: NDArray[np.uint16], reach: int) -> tuple[int, int]:
+    """The number of objects in an instance map (H, W), and of those with another object within `reach` px."""
     around = np.ones((2 * reach + 1,) * 2, np.uint8)
     highest = cv2.dilate(instances, around)
     lowest = cv2.erode(np.where(instances == 0, np.uint16(np.iinfo(np.uint16).max), instances), around)
     beside = (instances > 0) & ((highest != instances) | (lowest != instances))
-    return len(numbers_of(instances)), len(np.unique(instances[beside]))
+    return len(object_numbers(instances)), len(np.unique(instances[beside]))

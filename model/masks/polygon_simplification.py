@@ -1,6 +1,6 @@
-"""Few corners of an outline that stay near it.
+"""Simplification of outlines: few of a ring's points, within a distance of it.
 
-A short path over the admissible shortcuts (Imai & Iri 1988), which are all found, by wedges (Chan & Chin 1992).
+A short path over all admissible shortcuts (Imai & Iri 1988), which are found by wedges (Chan & Chin 1992).
 """
 
 import numpy as np
@@ -8,23 +8,25 @@ from numpy.typing import NDArray
 
 from skylight.model.masks.contours import Ring
 
-MOST_POINTS = 8000  # of an outline; one of more is simplified by Douglas and Peucker's method, or it would take seconds
-CHUNK = 16  # shortcuts of each point that are looked at in one go
+MAX_POINTS = 8000  # of an outline; longer ones are simplified by Douglas and Peucker's method, to take no seconds
+CHUNK = 16  # shortcuts of each point that are tested at once
 TURN = 2 * np.pi
 
 
 def simplify(ring: Ring, tolerance: float) -> Ring:
-    """A ring through few of a ring's points that stays within `tolerance` px of it (Hausdorff); maybe 1 or 2 of them.
+    """A ring (M, 2) through few of a ring's points (N, 2), within `tolerance` px of it (Hausdorff); M may be 1 or 2.
 
-    They were the fewest for each of 285 procedural objects, and are so for all but oddly cleft outlines, which get one
-    or two more: all choices would take ten times as long. Of several such rings it is the one that keeps the area best.
+    The points are the fewest, or one or two more for deeply cleft outlines, as an exhaustive search takes ten times as
+    long. Of several such rings it is the one whose area is closest.
     """
     if len(ring) <= 3:
         return ring
-    chosen = _leaps(ring, _shortcuts(ring, tolerance)) if len(ring) <= MOST_POINTS else None
-    if chosen is not None:
-        return ring[chosen]
-    from skimage.measure import approximate_polygon  # with scipy.signal, a sixth of the web server's time to start
+    indices = _shortest_path(ring, _shortcuts(ring, tolerance)) if len(ring) <= MAX_POINTS else None
+    if indices is not None:
+        return ring[indices]
+    from skimage.measure import (
+        approximate_polygon,
+    )  # not at import: with scipy.signal, a sixth of the web server's start-up time
 
     thinned: Ring = approximate_polygon(np.vstack([ring, ring[:1]]), tolerance)[:-1]  # type: ignore[no-untyped-call]
     return thinned
@@ -59,7 +61,7 @@ def _rays(points: Ring, count: int, tolerance: float) -> NDArray[np.bool_]:
     rows: NDArray[np.int64] = np.arange(2 * count)
     low, high = np.full(2 * count, -np.inf), np.full(2 * count, np.inf)
     middle: NDArray[np.float64] = np.full(2 * count, np.nan)
-    found = []
+    parts = []
     for start in range(1, count, CHUNK):
         at = alive[:, None] + np.arange(start, min(start + CHUNK, count))
         dx, dy = x[at] - x[alive, None], y[at] - y[alive, None]
@@ -77,19 +79,19 @@ def _rays(points: Ring, count: int, tolerance: float) -> NDArray[np.bool_]:
         np.minimum.accumulate(roof, axis=1, out=roof)
         part = np.zeros((2 * count, at.shape[1]), bool)
         part[rows] = (floor[:, :-1] <= turn) & (turn <= roof[:, :-1])
-        found.append(part)
+        parts.append(part)
         open_ = floor[:, -1] <= roof[:, -1]
         if not open_.any():
             break
         alive, rows, middle = alive[open_], rows[open_], middle[open_]
         low, high = floor[open_, -1], roof[open_, -1]
-    return np.concatenate(found, axis=1)
+    return np.concatenate(parts, axis=1)
 
 
-def _leaps(ring: Ring, valid: NDArray[np.bool_]) -> NDArray[np.int64] | None:
-    """Few points that admissible shortcuts lead around by, as indices; None if no way ends where it began.
+def _shortest_path(ring: Ring, valid: NDArray[np.bool_]) -> NDArray[np.int64] | None:
+    """The indices of few points connected by admissible shortcuts around the ring; None if no path closes.
 
-    From every point at once, by the shortcut after which the next reaches farthest.
+    From every point at once, by the shortcut after which the next one reaches farthest.
     """
     count, longest = valid.shape
     reach = longest - valid[:, ::-1].argmax(axis=1)  # of each point's longest shortcut
@@ -97,17 +99,17 @@ def _leaps(ring: Ring, valid: NDArray[np.bool_]) -> NDArray[np.int64] | None:
     after = np.where(valid, k + reach[(n[:, None] + k) % count], 0)
     step = longest - after[:, ::-1].argmax(axis=1)
     ahead, farthest = np.tile(step, 3), np.tile(reach, 3)
-    here, goal, path = n, n + count, [n]
+    position, goal, path = n, n + count, [n]
     while True:
-        near = np.flatnonzero(here + farthest[here] >= goal)
-        left = goal[near] - here[near]
-        ends = near[(left > 0) & valid[here[near] % count, np.maximum(left, 1) - 1]]
+        near = np.flatnonzero(position + farthest[position] >= goal)
+        left = goal[near] - position[near]
+        ends = near[(left > 0) & valid[position[near] % count, np.maximum(left, 1) - 1]]
         if ends.size:
             break
         if near.size == count and (left <= 0).all():
             return None
-        here = here + ahead[here]
-        path.append(here)
+        position = position + ahead[position]
+        path.append(position)
     rings = np.stack(path)[:, ends] % count
     x, y = ring[rings].transpose(2, 0, 1)
     areas = (x * np.roll(y, -1, axis=0) - y * np.roll(x, -1, axis=0)).sum(axis=0) / 2

@@ -1,4 +1,4 @@
-"""Objects that were found in a picture: of any size, each by the rows of its own bounding box."""
+"""Regions: masks within their bounding boxes, with a label and a score, in an image of any size."""
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -12,7 +12,7 @@ Mask = NDArray[np.bool_]
 
 @dataclass(frozen=True)
 class MaskRegion:
-    """One object: its label, 0 for the first, its mask (h, w) bool and where that lies, and its mean probability."""
+    """A mask (h, w) bool from row `top`, column `left` of an image on, with its label (0 for the first) and score."""
 
     label: int
     top: int
@@ -22,7 +22,7 @@ class MaskRegion:
 
     @classmethod
     def of(cls, mask: Mask, label: int, score: float = 1.0) -> "MaskRegion":
-        """The region of a mask (H, W) bool, cut to what it covers; (0, 0) of an empty one."""
+        """The region of a mask (H, W) bool, cropped to its bounding box; (0, 0) of an empty one."""
         windows = ndimage.find_objects(mask.view(np.uint8)) if mask.size else []
         rows, columns = windows[0] if windows else (slice(0, 0), slice(0, 0))
         return cls(label, rows.start, columns.start, mask[rows, columns].copy(), score)
@@ -39,30 +39,30 @@ class MaskRegion:
 
     @property
     def area(self) -> int:
-        """Its pixels."""
+        """Number of pixels."""
         return int(self.mask.sum())
 
     @property
     def centroid(self) -> tuple[float, float]:
-        """x, y px from the picture's upper left corner."""
+        """x, y px from the image's upper left corner."""
         rows, columns = np.nonzero(self.mask)
         return float(columns.mean()) + self.left + 0.5, float(rows.mean()) + self.top + 0.5
 
     @property
     def diameter(self) -> float:
-        """That of a circle of its area, px."""
-        return circle(self.area)
+        """Diameter of a circle of its area, px."""
+        return circle_diameter(self.area)
 
     def strips(self) -> Iterator[tuple[int, Mask]]:
-        """Its mask's rows (h, w) bool from top to bottom, each strip with the picture's row where it begins."""
+        """Strips of the mask (h, w) bool from top to bottom, each with the image's row where it begins."""
         yield self.top, self.mask
 
 
 @dataclass(frozen=True)
 class StreamedRegion:
-    """An object whose bounding box is too large to be one array: its mask is read again, some rows at a time.
+    """A region whose bounding box is too large for an array: its mask is read in strips.
 
-    `read` gives what `strips` does; all else as of `MaskRegion`.
+    `read` returns what `strips` yields; all else as of `MaskRegion`.
     """
 
     label: int
@@ -78,7 +78,7 @@ class StreamedRegion:
     @property
     def diameter(self) -> float:
         """As of `MaskRegion`."""
-        return circle(self.area)
+        return circle_diameter(self.area)
 
     def strips(self) -> Iterator[tuple[int, Mask]]:
         """As of `MaskRegion`."""
@@ -86,13 +86,13 @@ class StreamedRegion:
 
     @property
     def mask(self) -> Mask:
-        """All of it, (h, w) bool: a byte for each pixel of its bounding box."""
+        """The whole mask, (h, w) bool: a byte for each pixel of the bounding box."""
         out = np.zeros((self.height, self.width), bool)
         for top, rows in self.strips():
             out[top - self.top : top - self.top + len(rows)] = rows
         return out
 
 
-def circle(area: float) -> float:
-    """The diameter, px, of a circle of so many px."""
+def circle_diameter(area: float) -> float:
+    """The diameter, px, of a circle of `area` px."""
     return float(2 * np.sqrt(area / np.pi))

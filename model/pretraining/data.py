@@ -11,7 +11,7 @@ from PIL import Image
 from scipy import ndimage
 
 from skylight.model.datasets import packs, synthetic_scenes
-from skylight.model.masks.instance_map import numbers_of
+from skylight.model.masks.instance_map import object_numbers
 from skylight.model.pretraining.cutout_compositing import Cutouts
 from skylight.model.pretraining.procedural_images import procedural_image
 
@@ -126,7 +126,7 @@ class ImageSampler:
         """A square window around a random object, which then fills 4-80 % of its side; or, one time in five, all."""
         instances = maps[0]
         rng, (h, w) = self.rng, instances.shape
-        ids = numbers_of(instances)
+        ids = object_numbers(instances)
         window = (0, 0, max(h, w))
         if len(ids) and rng.random() > 0.2:
             rows, columns = np.nonzero(instances == rng.choice(ids))

@@ -23,7 +23,7 @@ from skylight.model.datasets import packs
 from skylight.model.evaluation.metrics import iou
 from skylight.model.evaluation.simulated_clicks import any_point, correction_click, loose_box
 from skylight.model.masks.geometry import interior_point
-from skylight.model.masks.instance_map import numbers_of
+from skylight.model.masks.instance_map import object_numbers
 from skylight.model.sam import loading
 from skylight.model.sam.mask_scoring import LEVELS, MaskScorer, ScoredCut
 from skylight.model.sam.segmenter import Segmenter
@@ -105,7 +105,7 @@ def gather(segmenter: Segmenter, data: Path, images: int, objects: int, every: b
     gathered: list[Question] = []
     for item in packs.benchmark_images(data, images, every=every):
         image, instances = item.read()
-        masks = [instances == k for k in numbers_of(instances)]
+        masks = [instances == k for k in object_numbers(instances)]
         gathered += questions(segmenter, item.pack, image, packs.benchmark_objects(masks, objects))
     return gathered
 

@@ -15,7 +15,7 @@ from skylight.backend.admin.connect import connect
 from skylight.backend.demo.demo import label_config, png
 from skylight.model.datasets import packs, synthetic_scenes
 from skylight.model.evaluation.metrics import LabelScores
-from skylight.model.masks.instance_map import numbers_of
+from skylight.model.masks.instance_map import object_numbers
 from tests.e2e.annotator import Log, Mask, annotate, region_mask
 from tests.e2e.conftest import Rows, Stack
 from tests.support.interactive import retrieve_predictions
@@ -70,7 +70,7 @@ def data() -> Path:
 
 def picture(item: packs.PackImage) -> Picture:
     image, instances = item.read()
-    return Picture(image, [instances == k for k in numbers_of(instances)])
+    return Picture(image, [instances == k for k in object_numbers(instances)])
 
 
 def loop(

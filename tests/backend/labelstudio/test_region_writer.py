@@ -19,7 +19,7 @@ from skylight.backend.settings import OUTPUTS
 from skylight.model.evaluation.metrics import iou
 from skylight.model.masks.bitmask import decode_png
 from skylight.model.masks.components import components
-from skylight.model.masks.polygonize import FAITHFUL, HOLE_SHARE, SMALLEST_HOLE
+from skylight.model.masks.polygonize import HOLE_SHARE, MIN_IOU, SMALLEST_HOLE
 from tests.support.editor import CONFIG, LABELS, RNG, SIZE
 from tests.support.sdk_brush import brush
 from tests.support.shapes import apart
@@ -168,7 +168,7 @@ def test_what_is_drawn_passes_the_checks_and_is_read_back(
             expected[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1] = True
             np.testing.assert_array_equal(back, expected)
         else:
-            assert iou(back, mask) >= FAITHFUL - 0.02  # the corners are rounded to percent
+            assert iou(back, mask) >= MIN_IOU - 0.02  # the corners are rounded to percent
 
 
 GOOD = {kind: regions(kind, blob(3, *SIZE))[0] for kind in OUTPUTS}

@@ -6,7 +6,15 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from skylight.model.evaluation.metrics import Calibration, InstanceScores, LabelScores, boundary_f, iou, match, paired
+from skylight.model.evaluation.metrics import (
+    Calibration,
+    InstanceScores,
+    LabelScores,
+    boundary_f,
+    iou,
+    match_instances,
+    paired_difference,
+)
 
 
 def square(y: int, x: int, side: int, size: tuple[int, int] = (60, 60)) -> NDArray[np.bool_]:
@@ -83,7 +91,7 @@ def test_regions_are_matched_above_one_half_only() -> None:
     half = square(20, 20, 10)
     half[20:25] = False  # IoU 0.5 exactly
     shifted = square(40, 41, 10)  # 90 / 110
-    found = match([shifted, half, square(0, 0, 10), square(0, 40, 5)], truth)
+    found = match_instances([shifted, half, square(0, 0, 10), square(0, 40, 5)], truth)
     assert found.partners.tolist() == [13, 0, 7, 0]
     assert found.overlaps.tolist() == pytest.approx([90 / 110, 0, 1, 0])
     assert (found.tp, found.fp, found.fn) == (2, 2, 1)
@@ -93,15 +101,18 @@ def test_regions_are_matched_above_one_half_only() -> None:
 def test_of_two_found_for_one_object_only_the_better_counts() -> None:
     truth = numbered(square(10, 10, 10))
     rough, exact = square(10, 11, 10), square(10, 10, 10)
-    assert match([rough, exact], truth).partners.tolist() == [0, 7]
-    assert match([rough, exact], truth, [0.9, 0.8]).partners.tolist() == [7, 0]  # as a ranking by score demands
-    assert match([rough, exact], truth, [0.8, 0.8]).partners.tolist() == [0, 7]
+    assert match_instances([rough, exact], truth).partners.tolist() == [0, 7]
+    assert match_instances([rough, exact], truth, [0.9, 0.8]).partners.tolist() == [
+        7,
+        0,
+    ]  # as a ranking by score demands
+    assert match_instances([rough, exact], truth, [0.8, 0.8]).partners.tolist() == [0, 7]
 
 
 def test_nothing_found_or_nothing_there_is_matched_too() -> None:
-    none = match([], numbered(square(0, 0, 5)))
+    none = match_instances([], numbered(square(0, 0, 5)))
     assert (none.tp, none.fp, none.fn, none.summed_iou) == (0, 0, 1, 0)
-    invented = match([square(0, 0, 5), NOTHING], numbered(NOTHING))
+    invented = match_instances([square(0, 0, 5), NOTHING], numbered(NOTHING))
     assert (invented.tp, invented.fp, invented.fn) == (0, 2, 0)
 
 
@@ -109,7 +120,7 @@ def test_matching_agrees_with_iou_of_every_pair() -> None:
     rng = np.random.default_rng(0)
     truth = np.kron(rng.integers(0, 40, (12, 12)), np.ones((5, 5))).astype(np.uint16)
     found = [(truth == k) ^ (rng.random(truth.shape) < 0.01) for k in range(1, 40)]
-    matching = match(found, truth)
+    matching = match_instances(found, truth)
     for mask, partner, overlap in zip(found, matching.partners, matching.overlaps, strict=True):
         ious = {k: (mask & (truth == k)).sum() / (mask | (truth == k)).sum() for k in np.unique(truth) if k}
         best = max(ious, key=lambda k: ious[k])
@@ -122,15 +133,15 @@ def test_matching_400_regions_takes_no_pairwise_masks() -> None:
     truth = np.kron(cells, np.ones((32, 32), np.uint16))
     found = [truth == k for k in range(1, 401)]
     started = time.process_time()
-    assert match(found, truth).tp == 400
+    assert match_instances(found, truth).tp == 400
     assert time.process_time() - started < 3  # 0.1 s here
 
 
 def test_masks_or_scores_that_do_not_fit_are_refused() -> None:
     with pytest.raises(ValueError, match=r"\(50, 60\).*\(60, 60\)"):
-        match([NOTHING[:50]], numbered(NOTHING))
+        match_instances([NOTHING[:50]], numbered(NOTHING))
     with pytest.raises(ValueError, match="1 masks, 2 scores"):
-        match([NOTHING], numbered(NOTHING), [0.1, 0.2])
+        match_instances([NOTHING], numbered(NOTHING), [0.1, 0.2])
     with pytest.raises(ValueError, match="finite"):
         InstanceScores().add([NOTHING], [float("nan")], numbered(NOTHING))
 
@@ -235,16 +246,16 @@ def test_paired_differences_cancel_what_the_images_share() -> None:
     gain = rng.normal(0.02, 0.01, 40)
     old = {str(i): float(v) for i, v in enumerate(hardness)}
     new = {str(i): float(v) for i, v in enumerate(hardness + gain)} | {"only new": 0.0}
-    found = paired(new, old)
+    found = paired_difference(new, old)
     assert found.n == 40 and found.mean == pytest.approx(gain.mean())
     assert found.error == pytest.approx(gain.std(ddof=1) / np.sqrt(40))
     assert found.mean > 5 * found.error  # unpaired, the error would be 0.06
 
 
 def test_one_image_or_none_has_no_error_to_give() -> None:
-    one = paired({"a": 0.5, "b": 1.0}, {"a": 0.2})
+    one = paired_difference({"a": 0.5, "b": 1.0}, {"a": 0.2})
     assert (one.n, one.mean, one.error) == (1, pytest.approx(0.3), 0.0)
-    none = paired({"a": 0.5}, {"b": 0.5})
+    none = paired_difference({"a": 0.5}, {"b": 0.5})
     assert (none.n, none.mean, none.error) == (0, 0.0, 0.0)
 
 

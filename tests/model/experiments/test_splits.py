@@ -8,7 +8,7 @@ import pytest
 
 from skylight.model.experiments import splits
 from skylight.model.experiments.splits import PROCEDURAL, PoolError, ProceduralImage, part
-from skylight.model.masks.instance_map import numbers_of
+from skylight.model.masks.instance_map import object_numbers
 from tests.support.bright_pictures import add_pack
 
 
@@ -88,7 +88,7 @@ def test_without_a_folder_there_are_procedural_pits(monkeypatch: pytest.MonkeyPa
 def test_a_procedural_image_has_its_pits_as_instances() -> None:
     image, instances = ProceduralImage(3, 128).read()
     assert image.shape == (128, 128, 3) and instances.shape == (128, 128) and instances.dtype == np.uint16
-    assert 1 <= len(numbers_of(instances)) <= 5
+    assert 1 <= len(object_numbers(instances)) <= 5
 
 
 def test_tiles_make_up_their_image_and_stay_on_one_side(tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ from skylight.model.evaluation.metrics import iou
 from skylight.model.evaluation.simulated_clicks import any_point, correction_click
 from skylight.model.masks.brush_rle import decode_rle
 from skylight.model.masks.clicked_parts import clicked_parts, corrected
-from skylight.model.masks.contours import pieces
+from skylight.model.masks.contours import find_components
 from skylight.model.masks.geometry import interior_point
 from skylight.model.sam.types import Prompt
 from tests.support.editor import CONFIG, point
@@ -79,7 +79,7 @@ def test_no_answer_has_parts_that_were_not_clicked(segmenter):
         for item in [each for each in drawn.objects if each.kind == "pit"][:3]:
             click = interior_point(item.mask, rng, central=True)
             for mask in segmenter.segment(embedding, Prompt.of([(*click, True)])).masks:
-                assert len(pieces(mask)) <= 1
+                assert len(find_components(mask)) <= 1
                 counted += 1
     assert counted >= 9
 

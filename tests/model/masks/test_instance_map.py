@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from skylight.model.masks.instance_map import instance_map, touching
+from skylight.model.masks.instance_map import count_touching, instance_map
 
 
 def disc(y: float, x: float, radius: float, size: tuple[int, int] = (96, 96)) -> NDArray[np.bool_]:
@@ -22,12 +22,12 @@ TOUCHING = instance_map(PAIR)
 def test_objects_touch_within_reach_of_each_other() -> None:
     instances = np.zeros((64, 64), np.uint16)
     instances[10:20, 10:20], instances[10:20, 22:32], instances[40:50, 40:50] = 1, 2, 9
-    assert touching(instances, 1) == (3, 0)  # 2 px lie between the first two
-    assert touching(instances, 2) == (3, 0) and touching(instances, 3) == (3, 2)
+    assert count_touching(instances, 1) == (3, 0)  # 2 px lie between the first two
+    assert count_touching(instances, 2) == (3, 0) and count_touching(instances, 3) == (3, 2)
     instances[9, 9] = 9
-    assert touching(instances, 1) == (3, 2)  # the first and the last, by a corner
+    assert count_touching(instances, 1) == (3, 2)  # the first and the last, by a corner
     instances[:] = 0
-    assert touching(instances, 1) == (0, 0)
+    assert count_touching(instances, 1) == (0, 0)
 
 
 def test_regions_become_objects_in_drawing_order() -> None:

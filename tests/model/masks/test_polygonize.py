@@ -14,9 +14,9 @@ from skimage.measure import approximate_polygon
 from skylight.model.datasets import synthetic_scenes
 from skylight.model.evaluation.metrics import iou
 from skylight.model.masks.components import components
-from skylight.model.masks.contours import outlines, pieces
+from skylight.model.masks.contours import find_components, outlines
 from skylight.model.masks.polygon_simplification import simplify
-from skylight.model.masks.polygonize import FAITHFUL, PIECE_SHARE, TOLERANCE, bounding_box, polygons
+from skylight.model.masks.polygonize import COMPONENT_SHARE, MIN_IOU, TOLERANCE, bounding_box, polygons
 from skylight.model.masks.rasterize import polygon_mask
 from tests.support.shapes import apart
 
@@ -56,7 +56,7 @@ def test_a_polygon_is_within_a_pixel_of_the_masks_outline(radius: float) -> None
     mask = disc(80, 60, radius)
     (ring,), (outline,) = polygons(mask), outlines(mask)
     assert hausdorff(ring, outline) <= 1.0 + 0.025  # the points compared are 0.05 px apart
-    assert iou(drawn([ring]), mask) >= FAITHFUL
+    assert iou(drawn([ring]), mask) >= MIN_IOU
 
 
 def test_a_polygon_has_fewer_points_than_douglas_and_peucker_would_leave() -> None:
@@ -110,7 +110,7 @@ def test_small_and_thin_things_stay_what_they_are(shape: tuple[int, int], corner
     mask[corner[0] : corner[0] + shape[0], corner[1] : corner[1] + shape[1]] = True
     rings = polygons(mask)
     assert len(rings) == 1 and len(rings[0]) >= 3
-    assert iou(drawn(rings), mask) >= FAITHFUL
+    assert iou(drawn(rings), mask) >= MIN_IOU
 
 
 def test_a_hole_is_cut_and_a_pinhole_is_filled() -> None:
@@ -125,7 +125,7 @@ def test_a_hole_is_cut_and_a_pinhole_is_filled() -> None:
 
 def test_pieces_get_a_polygon_each_and_specks_none() -> None:
     big, small, speck = disc(40, 60, 30), disc(120, 60, 12), disc(150, 10, 3)
-    assert small.sum() > PIECE_SHARE * big.sum() > speck.sum()
+    assert small.sum() > COMPONENT_SHARE * big.sum() > speck.sum()
     rings = polygons(big | small | speck)
     assert len(rings) == 2
     assert iou(drawn(rings[:1]), big) > 0.95 and iou(drawn(rings[1:]), small) > 0.9
@@ -136,7 +136,7 @@ def test_parts_that_touch_by_a_corner_are_one_polygon() -> None:
     mask[2:8, 2:8] = mask[8:14, 8:14] = True
     rings = polygons(mask)
     assert len(rings) == 1
-    assert iou(drawn(rings, (20, 20)), mask) >= FAITHFUL
+    assert iou(drawn(rings, (20, 20)), mask) >= MIN_IOU
 
 
 def test_nothing_has_no_polygon_and_no_box() -> None:
@@ -183,7 +183,7 @@ def test_any_mask_is_drawn_again_by_its_polygons(seed: int, height: int, width: 
 @given(st.integers(0, 2**32 - 1), st.integers(1, 30), st.integers(1, 30), st.floats(0.05, 0.95))
 def test_a_piece_has_as_many_pixels_as_its_outlines_enclose(seed: int, height: int, width: int, density: float) -> None:
     mask = np.random.default_rng(seed).random((height, width)) < density
-    found, expected = pieces(mask), apart(components(mask, 1))
+    found, expected = find_components(mask), apart(components(mask, 1))
     assert [piece.area for piece in found] == [int(each.sum()) for each in expected]
     for piece in found:
         drawn_again = sum(

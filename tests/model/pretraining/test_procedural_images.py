@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from skylight.model.masks.instance_map import numbers_of
+from skylight.model.masks.instance_map import object_numbers
 from skylight.model.pretraining.procedural_images import SMALLEST, ProceduralImage, procedural_image
 
 SIZE = 160
@@ -43,9 +43,9 @@ def test_parts_lie_within_the_one_thing_they_belong_to(drawn: list[ProceduralIma
     several = 0
     for made in with_parts:
         assert made.parts is not None
-        for part in numbers_of(made.parts):
+        for part in object_numbers(made.parts):
             assert len(owners := np.unique(made.objects[made.parts == part])) == 1 and owners[0] > 0
-        inside = [np.unique(made.parts[made.objects == thing]) for thing in numbers_of(made.objects)]
+        inside = [np.unique(made.parts[made.objects == thing]) for thing in object_numbers(made.objects)]
         several += any(np.count_nonzero(ids) > 1 for ids in inside)
         assert np.count_nonzero(made.parts) < np.count_nonzero(made.objects)
     assert several  # things with spots, not only with one core
@@ -58,7 +58,7 @@ def touch(things: NDArray[np.uint16]) -> bool:
 
 
 def test_there_are_few_and_many_large_and_small_touching_and_lone_things(drawn: list[ProceduralImage]) -> None:
-    counts = [len(numbers_of(made.objects)) for made in drawn]
+    counts = [len(object_numbers(made.objects)) for made in drawn]
     assert min(counts) <= 5 and max(counts) >= 40
     areas = np.concatenate([np.bincount(made.objects.ravel())[1:] for made in drawn])
     assert areas[areas > 0].min() < 40 and areas.max() > 0.1 * SIZE**2
