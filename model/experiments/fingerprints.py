@@ -9,14 +9,14 @@ from dataclasses import replace
 
 from skylight.model.decoder.network import DecoderConfig, DomainDecoder
 from skylight.model.decoder.training import TrainConfig
-from skylight.model.experiments.baselines.registry import ALTERNATIVES
+from skylight.model.experiments.baselines.registry import BASELINES
 from skylight.model.experiments.results_csv import DECODERS
 
 
 def recipe(methods: Sequence[str], config: DecoderConfig, how: TrainConfig) -> str:
     """Fingerprint of some methods' recipes, 8 hex digits; a decoder's is `config` and `how`, but for its seed."""
     texts = [
-        decoder_recipe(config, how) if method in DECODERS else f"{method}: {ALTERNATIVES[method]().recipe}"
+        decoder_recipe(config, how) if method in DECODERS else f"{method}: {BASELINES[method]().recipe}"
         for method in methods
     ]
     return hashlib.sha256("\n".join(texts).encode()).hexdigest()[:8]

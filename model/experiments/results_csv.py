@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
 DECODERS = ("decoder", "decoder_true")  # trained on prompt-made masks, on the truth
-OTHERS = ("unet", "unet_imagenet", "forest", "probe", "threshold")  # `baselines.ALTERNATIVES`
+OTHERS = ("unet", "unet_imagenet", "forest", "probe", "threshold")  # `baselines.BASELINES`
 METHODS = DECODERS + OTHERS
 
 Key = tuple[str, str, int, int, str, str, str, str]

@@ -7,7 +7,8 @@ on the very same images and masks. All are measured on the true masks of images 
 
 import hashlib
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,8 @@ from skylight.model.decoder.training import TrainConfig, train
 from skylight.model.embeddings.cache import EmbeddingCache
 from skylight.model.experiments import simulated_annotator
 from skylight.model.experiments.acquisition import ORDERS, Order
+from skylight.model.experiments.baselines.base import Baseline, Example
+from skylight.model.experiments.baselines.registry import BASELINES
 from skylight.model.experiments.fingerprints import recipe
 from skylight.model.experiments.method_scores import Subject, Trial, prompt_scores
 from skylight.model.experiments.results_csv import COLUMNS, DECODERS, METHODS, Key, Results, Row
@@ -136,7 +139,8 @@ class Bench:
         """A method's fingerprint; in the uncertain order also the decoder's, whose doubts choose the images."""
         if method not in self._recipes:
             chooser = ("decoder",) if self.options.order in ("uncertainty", "novelty", "clustered") else ()
-            self._recipes[method] = recipe((method, *chooser), self._config, self.options.recipe)
+            with _needed_packages(method):
+                self._recipes[method] = recipe((method, *chooser), self._config, self.options.recipe)
         return self._recipes[method]
 
     def subject(self, source: Source) -> Subject:
@@ -214,28 +218,33 @@ class Bench:
                 effortful = self.options.effort and method == "decoder"
                 trial.ask_decoder(decoder, subject, self.annotated(source, testing=True) if effortful else None)
         else:
-            predictor, trained = self._fit(method, sources, seed)
+            baseline, trained = self._fit(method, sources, seed)
             for source in self.pool.test:
-                trial.ask(predictor, self.subject(source))
+                trial.ask(baseline, self.subject(source))
         key = self.key(method, len(sources), seed)
         about: dict[str, Any] = dict(zip(COLUMNS, key, strict=False))
         return Row(**about, **trial.scores(), train_seconds=trained, **prompt_scores(given))
 
-    def _fit(self, method: str, sources: Sequence[Source], seed: int) -> tuple[Any, float]:
-        try:
-            from skylight.model.experiments.baselines.base import Example
-            from skylight.model.experiments.baselines.registry import ALTERNATIVES
-
-            examples = []
-            for source in sources:
-                subject = self.subject(source)
-                examples.append(Example(subject.image, self.annotated(source).label_map, subject.embedding))
-            alternative = ALTERNATIVES[method]()
+    def _fit(self, method: str, sources: Sequence[Source], seed: int) -> tuple[Baseline, float]:
+        """A baseline trained on what the annotator made of images, and its seconds."""
+        examples = []
+        for source in sources:
+            subject = self.subject(source)
+            examples.append(Example(subject.image, self.annotated(source).label_map, subject.embedding))
+        with _needed_packages(method):
+            baseline = BASELINES[method]()
             started = time.perf_counter()
-            alternative.fit(examples, 1, seed)
-        except ModuleNotFoundError as error:
-            raise SimulateError(
-                f"method {method} needs the package {error.name}: "
-                "pip install 'label-studio-skylight[simulate]', or leave it out of --methods"
-            ) from error
-        return alternative, time.perf_counter() - started
+            baseline.fit(examples, 1, seed)
+        return baseline, time.perf_counter() - started
+
+
+@contextmanager
+def _needed_packages(method: str) -> Iterator[None]:
+    """Raises SimulateError where a package that a method needs is not installed."""
+    try:
+        yield
+    except ModuleNotFoundError as error:
+        raise SimulateError(
+            f"method {method} needs the package {error.name}: "
+            "pip install 'label-studio-skylight[simulate]', or leave it out of --methods"
+        ) from error

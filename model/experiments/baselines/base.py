@@ -1,4 +1,4 @@
-"""What the alternatives to a domain decoder share: what they learn from, and what they are asked."""
+"""The interface of the methods that a domain decoder is compared with."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -20,15 +20,15 @@ class Example:
     embedding: Embedding
 
 
-class Alternative(Protocol):
-    """A way to learn segmentation from a few examples."""
+class Baseline(Protocol):
+    """A method that learns segmentation from a few annotated images."""
 
     @property
     def recipe(self) -> str:
-        """All settings that decide what it learns, as text: measurements by another recipe are of another method."""
+        """All settings that decide what it learns, as text; results of another recipe are those of another method."""
 
     def fit(self, examples: Sequence[Example], labels: int, seed: int) -> None:
-        """Learn labels 1 to `labels` anew; the same examples and seed give the same answers on the same machine.
+        """Learn labels 1 to `labels` from scratch, repeatably with the same examples and seed on the same machine.
 
         Raises ValueError if there is nothing to learn from, or a label map holds another label.
         """
@@ -37,9 +37,9 @@ class Alternative(Protocol):
         """The label map (H, W) of an image (H, W, 3) uint8 RGB, never 255. Only after `fit`."""
 
 
-def check(examples: Sequence[Example], labels: int) -> None:
+def check_examples(examples: Sequence[Example], labels: int) -> None:
     """Raise ValueError if there is nothing to learn from, or a label map holds a label that is none of `labels`."""
-    held = {int(k) for each in examples for k in np.unique(each.label_map)} - {IGNORE}
+    held = {int(k) for example in examples for k in np.unique(example.label_map)} - {IGNORE}
     if not held:
         raise ValueError(f"{len(examples)} examples without a pixel to learn from; give one that is not all {IGNORE}")
     if max(held) > labels:

@@ -1,4 +1,4 @@
-"""Logistic regression on the cells of an embedding: what SAM's frozen features know by themselves."""
+"""Logistic regression on the cells of an embedding, a linear probe of SAM's frozen features."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -9,54 +9,51 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from PIL import Image
 
-from skylight.model.decoder.decision_bias import best_odds, spread
-from skylight.model.experiments.baselines.base import Example, check
+from skylight.model.experiments.baselines.base import Example, check_examples
+from skylight.model.experiments.baselines.decision_bias import all_classes, best_bias
 from skylight.model.sam.types import Embedding
 
-# Tried for the probe: scikit-learn's C, the inverse of the regularisation. Mean IoU by 0.01 and by 1.0: one image of
-# nuclei 0.28 and 0.14, five of pits 0.39 and 0.46; with ten 0.1 and 1.0 are alike. 0.001 was best for none of them but
-# one image of nuclei, by 0.02.
-STRENGTHS = (0.01, 0.1, 1.0)
-FOLDS = 5  # parts of the examples, each left out once to find the probe's odds
+STRENGTHS = (0.01, 0.1, 1.0)  # scikit-learn's C, the inverse of the regularization: docs/decisions/baselines.md
+FOLDS = 5  # parts of the examples, each left out once to find the probe's bias
 
 
 class Probe:
-    """Logistic regression from an embedding's cell to its class: what the frozen features alone know.
+    """Logistic regression from an embedding's cell to its class.
 
-    A cell on a rim counts for each of its classes by its share. The regularisation and the odds are those that are best
-    for images that were left out of the fit, a fifth at a time (`folds`); on 5 and 10 images of nuclei these odds gain
-    0.05 to 0.18 mean IoU, on pits they move it by -0.03 to 0.1.
+    A cell on a boundary counts for each of its classes by its share. Regularization and bias are those that are best
+    for images that were left out of the fit, a fifth at a time (`folds`).
     """
 
     @property
     def recipe(self) -> str:
-        """As `Alternative.recipe`."""
+        """As `Baseline.recipe`."""
         return f"Probe(strengths={STRENGTHS}, folds={FOLDS})"
 
     def fit(self, examples: Sequence[Example], labels: int, seed: int) -> None:
-        """As `Alternative.fit`; there is no chance in it, so `seed` is not used."""
-        check(examples, labels)
-        parts = [cell_classes(each, labels) for each in examples]
+        """As `Baseline.fit`; it is deterministic, so `seed` is not used."""
+        check_examples(examples, labels)
+        parts = [cell_classes(example, labels) for example in examples]
         cells, classes, weights = (np.concatenate(part) for part in zip(*parts, strict=True))
         fold = folds([part[1] for part in parts])
         best = -1.0
         for strength in STRENGTHS:
-            found = np.zeros((len(cells), labels + 1))
+            held_out = np.zeros((len(cells), labels + 1))
             for k in np.unique(fold):
                 rest = fold != k
                 other = regression(cells[rest], classes[rest], weights[rest], strength)
-                found[~rest] = spread(other.predict_proba(cells[~rest]), other.classes_, labels)
-            odds, reached = best_odds(found, classes, weights)
+                held_out[~rest] = all_classes(other.predict_proba(cells[~rest]), other.classes_, labels)
+            bias, reached = best_bias(held_out, classes, weights)
             if reached > best:
-                best, self.odds, chosen = reached, odds, strength
+                best, self.bias, chosen = reached, bias, strength
         self.classifier = regression(cells, classes, weights, chosen)
 
     def predict(self, image: NDArray[np.uint8], embedding: Embedding) -> NDArray[np.uint8]:
-        """As `Alternative.predict`; of the image, only the size is used."""
+        """As `Baseline.predict`; of the image, only the size is used."""
         rows, columns = embedding.extent(embedding.features.shape[-1])
         cells = embedding.features[:, :rows, :columns].reshape(256, -1).T.astype(np.float32)
-        found = spread(self.classifier.predict_proba(cells), self.classifier.classes_, len(self.odds) - 1) * self.odds
-        grid = torch.from_numpy(found.T.reshape(1, -1, rows, columns))
+        classifier, labels = self.classifier, len(self.bias) - 1
+        votes = all_classes(classifier.predict_proba(cells), classifier.classes_, labels) * self.bias
+        grid = torch.from_numpy(votes.T.reshape(1, -1, rows, columns))
         full = F.interpolate(grid, image.shape[:2], mode="bilinear", align_corners=False)
         return full[0].argmax(0).numpy().astype(np.uint8)
 
@@ -64,7 +61,7 @@ class Probe:
 def regression(
     cells: NDArray[np.float32], classes: NDArray[np.uint8], weights: NDArray[np.float64], strength: float
 ) -> Any:
-    """A fitted scikit-learn classifier of cells (N, 256) with classes (N,) and weights (N,): logistic, standardised."""
+    """A fitted scikit-learn classifier of cells (N, 256) with classes (N,) and weights (N,): logistic, standardized."""
     from sklearn.dummy import DummyClassifier
     from sklearn.linear_model import LogisticRegression
     from sklearn.pipeline import make_pipeline
@@ -93,9 +90,9 @@ def cell_classes(example: Example, labels: int) -> tuple[NDArray[np.float32], ND
 
 
 def folds(classes: Sequence[NDArray[np.uint8]]) -> NDArray[np.int64]:
-    """Which of `FOLDS` parts each cell falls into, (N,), from the classes (n,) of every image's cells in reading order.
+    """The fold, of `FOLDS`, of each cell, (N,) int64, from the classes (n,) of every image's cells in reading order.
 
-    Whole images, or, where some class is in one image alone and could not be learned without it, bands of each.
+    A fold has whole images, or, where a class is in one image alone and could not be learned without it, bands of each.
     """
     holders = np.bincount(np.concatenate([np.unique(own) for own in classes]))
     if holders[holders > 0].min() > 1:

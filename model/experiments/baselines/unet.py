@@ -1,7 +1,7 @@
-"""U-Nets: what a user would train on a few masks instead of a domain decoder; from scratch, or on ImageNet's weights.
+"""U-Nets, trained on a few masks from scratch, or with an encoder that was pretrained on ImageNet.
 
 The one from scratch follows Ronneberger et al. 2015 (arXiv 1505.04597) with a quarter of its channels and BatchNorm.
-The other has EfficientNet-Lite0 as its encoder and a decoder like that of segmentation-models-pytorch's `Unet`.
+The other is segmentation-models-pytorch's `Unet` with EfficientNet-Lite0 as its encoder.
 """
 
 from collections.abc import Sequence
@@ -17,31 +17,24 @@ from torch import Tensor, nn
 from skylight.model.decoder.losses import crop_loss
 from skylight.model.masks.label_map import IGNORE
 from skylight.model.runtime.cpu import has_bfloat16
-from skylight.model.sam.tiny_sam import TinySam
+from skylight.model.sam.imagenet_weights import load_layers
 
 Picture = tuple[NDArray[np.uint8], NDArray[np.uint8]]  # an image (H, W, 3) RGB and its label map (H, W)
-DEEPEST = 32  # px of the input per cell of the coarsest level; a picture's sides are padded to multiples of it
-TAPS = (0, 3, 5, 11, 16)  # EfficientNet-Lite0's stem and blocks that the decoder reads: strides 2, 4, 8, 16, 32
+DEEPEST = 32  # px of the input per cell of the coarsest level; an image's sides are padded to multiples of it
+ENCODER = "tu-tf_efficientnet_lite0"  # timm's, which pads as TensorFlow, where the weights were trained
+PIXEL_MEAN, PIXEL_STD = (123.675, 116.28, 103.53), (58.395, 57.12, 57.375)  # of ImageNet, RGB in [0, 255]
 
 
 @dataclass(frozen=True)
 class UNetConfig:
-    """How a U-Net is trained.
-
-    A step takes 1.0 s of one core from scratch, 1.3 s on ImageNet's weights. The number of steps and the rates are
-    usual ones; that doubling the steps gains nothing has not been measured. Fewer would be too few where a step is
-    cheaper: on ImageNet's weights with 6 layers frozen and 8 crops of 128 px, 0.34 s a step, 95 steps on 5 images (true
-    masks, 8 test images, one seed) reached IoU 0.594 on lesions and 0.797 on pits, 190 steps 0.644 and 0.940 (nuclei
-    0.445); from scratch 95 such steps, 0.30 s each, 0.446 and 0.188. As many pixels in 2 crops of 256 px: 0.589 and
-    0.735.
-    """
+    """How a U-Net is trained; docs/decisions/baselines.md has what fewer steps would do."""
 
     imagenet: bool = False  # whether the encoder is EfficientNet-Lite0 with ImageNet's weights
     steps: int | None = None  # None: `first_steps` with one image and `image_steps` more for each further one
     first_steps: int = 300
     image_steps: int = 20
     batch: int = 8  # crops per step
-    side: int = 512  # px, the longer side to which a picture is scaled, as the tiny SAM sees it
+    side: int = 512  # px, the longer side to which an image is scaled, as the tiny SAM sees it
     crop: int = 256  # px, a multiple of DEEPEST
     centred: float = 0.3  # share of crops laid around an object; as the domain decoder's
     learning_rate: float = 2e-3  # AdamW, one cycle
@@ -74,47 +67,41 @@ class UNet(nn.Module):
 
 
 class ImageNetUNet(nn.Module):
-    """EfficientNet-Lite0 with ImageNet's weights and a U-Net's decoder, its channels as in segmentation-models-pytorch.
+    """segmentation-models-pytorch's U-Net with EfficientNet-Lite0 as its encoder.
 
-    The encoder's BatchNorm keeps ImageNet's statistics: a few pictures' own are too noisy.
+    The encoder's BatchNorm keeps ImageNet's statistics: a few images' own are too noisy.
     """
 
     def __init__(self, classes: int) -> None:
+        """Untrained. Raises ModuleNotFoundError without the extra `simulate`."""
+        from segmentation_models_pytorch import Unet  # an optional extra
+
         super().__init__()
-        donor = TinySam()
-        self.encoder = nn.Sequential(donor.image_encoder.stem, *donor.image_encoder.blocks)
-        self.mean, self.deviation = donor.pixel_mean / 255, donor.pixel_std / 255
-        # Channels from below, of the skip, and that come out; the last level, at the picture's resolution, has no skip.
-        levels = ((320, 112, 256), (256, 40, 128), (128, 24, 64), (64, 32, 32), (32, 0, 16))
-        self.up = nn.ModuleList(_two(below + skip, out) for below, skip, out in levels)
-        self.head = nn.Conv2d(16, classes, 1)
+        self.unet = Unet(ENCODER, encoder_weights=None, classes=classes)
+        self.mean: Tensor
+        self.deviation: Tensor
+        self.register_buffer("mean", torch.tensor(PIXEL_MEAN)[:, None, None] / 255, persistent=False)
+        self.register_buffer("deviation", torch.tensor(PIXEL_STD)[:, None, None] / 255, persistent=False)
 
-    def load(self) -> None:
+    @property
+    def layers(self) -> list[nn.Module]:
+        """The encoder's 17 layers: the stem, and the blocks."""
+        model = self.unet.encoder.model
+        return [nn.ModuleList([model.conv_stem, model.bn1]), *(block for stage in model.blocks for block in stage)]
+
+    def load_imagenet(self) -> None:
         """Give the encoder ImageNet's weights. Raises ModuleNotFoundError without the extra `simulate`."""
-        from skylight.model.sam.imagenet_weights import load_imagenet
-
-        donor = TinySam()
-        load_imagenet(donor)
-        trained = nn.Sequential(donor.image_encoder.stem, *donor.image_encoder.blocks)
-        self.encoder.load_state_dict(trained.state_dict())
+        load_layers(self.layers)
 
     def train(self, mode: bool = True) -> "ImageNetUNet":
         """Switch to training or back; the encoder's norms stay as they are."""
         super().train(mode)
-        self.encoder.eval()
+        self.unet.encoder.eval()
         return self
 
-    def forward(self, picture: Tensor) -> Tensor:
-        """Logits (B, classes, H, W) of pictures (B, 3, H, W) in [0, 1]; H and W are multiples of 32."""
-        x, skips = (picture - self.mean) / self.deviation, []
-        for i, layer in enumerate(self.encoder):
-            x = layer(x)
-            if i in TAPS:
-                skips.append(x)
-        for level, skip in zip(self.up, [*skips[-2::-1], None], strict=True):
-            x = F.interpolate(x, scale_factor=2.0, mode="nearest")
-            x = level(x if skip is None else torch.cat([x, skip], 1))
-        logits: Tensor = self.head(x)
+    def forward(self, image: Tensor) -> Tensor:
+        """Logits (B, classes, H, W) of images (B, 3, H, W) in [0, 1]; H and W are multiples of 32."""
+        logits: Tensor = self.unet((image - self.mean) / self.deviation)
         return logits
 
 
@@ -140,10 +127,11 @@ def train_unet(pictures: Sequence[Picture], labels: int, config: UNetConfig, see
     torch.manual_seed(seed)
     network = build_unet(labels, config).to(memory_format=torch.channels_last).train()
     if isinstance(network, ImageNetUNet):
-        network.load()
-        network.encoder[: config.frozen].requires_grad_(False)
-    slow = [p for name, p in network.named_parameters() if name.startswith("encoder.") and p.requires_grad]
-    fast = [p for name, p in network.named_parameters() if not name.startswith("encoder.")]
+        network.load_imagenet()
+        for layer in network.layers[: config.frozen]:
+            layer.requires_grad_(False)
+    slow = [p for name, p in network.named_parameters() if name.startswith("unet.encoder.") and p.requires_grad]
+    fast = [p for name, p in network.named_parameters() if not name.startswith("unet.encoder.")]
     groups = [{"params": fast, "lr": config.learning_rate}, {"params": slow, "lr": config.encoder_rate}]
     groups = [group for group in groups if group["params"]]
     steps = config.steps or config.first_steps + config.image_steps * (len(pictures) - 1)

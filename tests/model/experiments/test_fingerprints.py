@@ -8,7 +8,7 @@ import pytest
 from skylight.model.decoder.network import DecoderConfig
 from skylight.model.decoder.training import TrainConfig
 from skylight.model.experiments.baselines.random_forest import Forest, ForestConfig
-from skylight.model.experiments.baselines.registry import ALTERNATIVES, Convolutional
+from skylight.model.experiments.baselines.registry import BASELINES, UNetBaseline
 from skylight.model.experiments.baselines.unet import UNetConfig
 from skylight.model.experiments.fingerprints import recipe
 from skylight.model.experiments.results_csv import METHODS
@@ -40,17 +40,17 @@ def test_the_decoder_s_changes_with_its_network_but_not_with_what_has_a_column(
 @pytest.mark.parametrize(
     ("name", "other"),
     [
-        ("unet", lambda: Convolutional(UNetConfig(batch=3))),
-        ("unet_imagenet", lambda: Convolutional(UNetConfig(imagenet=True, batch=3))),
+        ("unet", lambda: UNetBaseline(UNetConfig(batch=3))),
+        ("unet_imagenet", lambda: UNetBaseline(UNetConfig(imagenet=True, batch=3))),
         ("forest", lambda: Forest(ForestConfig(trees=99))),
     ],
 )
 def test_an_alternative_s_changes_with_its_settings(name: str, other: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     before = recipe((name,), DECODER, HOW)
-    monkeypatch.setattr("skylight.model.experiments.fingerprints.ALTERNATIVES", {name: other})
+    monkeypatch.setattr("skylight.model.experiments.fingerprints.BASELINES", {name: other})
     assert recipe((name,), DECODER, HOW) != before
 
 
 def test_a_u_net_s_names_its_size() -> None:
-    for name, size in (("unet", 1_942_594), ("unet_imagenet", 5_202_658)):
-        assert ALTERNATIVES[name]().recipe.endswith(f", {size} parameters")
+    for name, size in (("unet", 1_942_594), ("unet_imagenet", 5_198_306)):
+        assert BASELINES[name]().recipe.endswith(f", {size} parameters")

@@ -102,9 +102,9 @@ def test_methods_learn_from_the_very_same_images_and_masks(
         learned.setdefault("decoder", []).extend(sample.label_map.tobytes() for sample in training)
         return train(training, *given)
 
-    from skylight.model.experiments.baselines.registry import ALTERNATIVES
+    from skylight.model.experiments.baselines.registry import BASELINES
 
-    threshold = type(ALTERNATIVES["threshold"]())
+    threshold = type(BASELINES["threshold"]())
     fit = threshold.fit
 
     def watch_fit(self: Any, examples: Any, labels: int, seed: int) -> None:
@@ -219,9 +219,9 @@ def test_a_method_whose_package_is_absent_says_what_to_install(
 
 
 def test_the_alternatives_are_those_there_are() -> None:
-    from skylight.model.experiments.baselines.registry import ALTERNATIVES
+    from skylight.model.experiments.baselines.registry import BASELINES
 
-    assert set(OTHERS) == set(ALTERNATIVES) < set(METHODS)
+    assert set(OTHERS) == set(BASELINES) < set(METHODS)
 
 
 @pytest.fixture

@@ -65,7 +65,7 @@ def test_a_picture_has_things_of_many_sizes_with_ids_that_can_be_seen(drawings: 
 
 def test_a_thing_is_painted_where_its_id_is(drawings: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     source = Cutouts(drawings)
-    monkeypatch.setattr(source, "_ground", lambda rng: np.zeros((SIZE, SIZE, 3), np.float32))
+    monkeypatch.setattr(source, "_background", lambda rng: np.zeros((SIZE, SIZE, 3), np.float32))
     monkeypatch.setattr(source, "_paint", lambda rng: lambda thing: thing)
     image, ids = source.compose(np.random.default_rng(1))
     red = image[..., 0] > 100

@@ -12,8 +12,9 @@ from skylight.model.sam.types import Embedding
 
 def test_pixel_features_do_not_depend_on_how_the_picture_is_turned() -> None:
     image = np.random.default_rng(0).integers(256, size=(33, 33, 2), dtype=np.uint8)
-    upright, turned = (pixel_features(each, (0.7, 5.0)) for each in (image, np.rot90(image).copy()))
-    assert upright.shape == (33 * 33, 2 * (1 + 2 * 8))
+    config = ForestConfig(sigma_max=5.0, sigmas=2)
+    upright, turned = (pixel_features(each, config) for each in (image, np.rot90(image).copy()))
+    assert upright.shape == (33 * 33, 2 * 2 * 4)
     middle = 33 * 16 + 16
     np.testing.assert_allclose(upright[middle], turned[middle], atol=1e-5)
 

@@ -7,9 +7,9 @@ import pytest
 from numpy.typing import NDArray
 
 from skylight.model.evaluation.metrics import LabelScores
-from skylight.model.experiments.baselines.base import Alternative, Example
+from skylight.model.experiments.baselines.base import Baseline, Example
 from skylight.model.experiments.baselines.random_forest import Forest, ForestConfig
-from skylight.model.experiments.baselines.registry import ALTERNATIVES, Convolutional, best_cut
+from skylight.model.experiments.baselines.registry import BASELINES, UNetBaseline, best_cut
 from skylight.model.experiments.baselines.unet import UNetConfig
 from skylight.model.sam.types import Embedding
 
@@ -21,15 +21,15 @@ LEVELS = (70, 200, 135)  # gray of background, first and second label; with nois
 QUICK = UNetConfig(steps=40, batch=4, side=64, crop=32)
 
 
-def quick(name: str) -> Alternative:
+def quick(name: str) -> Baseline:
     """An alternative with so few steps or trees that it learns in a second or two."""
     if name == "forest":
         return Forest(ForestConfig(trees=40, pixels=1500))
     if name == "unet_imagenet":
-        return Convolutional(replace(QUICK, imagenet=True, steps=30))
+        return UNetBaseline(replace(QUICK, imagenet=True, steps=30))
     if name == "unet":
-        return Convolutional(QUICK)
-    return ALTERNATIVES[name]()
+        return UNetBaseline(QUICK)
+    return BASELINES[name]()
 
 
 def example(seed: int, labels: int = 1) -> Example:
@@ -51,11 +51,11 @@ def example(seed: int, labels: int = 1) -> Example:
     return Example(np.repeat(gray[..., None], 3, 2), label_map, embedding)
 
 
-def answer(alternative: Alternative, asked: Example) -> NDArray[np.uint8]:
+def answer(alternative: Baseline, asked: Example) -> NDArray[np.uint8]:
     return alternative.predict(asked.image, asked.embedding)
 
 
-def score(alternative: Alternative, labels: int = 1) -> float:
+def score(alternative: Baseline, labels: int = 1) -> float:
     """Mean IoU on three pictures that it never saw; all of the picture as the label would have 0.12."""
     scores = LabelScores([str(k) for k in range(labels)])
     for asked in (example(seed, labels) for seed in range(10, 13)):
@@ -64,7 +64,7 @@ def score(alternative: Alternative, labels: int = 1) -> float:
 
 
 @pytest.mark.parametrize(  # one label is to both U-Nets what it is to one
-    ("name", "labels"), [(name, k) for name in ALTERNATIVES for k in (1, 2) if (name, k) != ("unet_imagenet", 1)]
+    ("name", "labels"), [(name, k) for name in BASELINES for k in (1, 2) if (name, k) != ("unet_imagenet", 1)]
 )
 def test_it_learns_to_find_discs(name: str, labels: int) -> None:
     alternative = quick(name)
@@ -91,15 +91,15 @@ def test_the_seed_decides(name: str) -> None:
     answers = []
     for seed in (3, 3, 4):
         alternative = quick(name)
-        if isinstance(alternative, Convolutional):
-            alternative = Convolutional(replace(few, imagenet=alternative.config.imagenet))
+        if isinstance(alternative, UNetBaseline):
+            alternative = UNetBaseline(replace(few, imagenet=alternative.config.imagenet))
         alternative.fit(examples, 1, seed)
         answers.append(answer(alternative, noise))
     np.testing.assert_array_equal(answers[0], answers[1])
     assert (answers[0] != answers[2]).any()
 
 
-@pytest.mark.parametrize("name", ALTERNATIVES)
+@pytest.mark.parametrize("name", BASELINES)
 def test_without_any_object_it_finds_none_in_a_picture_of_another_size(name: str) -> None:
     alternative = quick(name)
     alternative.fit([example(0, labels=0), example(1, labels=0)], 2, seed=0)
@@ -110,14 +110,14 @@ def test_without_any_object_it_finds_none_in_a_picture_of_another_size(name: str
     assert not found.any()
 
 
-@pytest.mark.parametrize("name", ALTERNATIVES)
+@pytest.mark.parametrize("name", BASELINES)
 def test_nothing_to_learn_from_and_unknown_labels_are_refused(name: str) -> None:
     blank = replace(example(0), label_map=np.full(SIZE, 255, np.uint8))
     for examples in ([], [blank]):
         with pytest.raises(ValueError, match="without a pixel to learn from"):
-            ALTERNATIVES[name]().fit(examples, 1, seed=0)
+            BASELINES[name]().fit(examples, 1, seed=0)
     with pytest.raises(ValueError, match="holds 2, but there are 1 labels"):
-        ALTERNATIVES[name]().fit([example(0, labels=2)], 1, seed=0)
+        BASELINES[name]().fit([example(0, labels=2)], 1, seed=0)
 
 
 @pytest.mark.parametrize("dark", [True, False])

