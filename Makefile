@@ -6,6 +6,7 @@
 # make lint   format, types, layers of imports, security, and the files of docker/
 # make audit  known holes in the packages, and bad habits in the code
 # make e2e    the whole loop on a real Label Studio, with a simulated annotator
+# make pictures  the pictures of README.md and docs/, made from the demo in Chromium
 # make torture  faults on purpose, and what is lost (PARTS="bursts kills" for some)
 # make scale  what more workers bring, what a team of fifty would wait for, and pictures of 20,000 px
 # make bench  timings, beside those of other programs, in one table (PARTS="clicks codecs" for some)
@@ -19,7 +20,7 @@ PORT ?= 8080
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 export PYTHONDONTWRITEBYTECODE :=  # what is compiled is kept: tests start many processes, which would all compile it
 
-.PHONY: demo test unit lint docs reference audit e2e bench scale torture clean
+.PHONY: demo test unit lint docs reference audit e2e pictures bench scale torture clean
 
 demo: $(VENV)/.installed $(LABEL_STUDIO_VENV)/.installed
 	SKYLIGHT_HOME=$${SKYLIGHT_HOME:-$(CURDIR)/build/demo} $(VENV)/bin/skylight demo --label-studio $(LABEL_STUDIO) --port $(PORT)
@@ -56,6 +57,9 @@ audit: $(VENV)/.installed-dev
 
 e2e: $(VENV)/.installed-dev $(LABEL_STUDIO_VENV)/.installed
 	$(VENV)/bin/python -m pytest tests/e2e -s --label-studio $(LABEL_STUDIO)
+
+pictures: $(VENV)/.installed-dev $(LABEL_STUDIO_VENV)/.installed
+	$(VENV)/bin/python -m docs.pictures.make_pictures --label-studio $(LABEL_STUDIO)
 
 bench: $(VENV)/.installed-dev
 	$(VENV)/bin/python -W ignore -m tests.bench $(PARTS)

@@ -38,19 +38,22 @@ READY_SECONDS = 180.0
 
 
 def label_config(labels: Sequence[str]) -> str:
-    """A labeling configuration for brush masks made by smart key points and boxes."""
+    """A labeling configuration for brush masks made by smart key points and boxes.
+
+    Label Studio fits the image to the window's height, which leaves room for one row below it: the clicks' labels.
+    """
     names = "".join(
         f'<Label value="{label}" background="{COLORS[i % len(COLORS)]}"/>' for i, label in enumerate(labels)
     )
     return (
         "<View>\n"
         '  <Image name="image" value="$image" zoom="true" zoomControl="true"/>\n'
-        '  <Header value="By hand" size="6"/>\n'
-        f'  <BrushLabels name="mask" toName="image" smart="false">{names}</BrushLabels>\n'
         '  <Header value="By a click (Alt: not this)" size="6"/>\n'
         f'  <KeyPointLabels name="point" toName="image" smart="true" smartOnly="true">{names}</KeyPointLabels>\n'
         '  <Header value="By a box" size="6"/>\n'
         f'  <RectangleLabels name="box" toName="image" smart="true" smartOnly="true">{names}</RectangleLabels>\n'
+        '  <Header value="By hand" size="6"/>\n'
+        f'  <BrushLabels name="mask" toName="image" smart="false">{names}</BrushLabels>\n'
         "</View>"
     )
 

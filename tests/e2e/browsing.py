@@ -65,12 +65,13 @@ SETTLE_MS = 400  # the editor draws an answer in the frames after it came
 class Editor:
     """One annotator's browser window."""
 
-    def __init__(self, browser: Any, url: str, width: int = 1500) -> None:
-        """`width`: of the window, px; in the label stream a square image fills it, and the labels below are to be seen
-        with it up to `STREAM_WIDTH`.
+    def __init__(self, browser: Any, url: str, width: int = 1500, height: int = 1300, scale: float = 1) -> None:
+        """`width`, `height`: of the window, px; in the label stream a square image fills it, and the labels below are
+        to be seen with it up to `STREAM_WIDTH`. `scale`: px of a screenshot for one px of the window.
         """
         self.url = url
-        self.page = browser.new_context(viewport={"width": width, "height": 1300}).new_page()
+        size = {"width": width, "height": height}
+        self.page = browser.new_context(viewport=size, device_scale_factor=scale).new_page()
         self.page.set_default_timeout(60_000)
         self.errors: list[str] = []  # what went wrong in the page, but for answers that the server refused
         self.refused: list[str] = []  # annotations and drafts that Label Studio did not take
