@@ -36,18 +36,18 @@ def preannotation(
         prediction.probabilities[:, ~known] = 0  # as in maps, pixels without data are background, and not counted
         prediction.probabilities[0, ~known] = 1
         decided = prediction.probabilities[:, known] if known.any() else decided
-    every = find_regions(prediction, service.settings.min_area)
-    if len(every) > MAX_ANSWERED:
-        log.warning("%s: of %d regions the %d with the highest scores are sent", url, len(every), MAX_ANSWERED)
-    found = every.surest(MAX_ANSWERED)
+    all_regions = find_regions(prediction, service.settings.min_area)
+    if len(all_regions) > MAX_ANSWERED:
+        log.warning("%s: of %d regions the %d with the highest scores are sent", url, len(all_regions), MAX_ANSWERED)
+    regions_found = all_regions.surest(MAX_ANSWERED)
     if service.settings.refine:
-        found = refine(service.embedder.segmenter, embedding, prediction, found)
+        regions_found = refine(service.embedder.segmenter, embedding, prediction, regions_found)
     regions = []
-    for each in found:
-        output = labeling.output(labeling.labels[each.label])
-        part = Placement(each.top, each.left, embedding.size)
+    for region in regions_found:
+        output = labeling.output(labeling.labels[region.label])
+        part = Placement(region.top, region.left, embedding.size)
         regions += draw_regions(
-            output, each.part, output.own_label(labeling.labels[each.label]), each.score, placement=part
+            output, region.part, output.own_label(labeling.labels[region.label]), region.score, placement=part
         )
     check_regions(regions, labeling, embedding.size)
     return regions, round(confidence(decided, prediction.count), 4)
@@ -59,7 +59,7 @@ def preannotation_large(
     """As `preannotation`, for a large image; SAM does not refine its regions."""
     config, embedder = decoder.config, service.embedder.with_normalization(decoder.config.normalisation)
     separated = frozenset(config.labels.index(label) for label in config.separate)
-    found = Map(raster.size, len(config.labels), separated)
+    merged = Map(raster.size, len(config.labels), separated)
     regions: list[dict[str, Any]] = []
     characters = 0
     try:
@@ -70,9 +70,9 @@ def preannotation_large(
             embedder.side,
             lambda window: embedder.tile_embedding(digest, raster, window),
         )
-        for _ in found.fill(strips):
+        for _ in merged.fill(strips):
             pass
-        for each in found.objects(service.settings.min_area, surest_first=True):
+        for component in merged.objects(service.settings.min_area, surest_first=True):
             if len(regions) >= MAX_ANSWERED_LARGE:
                 what = "a picture has more than %d objects; those with the lowest scores are not sent"
                 log.warning(what, MAX_ANSWERED_LARGE)
@@ -81,13 +81,13 @@ def preannotation_large(
                 what = "%d regions of a picture take %d MB; the others are not sent: use PolygonLabels"
                 log.warning(what, len(regions), characters // 10**6)
                 break
-            output = labeling.output(labeling.labels[each.label])
-            part = Placement(each.top, each.left, raster.size)
-            label = output.own_label(labeling.labels[each.label])
-            new = draw_regions(output, each.mask, label, each.score, placement=part)
+            output = labeling.output(labeling.labels[component.label])
+            part = Placement(component.top, component.left, raster.size)
+            label = output.own_label(labeling.labels[component.label])
+            new = draw_regions(output, component.mask, label, component.score, placement=part)
             characters += sum(encoded_length(region["value"]) for region in new)
             regions += new
         check_regions(regions, labeling, raster.size)
-        return regions, round(found.confidence, 4)
+        return regions, round(merged.confidence, 4)
     finally:
-        found.close()
+        merged.close()

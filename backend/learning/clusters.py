@@ -35,10 +35,10 @@ def find_clusters(
     `urls`: of the open tasks' images by task id. They are found once for a version, so that a cluster's number means
     the same in all its predictions; `how`: as it sees them. Pictures that cannot be read are left out.
     """
-    redis, place = service.queue.redis, key(project, "clusters")
-    kept_version, kept = json.loads(redis.get(place) or '["", []]')
+    redis, name = service.queue.redis, key(project, "clusters")
+    kept_version, stored = json.loads(redis.get(name) or '["", []]')
     if kept_version == version:
-        return np.array(kept, np.float32)
+        return np.array(stored, np.float32)
     points = []
     for task in sorted(urls, key=lambda task: hashlib.sha256(str(task).encode()).digest())[:SAMPLE]:
         if stop():
@@ -48,7 +48,7 @@ def find_clusters(
         except (SkylightError, ImageError):
             continue
     centres = cluster_centres(np.stack(points)) if points else np.zeros((0, 1), np.float32)
-    redis.set(place, json.dumps([version, centres.tolist()]))
+    redis.set(name, json.dumps([version, centres.tolist()]))
     return centres
 
 

@@ -29,13 +29,13 @@ def readiness(service: Service, project: str) -> Readiness:
     client, number = service.labelstudio, int(project.partition(".")[0])
     if client is None:
         raise LabelStudioError("set LABEL_STUDIO_URL and LABEL_STUDIO_API_KEY to see how many images are ready")
-    found = client.project(number)
-    if project_key(found) != project:
+    response = client.project(number)
+    if project_key(response) != project:
         raise LabelStudioError(f"Label Studio's project {number} is another one now; {project} is gone")
     urls = list(clickable_urls(islice(client.tasks(number), TASKS), service, project))
     ready = sum(map(readiness_test(service, project), urls))
-    tasks = int(found.get("task_number") or 0)
-    return Readiness(str(found.get("title") or ""), tasks, ready, len(urls), tasks <= TASKS)
+    tasks = int(response.get("task_number") or 0)
+    return Readiness(str(response.get("title") or ""), tasks, ready, len(urls), tasks <= TASKS)
 
 
 def clickable_urls(tasks: Iterable[TaskSummary], service: Service, project: str) -> Iterator[str]:

@@ -58,12 +58,12 @@ def retry_failed(service: Service, project: str) -> bool:
     changed = False
     with service.queue.lock(project, "ingest") as held:
         time_slice = TimeSlice(service.queue, "ingest")
-        for each in service.quarantine.due(project) if held else ():
+        for failed in service.quarantine.due(project) if held else ():
             if time_slice.is_over:
                 break  # and due still
-            if each.event is not None:
+            if failed.event is not None:
                 # Without its configuration, which is of when it came.
-                changed |= apply_event(service, project, {**each.event, "label_config": ""})
+                changed |= apply_event(service, project, {**failed.event, "label_config": ""})
             else:
                 service.queue.request_reconciliation(project)
     return changed

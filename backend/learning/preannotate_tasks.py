@@ -72,16 +72,16 @@ def _begin(service: Service, client: LabelStudio, project: str, undisturbed: flo
         log.info("project %s: no pre-annotation before a version for its labels is trained", project)
         return None
     number = int(project.partition(".")[0])
-    found = client.project(number)
-    if project_key(found) != project:
-        reason = f"Label Studio's project {number} is another one now, made at {found.get('created_at')}"
+    response = client.project(number)
+    if project_key(response) != project:
+        reason = f"Label Studio's project {number} is another one now, made at {response.get('created_at')}"
         log.warning("project %s is not pre-annotated: %s", project, reason)
         service.failures.record(project, REFUSED, reason, "Nothing is sent to it; what was learned here stays")
         return None
     if decoder is None and not any(map(number_of, client.model_versions(number))):
         service.queue.set_progress(project, Progress(version, 0, 0))
         return None
-    delivery = Delivery(service, client, project, version, str(found.get("model_version") or ""))
+    delivery = Delivery(service, client, project, version, str(response.get("model_version") or ""))
     time_slice = TimeSlice(service.queue, "preannotate", max(SHARED_SECONDS, undisturbed))
     return _PreannotationRound(delivery, labeling, decoder, time.monotonic() + undisturbed, time_slice)
 
@@ -138,8 +138,8 @@ class _PreannotationRound:
         self.time_slice.start_work()
         for place, task in enumerate(todo):
             if place % CHUNK == 0:
-                ids = [each.id for each in todo[place : place + CHUNK]]
-                wanting = {each.id for each in self._wanting(client.tasks(self.number, only=ids), done)}
+                ids = [one.id for one in todo[place : place + CHUNK]]
+                wanting = {one.id for one in self._wanting(client.tasks(self.number, only=ids), done)}
             if self._interrupted():
                 return True
             try:

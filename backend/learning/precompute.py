@@ -118,8 +118,8 @@ def _at_once(
     with ThreadPoolExecutor(many) as pool:
         while chunk := list(islice(left, many)):
             # In the job's own context, or what fails would not be noted of it.
-            found = [pool.submit(copy_context().run, embed, image) for image in chunk]
-            yield from ((image, each.result()) for image, each in zip(chunk, found, strict=True))
+            futures = [pool.submit(copy_context().run, embed, image) for image in chunk]
+            yield from ((image, future.result()) for image, future in zip(chunk, futures, strict=True))
 
 
 def _embed(service: Service, client: LabelStudio, project: str, image: TaskImage, tally: EmbeddingProgress) -> str:
@@ -153,9 +153,9 @@ def precompute(service: Service, number: int) -> Iterator[EmbeddingProgress]:
     client = service.labelstudio
     if client is None:
         raise Unavailable("set LABEL_STUDIO_URL and LABEL_STUDIO_API_KEY")
-    found = client.project(number)
-    project = project_key(found)
-    images = task_images(client.tasks(number), service.labeling(str(found["label_config"])))
+    response = client.project(number)
+    project = project_key(response)
+    images = task_images(client.tasks(number), service.labeling(str(response["label_config"])))
     how: Normalization | None = None
     while how != service.normalizations.of(project):  # settled on the way, it asks for the first ones once more
         how = service.normalizations.of(project)
@@ -180,10 +180,10 @@ def embed_project(service: Service, project: str) -> bool:
         return False
     number = int(project.partition(".")[0])
     try:
-        found = client.project(number)
-        if project_key(found) != project:
+        response = client.project(number)
+        if project_key(response) != project:
             raise LabelStudioError(f"Label Studio's project {number} is another one now")
-        left = _EmbeddingRound(service, client, project, service.labeling(str(found["label_config"]))).run()
+        left = _EmbeddingRound(service, client, project, service.labeling(str(response["label_config"]))).run()
         service.failures.clear(project, REFUSED)
         return left
     except LabelStudioError as error:
@@ -250,13 +250,13 @@ class _EmbeddingRound:
 
     def _embed_next_tasks(self) -> bool:
         """Embed what comes after the tasks opened last; gives whether something more urgent came between."""
-        while (task := self.service.prefetch_requests.last_opened(self.project)) is not None:
-            page = islice(self.client.tasks(self.number, after=task), LIGHT_PAGE)
-            following = islice((each for each in page if not each.annotations and not each.skipped), NEXT)
+        while (opened := self.service.prefetch_requests.last_opened(self.project)) is not None:
+            page = islice(self.client.tasks(self.number, after=opened), LIGHT_PAGE)
+            following = islice((task for task in page if not task.annotations and not task.skipped), NEXT)
             for _ in self._embed(task_images(following, self.labeling), EmbeddingProgress(0)):
                 if self._must_end():
                     return True
-            self.service.prefetch_requests.mark_next_done(self.project, task)
+            self.service.prefetch_requests.mark_next_done(self.project, opened)
         return False
 
     def _embed(self, images: Iterable[TaskImage], tally: EmbeddingProgress) -> Iterator[TaskImage]:

@@ -75,7 +75,7 @@ class Delivery:
 
     def is_withdrawn(self, task: TaskSummary) -> bool:
         """Whether a task has a prediction of a version that was rolled back."""
-        return any(number_of(each) > number_of(self.version) for each in task.model_versions)
+        return any(number_of(version) > number_of(self.version) for version in task.model_versions)
 
     def store(self, task: TaskSummary, made: Mapping[str, Any]) -> None:
         """Store a task's prediction, {result, score, cluster}: in place of one that is no longer needed, if there is
@@ -101,19 +101,23 @@ class Delivery:
         late answer, or the oldest of many earlier ones.
         """
         if self.service.queue.redis.sismember(self.late, str(task.id)):
-            for one in self.client.predictions(task.id):
-                if one.get("model_version") == self.version and not one.get("result"):
-                    return [StoredPrediction(one["id"], self.version, str(one.get("updated_at") or ""))]
+            for prediction in self.client.predictions(task.id):
+                if prediction.get("model_version") == self.version and not prediction.get("result"):
+                    return [StoredPrediction(prediction["id"], self.version, str(prediction.get("updated_at") or ""))]
         withdrawn = self.is_withdrawn(task)
         if not withdrawn and sum(map(is_ours, task.model_versions)) <= MOST_EARLIER:
             return []
-        found = self.client.references_of(self.number, task.id)
-        if found is None:
+        references = self.client.references_of(self.number, task.id)
+        if references is None:
             return []
         if withdrawn:
-            over = [one for one in found.predictions if number_of(one.model_version) > number_of(self.version)]
-            return [one for one in over if one.id not in found.parents]
-        old = replaceable(found, (self.shown, self.version))
+            over = [
+                prediction
+                for prediction in references.predictions
+                if number_of(prediction.model_version) > number_of(self.version)
+            ]
+            return [prediction for prediction in over if prediction.id not in references.parents]
+        old = replaceable(references, (self.shown, self.version))
         return [old] if old else []
 
     def look_for_deleted(self, tasks: Iterable[TaskSummary]) -> None:

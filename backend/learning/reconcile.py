@@ -59,15 +59,12 @@ def reconcile(service: Service, project: str, glance: bool = False, whole: bool 
 def _reconcile(service: Service, project: str, glance: bool, whole: bool) -> int:
     assert service.labelstudio is not None
     number = int(project.partition(".")[0])
-    labelstudio_project = _fetch_project(service, project, number)
-    if labelstudio_project is None:
+    response = _fetch_project(service, project, number)
+    if response is None:
         return 0
     reactivate(service, project)
-    save_config(service, project, str(labelstudio_project["label_config"]))
-    state = (
-        "/".join(str(labelstudio_project.get(name)) for name in COUNTERS)
-        + f"/{service.labelstudio.newest_change(number)}"
-    )
+    save_config(service, project, str(response["label_config"]))
+    state = "/".join(str(response.get(name)) for name in COUNTERS) + f"/{service.labelstudio.newest_change(number)}"
     seen = key(project, "reconciled")
     if glance and service.queue.redis.get(seen) == f"{state}/{service.store.count(project)}".encode():
         return 0
@@ -93,13 +90,13 @@ def _fetch_project(service: Service, project: str, number: int) -> dict[str, Any
     """Label Studio's project, None if it is not there any more: nothing is deleted, but the rounds leave it out."""
     assert service.labelstudio is not None
     try:
-        found = service.labelstudio.project(number)
-        reason = "" if project_key(found) == project else f"its project {number} is another one now, made later"
+        response = service.labelstudio.project(number)
+        reason = "" if project_key(response) == project else f"its project {number} is another one now, made later"
     except NotFound:
         reason = f"it answers that there is no project {number}, or none for the owner of LABEL_STUDIO_API_KEY"
     if not reason:
         service.queue.mark_found(project)
-        return found
+        return response
     if service.queue.mark_gone(project, reason):
         log.warning("project %s is not in Label Studio any more and is left out of the rounds: %s", project, reason)
     return None
@@ -109,22 +106,23 @@ def _compare(service: Service, project: str, number: int) -> tuple[int, dict[int
     """How many samples were removed, and the annotations by id that are to be made one."""
     assert service.labelstudio is not None
     stored = {record.annotation: record for record in service.store.samples(project)}
-    held = {one.id: one for one in service.labelstudio.annotation_summaries(number)}
+    held = {summary.id: summary for summary in service.labelstudio.annotation_summaries(number)}
     removed = 0
     for number_stored in stored:
         if number_stored not in held or held[number_stored].was_cancelled:
             removed += service.store.remove(project, number_stored)
     news = {
-        one.id: one
-        for one in held.values()
-        if not one.was_cancelled and (one.id not in stored or _is_news(service, project, stored[one.id], _state(one)))
+        summary.id: summary
+        for summary in held.values()
+        if not summary.was_cancelled
+        and (summary.id not in stored or _is_news(service, project, stored[summary.id], _state(summary)))
     }
-    aside = {each.annotation for each in service.quarantine.of(project)}
-    service.quarantine.remove(project, *(aside - news.keys()))
+    failed_before = {failed.annotation for failed in service.quarantine.of(project)}
+    service.quarantine.remove(project, *(failed_before - news.keys()))
     missing = {
-        number: one
-        for number, one in news.items()
-        if number not in aside or not service.quarantine.holds(project, number, _state(one))
+        number: summary
+        for number, summary in news.items()
+        if number not in failed_before or not service.quarantine.holds(project, number, _state(summary))
     }
     return removed, missing
 

@@ -48,12 +48,14 @@ def replaceable(references: TaskReferences, keep: Iterable[str]) -> StoredPredic
 
     Of Skylight's, not of the versions in `keep`, and not one that an annotation was made from.
     """
-    found = [
-        one
-        for one in references.predictions
-        if is_ours(one.model_version) and one.model_version not in keep and one.id not in references.parents
+    candidates = [
+        prediction
+        for prediction in references.predictions
+        if is_ours(prediction.model_version)
+        and prediction.model_version not in keep
+        and prediction.id not in references.parents
     ]
-    return min(found, key=lambda one: one.updated_at, default=None)
+    return min(candidates, key=lambda prediction: prediction.updated_at, default=None)
 
 
 def record_superseded(
@@ -110,16 +112,16 @@ def delete_superseded(service: Service, project: str, seconds: float, now: float
     if client is None:
         return False
     try:
-        found = client.project(number)
+        response = client.project(number)
     except LabelStudioError as error:
         if error.http_status == 404:
             return False
         raise
-    if project_key(found) != project:
+    if project_key(response) != project:
         return False
     now = time.time() if now is None else now
     stored = client.model_versions(number)
-    since = record_superseded(service, project, str(found.get("model_version") or ""), stored, now)
+    since = record_superseded(service, project, str(response.get("model_version") or ""), stored, now)
     before = now - HOUR * service.settings.keep_predictions
     left = _read(service, _left(project))
     over = {version for version in since if since[version] <= before and stored[version] > int(left.get(version, 0))}
@@ -175,11 +177,15 @@ class _Clearing:
 
     def _clear(self, task: TaskReferences, versions: list[str]) -> tuple[int, bool]:
         """How many predictions of a task are deleted, and whether others may be later."""
-        held = [one for one in task.predictions if one.model_version in versions and one.id not in task.parents]
-        old = [one for one in held if _seconds(one.updated_at) <= self.before]
+        superseded = [
+            prediction
+            for prediction in task.predictions
+            if prediction.model_version in versions and prediction.id not in task.parents
+        ]
+        old = [prediction for prediction in superseded if _seconds(prediction.updated_at) <= self.before]
         if old and self._is_open(task.task):
             return 0, True
-        return sum(self.client.delete_prediction(one.id) for one in old), len(old) < len(held)
+        return sum(self.client.delete_prediction(prediction.id) for prediction in old), len(old) < len(superseded)
 
     def _is_open(self, task: int) -> bool:
         """Whether an editor saves drafts of the task: it may have been opened before all that."""

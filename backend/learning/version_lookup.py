@@ -39,8 +39,8 @@ def find_project(store: SampleStore, given: str) -> str:
     if matches:
         raise BadRequest(f"project {given} may be {' or '.join(matches)}: give the whole name")
     project_name(given if "." in given or not given.isdecimal() else f"{given}.0")
-    there = ", ".join(known) or "none"
-    raise BadRequest(f"project {given} is not in {store.files.folder}, there: {there}. Is SKYLIGHT_HOME the server's?")
+    names = ", ".join(known) or "none"
+    raise BadRequest(f"project {given} is not in {store.files.folder}, there: {names}. Is SKYLIGHT_HOME the server's?")
 
 
 def find_version(service: Service, given: str, number: int | None = None) -> TrainedVersion:
@@ -53,9 +53,9 @@ def find_version(service: Service, given: str, number: int | None = None) -> Tra
     chosen = number or service.versions.current(project)
     numbers = service.versions.numbers(project)
     if chosen not in numbers:
-        there = f"it has {', '.join(map(str, numbers))}" if numbers else "it has none: annotate first"
+        existing = f"it has {', '.join(map(str, numbers))}" if numbers else "it has none: annotate first"
         what = f"no version {number}" if number else "no version that is served"
-        raise Unavailable(f"project {project} has {what}; {there}")
+        raise Unavailable(f"project {project} has {what}; {existing}")
     decoder = service.decoder_of_version(project, chosen)
     if decoder is None:
         raise Unavailable(f"version {chosen} of project {project} is of another release of Skylight; train anew")

@@ -66,17 +66,17 @@ def reactivated(service: Service, project: str) -> float:
 
 def _switched_off(service: Service, project: str, webhooks: Sequence[Webhook]) -> Webhook | None:
     """The webhook to be switched on again, None if one of Skylight's is on, or a person has switched it off."""
-    own = [each for each in webhooks if _is_signed(service, each)]
-    if not any(_is_on(each) for each in own):
-        others = [each for each in webhooks if each not in own and _leads_here(service, each)]
-        own = others if not own or any(_is_on(each) for each in others) else own
-    if any(_is_on(each) for each in own):
+    own = [webhook for webhook in webhooks if _is_signed(service, webhook)]
+    if not any(_is_on(webhook) for webhook in own):
+        others = [webhook for webhook in webhooks if webhook not in own and _leads_here(service, webhook)]
+        own = others if not own or any(_is_on(webhook) for webhook in others) else own
+    if any(_is_on(webhook) for webhook in own):
         _remember(service, project, webhooks)
         return None
     seen = _seen(service, project)
-    if any(seen.get(str(each.get("id")), _state(each)) != _state(each) for each in own):
+    if any(seen.get(str(webhook.get("id")), _state(webhook)) != _state(webhook) for webhook in own):
         return None
-    return max(own, key=lambda each: int(each.get("id") or 0), default=None)
+    return max(own, key=lambda webhook: int(webhook.get("id") or 0), default=None)
 
 
 def _is_on(webhook: Webhook) -> bool:
@@ -98,7 +98,7 @@ def _state(webhook: Webhook) -> str:
 
 def _remember(service: Service, project: str, webhooks: Sequence[Webhook]) -> None:
     """Keep the state in which webhooks are seen on."""
-    states = {str(each.get("id")): _state(each) for each in webhooks if _is_on(each)}
+    states = {str(webhook.get("id")): _state(webhook) for webhook in webhooks if _is_on(webhook)}
     service.queue.redis.set(key(project, "webhooks"), json.dumps({**_seen(service, project), **states}))
     service.failures.clear(project, FAILURE)
 

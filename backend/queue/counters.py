@@ -83,8 +83,8 @@ def read_counters(queue: Queue, stored: Iterable[str]) -> Counters:
             pipe.zcard(queue.queues[kind].failed_job_registry.key)
         known, jobs, failures, lookups, *counts = pipe.execute()
     counters = Counters(
-        depth={each.kind: each.jobs for each in backlogs},
-        waited={each.kind: each.seconds for each in backlogs},
+        depth={waiting_jobs.kind: waiting_jobs.jobs for waiting_jobs in backlogs},
+        waited={waiting_jobs.kind: waiting_jobs.seconds for waiting_jobs in backlogs},
         failed=dict(zip(KINDS, counts, strict=True)),
         jobs=_jobs(_numbers(jobs)),
         failures={_pair(name): count for name, count in _numbers(failures).items()},

@@ -46,7 +46,7 @@ def explain(error: BaseException, home: Path) -> tuple[str, str]:
     if isinstance(error, OSError) and error.errno in UNWRITABLE:
         step = "Give its user the right to write there, or set SKYLIGHT_HOME; it goes on by itself within a minute"
         return f"{home} cannot be written ({os.strerror(error.errno or 0)})", step
-    if isinstance(error, MemoryError) or (isinstance(error, RuntimeError) and any(each in text for each in MEMORY)):
+    if isinstance(error, MemoryError) or (isinstance(error, RuntimeError) and any(phrase in text for phrase in MEMORY)):
         step = "Give the worker more, lower SKYLIGHT_MEMORY_MB, or set a smaller SKYLIGHT_SAM"
         return "there was not enough memory", step
     if isinstance(error, JobTimeoutException):

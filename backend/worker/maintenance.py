@@ -110,24 +110,24 @@ class Maintenance:
 
     def _forget(self, project: str) -> None:
         """Say no more that predictions were deleted by somebody: no editor is open that long."""
-        kept = HOUR * self.service.settings.keep_predictions
+        seconds = HOUR * self.service.settings.keep_predictions
         for failure in self.service.failures.of(project):
-            if failure.what == DELETED and time.time() - failure.at > kept:
+            if failure.what == DELETED and time.time() - failure.at > seconds:
                 self.service.failures.clear(project, DELETED)
 
 
 def delete_unfinished_files(home: Path, now: float | None = None) -> int:
     """Delete parts of files and versions whose process was killed while it wrote them; gives how many."""
     before = (time.time() if now is None else now) - LITTER_SECONDS
-    found = [path for path in _parts(home) if path.lstat().st_mtime < before]
-    for path in found:
+    unfinished = [path for path in _parts(home) if path.lstat().st_mtime < before]
+    for path in unfinished:
         if path.is_dir():
             shutil.rmtree(path, ignore_errors=True)
         else:
             path.unlink(missing_ok=True)
-    if found:
-        log.info("%d unfinished files of killed processes are deleted", len(found))
-    return len(found)
+    if unfinished:
+        log.info("%d unfinished files of killed processes are deleted", len(unfinished))
+    return len(unfinished)
 
 
 def _parts(home: Path) -> Iterator[Path]:
