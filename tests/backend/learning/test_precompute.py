@@ -13,6 +13,7 @@ from skylight.backend.learning.precompute import EmbeddingProgress, embed_projec
 from skylight.backend.queue.keys import key
 from skylight.backend.queue.progress import job_states
 from skylight.backend.queue.retries import FIRST_PAUSE_SECONDS
+from skylight.backend.service import Service
 from skylight.backend.trace import CURRENT_TRACE, Trace
 from skylight.backend.worker import jobs
 from skylight.backend.worker.jobs import CURRENT_SERVICE
@@ -276,6 +277,7 @@ def test_a_configuration_that_shows_other_images_has_them_embedded(client, plant
 
 def test_without_label_studios_key_no_job_is_queued(client, planted, studio, project, work):
     planted.settings = replace(planted.settings, label_studio_api_key="")
+    planted.prefetch_requests.enabled = Service(planted.settings).prefetch_requests.enabled
     body = studio.webhook("TASKS_CREATED", project) | {"tasks": [{"id": 1, "total_annotations": 0}]}
     assert client.post("/webhook", json=body).status_code == 202
     work()
