@@ -1,5 +1,6 @@
 """A version in a service's store that was really trained, on scenes whose objects stand out."""
 
+import copy
 import functools
 
 import torch
@@ -15,9 +16,13 @@ from skylight.model.sam.segmenter import Segmenter
 PROJECT = "1.1795340435"
 
 
-@functools.cache
 def train_pits(segmenter: Segmenter, seeds: range = range(3), steps: int = 60, side: int = 256) -> DomainDecoder:
-    """A decoder of the label Pit, trained on procedural scenes; once in a process, so it is not to be changed."""
+    """A decoder of the label Pit, trained on procedural scenes; a process trains it once."""
+    return copy.deepcopy(_train_pits(segmenter, seeds, steps, side))
+
+
+@functools.cache
+def _train_pits(segmenter: Segmenter, seeds: range, steps: int, side: int) -> DomainDecoder:
     torch.set_num_threads(1)
     samples = []
     for seed in seeds:

@@ -120,13 +120,13 @@ def test_ctrl_c_ends_all_processes_and_the_same_command_goes_on(home, tmp_path):
         str(out),
     ]
     with subprocess.Popen([*command, "--jobs", "2"], stdout=subprocess.PIPE, start_new_session=True) as process:
-        wait_until(lambda: len(list(out.glob("parts/*.json"))) >= 2, 120)
+        wait_until(lambda: list(out.glob("parts/*.json")), 120)
         os.killpg(process.pid, signal.SIGINT)
         said = process.stdout.read().decode()
     assert process.returncode == 130 and said.endswith("Stopped; the same command goes on from here.\n")
     wait_until(lambda: not alive(process.pid), 30)
     there = len(list(out.glob("parts/*.json")))
-    assert 2 <= there < 5
+    assert 1 <= there < 5
     done = CliRunner().invoke(cli, [*command[3:], "--jobs", "1"], catch_exceptions=False)
     assert f"{5 - there} mapped, {there} were already, 0 failed, of 5" in done.output
 
