@@ -338,7 +338,7 @@ def test_a_store_of_before_there_were_layouts_is_brought_up_to_date(planted, stu
 
 
 def test_a_file_of_an_old_store_that_cannot_be_read_keeps_no_process_from_starting(planted):
-    folder = planted.store.folder("1.1795340435")
+    folder = planted.files.path(planted.store.folder("1.1795340435"))
     (folder / "samples" / "7.json").mkdir(parents=True)
     (folder / "project.json").write_text(json.dumps({"label_config": CONFIG}))
     migrations.check(planted.files, planted.queue.redis)
