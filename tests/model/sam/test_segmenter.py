@@ -126,7 +126,7 @@ def test_the_weights_of_an_id_are_verified_whatever_its_precision(suffix: str) -
 def test_several_images_at_once_are_encoded_as_one_by_one() -> None:
     network = load_network("tiny")
     alone, several = Segmenter(network, "tiny", torch.device("cpu")), Segmenter(network, "tiny", torch.device("cpu"))
-    several.batch, several._together.most = 3, 3
+    several.batch, several._batched.max_batch = 3, 3
     pictures = [scene(seed).image for seed in range(3)]
     with ThreadPoolExecutor(3) as pool:
         found = list(pool.map(several.embed, pictures))
@@ -430,7 +430,7 @@ def test_two_threads_with_two_images_get_what_one_alone_gets(tiny: Segmenter, pi
         for turn in range(50):
             known = alone[i][turn % 3]
             found = tiny.segment(two[i].embedding, prompts[i][turn % 3])
-            fields = [name for name in vars(known) if name != "cuts"]
+            fields = [name for name in vars(known) if name != "mask_logits"]
             same.append(all(np.array_equal(vars(found)[name], vars(known)[name]) for name in fields))
             cuts = zip(found.mask_logits, known.mask_logits, strict=True)
             same.append(all(np.array_equal(a.logits, b.logits) and a.window == b.window for a, b in cuts))
