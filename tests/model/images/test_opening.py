@@ -1,6 +1,5 @@
 """Images opened by windows or whole, whatever their files are called."""
 
-
 import numpy as np
 import pytest
 from PIL import Image
