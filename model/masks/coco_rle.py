@@ -25,8 +25,8 @@ def encode_runs(region: MaskRegion | StreamedRegion, size: tuple[int, int]) -> l
     above, bottom = np.zeros(region.width, bool), region.top
     for top, mask in region.strips():
         before = np.concatenate([above[None], mask[:-1]])
-        for places, there in ((begins, mask & ~before), (ends, before & ~mask)):
-            rows, columns = np.nonzero(there)
+        for places, pixels in ((begins, mask & ~before), (ends, before & ~mask)):
+            rows, columns = np.nonzero(pixels)
             places.append((columns + region.left) * height + rows + top)
         above, bottom = mask[-1], top + len(mask)
     ends.append((np.flatnonzero(above) + region.left) * height + bottom)
@@ -34,7 +34,7 @@ def encode_runs(region: MaskRegion | StreamedRegion, size: tuple[int, int]) -> l
     apart = begin[1:] != end[:-1]  # a run to the bottom of a column may go on at the top of the next
     begin, end = begin[np.append(True, apart)], end[np.append(apart, True)]
     edges = np.concatenate([[0], np.stack([begin, end], 1).ravel(), [height * width]])
-    return [int(each) for each in np.diff(edges)]
+    return [int(length) for length in np.diff(edges)]
 
 
 def decode_runs(counts: Any, size: tuple[int, int]) -> NDArray[np.bool_]:

@@ -10,6 +10,7 @@ All levels of a mask are measured in one pass, by histograms of the logit: a sum
 weighted by the slope of the logit, is a sum along the rims there (the coarea formula).
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -73,9 +74,9 @@ class ImageStatistics:
         self.known = np.concatenate([np.ones((height * width, 1), np.float32), flat, flat**2], 1)
         self.gray_slopes = _slopes(gray)
         self.steep = np.hypot(*self.gray_slopes)
-        self.color_slopes = [_slopes(each) for each in colors]
+        self.color_slopes = [_slopes(channel) for channel in colors]
         self.mean_slope = float(self.steep.mean()) + 1e-3
-        self.mean_color_slope = float(np.mean([np.hypot(*each).mean() for each in self.color_slopes])) + 1e-3
+        self.mean_color_slope = float(np.mean([np.hypot(*slopes).mean() for slopes in self.color_slopes])) + 1e-3
         border = np.zeros((height, width), bool)
         border[[0, -1]], border[:, [0, -1]] = True, True
         self.border = np.flatnonzero(border)
@@ -89,18 +90,18 @@ def _slopes(values: Array) -> tuple[Array, Array]:
 
 def measures(image: ImageStatistics, logits: Array, trust: Array, prompt: ScaledPrompt) -> Array:
     """Measures of every cut, (K, levels, features) float32, of logits (K, h, w) float32 and SAM's own scores (K,)."""
-    soft = [1 / (1 + np.exp(-each / SOFT)) for each in logits]
+    soft = [1 / (1 + np.exp(-mask / SOFT)) for mask in logits]
     shares = np.exp((trust - trust.max()) / SHARP)
     together = np.einsum("k,khw->hw", shares / shares.sum(), np.stack(soft)).astype(np.float32)
     best = float(trust.max())
     between = np.clip(np.floor(logits / STEP) + (len(EDGES) // 2 + 1), 0, len(EDGES)).astype(np.uint8)
     numbers = np.arange(len(EDGES) + 1, dtype=np.uint8)[:, None]
     where = (between.reshape(len(logits), 1, -1) == numbers).astype(np.float32)
-    held = (where.reshape(-1, where.shape[-1]) @ image.known).reshape(*where.shape[:2], -1)  # all masks at once
+    image_sums = (where.reshape(-1, where.shape[-1]) @ image.known).reshape(*where.shape[:2], -1)  # all masks at once
     return np.stack(
         [
-            _mask_measures(image, own, np.stack([odds, together]), there, sums, float(score), best, prompt)
-            for own, odds, there, sums, score in zip(logits, soft, where, held, trust, strict=True)
+            _mask_measures(image, own, np.stack([odds, together]), levels, sums, float(score), best, prompt)
+            for own, odds, levels, sums, score in zip(logits, soft, where, image_sums, trust, strict=True)
         ]
     )
 
@@ -126,9 +127,9 @@ def _mask_measures(
     edge = np.abs(image.gray_slopes[0] * across + image.gray_slopes[1] * down)
     colored = sum((np.abs(x * across + y * down) for x, y in image.color_slopes), np.zeros_like(logits))
     clipped = logits.clip(-MOST, MOST)
-    each = np.stack([slope, edge, colored, image.steep * slope, slope * slope, clipped, *odds])
-    # Sums of each thing between two levels, (things, levels), then around each level or above it.
-    along, within = np.split((where @ each.reshape(8, -1).T).T.astype(np.float64), [5])
+    planes = np.stack([slope, edge, colored, image.steep * slope, slope * slope, clipped, *odds])
+    # Sums of each plane between two levels, (planes, levels), then around each level or above it.
+    along, within = np.split((where @ planes.reshape(8, -1).T).T.astype(np.float64), [5])
     count, *color_sums = image_sums.T.astype(np.float64)
     rim, edge, color_edge, steep, falls = map(_around, along)
     held_clipped, *held_odds = map(_above, within)
@@ -136,20 +137,9 @@ def _mask_measures(
     edge, color_edge, steep, falls = edge / rim, color_edge / rim, steep / rim, falls / rim
     length = rim / (2 * BESIDE * STEP)
     inside, outside = area + 1, pixels - area + 1
-    apart, spread, whole, varied = (np.zeros(len(LEVELS)) for _ in range(4))
-    for color, square in zip(color_sums[:3], color_sums[3:], strict=True):
-        total, squares, held, held_squares = color.sum(), square.sum(), _above(color), _above(square)
-        mean_in, mean_out = held / inside, (total - held) / outside
-        around_in = held_squares - held * mean_in
-        spread += around_in + (squares - held_squares) - (total - held) * mean_out
-        whole += squares - total * total / pixels
-        varied += around_in / inside
-        apart += (mean_in - mean_out) ** 2
-    explained = 1 - spread / (whole + 1e-3 * pixels)
+    explained, apart, varied = _color_separation(color_sums, inside, outside, pixels)
     mean_in = held_clipped / inside
     mean_out = (clipped.sum() - mean_in * inside) / outside
-    yes = _at(logits, prompt.positive).min() if len(prompt.positive) else 1.0
-    no = _at(logits, prompt.negative).max() if len(prompt.negative) else -1.0
     one = np.ones(len(LEVELS))
     known = [
         one * trust,
@@ -174,31 +164,48 @@ def _mask_measures(
         mean_in,
         mean_out,
         mean_in - mean_out,
-        (yes - LEVELS).clip(-FAR, FAR),
-        (no - LEVELS).clip(-FAR, FAR),
-        one * len(prompt.positive),
-        one * len(prompt.negative),
+        *_click_measures(logits, prompt),
         *(_expected(held, area, float(total)) for held, total in zip(held_odds, odds.sum((1, 2)), strict=True)),
         *_box_measures(logits, area, prompt.box),
     ]
     return np.stack(known, 1).astype(np.float32)
 
 
+def _color_separation(
+    sums: Sequence[Floats], inside: Floats, outside: Floats, pixels: int
+) -> tuple[Floats, Floats, Floats]:
+    """How the colors inside of each cut differ from those outside, (levels,) each.
+
+    The share of the variance that the cut explains, the squared distance of the means, and the variance inside. `sums`
+    are those of three color channels and of their squares between two levels; `inside` and `outside` are areas, px.
+    """
+    apart, within, whole, varied = (np.zeros(len(LEVELS)) for _ in range(4))
+    for color, square in zip(sums[:3], sums[3:], strict=True):
+        total, squares, inner, inner_squares = color.sum(), square.sum(), _above(color), _above(square)
+        mean_in, mean_out = inner / inside, (total - inner) / outside
+        variance_in = inner_squares - inner * mean_in
+        within += variance_in + (squares - inner_squares) - (total - inner) * mean_out
+        whole += squares - total * total / pixels
+        varied += variance_in / inside
+        apart += (mean_in - mean_out) ** 2
+    return 1 - within / (whole + 1e-3 * pixels), apart, varied
+
+
 def _above(sums: NDArray[np.floating]) -> Floats:
     """Between two levels each -> above each of `LEVELS`."""
-    found: Floats = np.asarray(sums[::-1].cumsum()[::-1][1:][BESIDE:-BESIDE], np.float64)
-    return found
+    above: Floats = np.asarray(sums[::-1].cumsum()[::-1][1:][BESIDE:-BESIDE], np.float64)
+    return above
 
 
 def _around(sums: Floats) -> Floats:
     """Between two levels each -> `BESIDE` on either side of each of `LEVELS`."""
-    found: Floats = np.asarray(np.convolve(sums[1:-1], np.ones(2 * BESIDE), "valid"), np.float64)
-    return found
+    around: Floats = np.asarray(np.convolve(sums[1:-1], np.ones(2 * BESIDE), "valid"), np.float64)
+    return around
 
 
 def _share(values: Floats) -> Floats:
-    found: Floats = values / (values.max() + 1e-6)
-    return found
+    shares: Floats = values / (values.max() + 1e-6)
+    return shares
 
 
 def _expected(held: Floats, area: Floats, total: float) -> Floats:
@@ -209,8 +216,21 @@ def _expected(held: Floats, area: Floats, total: float) -> Floats:
 def _at(logits: Array, clicks: NDArray[np.floating]) -> Array:
     places = np.floor(clicks / 2).astype(int)
     height, width = logits.shape
-    found: Array = logits[places[:, 1].clip(0, height - 1), places[:, 0].clip(0, width - 1)]
-    return found
+    values: Array = logits[places[:, 1].clip(0, height - 1), places[:, 0].clip(0, width - 1)]
+    return values
+
+
+def _click_measures(logits: Array, prompt: ScaledPrompt) -> list[Floats]:
+    """How far the lowest positive click and the highest negative one lie above each level, and how many there are."""
+    lowest = _at(logits, prompt.positive).min() if len(prompt.positive) else 1.0
+    highest = _at(logits, prompt.negative).max() if len(prompt.negative) else -1.0
+    one = np.ones(len(LEVELS))
+    return [
+        (lowest - LEVELS).clip(-FAR, FAR),
+        (highest - LEVELS).clip(-FAR, FAR),
+        one * len(prompt.positive),
+        one * len(prompt.negative),
+    ]
 
 
 def _box_measures(logits: Array, area: Floats, box: NDArray[np.floating] | None) -> list[Floats]:
@@ -221,11 +241,11 @@ def _box_measures(logits: Array, area: Floats, box: NDArray[np.floating] | None)
     x0, y0, x1, y1 = np.rint(box / 2).astype(int)
     x0, y0 = min(max(x0, 0), width - 1), min(max(y0, 0), height - 1)
     part = logits[y0 : max(y1, y0 + 1), x0 : max(x1, x0 + 1)]
-    held = (part.ravel() > LEVELS[:, None]).sum(1)
+    inner = (part.ravel() > LEVELS[:, None]).sum(1)
     reached = np.ones(len(LEVELS))
     for axis in (0, 1):
         reached *= (part.max(axis) > LEVELS[:, None]).mean(1)
-    return [held / (area + 1), held / part.size, reached, np.ones(len(LEVELS))]
+    return [inner / (area + 1), inner / part.size, reached, np.ones(len(LEVELS))]
 
 
 class MaskScorer:

@@ -35,7 +35,7 @@ from skylight.model.mapping.writers import coco_annotation
 from skylight.model.masks.coco_rle import encode_runs
 from skylight.model.masks.region import MaskRegion
 from skylight.model.sam import loading
-from tests.model.images.test_raster import MARS, tiff
+from tests.model.images.test_geotiff import MARS, tiff
 from tests.support.s3_double import credentials, serving_s3
 from tests.support.trained_versions import publish, train_pits
 

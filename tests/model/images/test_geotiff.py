@@ -1,4 +1,4 @@
-"""Pictures of any size, read by windows."""
+"""Rasters read by windows: their levels, what is known of them, and where they lie."""
 
 from pathlib import Path
 
@@ -14,7 +14,6 @@ from skylight.model.images.geotiff import RasterioRaster
 from skylight.model.images.normalization import PER_IMAGE, Normalization
 from skylight.model.images.opening import load_raster, open_raster
 from skylight.model.images.orientation import TURNS
-from skylight.model.images.raster import MemoryRaster
 from tests.support.picture_kinds import with_orientation
 
 MARS = "IAU_2015:49910"
@@ -83,33 +82,6 @@ def test_jpeg_2000_is_read(tmp_path, gray):
     raster.close()
 
 
-def test_any_other_picture_is_read_whole_and_bands_of_it_are_refused(tmp_path):
-    picture = scene(1, 96).image
-    Image.fromarray(picture).save(tmp_path / "a.png")
-    raster = open_raster(tmp_path / "a.png")
-    assert isinstance(raster, MemoryRaster) and raster.georeference is None and raster.known((0, 0, 96, 96)) is None
-    assert (raster.read((1, 2, 3, 4)) == picture[1:4, 2:6]).all()
-    assert max(raster.thumbnail(40).shape) == 40
-    with pytest.raises(ImageError, match="no bands can be chosen"):
-        open_raster(tmp_path / "a.png", bands=(1,))
-    with pytest.raises(ImageError, match="more than the 100 allowed"):
-        open_raster(tmp_path / "a.png", 100)
-    with pytest.raises(ImageError, match="cannot be read: No such file"):
-        open_raster(tmp_path / "b.png")
-
-
-def test_a_damaged_raster_is_refused_by_name(tmp_path, gray):
-    (tmp_path / "a.tif").write_bytes(b"no raster")
-    with pytest.raises(ImageError, match=r"a\.tif is not a raster that can be read"):
-        open_raster(tmp_path / "a.tif")
-    path = tiff(tmp_path / "b.tif", np.random.default_rng(0).integers(0, 255, (1, 300, 300)).astype(np.uint8))
-    path.write_bytes(path.read_bytes()[:40_000])
-    raster = open_raster(path)
-    with pytest.raises(ImageError, match=r"b\.tif is damaged"):
-        raster.read((200, 0, 100, 300))
-    raster.close()
-
-
 def test_one_range_is_for_all_rasters(tmp_path, gray):
     how = Normalization((), (-1000.0, 24500.0))
     for name, shift in (("a.tif", 0), ("b.tif", -50)):
@@ -123,18 +95,6 @@ def test_one_range_is_for_all_rasters(tmp_path, gray):
     picture = scene(1, 96).image
     path = tiff(tmp_path / "c.tif", np.moveaxis(picture, 2, 0))
     assert (open_raster(path, normalization=how).read((0, 0, 96, 96)) == picture).all()
-
-
-def test_a_small_raster_is_read_as_a_large_one_is(tmp_path, gray):
-    for count, dtype, nodata in ((1, "int16", -32768), (2, "float32", None), (4, "uint16", 0), (7, "float64", -9999)):
-        bands = np.stack([gray.astype(np.float64) * 30 * (k + 1) for k in range(count)]).astype(dtype)
-        if nodata is not None:
-            bands[:, :, :20] = nodata
-        path = tiff(tmp_path / f"{count}.tif", bands, nodata=nodata)
-        by_windows, whole = open_raster(path), load_raster(path.read_bytes())
-        assert (by_windows.read((0, 0, 64, 96)) == whole.read((0, 0, 64, 96))).all() and whole.pixels.any()
-        assert (by_windows.quantiles == whole.quantiles).all() and whole.quantiles.min() >= 0
-        by_windows.close()
 
 
 def test_what_is_no_number_is_not_known(tmp_path, gray):
@@ -161,26 +121,6 @@ def test_a_raster_of_one_number_or_none_is_black(tmp_path, dtype, value):
         assert not raster.read((0, 0, 8, 8)).any()
         assert (raster.known((0, 0, 8, 8)) is None) == (value == -5)
         raster.close()
-
-
-def test_complex_numbers_and_bands_without_rasterio_are_refused_by_name(tmp_path, gray, monkeypatch):
-    with pytest.raises(ImageError, match=r"a\.tif holds complex64 numbers; save their magnitude"):
-        open_raster(tiff(tmp_path / "a.tif", gray[None].astype(np.complex64)))
-    path = tiff(tmp_path / "b.tif", gray[None])
-    with pytest.raises(ImageError, match="the picture has 1 bands"):
-        load_raster(path.read_bytes(), normalization=Normalization((2,)))
-    monkeypatch.setattr("skylight.model.images.opening.has_rasterio", lambda: False)
-    with pytest.raises(
-        ImageError, match=r"bands of a raster are read by rasterio only: pip install 'label-studio-skylight\[geo\]'"
-    ):
-        load_raster(path.read_bytes(), normalization=Normalization((1,)))
-    assert (load_raster(path.read_bytes()).pixels[..., 0] == gray).all()
-
-
-def test_a_raster_in_memory_has_its_size_looked_at_first(tmp_path):
-    path = tiff(tmp_path / "a.tif", np.zeros((5, 20, 20), np.float32))
-    with pytest.raises(ImageError, match="20 x 20 pixels, more than the 399 allowed"):
-        load_raster(path.read_bytes(), 399)
 
 
 @pytest.mark.parametrize("number", range(1, 9))
@@ -220,13 +160,3 @@ def test_of_8_bits_a_pixel_is_there_if_one_of_its_bands_is(tmp_path):
         assert known.sum() == 2 and known[0, 0] and known[1, 1] and not pixels[~known].any()
         assert raster.known((0, 0, 1, 1)) is None
     by_windows.close()
-
-
-def test_a_file_is_what_its_content_is_whatever_it_is_called(tmp_path):
-    colours = scene(1, 64).image
-    picture = Image.fromarray(np.dstack([colours, np.zeros((64, 64), np.uint8)]))
-    picture.save(tmp_path / "a.png")
-    (tmp_path / "a.png").rename(tmp_path / "a.tif")
-    raster = open_raster(tmp_path / "a.tif")
-    assert (raster.read((0, 0, 64, 64)) == colours).all() and raster.known((0, 0, 64, 64)) is None
-    raster.close()
