@@ -187,12 +187,6 @@ def test_a_key_inside_the_label_studio_url_is_refused():
         Settings.from_env({"LABEL_STUDIO_URL": "http://user:hidden@ls.example"})
 
 
-def test_redacting_leaves_a_plain_url_alone():
-    assert redact_url("redis://host:6379/1?x=1") == "redis://host:6379/1?x=1"
-    assert redact_url("redis://:pw@host/1") == "redis://:***@host/1"
-    assert redact_url("https://token@host/1") == "https://***@host/1"
-
-
 PIECES = ("pa", "ss", "wo", "rd")
 
 
@@ -227,27 +221,6 @@ def test_passwords_that_redis_py_reads_are_taken_and_not_shown():
         settings = Settings.from_env({"REDIS_URL": text})
         assert redis.connection.parse_url(settings.redis_url)["password"] == password
         assert "h.example:6379" in repr(settings) and "p@q" not in repr(settings) and "p%40q" not in repr(settings)
-
-
-def test_secrets_of_a_query_are_not_shown_whatever_follows_in_them():
-    for query in ("password=a@b&db=1", "db=1&PASSWORD=ab&cd", "token=a#b", "x=1&signature=a/b?c"):
-        shown = redact_url(f"redis://h.example:6379/0?{query}")
-        assert shown.startswith("redis://h.example:6379/0?") and shown.endswith("=***")
-
-
-@pytest.mark.parametrize(
-    "url",
-    [
-        "redis://h:6379/0",
-        "redis://[::1]:6379/0?db=2",
-        "unix:///tmp/a%2312/s",
-        "http://h/a:b",
-        "redis://h",
-        "localhost:6379",
-    ],
-)
-def test_urls_without_secrets_are_shown_as_they_are(url):
-    assert redact_url(url) == url
 
 
 def test_a_socket_may_have_an_at_sign_in_its_path():

@@ -10,7 +10,6 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from skylight.backend.errors import InvalidRegion
 from skylight.backend.labelstudio.label_config import Labeling, parse_config
 from skylight.backend.labelstudio.label_map import label_map
 from skylight.backend.labelstudio.region_validator import check_regions
@@ -25,10 +24,14 @@ from tests.support.sdk_brush import brush
 from tests.support.shapes import apart
 
 Mask = NDArray[np.bool_]
+
+
 EVERY = CONFIG.replace("</View>", "") + "".join(
     f'<{kind}Labels name="{kind}" toName="image" closable="true">{LABELS}</{kind}Labels>'
     for kind in ("Bitmask", "Polygon", "Vector")
 )
+
+
 EVERY += "</View>"
 
 
@@ -169,59 +172,3 @@ def test_what_is_drawn_passes_the_checks_and_is_read_back(
             np.testing.assert_array_equal(back, expected)
         else:
             assert iou(back, mask) >= MIN_IOU - 0.02  # the corners are rounded to percent
-
-
-GOOD = {kind: regions(kind, blob(3, *SIZE))[0] for kind in OUTPUTS}
-
-
-@pytest.mark.parametrize("kind", OUTPUTS)
-@pytest.mark.parametrize(
-    ("change", "words"),
-    [
-        ({"id": ""}, "no id"),
-        ({"id": None}, "no id"),
-        ({"from_name": "kp"}, "'kp' takes no"),
-        ({"to_name": "other"}, "of 'other'"),
-        ({"type": "ellipselabels"}, "ellipselabels"),
-        ({"original_width": 81}, "81"),
-        ({"original_height": 60.5}, "60.5"),
-        ({"score": float("nan")}, "score is nan"),
-        ({"score": None}, "score"),
-        ({"score": 1.1}, "score is 1.1"),
-        ({"item_index": -1}, "item_index"),
-        ({"value": None}, "takes no"),
-    ],
-)
-def test_a_region_that_must_not_leave_is_held_back(kind: str, change: dict[str, Any], words: str) -> None:
-    labeling = labeling_for(kind)
-    check_regions([GOOD[kind]], labeling, SIZE)
-    with pytest.raises(InvalidRegion, match=words):
-        check_regions([GOOD[kind] | change], labeling, SIZE)
-
-
-@pytest.mark.parametrize(
-    ("kind", "value", "words"),
-    [
-        ("brush", {"rle": regions("brush", np.ones((60, 81), bool))[0]["value"]["rle"]}, "RLE"),
-        ("bitmask", {"imageDataURL": regions("bitmask", np.ones((61, 80), bool))[0]["value"]["imageDataURL"]}, "PNG"),
-        ("polygon", {"points": [[0, 0], [1, float("inf")], [2, 2]]}, "inf %"),
-        ("polygon", {"points": [[0, 0], [1, 100.1], [2, 2]]}, "100.1 %"),
-        ("polygon", {"points": [[0, 0], [1, 1]]}, "2 points"),
-        ("vector", {"vertices": [{"id": "a", "x": 1, "y": 1}, {"id": "a", "x": 1, "y": 2}]}, "same id"),
-        ("vector", {"vertices": [{"id": i, "x": -1, "y": 1} for i in "abc"]}, "-1 %"),
-        ("rectangle", {"width": 0}, "sides"),
-        ("rectangle", {"x": 99.0}, "%"),
-        ("rectangle", {"x": float("nan")}, "nan %"),
-        ("brush", {"brushlabels": ["Cat"]}, "no label"),
-        ("polygon", {"polygonlabels": []}, "no label"),
-    ],
-)
-def test_a_shape_that_must_not_leave_is_held_back(kind: str, value: dict[str, Any], words: str) -> None:
-    wrong = GOOD[kind] | {"value": GOOD[kind]["value"] | value}
-    with pytest.raises(InvalidRegion, match=words):
-        check_regions([wrong], labeling_for(kind), SIZE)
-
-
-def test_two_regions_of_one_id_are_held_back() -> None:
-    with pytest.raises(InvalidRegion, match="two regions"):
-        check_regions([GOOD["brush"], GOOD["polygon"] | {"id": GOOD["brush"]["id"]}], labeling_for("brush"), SIZE)
