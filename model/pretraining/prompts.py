@@ -16,7 +16,7 @@ from skylight.model.pretraining.data import usable_objects
 
 @dataclass
 class Prompts:
-    """The prompts of one image's objects, as tensors for `TinySam.answer`; either clicks or boxes."""
+    """The prompts of one image's objects, as tensors for `TinySam.decode`; either clicks or boxes."""
 
     truth: Tensor  # (B, 1, s / 4, s / 4) float32
     masks: NDArray[np.bool_]  # (B, s, s)

@@ -506,15 +506,15 @@ Asked = list[tuple[object, ...]]
 
 @pytest.fixture
 def asked(monkeypatch: pytest.MonkeyPatch) -> Asked:
-    """What is handed to `TinySam.answer` during a step."""
+    """What is handed to `TinySam.decode` during a step."""
     seen: Asked = []
-    answer = TinySam.answer
+    answer = TinySam.decode
 
     def spy(self: TinySam, *given: object) -> tuple[Tensor, Tensor]:
         seen.append(given)
         return answer(self, *given)
 
-    monkeypatch.setattr(TinySam, "answer", spy)
+    monkeypatch.setattr(TinySam, "decode", spy)
     return seen
 
 
