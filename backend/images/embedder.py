@@ -12,6 +12,7 @@ from cachetools import TTLCache
 from skylight.backend.errors import MediaError
 from skylight.backend.images.large_images import LargeImageStore
 from skylight.model.embeddings.cache import EmbeddingCache
+from skylight.model.images import tiling
 from skylight.model.images.decoding import content_hash
 from skylight.model.images.normalization import PER_IMAGE, Normalization
 from skylight.model.images.opening import load_raster
@@ -144,7 +145,7 @@ class ImageEmbedder:
     def tile_count(self, url: str) -> int:
         """The number of tiles that the image behind a URL is split into. Raises MediaError or ImageError."""
         image = self.open(url)[1]
-        return 1 if isinstance(image, Embedding) else len(tiled_inference.windows(image.size, self.side))
+        return 1 if isinstance(image, Embedding) else len(tiling.tile_windows(image.size, self.side))
 
     @property
     def side(self) -> int:

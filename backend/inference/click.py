@@ -18,9 +18,9 @@ from skylight.backend.labelstudio.region_reader import is_mask, read_mask
 from skylight.backend.labelstudio.region_validator import check_regions
 from skylight.backend.labelstudio.region_writer import Placement, draw_regions
 from skylight.backend.service import Service
+from skylight.model.images import tiling
 from skylight.model.images.normalization import PER_IMAGE, Normalization
 from skylight.model.images.raster import Raster, Window
-from skylight.model.mapping import tiled_inference
 from skylight.model.masks.clicked_parts import corrected
 from skylight.model.sam.segmenter import Segmenter
 from skylight.model.sam.types import Embedding, Prompt
@@ -70,13 +70,13 @@ def click_large(
     If the mask goes on beyond the tile, the answer is that of a window of twice the side around it.
     """
     image_session, request = resume_session(service, task, request, digest, raster.size)
-    window = tiled_inference.nearest(raster.size, embedder.side, *_extent(request.prompt))
+    window = tiling.nearest_window(raster.size, embedder.side, *_extent(request.prompt))
     for left in range(WIDER, -1, -1):
         session = *image_session, window  # logits are of one window
         embedding = embedder.tile_embedding(digest, raster, window)
         prompt = _move_prompt(request.prompt, window)
         mask, expected = segment_prompt(service, embedder.segmenter, embedding, session, request, prompt)
-        further = tiled_inference.wider(raster.size, window, mask)
+        further = tiling.enlarged_window(raster.size, window, mask)
         if further is None or not left:
             break
         window = further

@@ -13,7 +13,7 @@ from skylight.model.decoder.network import DomainDecoder
 from skylight.model.decoder.sam_refinement import refine
 from skylight.model.images.raster import Raster
 from skylight.model.mapping import tiled_inference
-from skylight.model.mapping.component_merging import Map
+from skylight.model.mapping.component_merging import LabelMap
 from skylight.model.sam.types import Embedding
 
 log = logging.getLogger(__name__)
@@ -59,7 +59,7 @@ def preannotation_large(
     """As `preannotation`, for a large image; SAM does not refine its regions."""
     config, embedder = decoder.config, service.embedder.with_normalization(decoder.config.normalisation)
     separated = frozenset(config.labels.index(label) for label in config.separate)
-    merged = Map(raster.size, len(config.labels), separated)
+    merged = LabelMap(raster.size, len(config.labels), separated)
     regions: list[dict[str, Any]] = []
     characters = 0
     try:

@@ -22,7 +22,7 @@ from skylight.model.decoder.sample_spill import Shelf
 from skylight.model.decoder.samples import Sample
 from skylight.model.images.decoding import ImageError
 from skylight.model.images.raster import Window
-from skylight.model.mapping.tiled_inference import windows
+from skylight.model.images.tiling import tile_windows
 from skylight.model.masks.consensus import agreed_objects, majority
 from skylight.model.masks.label_map import IGNORE
 from skylight.model.sam.types import Embedding
@@ -135,7 +135,7 @@ def split_into_tiles(embedder: ImageEmbedder, record: SampleRecord, sample: Samp
             log.error("annotation %s is left out: its address shows another image now", record.annotation)
             return []
         samples = []
-        for window in choose_tiles(sample.label_map, windows(record.size, embedder.side), digest, raster.known):
+        for window in choose_tiles(sample.label_map, tile_windows(record.size, embedder.side), digest, raster.known):
             row, column, height, width = window
             part = np.s_[row : row + height, column : column + width]
             embedding = embedder.tile_embedding(digest, raster, window)

@@ -39,7 +39,7 @@ class ImageMapper:
     def __call__(self, image: Input, progress: Callable[[float], None]) -> Outcome:
         """Map an image; returns its record, or None and why it could not be mapped."""
         try:
-            return pipeline.map_picture(image, self.options, self.version.decoder, self.segmenter, progress), ""
+            return pipeline.map_image(image, self.options, self.version.decoder, self.segmenter, progress), ""
         except (ImageError, OSError) as error:
             return None, str(error)
 
@@ -137,7 +137,7 @@ def plan(
     segmenter, settings = service.embedder.segmenter, service.settings
     tile = settings.tile or default_side(segmenter)
     if again:
-        pipeline.forget(out)
+        pipeline.discard_records(out)
     normalization = version.decoder.config.normalisation
     options = Options(out, formats, version.name, tile, settings.min_area, settings.max_pixels, bands, normalization)
     return MapRun(ImageMapper(version, segmenter, options), jobs, open_service)

@@ -20,7 +20,7 @@ from skylight.backend.process.parent_watch import terminate_with_parent
 END_SECONDS = 30.0  # that a process which has closed its pipe may take to exit: it unloads PyTorch first
 POLL_SECONDS = 0.2  # between two reports of progress
 
-Record = dict[str, Any]  # of a mapped image, as `pipeline.map_picture` returns it
+Record = dict[str, Any]  # of a mapped image, as `pipeline.map_image` returns it
 Outcome = tuple[Record | None, str]  # an image's record, or why it could not be mapped
 MapImage = Callable[[Input, Callable[[float], None]], Outcome]  # the callback hears the share that is done
 Numbered = tuple[int, Input]

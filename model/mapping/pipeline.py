@@ -1,10 +1,10 @@
-"""A trained decoder over a folder of pictures or a large raster: objects, tables, label maps.
+"""The outputs of `skylight map`: a trained decoder's objects, tables and label maps of images of any size.
 
 OUT/<name>.png .tif .geojson .gpkg     of each input, as asked
 OUT/objects.csv summary.csv coco.json index.html
-OUT/parts/<name>.json                  what was found in an input; written last: an input that has one is done
+OUT/parts/<name>.json                  the record of an input; written last: an input that has one is done
 OUT/thumbnails/<name>.jpg
-OUT/.copies/                           of objects in a bucket, while they are mapped
+OUT/.copies/                           copies of objects in a bucket, while they are mapped
 """
 
 import csv
@@ -28,9 +28,10 @@ from skylight.model.images.normalization import PER_IMAGE, Normalization
 from skylight.model.images.opening import open_raster
 from skylight.model.images.raster import Georeference, Raster
 from skylight.model.mapping import contact_sheet, writers
-from skylight.model.mapping.component_merging import Map
-from skylight.model.mapping.georeference import Geo
+from skylight.model.mapping.component_merging import LabelMap
+from skylight.model.mapping.georeference import PixelCoordinates
 from skylight.model.mapping.tiled_inference import strips
+from skylight.model.mapping.vectorize import shape
 from skylight.model.mapping.writers import Row
 from skylight.model.masks.region import MaskRegion, StreamedRegion
 from skylight.model.sam.segmenter import Segmenter
@@ -38,18 +39,27 @@ from skylight.model.storage import atomic_write
 
 FORMATS = ("png", "geojson", "gpkg", "coco", "geotiff")
 COPIES = ".copies"
-LEFT_SECONDS = 86_400.0  # age at which a copy was left by a process that was killed
-WRITTEN = 2  # how maps are written: 1 had background where nothing is known
+STALE_SECONDS = 86_400.0  # age from which on a copy is one of a process that was killed
+FORMAT_VERSION = 2  # of the outputs: 1 had background where there is no data
 NEED_GEO = ("geojson", "gpkg", "geotiff")
 COLUMNS = (
     "input", "object", "label", "version", "confidence", "area_px", "diameter_px", "x_px", "y_px",
     "area_m2", "diameter_m", "x", "y", "longitude", "latitude",
 )  # fmt: skip
-SUMMED = ("input", "label", "objects", "area_px", "area_m2", "median_diameter_px", "median_diameter_m", "confidence")
+SUMMARY_COLUMNS = (
+    "input",
+    "label",
+    "objects",
+    "area_px",
+    "area_m2",
+    "median_diameter_px",
+    "median_diameter_m",
+    "confidence",
+)
 
 
 class Input(Protocol):
-    """An image to be mapped, wherever it is kept."""
+    """An image to be mapped, wherever it is stored."""
 
     @property
     def name(self) -> str:
@@ -71,8 +81,8 @@ class Input(Protocol):
 
 
 @dataclass(frozen=True)
-class Measured:
-    """What the tables say of a `MaskRegion`: all but its mask, of which never more than one is in memory."""
+class Measures:
+    """Measures of a `MaskRegion` or `StreamedRegion`: all but its mask, of which only one is in memory at a time."""
 
     label: int
     top: int
@@ -85,115 +95,121 @@ class Measured:
     score: float
 
     @classmethod
-    def of(cls, found: MaskRegion | StreamedRegion) -> "Measured":
+    def of(cls, found: MaskRegion | StreamedRegion) -> "Measures":
         """Of an object."""
         box = found.top, found.left, found.height, found.width
         return cls(found.label, *box, found.area, found.diameter, found.centroid, found.score)
 
 
 @dataclass
-class Drawn:
-    """The objects of a picture: their measures, and, of the formats that are asked for, outlines and COCO's regions."""
+class Objects:
+    """The objects of an image: their measures and, for the formats that need them, polygons and COCO annotations."""
 
-    measured: list[Measured] = field(default_factory=list)
+    measured: list[Measures] = field(default_factory=list)
     shapes: list[Any] = field(default_factory=list)
     coco: list[dict[str, Any]] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
 class Options:
-    """How pictures are mapped."""
+    """How images are mapped."""
 
     out: Path
     formats: tuple[str, ...]
     version: str  # the decoder's name, as in the tables
     tile: int  # px, a tile's side
     min_area: int  # px, of the smallest object
-    max_pixels: int = MAX_PIXELS  # of a picture that has to be read whole
-    bands: tuple[int, ...] = ()  # of these pictures, in the place of the normalisation's
+    max_pixels: int = MAX_PIXELS  # of an image that has to be read whole
+    bands: tuple[int, ...] = ()  # of these images, instead of the normalization's
     normalisation: Normalization = PER_IMAGE
 
-    def key(self, each: Input) -> str:
-        """What a part was made of: if that is another now, it is made anew."""
-        made_of: list[Any] = [each.address, *each.state(), self.version, sorted(self.formats)]
-        made_of += [WRITTEN, self.tile, self.min_area, list(self.bands), *filter(None, [self.normalisation.key_suffix])]
+    def key(self, image: Input) -> str:
+        """A fingerprint of what an input's record depends on: an input is mapped again when that changes."""
+        made_of: list[Any] = [image.address, *image.state(), self.version, sorted(self.formats)]
+        made_of += [
+            FORMAT_VERSION,
+            self.tile,
+            self.min_area,
+            list(self.bands),
+            *filter(None, [self.normalisation.key_suffix]),
+        ]
         return hashlib.sha256(json.dumps(made_of).encode()).hexdigest()
 
 
-def done(each: Input, options: Options) -> dict[str, Any] | None:
-    """What is kept of an input that has been mapped so already, else None. Raises OSError if it is not there."""
+def done(image: Input, options: Options) -> dict[str, Any] | None:
+    """The record of an input that was mapped with these options, else None. Raises OSError if it does not exist."""
     try:
-        kept: dict[str, Any] = json.loads((options.out / "parts" / f"{each.name}.json").read_bytes())
+        record: dict[str, Any] = json.loads((options.out / "parts" / f"{image.name}.json").read_bytes())
     except (FileNotFoundError, ValueError):
         return None
-    return kept if kept.get("key") == options.key(each) else None
+    return record if record.get("key") == options.key(image) else None
 
 
-def map_picture(
-    each: Input, options: Options, decoder: DomainDecoder, segmenter: Segmenter, progress: Callable[[float], None]
+def map_image(
+    image: Input, options: Options, decoder: DomainDecoder, segmenter: Segmenter, progress: Callable[[float], None]
 ) -> dict[str, Any]:
-    """Map one picture and write its own files; gives what is kept of it. `progress` hears the share that is done.
+    """Map an image and write its own files; gives its record. `progress` is called with the share that is done.
 
     Raises ImageError if it cannot be read, OSError if it cannot be copied or written.
     """
     options.out.mkdir(parents=True, exist_ok=True)
-    with each.local(options.out / COPIES) as path:
-        raster = open_raster(path, options.max_pixels, options.bands, options.normalisation, untrusted=each.is_remote)
-        return _map(each, options, decoder, segmenter, raster, progress)
+    with image.local(options.out / COPIES) as path:
+        raster = open_raster(path, options.max_pixels, options.bands, options.normalisation, untrusted=image.is_remote)
+        return _map(image, options, decoder, segmenter, raster, progress)
 
 
 def _map(
-    each: Input,
+    image: Input,
     options: Options,
     decoder: DomainDecoder,
     segmenter: Segmenter,
     raster: Raster,
     progress: Callable[[float], None],
 ) -> dict[str, Any]:
-    """As `map_picture`; closes the raster."""
+    """As `map_image`; closes the raster."""
     config = decoder.config
     separated = frozenset(config.labels.index(label) for label in config.separate)
-    found_map = Map(raster.size, len(config.labels), separated, options.out)
+    label_map = LabelMap(raster.size, len(config.labels), separated, options.out)
     try:
-        for rows in found_map.fill(strips(decoder, segmenter, raster, options.tile)):
+        for rows in label_map.fill(strips(decoder, segmenter, raster, options.tile)):
             progress(0.9 * rows / raster.size[0])
-        drawn = _drawn(found_map, options)
-        rows_of = _rows(each, options, config.labels, drawn.measured, raster.georeference)
-        _write(each, options, config.labels, found_map, raster, drawn, rows_of)
-        kept = {
-            "key": options.key(each),
-            "input": each.address,
+        objects = _collect_objects(label_map, options)
+        rows_of = _rows(image, options, config.labels, objects.measured, raster.georeference)
+        _write(image, options, config.labels, label_map, raster, objects, rows_of)
+        record = {
+            "key": options.key(image),
+            "input": image.address,
             "size": list(raster.size),
             "crs": raster.georeference.crs if raster.georeference else None,
-            "confidence": round(found_map.confidence, 4),
-            "known": round(found_map.known, 6),
+            "confidence": round(label_map.confidence, 4),
+            "known": round(label_map.known, 6),
             "counts": dict(Counter(row["label"] for row in rows_of)),
-            "thumbnail": _thumbnail(each, options, raster, drawn.measured),
+            "thumbnail": _thumbnail(image, options, raster, objects.measured),
             "rows": rows_of,
-            "coco": drawn.coco,
+            "coco": objects.coco,
         }
     finally:
-        found_map.close()
+        label_map.close()
         raster.close()
-    atomic_write.write(options.out / "parts" / f"{each.name}.json", json.dumps(kept).encode())
+    atomic_write.write(options.out / "parts" / f"{image.name}.json", json.dumps(record).encode())
     progress(1.0)
-    return kept
+    return record
 
 
 def _remove_copies(folder: Path) -> None:
-    """Remove the folder of copies, unless another process has some there; those of one that was killed are removed."""
-    with suppress(OSError):  # it is not empty, or not there
+    """Remove the folder of copies, unless another process uses it; copies of killed processes are removed."""
+    with suppress(OSError):  # it is not empty, or does not exist
         for path in folder.iterdir():
-            if time.time() - path.stat().st_mtime > LEFT_SECONDS:
+            if time.time() - path.stat().st_mtime > STALE_SECONDS:
                 path.unlink(missing_ok=True)
         folder.rmdir()
 
 
 def finish(options: Options, labels: Sequence[str], pictures: Sequence[dict[str, Any]]) -> list[str]:
-    """Write the files of all pictures together; gives their names."""
+    """Write the files about all images together; gives their names."""
     out = options.out
     _table(out / "objects.csv", COLUMNS, (row for picture in pictures for row in picture["rows"]))
-    _table(out / "summary.csv", SUMMED, (row for picture in pictures for row in _summary(picture, labels)))
+    _table(out / "summary.csv", SUMMARY_COLUMNS, (row for picture in pictures for row in _summary(picture, labels)))
     contact_sheet.write_page(out / "index.html", f"{options.version}: {len(pictures)} pictures", pictures)
     names = ["objects.csv", "summary.csv", "index.html"]
     if "coco" in options.formats:
@@ -203,47 +219,49 @@ def finish(options: Options, labels: Sequence[str], pictures: Sequence[dict[str,
     return names
 
 
-def _drawn(found_map: Map, options: Options) -> Drawn:
-    """The objects of a map, one after the other."""
-    drawn = Drawn()
-    for found in found_map.objects(options.min_area):
-        measured = Measured.of(found)
-        drawn.measured.append(measured)
+def _collect_objects(label_map: LabelMap, options: Options) -> Objects:
+    """The objects of a label map."""
+    objects = Objects()
+    for found in label_map.objects(options.min_area):
+        measured = Measures.of(found)
+        objects.measured.append(measured)
         if "geojson" in options.formats or "gpkg" in options.formats:
-            from skylight.model.mapping.vectorize import shape
-
-            drawn.shapes.append(shape(found))
+            objects.shapes.append(shape(found))
         if "coco" in options.formats:
             row = {"area_px": measured.area, "confidence": round(measured.score, 4)}
-            drawn.coco.append(writers.coco_annotation(found, found_map.size, row))
-    return drawn
+            objects.coco.append(writers.coco_annotation(found, label_map.size, row))
+    return objects
 
 
 def _write(
-    each: Input,
+    image: Input,
     options: Options,
     labels: Sequence[str],
-    found: Map,
+    label_map: LabelMap,
     raster: Raster,
-    drawn: Drawn,
+    objects: Objects,
     rows: Sequence[Row],
 ) -> None:
-    place, at = raster.georeference, {kind: options.out / f"{each.name}.{kind}" for kind in (*FORMATS, "tif")}
+    georeference, at = raster.georeference, {kind: options.out / f"{image.name}.{kind}" for kind in (*FORMATS, "tif")}
     if "png" in options.formats:
-        writers.write_png(at["png"], found.classes)
+        writers.write_png(at["png"], label_map.classes)
     if "geotiff" in options.formats:
-        writers.write_geotiff(at["tif"], found.classes, place, labels)
+        writers.write_geotiff(at["tif"], label_map.classes, georeference, labels)
     if "geojson" in options.formats:
-        writers.write_geojson(at["geojson"], drawn.shapes, rows, place)
+        writers.write_geojson(at["geojson"], objects.shapes, rows, georeference)
     if "gpkg" in options.formats:
-        writers.write_gpkg(at["gpkg"], drawn.shapes, rows, place)
+        writers.write_gpkg(at["gpkg"], objects.shapes, rows, georeference)
 
 
 def _rows(
-    each: Input, options: Options, labels: Sequence[str], objects: Sequence[Measured], place: Georeference | None
+    image: Input,
+    options: Options,
+    labels: Sequence[str],
+    objects: Sequence[Measures],
+    georeference: Georeference | None,
 ) -> list[Row]:
-    """The table of a picture's objects."""
-    geo = Geo(place) if place else None
+    """The table of an image's objects."""
+    geo = PixelCoordinates(georeference) if georeference else None
     centres = np.array([found.centroid for found in objects], float).reshape(-1, 2)
     placed = geo.xy(centres) if geo else None
     lonlat = geo.lonlat(centres) if geo and len(centres) else None
@@ -253,7 +271,7 @@ def _rows(
         pixel = geo.square_metres(x, y) if geo else None
         rows.append(
             {
-                "input": each.address,
+                "input": image.address,
                 "object": i + 1,
                 "label": labels[found.label],
                 "version": options.version,
@@ -277,17 +295,17 @@ def _short(number: float, digits: int = 7) -> float:
     return float(f"{number:.{digits}g}")
 
 
-def _thumbnail(each: Input, options: Options, raster: Raster, objects: Sequence[Measured]) -> str:
+def _thumbnail(image: Input, options: Options, raster: Raster, objects: Sequence[Measures]) -> str:
     boxes = [(one.label, one.left, one.top, one.width, one.height) for one in objects]
     picture = contact_sheet.draw(raster.thumbnail(contact_sheet.SIDE), raster.size, boxes)
     buffer = io.BytesIO()
     picture.save(buffer, "JPEG", quality=85)
-    atomic_write.write(options.out / "thumbnails" / f"{each.name}.jpg", buffer.getvalue())
-    return f"thumbnails/{each.name}.jpg"
+    atomic_write.write(options.out / "thumbnails" / f"{image.name}.jpg", buffer.getvalue())
+    return f"thumbnails/{image.name}.jpg"
 
 
 def _summary(picture: dict[str, Any], labels: Sequence[str]) -> Iterator[Row]:
-    """A picture's objects label by label, also where there are none."""
+    """The summary of an image's objects for each label, also for labels without any."""
     for label in labels:
         rows = [row for row in picture["rows"] if row["label"] == label]
         metres = [row for row in rows if row["area_m2"] is not None]
@@ -313,6 +331,6 @@ def _table(path: Path, columns: Sequence[str], rows: Iterable[Row]) -> None:
     atomic_write.write(path, text.getvalue().encode())
 
 
-def forget(out: Path) -> None:
-    """Forget which inputs are done, so that all are mapped anew."""
+def discard_records(out: Path) -> None:
+    """Delete the records of the inputs that are done, so that all are mapped again."""
     shutil.rmtree(out / "parts", ignore_errors=True)

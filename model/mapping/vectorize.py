@@ -1,4 +1,4 @@
-"""Outlines of objects as shapes that programs for maps accept. Needs the extra `geo`."""
+"""Objects as polygons for geographic information systems. Needs the extra `geo`."""
 
 from typing import Any
 
@@ -8,14 +8,14 @@ from numpy.typing import NDArray
 from skylight.model.masks.contours import find_components
 from skylight.model.masks.region import MaskRegion, StreamedRegion
 
-TOLERANCE = 0.75  # px, by how much an outline may leave the edges of the pixels: they are stairs
+TOLERANCE = 0.75  # px, of the simplification, since the edges of pixels are stairs
 
 
 def shape(found: MaskRegion | StreamedRegion) -> Any:
-    """An object's valid shapely (Multi)Polygon, in px from the picture's upper left corner, with its holes.
+    """An object's valid shapely (Multi)Polygon, in px from the image's upper left corner, with its holes.
 
-    The object is 8-connected: where its pixels touch by a corner only, it is a MultiPolygon. One that is too large to
-    be an array is put together from those of its strips, whose common edges vanish.
+    The object is 8-connected: where its pixels touch by a corner only, it is a MultiPolygon. A
+    `StreamedRegion` is the union of its strips.
     """
     import shapely
 
@@ -32,15 +32,15 @@ def _of_mask(mask: NDArray[np.bool_], top: int, left: int) -> Any:
     polygons = []
     for piece in find_components(mask):
         outer, *holes = [ring + (left, top) for ring in piece.outlines()]
-        # An outline that touches itself is none by the rules of shapes; made valid, it is several.
+        # An outline that touches itself is invalid; made valid, it is several.
         polygons.append(_polygons(shapely.make_valid(shapely.Polygon(outer, holes))))
     return polygons[0] if len(polygons) == 1 else shapely.union_all(polygons)
 
 
 def _polygons(geometry: Any) -> Any:
-    """What of a geometry has an area."""
+    """The polygons of a geometry."""
     import shapely
 
-    parts = [each for each in shapely.get_parts(geometry, return_index=False) if each.geom_type.endswith("Polygon")]
+    parts = [part for part in shapely.get_parts(geometry, return_index=False) if part.geom_type.endswith("Polygon")]
     flat = [polygon for part in parts for polygon in shapely.get_parts(part)]
     return flat[0] if len(flat) == 1 else shapely.MultiPolygon(flat)

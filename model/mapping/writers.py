@@ -1,4 +1,4 @@
-"""What `skylight map` writes of a picture: label maps as PNG or GeoTIFF, objects as GeoJSON, GeoPackage or COCO."""
+"""Output files of `skylight map`: label maps as PNG or GeoTIFF, objects as GeoJSON, GeoPackage or COCO."""
 
 import json
 import logging
@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from skylight.model.images.disk_array import DiskArray
 from skylight.model.images.raster import Georeference
 from skylight.model.mapping.component_merging import UNKNOWN
-from skylight.model.mapping.georeference import Geo
+from skylight.model.mapping.georeference import PixelCoordinates
 from skylight.model.masks.coco_rle import encode_runs
 from skylight.model.masks.contours import outlines
 from skylight.model.masks.png import write_palette
@@ -21,7 +21,7 @@ from skylight.model.masks.polygon_simplification import simplify
 from skylight.model.masks.region import MaskRegion, StreamedRegion
 from skylight.model.storage import atomic_write
 
-COLOURS = ((228, 26, 28), (55, 126, 184), (77, 175, 74), (152, 78, 163), (255, 127, 0), (166, 86, 40), (247, 129, 191))
+COLORS = ((228, 26, 28), (55, 126, 184), (77, 175, 74), (152, 78, 163), (255, 127, 0), (166, 86, 40), (247, 129, 191))
 ROWS = 512  # of a label map that are written at a time
 COCO_TOLERANCE = 0.999  # px, as polygons in Label Studio
 FIELDS = ("label", "confidence", "area_px", "diameter_px", "area_m2", "diameter_m", "version")
@@ -29,77 +29,79 @@ FIELDS = ("label", "confidence", "area_px", "diameter_px", "area_m2", "diameter_
 Row = dict[str, Any]  # of the table of objects
 
 
-def colour(label: int) -> tuple[int, int, int]:
+def color(label: int) -> tuple[int, int, int]:
     """RGB of a label, 0 for the first."""
-    return COLOURS[label % len(COLOURS)]
+    return COLORS[label % len(COLORS)]
 
 
 def write_png(path: Path, classes: DiskArray) -> None:
-    """The label map as PNG with a palette: 0 background, k + 1 the k-th label, 255, which is clear, not known."""
-    palette = bytes([0, 0, 0, *(level for k in range(UNKNOWN - 1) for level in colour(k)), 0, 0, 0])
+    """The label map as PNG with a palette: 0 background, k + 1 the k-th label, 255 (transparent) no data."""
+    palette = bytes([0, 0, 0, *(level for k in range(UNKNOWN - 1) for level in color(k)), 0, 0, 0])
     with atomic_write.replacing(path) as part, part.open("wb") as file:
         write_palette(file, classes.size, (rows for _, rows in _strips(classes)), palette, b"\xff" * UNKNOWN + b"\0")
 
 
 def _strips(classes: DiskArray) -> Iterator[tuple[int, NDArray[np.uint8]]]:
-    """A label map's rows, some at a time, with the first one's number."""
+    """A label map's rows, `ROWS` at a time, with the first one's number."""
     height, width = classes.size
     for top in range(0, height, ROWS):
         yield top, classes.read((top, 0, min(ROWS, height - top), width))
 
 
-def write_geotiff(path: Path, classes: DiskArray, place: Georeference | None, labels: Sequence[str]) -> None:
-    """The label map as GeoTIFF, in the input's place: 0 background, 255 nodata, what is not known, with a colour table.
+def write_geotiff(path: Path, classes: DiskArray, georeference: Georeference | None, labels: Sequence[str]) -> None:
+    """The label map as GeoTIFF, in the input's place, with a color table: 0 background, 255 no data.
 
-    A tag `labels` has the labels' names, from background on.
+    A tag `labels` has the labels' names, the background first.
     """
     import rasterio
     import rasterio.errors
     import rasterio.windows
 
     height, width = classes.size
-    where: dict[str, Any] = {"nodata": UNKNOWN}
-    if place:
-        where |= {"transform": rasterio.Affine(*place.transform), **({"crs": place.crs} if place.crs else {})}
-    how = {"compress": "deflate", "tiled": True, "blockxsize": ROWS, "blockysize": ROWS, "bigtiff": "if_safer"}
+    placement: dict[str, Any] = {"nodata": UNKNOWN}
+    if georeference:
+        placement |= {"transform": rasterio.Affine(*georeference.transform)}
+        placement |= {"crs": georeference.crs} if georeference.crs else {}
+    options = {"compress": "deflate", "tiled": True, "blockxsize": ROWS, "blockysize": ROWS, "bigtiff": "if_safer"}
     with (
         atomic_write.replacing(path) as part,
         warnings.catch_warnings(action="ignore", category=rasterio.errors.NotGeoreferencedWarning),
-        rasterio.open(part, "w", "GTiff", width, height, 1, dtype="uint8", **where, **how) as file,
+        rasterio.open(part, "w", "GTiff", width, height, 1, dtype="uint8", **placement, **options) as file,
     ):
-        colours = {k: (*colour(k - 1), 255) for k in range(1, len(labels) + 1)}
-        file.write_colormap(1, {0: (0, 0, 0, 0), UNKNOWN: (0, 0, 0, 0), **colours})
+        colors = {k: (*color(k - 1), 255) for k in range(1, len(labels) + 1)}
+        file.write_colormap(1, {0: (0, 0, 0, 0), UNKNOWN: (0, 0, 0, 0), **colors})
         file.update_tags(labels=json.dumps(["background", *labels]))
         for top, rows in _strips(classes):
             file.write(rows, 1, window=rasterio.windows.Window(0, top, width, len(rows)))
 
 
-def write_geojson(path: Path, shapes: Sequence[Any], rows: Sequence[Row], place: Georeference | None) -> None:
+def write_geojson(path: Path, shapes: Sequence[Any], rows: Sequence[Row], georeference: Georeference | None) -> None:
     """Objects as GeoJSON: longitude and latitude on the Earth (RFC 7946), on another body its own system, see `geo`.
 
-    Without a place the coordinates are px, y down; without a system those of the geotransform. `shapes` as of
-    `shapes.shape`, one for each row.
+    Without a georeference the coordinates are px, y down; without a system those of the geotransform. `shapes` as of
+    `vectorize.shape`, one for each row.
     """
     import shapely
 
-    geo = Geo(place) if place else None
+    coordinates = PixelCoordinates(georeference) if georeference else None
     features = []
     for shape, row in zip(shapes, rows, strict=True):
-        placed = shapely.transform(shape, geo.geojson) if geo else shape
-        wound = shapely.normalize(placed)  # outer rings clockwise
-        geometry = shapely.geometry.mapping(shapely.reverse(wound))  # RFC 7946 wants them counterclockwise
+        placed = shapely.transform(shape, coordinates.geojson) if coordinates else shape
+        clockwise = shapely.normalize(placed)  # its outer rings
+        geometry = shapely.geometry.mapping(shapely.reverse(clockwise))  # RFC 7946 wants them counterclockwise
         properties = {name: row[name] for name in FIELDS}
         features.append({"type": "Feature", "id": row["object"], "geometry": geometry, "properties": properties})
-    head = geo.geojson_crs() if geo else {"coordinates": "px from the upper left corner, y down"}
+    head = coordinates.geojson_crs() if coordinates else {"coordinates": "px from the upper left corner, y down"}
     atomic_write.write(path, json.dumps({"type": "FeatureCollection", **head, "features": features}).encode())
 
 
-def write_gpkg(path: Path, shapes: Sequence[Any], rows: Sequence[Row], place: Georeference | None) -> None:
+def write_gpkg(path: Path, shapes: Sequence[Any], rows: Sequence[Row], georeference: Georeference | None) -> None:
     """Objects as a GeoPackage's layer `objects`, in the input's coordinate reference system; without one in px."""
     import shapely
     from pyogrio.raw import write
 
-    placed = [shapely.transform(shape, Geo(place).xy) for shape in shapes] if place else list(shapes)
+    to_xy = PixelCoordinates(georeference).xy if georeference else None
+    placed = [shapely.transform(shape, to_xy) for shape in shapes] if to_xy else list(shapes)
     multi = [shapely.MultiPolygon(shapely.get_parts(shape).tolist()) for shape in placed]
     # It logs every file, and warns of one without a coordinate reference system.
     logging.getLogger("pyogrio").setLevel(logging.WARNING)
@@ -112,7 +114,7 @@ def write_gpkg(path: Path, shapes: Sequence[Any], rows: Sequence[Row], place: Ge
             layer="objects",
             driver="GPKG",
             geometry_type="MultiPolygon",
-            crs=place.crs if place else None,
+            crs=georeference.crs if georeference else None,
         )
 
 
@@ -126,10 +128,7 @@ def _column(name: str, rows: Sequence[Row]) -> NDArray[Any]:
 
 
 def coco_annotation(found: MaskRegion | StreamedRegion, size: tuple[int, int], row: Row) -> dict[str, Any]:
-    """An object as COCO has it, without ids of its own: a polygon, or the runs of its pixels.
-
-    Those if it has holes, or is too large to be one array.
-    """
+    """A COCO annotation of an object, without ids: a polygon, or run lengths if it has holes or is streamed."""
     rings = outlines(found.mask) if isinstance(found, MaskRegion) else []
     segmentation: Any
     if len(rings) != 1:
@@ -149,14 +148,14 @@ def coco_annotation(found: MaskRegion | StreamedRegion, size: tuple[int, int], r
 
 
 def write_coco(path: Path, labels: Sequence[str], pictures: Sequence[Mapping[str, Any]]) -> None:
-    """All pictures' objects as one COCO file; `pictures` as they are kept by `mapping`."""
+    """The objects of all images as one COCO file; `pictures` are the records that `pipeline.map_image` gives."""
     images: list[Row] = []
     annotations: list[Row] = []
     for number, picture in enumerate(pictures, 1):
         height, width = picture["size"]
         images.append({"id": number, "file_name": picture["input"], "height": height, "width": width})
-        for each in picture["coco"]:
-            annotations.append({"id": len(annotations) + 1, "image_id": number, **each})
+        for annotation in picture["coco"]:
+            annotations.append({"id": len(annotations) + 1, "image_id": number, **annotation})
     categories = [{"id": k, "name": label} for k, label in enumerate(labels, 1)]
     body = {"images": images, "annotations": annotations, "categories": categories}
     atomic_write.write(path, json.dumps(body).encode())

@@ -179,14 +179,14 @@ def _preannotate(home: Path, labeling: Labeling) -> dict[str, Any]:
 def _small_objects(home: Path, mosaic: Mosaic) -> dict[str, float]:
     """Share of small objects that a decoder finds in the large picture, and in a crop around each."""
     from skylight.model.images.opening import open_raster
-    from skylight.model.mapping.component_merging import Map
+    from skylight.model.mapping.component_merging import LabelMap
     from skylight.model.mapping.tiled_inference import strips
 
     decoder, segmenter = network.load(home / "decoder.safetensors"), loading.load("tiny", None, "cpu")
     raster = open_raster(home / "large.tif")
     part = min(mosaic.side, 4096)
     raster.size = part, part  # its first rows and columns: tiles of the same size, and as many seams a px
-    found = Map(raster.size, 1)
+    found = LabelMap(raster.size, 1)
     for _rows in found.fill(strips(decoder, segmenter, raster, SMALL)):
         pass
     whole = found.classes.read((0, 0, part, part)) == 1

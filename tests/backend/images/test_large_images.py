@@ -1,4 +1,4 @@
-"""Pictures larger than a tile: clicked on, pre-annotated and learned from by windows."""
+"""Pictures larger than a tile: clicked on, pre-annotated and learned from by tile_windows."""
 
 import io
 import json
@@ -32,12 +32,13 @@ from skylight.model.datasets.synthetic_scenes import scene
 from skylight.model.decoder.samples import Sample
 from skylight.model.embeddings.cache import EmbeddingCache
 from skylight.model.embeddings.file_format import has_reader
+from skylight.model.images import tiling
 from skylight.model.images.decoding import ImageError, content_hash
 from skylight.model.images.normalization import Normalization
 from skylight.model.images.opening import load_raster
 from skylight.model.images.raster import MemoryRaster
+from skylight.model.images.tiling import enlarged_window, nearest_window, tile_windows, window_around
 from skylight.model.mapping import tiled_inference as tiles
-from skylight.model.mapping.tiled_inference import around, nearest, wider, windows
 from skylight.model.masks.bitmask import decode_png, encode_png, encode_png_in
 from skylight.model.masks.brush_rle import encode_rle, encode_rle_in
 from skylight.model.masks.errors import MaskError
@@ -164,7 +165,7 @@ def test_an_object_larger_than_the_widest_window_is_drawn_where_that_window_lies
     studio.pictures[A] = png(image)
     monkeypatch.setattr(click_module, "WIDER", 1)
     further = iter([(0, 0, 512, 512), (256, 512, 512, 512), (0, 0, 768, 768)])
-    monkeypatch.setattr(tiles, "wider", lambda *_: next(further))
+    monkeypatch.setattr(tiling, "enlarged_window", lambda *_: next(further))
     prompt = key_point("point", "Pit", 300, 300, truth.shape)
     regions, _ = click(tiled, LABELING, {"id": 1, "data": {"image": A}}, {"result": [prompt]})
     embedding = tiled.embedder.tile_embedding(*tiled.embedder.open(A), (0, 0, 512, 512))
@@ -177,19 +178,23 @@ def test_an_object_larger_than_the_widest_window_is_drawn_where_that_window_lies
 def test_a_mask_that_goes_on_is_looked_at_from_further_away():
     mask = np.zeros((100, 100), bool)
     mask[40:60, 90:] = True
-    assert wider((1000, 1000), (0, 0, 100, 100), mask) == (0, 0, 200, 200)
-    assert wider((1000, 1000), (450, 450, 100, 100), mask) == (400, 444, 200, 200)
-    assert wider((100, 100), (0, 0, 100, 100), mask) is None  # the picture ends there
-    assert wider((1000, 1000), (0, 0, 100, 100), mask[:, ::-1]) is None
+    assert enlarged_window((1000, 1000), (0, 0, 100, 100), mask) == (0, 0, 200, 200)
+    assert enlarged_window((1000, 1000), (450, 450, 100, 100), mask) == (400, 444, 200, 200)
+    assert enlarged_window((100, 100), (0, 0, 100, 100), mask) is None  # the picture ends there
+    assert enlarged_window((1000, 1000), (0, 0, 100, 100), mask[:, ::-1]) is None
 
 
 def test_the_tile_nearest_to_a_prompt_is_looked_at_unless_the_prompt_is_larger():
     at = np.array([600, 300], np.float32)
-    row, column, height, width = nearest((2000, 3000), 256, at, at)
+    row, column, height, width = nearest_window((2000, 3000), 256, at, at)
     assert (height, width) == (256, 256) and abs(row + 128 - 300) <= 128 and abs(column + 128 - 600) <= 128
-    assert (row, column, height, width) in windows((2000, 3000), 256)
+    assert (row, column, height, width) in tile_windows((2000, 3000), 256)
     low, high = np.array([100, 100], np.float32), np.array([900, 500], np.float32)
-    assert nearest((2000, 3000), 256, low, high) == around((2000, 3000), 500, 300, 1600) == (0, 0, 1600, 1600)
+    assert (
+        nearest_window((2000, 3000), 256, low, high)
+        == window_around((2000, 3000), 500, 300, 1600)
+        == (0, 0, 1600, 1600)
+    )
 
 
 def test_pre_annotations_of_a_large_picture_are_those_of_its_tiles(tiled, studio, mosaic, decoder):
@@ -201,7 +206,7 @@ def test_pre_annotations_of_a_large_picture_are_those_of_its_tiles(tiled, studio
     assert {each["original_width"] for each in regions} == {1024}
     files = len(list((tiled.settings.home / "embeddings").rglob("*.safetensors")))
     digest, raster = tiled.embedder.open(A)
-    assert tiled.embedder.tile_count(A) == len(windows(raster.size, SIDE)) > 12
+    assert tiled.embedder.tile_count(A) == len(tile_windows(raster.size, SIDE)) > 12
     assert preannotation_large(tiled, decoder, LABELING, digest, raster)[1] == score
     assert len(list((tiled.settings.home / "embeddings").rglob("*.safetensors"))) == files  # nothing is encoded twice
 
@@ -370,12 +375,12 @@ def test_nothing_is_learned_from_where_there_is_no_data(tiled, studio, mosaic):
     shares = [(each.label_map == 255).mean() for each in made]
     assert max(shares) < 1 and any(share > 0 for share in shares)  # tiles at the edge, with the rest ignored
     assert max((each.label_map == 1).any(0).sum() for each in made) == 30  # columns of 40 that were drawn on
-    nothing = [window for window in windows(truth.shape, SIDE) if window[1] + SIDE <= 500]
+    nothing = [window for window in tile_windows(truth.shape, SIDE) if window[1] + SIDE <= 500]
     assert nothing and choose_tiles(drawn * 0, nothing, "a", tiled.embedder.open(A)[1].known) == []
 
 
 def test_tiles_are_chosen_within_bounds_and_always_alike():
-    tiles = windows((5_000, 5_000), 512)
+    tiles = tile_windows((5_000, 5_000), 512)
     everywhere = np.ones((5_000, 5_000), np.uint8)
     assert len(choose_tiles(everywhere, tiles, "a")) == 64
     assert len(choose_tiles(everywhere * 0, tiles, "a")) == 2 and choose_tiles(everywhere * 255, tiles, "a") == []

@@ -29,7 +29,7 @@ from skylight.model.datasets.synthetic_scenes import scene
 from skylight.model.images.normalization import Normalization
 from skylight.model.images.raster import Georeference
 from skylight.model.mapping import pipeline
-from skylight.model.mapping.georeference import Geo
+from skylight.model.mapping.georeference import PixelCoordinates
 from skylight.model.mapping.vectorize import shape
 from skylight.model.mapping.writers import coco_annotation
 from skylight.model.masks.coco_rle import encode_runs
@@ -215,9 +215,9 @@ def test_a_folder_of_pictures_is_mapped_once_and_goes_on_where_it_was(skylight, 
     assert {path.name for path in out.glob("*.png")} == {"a.png", "deep_a.png", "<b>.png"}
     page = (out / "index.html").read_text()
     assert page.count("<figure>") == 3 and "<script" not in page and "&lt;b&gt;.png" in page
-    made = pipeline.map_picture
+    made = pipeline.map_image
     asked = []
-    monkeypatch.setattr(pipeline, "map_picture", lambda each, *more: asked.append(each.name) or made(each, *more))
+    monkeypatch.setattr(pipeline, "map_image", lambda each, *more: asked.append(each.name) or made(each, *more))
     Image.fromarray(scene(55, 128).image).save(folder / "c.png")
     second = skylight("map", folder, "--project", 1, "--out", out)
     assert second.exit_code == 0 and "1 mapped, 3 were already, 0 failed, of 4" in second.output
@@ -230,14 +230,14 @@ def test_a_folder_of_pictures_is_mapped_once_and_goes_on_where_it_was(skylight, 
 def test_ctrl_c_keeps_what_is_done(skylight, tmp_path, monkeypatch):
     for seed in range(2):
         Image.fromarray(scene(seed, 96).image).save(tmp_path / f"{seed}.png")
-    made = pipeline.map_picture
+    made = pipeline.map_image
 
     def interrupted(each, *more):
         if each.name == "1":
             raise KeyboardInterrupt
         return made(each, *more)
 
-    monkeypatch.setattr(pipeline, "map_picture", interrupted)
+    monkeypatch.setattr(pipeline, "map_image", interrupted)
     done = skylight("map", tmp_path / "0.png", tmp_path / "1.png", "--project", 1, "--out", tmp_path / "out")
     assert done.exit_code == 130 and done.output.endswith("Stopped; the same command goes on from here.\n")
     assert "1 mapped, 0 were already" in done.output and (tmp_path / "out" / "summary.csv").is_file()
@@ -363,11 +363,11 @@ def test_cocos_runs_go_down_the_columns():
 
 def test_a_pixel_of_degrees_has_the_area_it_has_on_the_sphere():
     wkt = rasterio.crs.CRS.from_user_input("IAU_2015:49900").to_wkt()
-    geo = Geo(Georeference(wkt, (0.001, 0, 10, 0, -0.001, 60)))
+    geo = PixelCoordinates(Georeference(wkt, (0.001, 0, 10, 0, -0.001, 60)))
     side = 3_396_190 * np.pi / 180 * 0.001
     assert not geo.on_earth and geo.square_metres(0, 0) == pytest.approx(side**2 / 2, rel=1e-6)
     assert geo.lonlat(np.array([[0.0, 0.0]])).tolist() == [[10, 60]]
-    feet = Geo(Georeference(rasterio.crs.CRS.from_epsg(2225).to_wkt(), (3.0, 0, 0, 0, -3.0, 0)))
+    feet = PixelCoordinates(Georeference(rasterio.crs.CRS.from_epsg(2225).to_wkt(), (3.0, 0, 0, 0, -3.0, 0)))
     assert feet.square_metres(0, 0) == pytest.approx((3 * 1200 / 3937) ** 2)
 
 

@@ -13,7 +13,7 @@ from skylight.model.decoder import ranked_labels
 from skylight.model.decoder.inference import MOST_PLANES, Prediction, instances, predict, predict_pixels
 from skylight.model.decoder.network import MOST_LABELS, DecoderConfig, DomainDecoder
 from skylight.model.decoder.ranked_labels import RANKS, add
-from skylight.model.mapping.component_merging import Map
+from skylight.model.mapping.component_merging import LabelMap
 from skylight.model.mapping.tiled_inference import Strip
 from skylight.model.sam.types import Embedding
 
@@ -131,7 +131,7 @@ def test_a_map_of_many_labels_has_their_objects(tmp_path) -> None:
     """In strips of 4 rows: one object goes through three of them, of another label there is nothing between two."""
     classes = np.zeros((12, 20), np.uint8)
     classes[:, 2:6], classes[0:3, 10:14], classes[9:12, 10:14] = 200, 7, 7
-    found = Map(classes.shape, MOST_LABELS, folder=tmp_path)
+    found = LabelMap(classes.shape, MOST_LABELS, folder=tmp_path)
     strips = []
     for top in range(0, 12, 4):
         part = classes[top : top + 4]

@@ -11,9 +11,10 @@ from skylight.model.datasets.synthetic_scenes import scene
 from skylight.model.decoder.inference import Prediction, instances, predict_pixels
 from skylight.model.decoder.watershed import separate
 from skylight.model.images.raster import MemoryRaster
+from skylight.model.images.tiling import blend_weights, tile_starts, tile_windows
 from skylight.model.mapping import component_merging
-from skylight.model.mapping.component_merging import UNKNOWN, Map
-from skylight.model.mapping.tiled_inference import Strip, ramps, starts, strips, windows
+from skylight.model.mapping.component_merging import UNKNOWN, LabelMap
+from skylight.model.mapping.tiled_inference import Strip, strips
 from skylight.model.mapping.vectorize import shape
 from skylight.model.mapping.writers import write_geotiff, write_png
 from skylight.model.masks.coco_rle import encode_runs
@@ -24,15 +25,15 @@ from tests.support.trained_versions import train_pits
 
 @pytest.mark.parametrize(("length", "side"), [(10, 64), (64, 64), (65, 64), (100, 64), (1000, 64), (20_000, 1024)])
 def test_tiles_cover_everything_and_overlap_by_an_eighth_or_more(length, side):
-    begins = starts(length, side)
+    begins = tile_starts(length, side)
     assert begins[0] == 0 and begins[-1] == max(length - side, 0)
     assert all(0 < b - a <= side - side // 8 for a, b in zip(begins, begins[1:], strict=False))
 
 
 @pytest.mark.parametrize(("length", "side"), [(10, 64), (65, 64), (113, 64), (1000, 64)])
 def test_weights_sum_up_to_1_and_change_smoothly_between_neighbours(length, side):
-    weights, total = ramps(length, side), np.zeros(length)
-    for begin, weight in zip(starts(length, side), weights, strict=True):
+    weights, total = blend_weights(length, side), np.zeros(length)
+    for begin, weight in zip(tile_starts(length, side), weights, strict=True):
         total[begin : begin + len(weight)] += weight
         assert (weight > 0).all()
     assert np.allclose(total, 1)
@@ -41,7 +42,7 @@ def test_weights_sum_up_to_1_and_change_smoothly_between_neighbours(length, side
 
 
 def test_all_windows_lie_in_the_picture():
-    for row, column, height, width in windows((300, 90), 128):
+    for row, column, height, width in tile_windows((300, 90), 128):
         assert (height, width) == (128, 90) and 0 <= row <= 172 and column == 0
 
 
@@ -56,7 +57,7 @@ def empty():
     made = []
 
     def make(*how):
-        made.append(Map(*how))
+        made.append(LabelMap(*how))
         return made[-1]
 
     yield make
@@ -140,7 +141,7 @@ def test_an_object_too_large_for_an_array_is_read_by_strips_and_is_the_same(empt
     classes = (noise > 0).astype(np.uint8) + (noise > np.percentile(noise, 80)).astype(np.uint8)
     classes[200:204, 10:14] = np.eye(4)
     expected = list(in_strips(empty, classes, height).objects(1))
-    monkeypatch.setattr(component_merging, "LARGEST_WHOLE", 400)
+    monkeypatch.setattr(component_merging, "LARGEST_ARRAY", 400)
     found = list(in_strips(empty, classes, height).objects(1))
     assert sum(isinstance(each, StreamedRegion) for each in found) > 3 and len(found) == len(expected)
     for one, other in zip(found, expected, strict=True):
@@ -166,7 +167,7 @@ def test_the_surest_parts_of_all_labels_come_first_if_that_is_asked(empty):
 
 def test_memory_does_not_grow_with_the_area_of_a_raster(empty, tmp_path, monkeypatch):
     """One object all over it, with a hole in each strip, taken in, measured, outlined and written."""
-    monkeypatch.setattr(component_merging, "LARGEST_WHOLE", 50_000)
+    monkeypatch.setattr(component_merging, "LARGEST_ARRAY", 50_000)
     monkeypatch.setattr(component_merging, "LARGEST_SEPARATED", 50_000)
     peaks = []
     for height in (512, 4096):
