@@ -259,7 +259,7 @@ class Settings:
 
     @classmethod
     def table(cls) -> tuple[Variable, ...]:
-        """Return one `Variable` per field, in the order of the fields, for help texts and the README."""
+        """Return one `Variable` per field, in the order of the fields, for help texts and docs/settings.md."""
         return tuple(
             Variable(f.name, f.metadata["env"], f.metadata["default"], f.metadata["help"]) for f in _variables()
         )

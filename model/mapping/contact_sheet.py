@@ -1,4 +1,4 @@
-"""A page of thumbnails with the objects of record image; without scripts or external resources."""
+"""A page of thumbnails with the objects of each image; without scripts or external resources."""
 
 import html
 import os

@@ -2,7 +2,7 @@
 20,000 px; one table.
 
 Rows go to build/scale.json. What a click, a training and a pre-annotation cost is taken from the rows of `make bench`
-in build/bench.json, else from the README; the table says which.
+in build/bench.json, else from docs/performance.md; the table says which.
 """
 
 import json
@@ -15,8 +15,8 @@ from tests.scale import rasters
 from tests.scale.embedding import rate
 from tests.scale.team import ANNOTATORS, IMAGES, PROJECTS, days, team, waits
 
-# README, "How fast", two CPU cores: ms, s, and pre-annotations a second.
-README = {"click 1024 px, tiny SAM, small object, p50": 28.0, "training, 20 images": 11.0, "pre-annotation from": 36.0}
+# docs/performance.md, two CPU cores: ms, s, and pre-annotations a second.
+DOCUMENTED = {"click 1024 px, tiny SAM, small object, p50": 28.0, "training, 20 images": 11.0, "pre-annotation from": 36.0}
 INGEST_S = 0.1
 # Label Studio 1.23.2's for a prediction of four polygons, on SQLite and two cores that other programs shared: 200 by
 # one import, and one by one by `LabelStudio.create_prediction`.
@@ -32,7 +32,7 @@ def main() -> None:
     table.add("embeddings, tiny SAM, 2 workers", two, "images/s")
     table.add(f"2 workers over 1, on {os.cpu_count()} cores", two / one, "times")
     click, training, predicted = (
-        cost(table, what, unit) for what, unit in zip(README, ("ms", "s", "images/s"), strict=True)
+        cost(table, what, unit) for what, unit in zip(DOCUMENTED, ("ms", "s", "images/s"), strict=True)
     )
     for service in team(click, training, INGEST_S):
         found = waits(service)
@@ -60,8 +60,8 @@ def cost(table: Table, what: str, unit: str) -> float:
     rows = json.loads(path.read_text()) if path.is_file() else []
     measured = (float(row["measured"]) for row in rows if row["what"].startswith(what))
     found = next(measured, None)
-    table.add(f"taken from {'the README' if found is None else path.name}: {what}", found or README[what], unit)
-    return found or README[what]
+    table.add(f"taken from {'the README' if found is None else path.name}: {what}", found or DOCUMENTED[what], unit)
+    return found or DOCUMENTED[what]
 
 
 if __name__ == "__main__":
