@@ -16,7 +16,11 @@ from tests.scale.embedding import rate
 from tests.scale.team import ANNOTATORS, IMAGES, PROJECTS, days, team, waits
 
 # docs/performance.md, two CPU cores: ms, s, and pre-annotations a second.
-DOCUMENTED = {"click 1024 px, tiny SAM, small object, p50": 28.0, "training, 20 images": 11.0, "pre-annotation from": 36.0}
+DOCUMENTED = {
+    "click 1024 px, tiny SAM, small object, p50": 28.0,
+    "training, 20 images": 11.0,
+    "pre-annotation from": 36.0,
+}
 INGEST_S = 0.1
 # Label Studio 1.23.2's for a prediction of four polygons, on SQLite and two cores that other programs shared: 200 by
 # one import, and one by one by `LabelStudio.create_prediction`.
@@ -55,12 +59,14 @@ def main() -> None:
 
 
 def cost(table: Table, what: str, unit: str) -> float:
-    """A figure of `make bench`, or the README's; its row says which."""
+    """A figure of `make bench`, or the documentation's; its row says which."""
     path = BUILD / "bench.json"
     rows = json.loads(path.read_text()) if path.is_file() else []
     measured = (float(row["measured"]) for row in rows if row["what"].startswith(what))
     found = next(measured, None)
-    table.add(f"taken from {'the README' if found is None else path.name}: {what}", found or DOCUMENTED[what], unit)
+    table.add(
+        f"taken from {'docs/performance.md' if found is None else path.name}: {what}", found or DOCUMENTED[what], unit
+    )
     return found or DOCUMENTED[what]
 
 
