@@ -122,12 +122,8 @@ def _mask_measures(
     `image_sums` (N, 7) are sums of `image.known` there.
     """
     pixels = logits.size
-    across, down = _slopes(logits)
-    slope = np.sqrt(across * across + down * down) + np.float32(1e-6)
-    edge = np.abs(image.gray_slopes[0] * across + image.gray_slopes[1] * down)
-    colored = sum((np.abs(x * across + y * down) for x, y in image.color_slopes), np.zeros_like(logits))
     clipped = logits.clip(-MOST, MOST)
-    planes = np.stack([slope, edge, colored, image.steep * slope, slope * slope, clipped, *odds])
+    planes = np.stack([*_slope_planes(image, logits), clipped, *odds])
     # Sums of each plane between two levels, (planes, levels), then around each level or above it.
     along, within = np.split((where @ planes.reshape(8, -1).T).T.astype(np.float64), [5])
     count, *color_sums = image_sums.T.astype(np.float64)
@@ -169,6 +165,15 @@ def _mask_measures(
         *_box_measures(logits, area, prompt.box),
     ]
     return np.stack(known, 1).astype(np.float32)
+
+
+def _slope_planes(image: ImageStatistics, logits: Array) -> list[Array]:
+    """The steepness of a mask's logits, alone and beside the image's edges, five planes of (h, w)."""
+    across, down = _slopes(logits)
+    slope = np.sqrt(across * across + down * down) + np.float32(1e-6)
+    edge = np.abs(image.gray_slopes[0] * across + image.gray_slopes[1] * down)
+    colored = sum((np.abs(x * across + y * down) for x, y in image.color_slopes), np.zeros_like(logits))
+    return [slope, edge, colored, image.steep * slope, slope * slope]
 
 
 def _color_separation(
