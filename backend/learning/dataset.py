@@ -18,7 +18,7 @@ from skylight.backend.labelstudio.label_config import Labeling
 from skylight.backend.service import Service
 from skylight.backend.store.samples import SampleRecord
 from skylight.backend.trace import record_error
-from skylight.model.decoder.sample_spill import Shelf
+from skylight.model.decoder.sample_spill import SampleSpill
 from skylight.model.decoder.samples import Sample
 from skylight.model.images.decoding import ImageError
 from skylight.model.images.raster import Window
@@ -60,11 +60,11 @@ def load_tasks(
     project: str,
     labeling: Labeling,
     tasks: Sequence[Sequence[SampleRecord]],
-    shelf: Shelf,
+    spill: SampleSpill,
 ) -> list[TaskSample]:
     """All tasks as `load_task` reads them, without those that it cannot read."""
     loaded = (load_task(service, embedder, project, labeling, task) for task in tasks)
-    return [(records, shelf.put(sample)) for records, sample in filter(None, loaded)]
+    return [(records, spill.put(sample)) for records, sample in filter(None, loaded)]
 
 
 def load_task(
@@ -112,10 +112,10 @@ def remap(label_map: NDArray[np.uint8], drawn: tuple[str, ...], wanted: tuple[st
     return remapped
 
 
-def training_samples(embedder: ImageEmbedder, loaded: Sequence[TaskSample], shelf: Shelf) -> list[Sample]:
+def training_samples(embedder: ImageEmbedder, loaded: Sequence[TaskSample], spill: SampleSpill) -> list[Sample]:
     """The samples of all tasks, or in place of one of a large picture those of its tiles."""
     return [
-        part if part is sample else shelf.put(part)
+        part if part is sample else spill.put(part)
         for records, sample in loaded
         for part in split_into_tiles(embedder, records[0], sample)
     ]

@@ -22,7 +22,7 @@ from skylight.model.decoder import network
 from skylight.model.decoder.calibration import NEUTRAL_TEMPERATURE
 from skylight.model.decoder.held_out import HeldOut
 from skylight.model.decoder.network import DecoderConfig
-from skylight.model.decoder.sample_spill import Shelf
+from skylight.model.decoder.sample_spill import SampleSpill
 from skylight.model.decoder.samples import Sample
 from skylight.model.decoder.training import Trained, train
 from skylight.model.decoder.validation_split import in_validation
@@ -50,22 +50,22 @@ def train_version(service: Service, project: str, asked: bool = False) -> int:
     if len(tasks) < settings.min_annotations or not any(record.regions for task in tasks for record in task):
         log.info("project %s: %d of %d annotated tasks", project, len(tasks), settings.min_annotations)
         return 0
-    with Shelf(settings.home / "scratch", IN_MEMORY) as shelf:
-        return _Training(service, project, labeling, tasks, shelf).run(asked)
+    with SampleSpill(settings.home / "scratch", IN_MEMORY) as spill:
+        return _Training(service, project, labeling, tasks, spill).run(asked)
 
 
 class _Training:
     """One training of one project."""
 
-    def __init__(self, service: Service, project: str, labeling: Labeling, tasks: Tasks, shelf: Shelf) -> None:
-        self.service, self.project, self.labeling, self.tasks, self.shelf = service, project, labeling, tasks, shelf
+    def __init__(self, service: Service, project: str, labeling: Labeling, tasks: Tasks, spill: SampleSpill) -> None:
+        self.service, self.project, self.labeling, self.tasks, self.spill = service, project, labeling, tasks, spill
 
     def run(self, asked: bool) -> int:
         """As `train_version`."""
         service, project = self.service, self.project
         embedder, loaded = self._load()
         record_left_out(service, project, self.labeling, self.tasks, loaded)
-        samples = training_samples(embedder, loaded, self.shelf)
+        samples = training_samples(embedder, loaded, self.spill)
         training = [sample for sample in samples if not in_validation(sample.group)]
         validation = [sample for sample in samples if in_validation(sample.group)]
         if not training:
@@ -80,7 +80,7 @@ class _Training:
         if not self._is_due(inputs, attempts, asked):
             return 0
         attempts.record_begin()
-        check = _check(service, self.shelf)
+        check = _check(service, self.spill)
         try:
             report = reporter(service.queue, project, "train")
             trained = train(training, validation, config, service.recipe, report, check)
@@ -111,7 +111,7 @@ class _Training:
         """All tasks' samples, and the embedder whose normalization they have: the project's, settled by them."""
         embedder = self.service.embedder_for(self.project)
         loaded = self._load_tasks(embedder)
-        trim_malloc()  # 70 to 380 MB of 500 images: what was read of those that are on the shelf now
+        trim_malloc()  # 70 to 380 MB of 500 images: what was read of those that are on the spill now
         quantiles = [sample.embedding.quantiles for _, sample in loaded if sample.embedding.quantiles is not None]
         settled = self.service.normalizations.settle(self.project, quantiles)
         if settled != embedder.normalization:
@@ -121,12 +121,12 @@ class _Training:
         return embedder, loaded
 
     def _load_tasks(self, embedder: ImageEmbedder) -> list[TaskSample]:
-        return load_tasks(self.service, embedder, self.project, self.labeling, self.tasks, self.shelf)
+        return load_tasks(self.service, embedder, self.project, self.labeling, self.tasks, self.spill)
 
     def _load_with(self, normalization: Normalization) -> list[Sample]:
         """All samples with another normalization."""
         embedder = self.service.embedder.with_normalization(normalization)
-        return training_samples(embedder, self._load_tasks(embedder), self.shelf)
+        return training_samples(embedder, self._load_tasks(embedder), self.spill)
 
     def _inputs(self, config: DecoderConfig, loaded: Sequence[TaskSample]) -> dict[str, Any]:
         """Everything that decides what comes of the training, as the version's card has it."""
@@ -155,14 +155,14 @@ class _Training:
         return True
 
 
-def _check(service: Service, shelf: Shelf) -> Callable[[], None]:
+def _check(service: Service, spill: SampleSpill) -> Callable[[], None]:
     """A function that a training calls now and then: it ends the training if it must, and frees memory."""
     calls = itertools.count(1)
 
     def check() -> None:
         service.check_stop()
         if next(calls) % FORGET_EVERY == 0:
-            shelf.forget()
+            spill.release_memory()
             trim_malloc()
 
     return check

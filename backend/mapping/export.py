@@ -21,7 +21,7 @@ def export_version(service: Service, project: str, number: int | None, kind: str
     """
     version = find_version(service, project, number)
     network = loading.load_network(service.settings.sam, service.check_weights())
-    whole = onnx_export.Whole(network, version.decoder)
+    whole = onnx_export.ExportedModel(network, version.decoder)
     metadata = onnx_export.describe(version.decoder.config, version.project, version.number, version.card)
     summary = f"{out}: {version.name} of project {version.project}"
     if kind == "safetensors":

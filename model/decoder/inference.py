@@ -1,4 +1,4 @@
-"""What a domain decoder says of an embedded image: probabilities, instances, and how sure it is."""
+"""Prediction of a domain decoder for an embedded image: probabilities, regions, and its confidence."""
 
 import io
 from collections.abc import Iterator
@@ -16,13 +16,13 @@ from torch import Tensor
 
 from skylight.model.decoder import edge_refinement
 from skylight.model.decoder.network import DomainDecoder
-from skylight.model.decoder.ranked_labels import RANKS, Seen, rank
+from skylight.model.decoder.ranked_labels import RANKS, ImageLuma, rank
 from skylight.model.decoder.watershed import separate
 from skylight.model.masks.components import components
 from skylight.model.sam.types import Embedding
 
-# Classes, the background among them, up to which every one has a plane in a prediction. Above it a picture takes the
-# memory and the time of these, for however many labels.
+# Classes, the background among them, up to which every one has a plane in a prediction. With more, an image takes the
+# memory and time of so many, for however many labels.
 MOST_PLANES = 12
 MARGIN = 5  # px around a label's pixels that `separate` looks at: four of its smoothing, one of its tops
 
@@ -31,7 +31,7 @@ Window = tuple[slice, slice]
 
 @dataclass(frozen=True)
 class Instance:
-    """One found region: label k (0 is the project's first), and its mean probability `score` in [0, 1].
+    """A predicted region: label k (0 is the project's first), and its mean probability `score` in [0, 1].
 
     `part` (h, w) bool is its mask from row `top`, column `left` on of an image of `size` (H, W); all of it by itself.
     """
@@ -45,7 +45,7 @@ class Instance:
 
     @property
     def mask(self) -> NDArray[np.bool_]:
-        """The mask at the image's size, (H, W) bool; made anew each time, as many of them would fill the memory."""
+        """The mask at the image's size, (H, W) bool; not stored, as many of them would fill the memory."""
         height, width = self.part.shape
         if self.size is None or self.size == self.part.shape:
             return self.part
@@ -65,13 +65,14 @@ def as_tensors(embedding: Embedding) -> tuple[Tensor, Tensor, Tensor | None]:
 
 @dataclass(frozen=True)
 class Prediction:
-    """What a decoder says of every pixel of an image.
+    """A decoder's prediction for every pixel of an image.
 
     `probabilities` (K, H, W) float32, the first of the background; `distance` (H, W) float32 in [0, 1], 0 on an
-    object's rim and 1 at its deepest; `separate`: the labels, 0 for the first, whose touching objects `distance` parts.
+    object's boundary and 1 at its deepest; `separate`: the labels, 0 for the first, whose touching objects `distance`
+    separates.
     With `MOST_PLANES` classes or fewer K is their number, and plane k is of class k. With more, the planes are of the
-    background and of the likeliest labels at each pixel, which `classes` (K, H, W) uint8 tells, and `count` is the
-    number of classes.
+    background and of the likeliest labels at each pixel, given by `classes` (K, H, W) uint8, and `count` is the number
+    of classes.
     """
 
     probabilities: NDArray[np.float32]
@@ -95,14 +96,13 @@ class Prediction:
         if self.classes is None:
             plane: NDArray[np.float32] = self.probabilities[label + 1][window]
             return plane
-        found: NDArray[np.float32] = np.where(
-            self.classes[(slice(1, None), *window)] == label + 1, self.probabilities[(slice(1, None), *window)], 0
-        ).sum(0)
-        return found
+        ranked = (slice(1, None), *window)
+        own: NDArray[np.float32] = np.where(self.classes[ranked] == label + 1, self.probabilities[ranked], 0).sum(0)
+        return own
 
 
 def planes(count: int) -> int:
-    """How many planes the prediction of a decoder with so many classes has."""
+    """Number of planes in the prediction of a decoder with `count` classes."""
     return count if count <= MOST_PLANES else RANKS + 1
 
 
@@ -112,12 +112,12 @@ def likeliest(probabilities: NDArray[Any], classes: NDArray[np.uint8] | None) ->
     if classes is None:
         first: NDArray[np.uint8] = plane.astype(np.uint8)
         return first
-    found: NDArray[np.uint8] = np.take_along_axis(classes, plane[None], 0)[0]
-    return found
+    winner: NDArray[np.uint8] = np.take_along_axis(classes, plane[None], 0)[0]
+    return winner
 
 
 def predict_pixels(decoder: DomainDecoder, embedding: Embedding) -> Prediction:
-    """All that the decoder says, at the image's own size, its rims along the image's edges. Thread-safe."""
+    """The decoder's prediction at the image's own size, its boundaries aligned with the image's edges. Thread-safe."""
     config = decoder.config
     separate = frozenset(config.labels.index(label) for label in config.separate)
     count = len(config.labels) + 1
@@ -128,13 +128,13 @@ def predict_pixels(decoder: DomainDecoder, embedding: Embedding) -> Prediction:
         trunk = decoder.trunk(*inputs)
         cells = inputs[1].shape[-1]
         rows, columns = embedding.extent(cells)
-        grey = edge_refinement.luma((inputs[1][0] + 1) * 127.5)
-        fine = _grey(embedding.picture, embedding.size) if embedding.picture is not None else None
-        deep = F.pixel_shuffle(decoder.distance(trunk), 2)
-        every = torch.cat([deep, grey[None, None]], 1)[..., :rows, :columns]
-        scaled = F.interpolate(every, embedding.size, mode="bilinear", align_corners=False)[0]
-        seen = Seen(grey, (rows, columns), scaled[1] if fine is None else fine)
-        probabilities, classes = rank(decoder, trunk, seen)
+        luma = edge_refinement.luma((inputs[1][0] + 1) * 127.5)
+        fine = _luma(embedding.picture, embedding.size) if embedding.picture is not None else None
+        distance = F.pixel_shuffle(decoder.distance(trunk), 2)
+        planes = torch.cat([distance, luma[None, None]], 1)[..., :rows, :columns]
+        scaled = F.interpolate(planes, embedding.size, mode="bilinear", align_corners=False)[0]
+        image = ImageLuma(luma, (rows, columns), scaled[1] if fine is None else fine)
+        probabilities, classes = rank(decoder, trunk, image)
         return Prediction(probabilities, scaled[0].sigmoid().numpy(), separate, classes, count)
 
 
@@ -147,18 +147,19 @@ def _dense(decoder: DomainDecoder, embedding: Embedding) -> tuple[NDArray[np.flo
         rows, columns = embedding.extent(cells)
         inside = torch.zeros(cells, cells)
         inside[:rows, :columns] = 1
-        seen = edge_refinement.luma((inputs[1][0] + 1) * 127.5)
-        slope, start = edge_refinement.fit_lines((logits[1:] - logits[:1]) / decoder.config.temperature, seen, inside)
-        every = torch.cat([slope, start, distance, seen[None]])[None, :, :rows, :columns]
-        scaled = F.interpolate(every, embedding.size, mode="bilinear", align_corners=False)[0]
-        slope, start = scaled[:-2].chunk(2)
-        fine = scaled[-1] if embedding.picture is None else _grey(embedding.picture, embedding.size)
-        probabilities: NDArray[np.float32] = edge_refinement.probabilities(slope, start, fine).numpy()
+        luma = edge_refinement.luma((inputs[1][0] + 1) * 127.5)
+        log_odds = (logits[1:] - logits[:1]) / decoder.config.temperature
+        slope, intercept = edge_refinement.fit_lines(log_odds, luma, inside)
+        planes = torch.cat([slope, intercept, distance, luma[None]])[None, :, :rows, :columns]
+        scaled = F.interpolate(planes, embedding.size, mode="bilinear", align_corners=False)[0]
+        slope, intercept = scaled[:-2].chunk(2)
+        fine = scaled[-1] if embedding.picture is None else _luma(embedding.picture, embedding.size)
+        probabilities: NDArray[np.float32] = edge_refinement.probabilities(slope, intercept, fine).numpy()
         return probabilities, scaled[-2].sigmoid().numpy()
 
 
-def _grey(picture: NDArray[np.uint8], size: tuple[int, int]) -> Tensor:
-    """An embedding's JPEG as grey in [0, 1], (H, W) float32 of `size`; only its luma is decoded."""
+def _luma(picture: NDArray[np.uint8], size: tuple[int, int]) -> Tensor:
+    """The luma of an embedding's JPEG, (H, W) float32 of `size` in [0, 1]; only that is decoded."""
     with Image.open(io.BytesIO(picture.tobytes())) as file:
         file.draft("L", file.size)
         luma = np.asarray(file.convert("L"), np.float32) / 255
@@ -168,14 +169,14 @@ def _grey(picture: NDArray[np.uint8], size: tuple[int, int]) -> Tensor:
 def predict(decoder: DomainDecoder, embedding: Embedding) -> NDArray[np.float32]:
     """Probabilities (labels + 1, H, W) float32 at the image's own size; index 0 is background. Thread-safe.
 
-    A plane for each label: where there may be many, `predict_pixels` takes a fraction of the memory.
+    With a plane for each label; with many labels `predict_pixels` takes a fraction of the memory.
     """
     return _dense(decoder, embedding)[0]
 
 
 @dataclass(frozen=True)
 class Regions:
-    """All regions of a prediction, numbered from 1 on, label by label, the biggest first; 0 is background.
+    """All regions of a prediction, numbered from 1 on, label by label, the largest first; 0 is background.
 
     `numbers` (H, W) int32; of each number its label (N + 1,) int64, its `areas` (N + 1,) int64 px, and its mean
     probability `scores` (N + 1,) float64.
@@ -189,13 +190,13 @@ class Regions:
     def __len__(self) -> int:
         return len(self.labels) - 1
 
-    def surest(self, most: int | None = None) -> Iterator[Instance]:
-        """One by one, by number; of more than `most` those with the highest scores, the bigger of equal ones."""
-        kept = np.arange(1, len(self.labels))
-        if most is not None and len(kept) > most:
-            kept = np.sort(kept[np.lexsort((-self.areas[kept], -self.scores[kept]))[:most]])
+    def surest(self, limit: int | None = None) -> Iterator[Instance]:
+        """The regions by number; of more than `limit` those with the highest scores, the larger of equal ones."""
+        selected = np.arange(1, len(self.labels))
+        if limit is not None and len(selected) > limit:
+            selected = np.sort(selected[np.lexsort((-self.areas[selected], -self.scores[selected]))[:limit]])
         windows, size = find_objects(self.numbers), (self.numbers.shape[0], self.numbers.shape[1])
-        for k in kept.tolist():
+        for k in selected.tolist():
             rows, columns = windows[k - 1]
             part = self.numbers[rows, columns] == k
             yield Instance(int(self.labels[k]), part, float(self.scores[k]), rows.start, columns.start, size)
@@ -207,7 +208,9 @@ def instances(prediction: Prediction, min_area: int) -> Iterator[Instance]:
 
 
 def find_regions(prediction: Prediction, min_area: int) -> Regions:
-    """The regions of each label with `min_area` px or more: single objects where those were learned, else parts."""
+    """The regions of each label with `min_area` px or more: single objects where those were learned, else connected
+    components.
+    """
     winner, best = prediction.winner, prediction.probabilities.max(0)
     numbers = np.zeros(winner.shape, np.int32)
     labels = [np.full(1, -1)]
@@ -215,15 +218,15 @@ def find_regions(prediction: Prediction, min_area: int) -> Regions:
     for label, window in enumerate(find_objects(winner)):
         if window is None:
             continue
-        around = wider(window, MARGIN, winner.shape)
+        around = _with_margin(window, MARGIN, winner.shape)
         own = winner[around] == label + 1
         if label in prediction.separate:
-            found = separate(own, prediction.distance[around], min_area)
+            regions = separate(own, prediction.distance[around], min_area)
         else:
-            found = components(own, min_area)
-        there = found > 0
-        numbers[around][there] = found[there] + count
-        total = int(found.max())
+            regions = components(own, min_area)
+        inside = regions > 0
+        numbers[around][inside] = regions[inside] + count
+        total = int(regions.max())
         labels.append(np.full(total, label))
         count += total
     areas = np.bincount(numbers.ravel(), minlength=count + 1)
@@ -231,7 +234,7 @@ def find_regions(prediction: Prediction, min_area: int) -> Regions:
     return Regions(numbers, np.concatenate(labels), areas, sums / np.maximum(areas, 1))
 
 
-def wider(window: Window, margin: int, size: tuple[int, ...]) -> Window:
+def _with_margin(window: Window, margin: int, size: tuple[int, ...]) -> Window:
     """A window of an image of `size` (H, W), `margin` px larger on each side, within the image."""
     rows, columns = (
         slice(max(span.start - margin, 0), min(span.stop + margin, length))
@@ -241,11 +244,11 @@ def wider(window: Window, margin: int, size: tuple[int, ...]) -> Window:
 
 
 def confidence(probabilities: NDArray[np.float32], count: int | None = None) -> float:
-    """How sure a prediction (K, H, W) is of the image's pixels, in [0, 1]; `count` is the number of classes, if not K.
+    """Confidence of a prediction (K, H, W) in an image, in [0, 1]; `count` is the number of classes, if not K.
 
-    1 - sqrt(u), u the mean over the pixels of how much the likeliest class lacks to 1, over the most that it can lack:
-    1 where every pixel is certain, 0 where every class is as likely. Doubt adds up, so that of the tiles of a map those
-    come first that have most to decide, before empty ground; the root spreads the values, most of which are small.
+    1 - sqrt(u), where u is the mean over the pixels of 1 - p, p the probability of the likeliest class, relative to its
+    maximum: 1 if every pixel is certain, 0 if all classes are equally likely everywhere. Uncertain pixels add up, so
+    that tiles with much to decide come before empty ones; the root spreads the values, most of which are small.
     """
     classes = len(probabilities) if count is None else count
     lacking = max(1 - float(probabilities.max(0).mean(dtype=np.float64)), 0.0)

@@ -1,8 +1,8 @@
-"""The domain decoder: a light network from a frozen SAM embedding to per-label logits. The only thing that is trained.
+"""The domain decoder: a small network from a frozen SAM embedding to per-label logits. Only it is trained.
 
-After Julka & Granitzer 2023 (arXiv 2305.07586): a few prompt-made masks are enough to train a specialised decoder on
-top of SAM's encoder. A small stem that looks at the picture itself, at the output's resolution, sharpens the rims: half
-that of SAM's input, while all convolutions work at a quarter of it or less.
+After Julka & Granitzer 2023 (arXiv 2305.07586): a few prompt-made masks are enough to train a specialized decoder on
+top of SAM's encoder. A small stem that reads the image itself, at the output's resolution, sharpens the boundaries;
+that is half of SAM's input, while all convolutions work at a quarter of it or less.
 """
 
 import hashlib
@@ -20,12 +20,10 @@ from skylight.model.images.normalization import PER_IMAGE, Normalization
 from skylight.model.sam.types import FEATURES
 from skylight.model.storage.checksums import CorruptFileError, read_metadata
 
-# Of the network below, counted up when it changes so that files of before do not fit. 1 answered at a quarter of the
-# input's resolution.
+# Version of the network below, increased with every change that makes earlier files invalid. Files without it have 1.
 LAYOUT = 5
 
-
-MOST_LABELS = 254  # a label map has 8 bits: 0 is the background, 255 what is to be ignored
+MOST_LABELS = 254  # a label map has 8 bits: 0 is the background, 255 is ignored
 
 
 class OtherLayout(ValueError):
@@ -34,16 +32,19 @@ class OtherLayout(ValueError):
 
 @dataclass(frozen=True)
 class DecoderConfig:
-    """What a decoder is for, and its size. Raises ValueError if there are more labels than a label map can hold."""
+    """Labels, inputs and size of a decoder. Raises ValueError if there are more labels than a label map can hold.
+
+    Its files store it by these names.
+    """
 
     labels: tuple[str, ...]  # in the order of the project's config; class k + 1 is labels[k], class 0 background
-    encoder_id: str  # of the SAM whose embeddings it reads; no other's will do
+    encoder_id: str  # of the SAM whose embeddings it reads; others do not fit
     channels: int = 64  # at the embedding's resolution, 32-128; falls to 3/4 and 1/2 as the resolution doubles
     context: int = 0  # channels of the embeddings' context
     detail: int = 0  # and of their detail
-    separate: tuple[str, ...] = ()  # labels whose regions were single objects: touching ones are to be told apart
-    temperature: float = 1.0  # the logits are divided by it before they are probabilities (arXiv 1706.04599)
-    normalisation: Normalization = PER_IMAGE  # of the pictures it was trained on, and of those it is asked about
+    separate: tuple[str, ...] = ()  # labels whose touching objects are separated
+    temperature: float = 1.0  # divisor of the logits (arXiv 1706.04599)
+    normalisation: Normalization = PER_IMAGE  # of the images it is trained on and applied to
 
     def __post_init__(self) -> None:
         if len(self.labels) > MOST_LABELS:
@@ -53,12 +54,10 @@ class DecoderConfig:
 class DomainDecoder(nn.Module):
     """Per-label logits at half the SAM's input size, from an embedding and the thumbnail beside it.
 
-    Blocks of 2 x 2 px of the thumbnail are read as 12 channels, and every cell of the last layer answers for its four
-    quarters (sub-pixel convolution, arXiv 1609.05158): 5 % more processor time than an answer per cell and a thumbnail
-    of that size, and 0.034 +- 0.005 more IoU on 5 packs, after 5 images of each, once. Convolutions of 16 channels at
-    the quarters' resolution took 72 % more time and, on three packs, were no better.
+    Blocks of 2 x 2 px of the thumbnail are read as 12 channels, and every cell of the last layer predicts its four
+    quarters (sub-pixel convolution, arXiv 1609.05158); docs/decisions/decoder-constants.md has what that gains.
 
-    The norms work per cell, never over the picture, so a crop of an embedding gives the crop of the answer.
+    The norms work per cell, never over the image, so a crop of an embedding gives the crop of the prediction.
     """
 
     def __init__(self, config: DecoderConfig) -> None:
@@ -90,7 +89,7 @@ class DomainDecoder(nn.Module):
         return self.logits(fine, classes), F.pixel_shuffle(self.distance(fine), 2)
 
     def logits(self, fine: Tensor, classes: Tensor | None = None) -> Tensor:
-        """What the `trunk` gave (B, channels / 2, h, w) as logits (B, labels + 1, 2h, 2w), or of some `classes`."""
+        """The output of the `trunk` (B, channels / 2, h, w) as logits (B, labels + 1, 2h, 2w), or of some `classes`."""
         if classes is None:
             return F.pixel_shuffle(self.head(fine), 2)
         rows = (4 * classes[:, None] + torch.arange(4)).flatten()
@@ -111,7 +110,7 @@ class DomainDecoder(nn.Module):
         if self.add_detail is not None:
             x = x + self.add_detail(detail)
         x = self.settle(x)
-        # Narrowed before it is scaled up, and added: a convolution of both would multiply 2.5 times as often per cell.
+        # Narrowed before it is scaled up, and added: a convolution of both would take 2.5 times the multiplications.
         x = F.interpolate(self.narrow(x), scale_factor=2.0, mode="bilinear", align_corners=False)
         fine: Tensor = self.fine(x + rims)
         return fine
@@ -120,7 +119,7 @@ class DomainDecoder(nn.Module):
 class ChannelNorm(nn.Module):
     """Layer norm over the channels of each cell, (B, C, h, w) -> the same.
 
-    segment-anything's LayerNorm2d by torch's fused kernel: with bfloat16 a training step takes 71 ms instead of 161.
+    As segment-anything's LayerNorm2d, by torch's fused kernel, with which a training step takes half as long.
     """
 
     def __init__(self, channels: int) -> None:
@@ -138,10 +137,8 @@ def _layer(inputs: int, outputs: int, kernel: int = 3) -> list[nn.Module]:
 
 
 def _quarters(inputs: int, outputs: int) -> nn.Conv2d:
-    """A head for the four quarters of a cell, which start alike (ICNR, arXiv 1707.02937).
-
-    So they come to differ only where it pays: started at random, one of a test's three labels stayed at 0.35 IoU, like
-    this it reaches 0.90.
+    """A head for the four quarters of a cell, initialized alike (ICNR, arXiv 1707.02937): they differ only where it
+    helps.
     """
     head, one = nn.Conv2d(inputs, 4 * outputs, 1), nn.Conv2d(inputs, outputs, 1)
     for own, first in zip(head.parameters(), one.parameters(), strict=True):
@@ -172,12 +169,12 @@ def from_bytes(data: bytes, sha256: str = "") -> DomainDecoder:
     if sha256 and hashlib.sha256(data).hexdigest() != sha256:
         raise CorruptFileError(f"the decoder's file is not as it was written: its sha256 is not {sha256}")
     weights, metadata = parse(data), read_metadata(data)
-    found = metadata.get("layout", "1")
-    if found != str(LAYOUT):
-        raise OtherLayout(f"the decoder's file is of layout {found}, not {LAYOUT}; train anew")
+    layout = metadata.get("layout", "1")
+    if layout != str(LAYOUT):
+        raise OtherLayout(f"the decoder's file is of layout {layout}, not {LAYOUT}; train anew")
     config = json.loads(metadata["config"])
-    made = {name: tuple(config.get(name, ())) for name in ("labels", "separate")}
+    tuples = {name: tuple(config.get(name, ())) for name in ("labels", "separate")}
     normalisation = Normalization.from_json(config.get("normalisation"))
-    decoder = DomainDecoder(DecoderConfig(**{**config, **made, "normalisation": normalisation}))
+    decoder = DomainDecoder(DecoderConfig(**{**config, **tuples, "normalisation": normalisation}))
     decoder.load_state_dict(weights)
     return decoder.eval().requires_grad_(False)

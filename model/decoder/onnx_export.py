@@ -1,7 +1,7 @@
-"""A trained decoder and its encoder as one file that needs no Skylight: an ONNX graph, or safetensors.
+"""Export of a trained decoder with its encoder, to an ONNX graph or safetensors that need no Skylight.
 
-The graph takes a picture as it is and gives probabilities of its size: scaling, normalising and padding are in it. All
-scaling is by matrices, made in the graph from the picture's size, so that it is Pillow's, which ONNX's Resize is not.
+The graph takes an image of any size and gives probabilities of that size: scaling, normalization and padding are in it.
+It scales by matrices that it computes from the image's size, as Pillow does, which ONNX's Resize does not.
 """
 
 import io
@@ -30,22 +30,22 @@ from skylight.model.sam.types import PER_CELL
 from skylight.model.storage import atomic_write
 
 LARGEST = 500_000_000  # weights: an ONNX file holds 2 GB, 4 bytes each
-CELL = 16  # px of the scaled picture along a side of an embedding's cell
-EXAMPLE = 96, 128  # H, W of the picture that the graph is traced with
+CELL = 16  # px of the scaled image along a side of an embedding's cell
+EXAMPLE = 96, 128  # H, W of the image that the graph is traced with
 OUTPUTS = "probabilities", "distance"
 
 
 class ExportError(ValueError):
-    """A model that cannot be exported as asked; the message says why and what to do."""
+    """A model cannot be exported to this format; the message says why and what to do."""
 
 
 @dataclass(frozen=True)
-class Difference:
-    """How far the exported graph is from PyTorch on some pictures.
+class ExportDifference:
+    """Differences between the exported graph and PyTorch on some images.
 
     `module`: the largest difference of a probability from the same float32 network run by PyTorch; `skylight`: from
-    what Skylight itself answers, whose embeddings are float16; `classes`: the share of pixels for which the likeliest
-    class is another than Skylight's.
+    Skylight's own prediction, whose embeddings are float16; `classes`: the share of pixels whose likeliest class
+    differs from Skylight's.
     """
 
     module: float
@@ -53,8 +53,8 @@ class Difference:
     classes: float
 
 
-class Whole(nn.Module):
-    """Encoder and decoder from picture to probabilities, for a picture of any size."""
+class ExportedModel(nn.Module):
+    """Encoder and decoder, from an image of any size to probabilities."""
 
     def __init__(self, network: Sam, decoder: DomainDecoder) -> None:
         super().__init__()
@@ -67,30 +67,30 @@ class Whole(nn.Module):
 
     def forward(self, image: Tensor) -> tuple[Tensor, Tensor]:
         """(H, W, 3) uint8 RGB -> probabilities (labels + 1, H, W) float32, 0 is background, and the distance to the
-        object's rim (H, W) float32, 0 there and 1 at its deepest.
+        object's boundary (H, W) float32, 0 there and 1 at its deepest.
         """
         height, width = torch._shape_as_tensor(image)[:2].double()
         longest = torch.maximum(height, width)
         planes = image.permute(2, 0, 1).float()
         scale = self.side / longest
-        rows, columns = ((each * scale + 0.5).floor().clamp(min=1) for each in (height, width))  # as `longest`
+        rows, columns = ((length * scale + 0.5).floor().clamp(min=1) for length in (height, width))  # as `longest`
         pixels = _scaled(planes, height, width, rows, columns, self.side, box=False)
         inside = (torch.arange(self.side) < rows)[:, None] & (torch.arange(self.side) < columns)
         pixels = (pixels - self.mean) / self.deviation * inside
         cells = self.side // CELL * PER_CELL
-        rows, columns = ((cells * each / longest).round().clamp(min=1) for each in (height, width))
+        rows, columns = ((cells * length / longest).round().clamp(min=1) for length in (height, width))
         thumbnail = _scaled(planes, height, width, rows, columns, cells, box=True)
         logits, distance = self._decode(pixels[None], thumbnail[None] / 127.5 - 1)
-        odds = (logits[0, 1:] - logits[0, :1]) / self.decoder.config.temperature
-        beside, below = (torch.arange(cells) < each for each in (columns, rows))
-        seen = edge_refinement.luma(thumbnail)
-        slope, start = edge_refinement.fit_lines(odds, seen, (below[:, None] & beside).float())
+        log_odds = (logits[0, 1:] - logits[0, :1]) / self.decoder.config.temperature
+        in_columns, in_rows = (torch.arange(cells) < count for count in (columns, rows))
+        luma = edge_refinement.luma(thumbnail)
+        slope, intercept = edge_refinement.fit_lines(log_odds, luma, (in_rows[:, None] & in_columns).float())
         down, across = _enlarging(rows, height, cells), _enlarging(columns, width, cells)
-        every = torch.cat([slope, start, distance[0], seen[None]])
-        every = torch.matmul(torch.matmul(down, every), across.T)
-        slope, start = every[:-2].chunk(2)
-        fine = edge_refinement.luma(planes) if self.taps else every[-1]  # as an embedding keeps it, or does not
-        return edge_refinement.probabilities(slope, start, fine), every[-2].sigmoid()
+        coarse = torch.cat([slope, intercept, distance[0], luma[None]])
+        enlarged = torch.matmul(torch.matmul(down, coarse), across.T)
+        slope, intercept = enlarged[:-2].chunk(2)
+        fine = edge_refinement.luma(planes) if self.taps else enlarged[-1]  # as an embedding has it, or has not
+        return edge_refinement.probabilities(slope, intercept, fine), enlarged[-2].sigmoid()
 
     def _decode(self, pixels: Tensor, thumbnail: Tensor) -> Any:
         if not self.taps:
@@ -136,18 +136,18 @@ def _counted(end: Tensor) -> Tensor:
     return numbers.double()
 
 
-def to_onnx(whole: Whole, about: Mapping[str, Any]) -> bytes:
-    """The content of an ONNX file; `about` becomes its metadata, everything but text as JSON.
+def to_onnx(model: ExportedModel, about: Mapping[str, Any]) -> bytes:
+    """The content of an ONNX file; `about` becomes its metadata, anything but text as JSON.
 
     Raises ExportError for a network that is larger than an ONNX file may be.
     """
-    if (weights := sum(each.numel() for each in whole.parameters())) > LARGEST:
+    if (weights := sum(parameter.numel() for parameter in model.parameters())) > LARGEST:
         raise ExportError(f"{weights / 1e6:.0f} million weights do not fit into an ONNX file; use --format safetensors")
     buffer = io.BytesIO()
     # torch warns that this exporter is the older one, and of every shape that it takes for fixed.
     with torch.no_grad(), warnings.catch_warnings(action="ignore"):
         torch.onnx.export(
-            whole.eval(),
+            model.eval(),
             (torch.zeros(*EXAMPLE, 3, dtype=torch.uint8),),
             buffer,  # type: ignore[arg-type]  # this exporter takes a file as well
             input_names=["image"],
@@ -164,37 +164,37 @@ def to_onnx(whole: Whole, about: Mapping[str, Any]) -> bytes:
 
 
 def with_metadata(content: bytes, about: Mapping[str, Any]) -> bytes:
-    """An ONNX file's content with other metadata."""
+    """An ONNX file's content with its metadata replaced."""
     graph = onnx.load_from_string(content)
     onnx.helper.set_model_props(graph, _texts(about))
     described: bytes = graph.SerializeToString()
     return described
 
 
-def to_safetensors(whole: Whole, about: Mapping[str, Any]) -> bytes:
+def to_safetensors(model: ExportedModel, about: Mapping[str, Any]) -> bytes:
     """The content of a safetensors file: the weights of `encoder.` and `decoder.`, metadata as of `to_onnx`."""
-    weights = {name: each.contiguous() for name, each in whole.state_dict().items()}
-    return save(weights, metadata=_texts({**about, "config": asdict(whole.decoder.config)}))
+    weights = {name: tensor.contiguous() for name, tensor in model.state_dict().items()}
+    return save(weights, metadata=_texts({**about, "config": asdict(model.decoder.config)}))
 
 
 def differences(
-    content: bytes, whole: Whole, segmenter: Segmenter, pictures: Iterable[NDArray[np.uint8]]
-) -> Difference:
-    """Run an ONNX file's content beside PyTorch on pictures (H, W, 3) uint8 RGB."""
-    import onnxruntime
+    content: bytes, model: ExportedModel, segmenter: Segmenter, images: Iterable[NDArray[np.uint8]]
+) -> ExportDifference:
+    """Compare an ONNX file's content with PyTorch on images (H, W, 3) uint8 RGB."""
+    import onnxruntime  # here, as it takes long to import
 
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = torch.get_num_threads()
     session = onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
     rows = []
-    for picture in pictures:
-        found = session.run(["probabilities"], {"image": picture})[0]
+    for image in images:
+        exported = session.run(["probabilities"], {"image": image})[0]
         with torch.inference_mode():
-            same = whole(torch.from_numpy(picture))[0].numpy()
-        answered = predict_pixels(whole.decoder, segmenter.embed(picture)).probabilities
-        other = (found.argmax(0) != answered.argmax(0)).mean()
-        rows.append((np.abs(found - same).max(), np.abs(found - answered).max(), other))
-    return Difference(*(float(each) for each in np.max(rows, 0)))
+            module = model(torch.from_numpy(image))[0].numpy()
+        served = predict_pixels(model.decoder, segmenter.embed(image)).probabilities
+        classes = (exported.argmax(0) != served.argmax(0)).mean()
+        rows.append((np.abs(exported - module).max(), np.abs(exported - served).max(), classes))
+    return ExportDifference(*(float(value) for value in np.max(rows, 0)))
 
 
 def write(path: Path, content: bytes) -> None:
@@ -207,9 +207,9 @@ def _texts(about: Mapping[str, Any]) -> dict[str, str]:
 
 
 def describe(config: DecoderConfig, project: str, version: int, card: Mapping[str, Any]) -> dict[str, Any]:
-    """The metadata of an exported version: what it takes and gives, its labels, where it comes from, how good it is.
+    """The metadata of an exported version: inputs and outputs, labels, origin, and measured quality.
 
-    A picture of more than 8 bits is to be brought to them as `normalisation` says, as the decoder's own were.
+    Images of more than 8 bits must be converted as `normalisation` says, as those it was trained on were.
     """
     kept = ("encoder_id", "created_at", "training_images", "validation", "separate", "temperature")
     return {

@@ -1,8 +1,8 @@
-"""What a decoder with many labels says of a picture: of every pixel the background and the likeliest few labels.
+"""Prediction with many labels: for each pixel the background and the likeliest few labels.
 
-A plane for every label of a picture of 1024 px takes 4 MB, and so do the sums on the way to it: 4 GB with 254 labels.
-Hardly any pixel is in doubt between more than a handful. So the picture is gone through in tiles of the decoder's grid:
-which labels could win in a tile is told by a quarter of its cells, and only these are computed in full and enlarged.
+A plane for every label of an image of 1024 px takes 4 MB, and so do the intermediate ones: 4 GB with 254 labels. Hardly
+any pixel is undecided between more than a few. So the image is predicted in tiles of the decoder's grid: a quarter of
+a tile's cells tell which labels could win in it, and only these are computed in full and enlarged.
 """
 
 from dataclasses import dataclass
@@ -16,43 +16,44 @@ from torch import Tensor
 from skylight.model.decoder import edge_refinement
 from skylight.model.decoder.network import DomainDecoder
 
-RANKS = 4  # labels that are kept of each pixel, beside the background
+RANKS = 4  # labels per pixel, beside the background
 TILE = 64  # cells of the decoder's grid, a tile's side
-# Labels that are enlarged in a tile: those that win cells of it, at most the second number, and up to the first those
-# with the highest logits. Where more than that win, the decoder is guessing.
+# Labels that are enlarged in a tile: those that win cells of it, at most the second number, and up to the first number
+# those with the highest logits. Where more win, the decoder is guessing.
 CANDIDATES = 12, 32
 NOTHING = -50.0  # log-odds of the other labels together where there are no others
 
 
 @dataclass(frozen=True)
-class Seen:
-    """A picture as the decoder's answer is laid along it.
+class ImageLuma:
+    """The luma of an image, which guides the edge refinement.
 
-    `grey` (n, n) in [0, 1] of the decoder's grid, of which `extent` (rows, columns) are the picture; `fine` (H, W) of
-    its own size.
+    `grid` (n, n) in [0, 1] at the resolution of the decoder's grid, of which `extent` (rows, columns) are the image;
+    `fine` (H, W) at the image's own.
     """
 
-    grey: Tensor
+    grid: Tensor
     extent: tuple[int, int]
     fine: Tensor
 
 
-def rank(decoder: DomainDecoder, trunk: Tensor, seen: Seen) -> tuple[NDArray[np.float32], NDArray[np.uint8]]:
+def rank(decoder: DomainDecoder, trunk: Tensor, image: ImageLuma) -> tuple[NDArray[np.float32], NDArray[np.uint8]]:
     """Probabilities and classes (RANKS + 1, H, W), the background first, then the likeliest labels, falling.
 
-    `trunk` (1, C, n / 2, n / 2) is what the decoder's heads read. What the probabilities lack to 1 other labels have.
+    `trunk` (1, C, n / 2, n / 2) is the input of the decoder's heads. The rest of the probability, to 1, is that of the
+    other labels.
     """
-    height, width = seen.fine.shape
-    rows, columns = seen.extent
+    height, width = image.fine.shape
+    rows, columns = image.extent
     probabilities = np.zeros((RANKS + 1, height, width), np.float32)
     classes = np.zeros((RANKS + 1, height, width), np.uint8)
     for top in range(0, rows, TILE):
         for left in range(0, columns, TILE):
             tile = (top, min(top + TILE, rows)), (left, min(left + TILE, columns))
-            spans = [_pixels(*tile[axis], seen.extent[axis], seen.fine.shape[axis]) for axis in (0, 1)]
+            spans = [_pixels(*tile[axis], image.extent[axis], image.fine.shape[axis]) for axis in (0, 1)]
             where = np.s_[:, spans[0][0] : spans[0][1], spans[1][0] : spans[1][1]]
-            said, known = _tile(decoder, trunk, seen, tile, spans)
-            probabilities[where], classes[where] = said.numpy(), known.numpy()
+            probability, label = _tile(decoder, trunk, image, tile, spans)
+            probabilities[where], classes[where] = probability.numpy(), label.numpy()
     return probabilities, classes
 
 
@@ -66,10 +67,10 @@ def _pixels(begin: int, end: int, count: int, length: int) -> Span:
 
 
 def _tile(
-    decoder: DomainDecoder, trunk: Tensor, seen: Seen, tile: tuple[Span, Span], spans: list[Span]
+    decoder: DomainDecoder, trunk: Tensor, image: ImageLuma, tile: tuple[Span, Span], spans: list[Span]
 ) -> tuple[Tensor, Tensor]:
     """As `rank`, of the pixels `spans` (rows, columns) of a tile of cells."""
-    cells = len(seen.grey)
+    cells = len(image.grid)
     reach = edge_refinement.window_radius(cells)
     halo = 2 * reach + 2  # what the lines look at, and the cell beside the tile that its pixels are interpolated with
     wide = [(max(begin - halo, 0) // 2 * 2, min((end + halo + 1) // 2 * 2, cells)) for begin, end in tile]
@@ -81,29 +82,29 @@ def _tile(
     )
     chosen = _candidates(coarse[:, up:down_to, from_left:to_right])
     logits = decoder.logits(part, torch.cat([torch.zeros(1, dtype=torch.long), chosen + 1]))[0]
-    odds = (logits[1:] - logits[:1]) / decoder.config.temperature
+    log_odds = (logits[1:] - logits[:1]) / decoder.config.temperature
     coarse[chosen] = -torch.inf
     rest = coarse.logsumexp(0).clamp(min=NOTHING).repeat_interleave(2, 0).repeat_interleave(2, 1)
     inside = torch.zeros(bottom - top, right - left)
-    inside[: max(seen.extent[0] - top, 0), : max(seen.extent[1] - left, 0)] = 1
-    grey = seen.grey[top:bottom, left:right]
-    slope, start = edge_refinement.fit_lines(odds, grey, inside, reach)
-    every = torch.cat([slope, start, rest[None]])
+    inside[: max(image.extent[0] - top, 0), : max(image.extent[1] - left, 0)] = 1
+    grey = image.grid[top:bottom, left:right]
+    slope, intercept = edge_refinement.fit_lines(log_odds, grey, inside, reach)
+    planes = torch.cat([slope, intercept, rest[None]])
     down, across = (
         _weights(span, low, count, high - low, length)
-        for span, (low, high), count, length in zip(spans, wide, seen.extent, seen.fine.shape, strict=True)
+        for span, (low, high), count, length in zip(spans, wide, image.extent, image.fine.shape, strict=True)
     )
-    scaled = down @ every @ across.T
-    steep, begin = scaled[:-1].chunk(2)
-    fine = seen.fine[spans[0][0] : spans[0][1], spans[1][0] : spans[1][1]]
-    said = edge_refinement.with_background(torch.cat([steep * fine + begin, scaled[-1:]])).softmax(0)
-    likeliest, order = said[1:-1].topk(RANKS, 0)
-    found = torch.cat([torch.zeros_like(order[:1]), chosen[order] + 1])
-    return torch.cat([said[:1], likeliest]), found.to(torch.uint8)
+    scaled = down @ planes @ across.T
+    slope, intercept = scaled[:-1].chunk(2)
+    fine = image.fine[spans[0][0] : spans[0][1], spans[1][0] : spans[1][1]]
+    probabilities = edge_refinement.with_background(torch.cat([slope * fine + intercept, scaled[-1:]])).softmax(0)
+    likeliest, order = probabilities[1:-1].topk(RANKS, 0)
+    classes = torch.cat([torch.zeros_like(order[:1]), chosen[order] + 1])
+    return torch.cat([probabilities[:1], likeliest]), classes.to(torch.uint8)
 
 
 def _coarse_odds(decoder: DomainDecoder, part: Tensor) -> Tensor:
-    """Log-odds (L, h, w) of all labels, of what the heads read (1, C, h, w): the mean of each cell's four quarters."""
+    """Log-odds (L, h, w) of all labels from the heads' input (1, C, h, w): the mean of each cell's four quarters."""
     weight, bias = decoder.head.weight, decoder.head.bias
     means = weight.reshape(-1, 4, *weight.shape[1:]).mean(1), None if bias is None else bias.reshape(-1, 4).mean(1)
     logits = F.conv2d(part, *means)[0]
@@ -122,7 +123,7 @@ def _candidates(odds: Tensor) -> Tensor:
 
 
 def _weights(span: Span, low: int, count: int, size: int, length: int) -> Tensor:
-    """How much of the cells from `low` on, `size` of them, each pixel of a span has, (pixels, size) float32.
+    """Bilinear weights (pixels, size) float32 of the `size` cells from `low` on for each pixel of a span.
 
     As torch interpolates `count` cells to `length` pixels, bilinear, without aligned corners.
     """
@@ -140,9 +141,10 @@ def _weights(span: Span, low: int, count: int, size: int, length: int) -> Tensor
 def add(
     held: NDArray[np.float16], classes: NDArray[np.uint8], more: NDArray[np.float16], theirs: NDArray[np.uint8]
 ) -> None:
-    """Add one tile's weighed probabilities to those held, in place; all (RANKS + 1, h, w), the background first.
+    """Add a tile's weighted probabilities `more` of the classes `theirs` to those in `held`, in place.
 
-    A label that is held already is added up; another takes the place of the least likely one, if it is likelier.
+    All (RANKS + 1, h, w), the background first. A label that `classes` has already is added up; another replaces the
+    least likely one, if it is likelier.
     """
     held[0] += more[0]
     for share, label in zip(more[1:], theirs[1:], strict=True):

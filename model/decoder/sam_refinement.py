@@ -1,4 +1,4 @@
-"""What the decoder found, handed to SAM: where both mean the same object, the sharper of their two masks is kept."""
+"""Refinement of the decoder's regions by SAM: where both agree on an object, the sharper mask is taken."""
 
 from collections.abc import Iterable, Iterator
 
@@ -13,29 +13,29 @@ from skylight.model.masks.geometry import interior_point
 from skylight.model.sam.segmenter import Segmenter
 from skylight.model.sam.types import Embedding, MaskLogits, Prompt, Segmentation
 
-AGREE = 0.7  # IoU from which on two masks are taken for the same object
-LOOSE = 2  # px that a prompt's box reaches beyond the object, as one drawn by hand
+AGREE = 0.7  # IoU from which on two masks are of the same object
+LOOSE = 2  # px by which a prompt's box is larger than the object on each side, as one drawn by hand
 OFFSET = 1.0  # logits above and below 0 at which a mask must stay the same, as in segment-anything's own generator
-MARGIN = 2  # cells of SAM's answer around an object in which its rim is looked at: as far as either's rim is soft
+MARGIN = 2  # cells of SAM's answer around an object in which masks are compared: as far as either boundary is soft
 OUTSIDE = -30.0  # logit where a mask cannot be
 
 Window = tuple[slice, slice]
 
 
 def refine(
-    segmenter: Segmenter, embedding: Embedding, prediction: Prediction, found: Iterable[Instance]
+    segmenter: Segmenter, embedding: Embedding, prediction: Prediction, regions: Iterable[Instance]
 ) -> Iterator[Instance]:
-    """Each found instance with SAM's mask in place of the decoder's, if the two agree and SAM's is sharper.
+    """Each region with SAM's mask instead of the decoder's, if the two agree and SAM's is sharper.
 
-    SAM is asked with the instance's box and deepest point; its most trusted mask is taken without the pixels that
-    belong to another instance. Label, score and order stay. `found` are disjoint masks of `prediction`, none empty,
-    as `instances` gives them, and disjoint they remain.
+    SAM is prompted with the region's box and deepest point; its best mask is taken without the pixels that belong to
+    another region. Label, score and order stay. `regions` are disjoint masks of `prediction`, none empty, as
+    `instances` gives them; the results are disjoint, too.
     """
     owner = np.zeros(embedding.size, np.int32)
     rest = []
-    for number, each in enumerate(found, 1):
-        owner[each.mask] = number
-        rest.append((number, each.label, each.score))  # without its mask: hundreds of large ones would fill the memory
+    for number, region in enumerate(regions, 1):
+        owner[region.mask] = number
+        rest.append((number, region.label, region.score))  # not its mask: hundreds of large ones would fill the memory
     for number, label, score in rest:
         own = owner == number
         mask = _sharper(segmenter, embedding, prediction, label, own, own | (owner == 0))
@@ -52,7 +52,7 @@ def _sharper(
     own: NDArray[np.bool_],
     free: NDArray[np.bool_],
 ) -> NDArray[np.bool_]:
-    """The decoder's mask `own` or SAM's, (H, W) bool; `free` (H, W) bool is where no other instance lies."""
+    """The decoder's mask `own` or SAM's, (H, W) bool; `free` (H, W) bool is where no other region lies."""
     prompt = prompt_for(own)
     answer = segmenter.segment(embedding, prompt, candidates=1)
     mask = answer.masks[0] & free
@@ -69,7 +69,7 @@ def _sharper(
 
 
 def _cut(answer: Segmentation, embedding: Embedding) -> MaskLogits:
-    """What the first mask is cut from: of a SAM that does not say, its logits."""
+    """The logits that the first mask is cut from; of a SAM that does not give them, its low-resolution ones."""
     if answer.mask_logits:
         return answer.mask_logits[0]
     rows, columns = embedding.extent(answer.logits.shape[-1])
@@ -77,19 +77,20 @@ def _cut(answer: Segmentation, embedding: Embedding) -> MaskLogits:
 
 
 def prompt_for(mask: NDArray[np.bool_]) -> Prompt:
-    """What a person would ask SAM for the object of a (H, W) bool mask: a loose box, and a click at its deepest point.
+    """A prompt for the object of a mask (H, W) bool, as a person would give it: a loose box and a click at its deepest
+    point.
 
     Raises ValueError if the mask is empty.
     """
     if not mask.any():
-        raise ValueError("an empty mask is no object to ask SAM for: leave it out")
+        raise ValueError("SAM cannot be prompted for an empty mask: leave it out")
     rows, columns = _window(mask, LOOSE)
     box = columns.start, rows.start, columns.stop - 1, rows.stop - 1
     return Prompt.of([(*interior_point(mask, np.random.default_rng(0), central=True), True)], box)
 
 
 def stability(logits: NDArray[np.float32]) -> float:
-    """How little a mask changes with its threshold, in [0, 1]: IoU of the masks at logits over +1 and over -1.
+    """Stability of a mask against its threshold, in [0, 1]: IoU of the masks of logits over +1 and over -1.
 
     The stability score of Kirillov et al. 2023 (arXiv 2304.02643, "Automatic mask generation"); 0 without a mask.
     """

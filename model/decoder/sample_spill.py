@@ -1,4 +1,4 @@
-"""What a training reads, on disk where it would be too much for the memory."""
+"""Training samples that are spilled to disk where they would not fit into memory."""
 
 import logging
 import mmap
@@ -17,15 +17,15 @@ ALIGNED = 64  # bytes
 log = logging.getLogger(__name__)
 
 
-class Shelf:
-    """Keeps the arrays of the first samples in memory, those of further ones mapped from a file without a name.
+class SampleSpill:
+    """Keeps the arrays of the first samples in memory, those of further ones in a memory-mapped temporary file.
 
-    The file, of 2 MB a sample of 512 px, is gone once the shelf is closed and its last array is not used any more. What
-    is on it must not be written to.
+    The file, of 2 MB a sample of 512 px, is deleted once this is closed and its last array is not used any more. The
+    arrays must not be written to.
     """
 
     def __init__(self, folder: Path, memory_bytes: int) -> None:
-        """`folder`, which is made, is on a disk of this machine; `memory_bytes` are kept without it."""
+        """`folder`, which is created, is on a disk of this machine; `memory_bytes` of arrays stay in memory."""
         self.folder = folder
         self.memory_bytes = memory_bytes
         self._held = 0
@@ -33,7 +33,7 @@ class Shelf:
         self._maps: list[mmap.mmap] = []
 
     def put(self, sample: Sample) -> Sample:
-        """The same sample, with its arrays where they are to be."""
+        """The same sample, its arrays in memory or spilled."""
         embedding = sample.embedding
         arrays: dict[str, NDArray[Any] | None] = {
             "features": embedding.features,
@@ -44,18 +44,18 @@ class Shelf:
             "label_map": sample.label_map,
             "instances": sample.instances,
         }
-        there = {name: array for name, array in arrays.items() if array is not None}
-        size = sum(array.nbytes for array in there.values())
+        given = {name: array for name, array in arrays.items() if array is not None}
+        size = sum(array.nbytes for array in given.values())
         if self._held + size <= self.memory_bytes:
             self._held += size
             return sample
         try:
-            kept: dict[str, Any] = self._written(there)
+            spilled: dict[str, Any] = self._write(given)
         except OSError as error:
-            log.warning("samples stay in memory, as there is no room for them in %s: %s", self.folder, error)
+            log.warning("samples stay in memory, as %s has no room for them: %s", self.folder, error)
             return sample
-        drawn = {name: kept.pop(name) for name in ("label_map", "instances") if name in kept}
-        return replace(sample, embedding=replace(embedding, **kept), **drawn)
+        annotation = {name: spilled.pop(name) for name in ("label_map", "instances") if name in spilled}
+        return replace(sample, embedding=replace(embedding, **spilled), **annotation)
 
     def __enter__(self) -> Self:
         return self
@@ -64,28 +64,29 @@ class Shelf:
         if self._file is not None:
             self._file.close()
 
-    def forget(self) -> None:
-        """Give back the memory of what was read of the file; it is read again when it is asked for."""
-        for each in self._maps:
-            each.madvise(mmap.MADV_DONTNEED)
+    def release_memory(self) -> None:
+        """Free the memory of what was read of the file; it is read again when it is used."""
+        for mapped in self._maps:
+            mapped.madvise(mmap.MADV_DONTNEED)
 
-    def _written(self, arrays: dict[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
+    def _write(self, arrays: dict[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
+        """The same arrays, in the file."""
         if self._file is None:
             self.folder.mkdir(parents=True, exist_ok=True)
             self._file = tempfile.TemporaryFile(dir=self.folder)  # noqa: SIM115 (closed by `__exit__`)
         begin = self._file.seek(0, 2)
         begin += self._file.write(bytes(-begin % mmap.ALLOCATIONGRANULARITY))
-        places: dict[str, int] = {}
+        offsets: dict[str, int] = {}
         at = 0
         for name, array in arrays.items():
-            places[name] = at
+            offsets[name] = at
             at += self._file.write(np.ascontiguousarray(array).data)
             at += self._file.write(bytes(-at % ALIGNED))
         self._file.flush()
-        # Copied on writing, so that torch takes it for an array like any other.
+        # Copy-on-write, since torch warns of arrays that are not writable.
         mapped = mmap.mmap(self._file.fileno(), at, access=mmap.ACCESS_COPY, offset=begin)
         self._maps.append(mapped)
         return {
-            name: np.frombuffer(mapped, array.dtype, array.size, places[name]).reshape(array.shape)
+            name: np.frombuffer(mapped, array.dtype, array.size, offsets[name]).reshape(array.shape)
             for name, array in arrays.items()
         }

@@ -18,7 +18,7 @@ from skylight.backend.learning.reconcile import reconcile
 from skylight.backend.learning.training import train_version
 from skylight.model.decoder.held_out import HeldOut, validate
 from skylight.model.decoder.inference import predict
-from skylight.model.decoder.sample_spill import Shelf
+from skylight.model.decoder.sample_spill import SampleSpill
 from skylight.model.decoder.training import TrainConfig, Trained
 from skylight.model.decoder.validation_split import in_validation
 from skylight.model.evaluation.metrics import iou
@@ -165,8 +165,8 @@ def test_samples_on_disk_teach_what_those_in_memory_do(planted, studio, project,
     monkeypatch.setattr(training, "IN_MEMORY", 0)
     monkeypatch.setattr(training, "FORGET_EVERY", 1)
     monkeypatch.setattr(training, "reason_to_wait", lambda *_: "")
-    put, real = [], Shelf.put
-    monkeypatch.setattr(Shelf, "put", lambda *given: put.append(real(*given)) or put[-1])
+    put, real = [], SampleSpill.put
+    monkeypatch.setattr(SampleSpill, "put", lambda *given: put.append(real(*given)) or put[-1])
     train_version(planted, project)
     assert len(put) == 6 and all(isinstance(each.label_map.base.base.obj, mmap.mmap) for each in put)
     first, second = (load(planted.versions.weights(project, number)) for number in (1, 2))

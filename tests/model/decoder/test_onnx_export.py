@@ -36,7 +36,7 @@ def decoder(segmenter):
 
 @pytest.fixture(scope="module")
 def whole(decoder):
-    return onnx_export.Whole(loading.load_network("tiny"), decoder)
+    return onnx_export.ExportedModel(loading.load_network("tiny"), decoder)
 
 
 @pytest.fixture(scope="module")
@@ -118,7 +118,7 @@ def test_a_safetensors_file_holds_encoder_and_decoder(service, decoder, whole, t
     assert config["labels"] == ["Pit"]
     torch.manual_seed(1)
     again = DomainDecoder(DecoderConfig(**{**config, "labels": ("Pit",), "separate": tuple(config["separate"])}))
-    rebuilt = onnx_export.Whole(loading.load_network("tiny"), again)
+    rebuilt = onnx_export.ExportedModel(loading.load_network("tiny"), again)
     rebuilt.load_state_dict(load((tmp_path / "pits.safetensors").read_bytes()))
     picture = torch.from_numpy(scene(3, 64).image)
     # Not to the bit: how sums are split depends on where in memory they lie.

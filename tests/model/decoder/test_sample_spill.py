@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from skylight.model.decoder.sample_spill import Shelf
+from skylight.model.decoder.sample_spill import SampleSpill
 from skylight.model.decoder.samples import Sample
 from skylight.model.sam.types import Embedding
 
@@ -38,8 +38,8 @@ def parts(of: Sample) -> list[np.ndarray | None]:
 
 def test_the_first_samples_stay_in_memory_and_the_others_are_read_from_disk(tmp_path: Path) -> None:
     given = [sample(0), sample(1), sample(2, whole=False)]
-    with Shelf(tmp_path / "scratch", sum(part.nbytes for part in parts(given[0]) if part is not None)) as shelf:
-        kept = [shelf.put(each) for each in given]
+    with SampleSpill(tmp_path / "scratch", sum(part.nbytes for part in parts(given[0]) if part is not None)) as spill:
+        kept = [spill.put(each) for each in given]
     assert kept[0] is given[0]
     for _ in range(2):
         for found, wanted in zip(kept[1:], given[1:], strict=True):
@@ -49,18 +49,18 @@ def test_the_first_samples_stay_in_memory_and_the_others_are_read_from_disk(tmp_
                 if one is not None and other is not None:
                     np.testing.assert_array_equal(one, other)
                     assert one.dtype == other.dtype and isinstance(one.base.base.obj, mmap.mmap)
-        shelf.forget()
+        spill.release_memory()
     assert not list((tmp_path / "scratch").iterdir())  # the file has no name that could be left behind
 
 
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="only Linux tells what of a file is in memory")
 def test_what_was_read_does_not_stay_in_memory(tmp_path: Path) -> None:
     large = np.ones((4096, 4096), np.uint8)
-    with Shelf(tmp_path, 0) as shelf:
-        found = shelf.put(Sample("1", sample(0).embedding, large)).label_map
+    with SampleSpill(tmp_path, 0) as spill:
+        found = spill.put(Sample("1", sample(0).embedding, large)).label_map
     assert found.all()
     before = mapped()
-    shelf.forget()
+    spill.release_memory()
     assert before - mapped() > 15_000
     assert found.all()
 
@@ -76,5 +76,5 @@ def test_without_room_on_the_disk_they_stay_in_memory(tmp_path: Path, monkeypatc
 
     monkeypatch.setattr(tempfile, "TemporaryFile", full)
     given = sample(0)
-    assert Shelf(tmp_path, 0).put(given) is given
+    assert SampleSpill(tmp_path, 0).put(given) is given
     assert "No space left on device" in caplog.text
