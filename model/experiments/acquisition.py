@@ -1,4 +1,4 @@
-"""In which order an annotator is given the images of a pool: by chance, by what the decoder doubts, or by variety."""
+"""Orders in which an annotator gets the images of a pool: random, by the decoder's confidence, or by diversity."""
 
 import json
 from collections import Counter
@@ -16,18 +16,17 @@ from skylight.model.storage import atomic_write
 
 ORDERS = ("random", "uncertainty", "novelty", "clustered", "diversity")
 
-Sure = Callable[[Source], float]  # how sure a decoder is of an image
+Confidence = Callable[[Source], float]  # of a decoder in an image, in [0, 1]
 
 
-class Order:
-    """A seed's order of a pool, made as far as it is asked for: what `first` gives is part of all that it gives later.
+class AcquisitionOrder:
+    """A seed's order of a pool, extended as it is needed: what `first` gives is the start of all that it gives later.
 
-    `sizes` are the numbers of images at which a decoder is trained, whose doubts then choose the images up to the next
-    size; `train` gives, for the images so far, how sure that decoder is of an image, in [0, 1], or None while nothing
-    has been found in them: then chance goes on, as no version is trained before that. "uncertainty" takes the least
-    sure ones; "clustered" takes these from the clusters in turn, as Label Studio's uncertainty sampling does; "novelty"
-    counts how sure it is times `familiarity`. These three are kept in `path`, so
-    that a run that is taken up again need not train for them.
+    `sizes` are the numbers of images at which a decoder is trained, which then selects the images up to the next size;
+    `train` gives that decoder's confidence, or None while the images so far have no object: then the order goes on at
+    random, as no version is trained before that. "uncertainty" takes the least confident images; "clustered" takes
+    these from the clusters in turn, as Label Studio's uncertainty sampling does; "novelty" multiplies the confidence by
+    `familiarity`. These three are stored in `path`, so that a resumed run need not train for them.
     """
 
     def __init__(
@@ -37,7 +36,7 @@ class Order:
         seed: int,
         sizes: Sequence[int],
         embed: Callable[[Source], Embedding],
-        train: Callable[[Sequence[Source]], Sure | None],
+        train: Callable[[Sequence[Source]], Confidence | None],
         path: Path,
     ) -> None:
         self.kind, self.sizes = kind, sorted(sizes)
@@ -49,19 +48,19 @@ class Order:
         if kind == "random":
             self._chosen = self._shuffled
         elif kind in ("uncertainty", "novelty", "clustered"):
-            self._chosen = self._kept()
+            self._chosen = self._stored()
 
     def first(self, count: int) -> list[Source]:
         """The first `count` images. Raises ValueError if the pool has fewer."""
         if count > len(self._pool):
             raise ValueError(f"the pool has {len(self._pool)} images, not {count}")
         if len(self._chosen) < count and self.kind == "diversity":
-            self._chosen = self._spread()
+            self._chosen = self._diverse()
         while len(self._chosen) < count:
-            self._doubt()
+            self._extend()
         return [self._pool[stem] for stem in self._chosen[:count]]
 
-    def _spread(self) -> list[str]:
+    def _diverse(self) -> list[str]:
         return [self._shuffled[i] for i in farthest_first(self._means(self._shuffled))]
 
     def _means(self, stems: Sequence[str]) -> NDArray[np.float32]:
@@ -80,13 +79,13 @@ class Order:
             taken[cluster] += 1
         return sorted(stems, key=lambda stem: turns[stem])
 
-    def _doubt(self) -> None:
-        """Add the images up to the next size: those of which the decoder is least sure, the first ones by chance."""
+    def _extend(self) -> None:
+        """Add the images up to the next size: the decoder's least confident ones, the first ones at random."""
         open_ones = [stem for stem in self._shuffled if stem not in self._chosen]
         target = next((size for size in self.sizes if size > len(self._chosen)), len(self._pool))
-        trained = self._train([self._pool[stem] for stem in self._chosen]) if self._chosen else None
-        if trained is not None:
-            sure = np.array([trained(self._pool[stem]) for stem in open_ones])
+        confidence = self._train([self._pool[stem] for stem in self._chosen]) if self._chosen else None
+        if confidence is not None:
+            sure = np.array([confidence(self._pool[stem]) for stem in open_ones])
             if self.kind == "novelty":
                 places = lowest_first(sure, self._means(open_ones), self._means(self._chosen))
             else:
@@ -97,13 +96,13 @@ class Order:
         self._chosen = self._chosen + open_ones[: target - len(self._chosen)]
         atomic_write.write(self._path, json.dumps(self._chosen).encode())
 
-    def _kept(self) -> list[str]:
-        kept: list[str] = json.loads(self._path.read_text()) if self._path.is_file() else []
-        return kept
+    def _stored(self) -> list[str]:
+        stems: list[str] = json.loads(self._path.read_text()) if self._path.is_file() else []
+        return stems
 
 
 def lowest_first(sure: NDArray[np.float64], points: NDArray[np.float32], known: NDArray[np.float32]) -> list[int]:
-    """An order of open images by sureness (N,) times `familiarity`, the lowest first; each is known from then on."""
+    """An order of open images by confidence (N,) times `familiarity`, the lowest first; each is known from then on."""
     scale, order, left = spacing(known), list[int](), np.ones(len(sure), bool)
     familiar = familiarity(points, known, scale)
     while left.any():

@@ -1,4 +1,4 @@
-"""Which order of annotating gets far with fewer images: `python -m skylight.model.experiments.acquisition_report
+"""Comparison of annotation orders, by the images they need: `python -m skylight.model.experiments.acquisition_report
 <results.csv>...`.
 
 Reads what `skylight simulate --order ...` measured, and prints, for each pack and order, how many
@@ -19,7 +19,7 @@ from skylight.model.experiments.results_csv import Results, Row
 from skylight.model.experiments.targets import Figures
 from skylight.model.storage import atomic_write
 
-SHARE = 0.95  # of what a random order reaches at last: the IoU whose price is asked
+SHARE = 0.95  # of the final IoU of the random order: the target that the orders are compared at
 BASELINE = "random"
 
 Curve = list[tuple[int, float]]  # annotated images and IoU, rising

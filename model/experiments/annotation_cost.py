@@ -1,7 +1,7 @@
-"""An open model of annotation effort: what an annotator does is counted, and each action has its seconds.
+"""A model of annotation effort: an annotator's actions are counted, and each has its seconds.
 
-A log is a `Counter` of actions, so that one of real actions can be priced by the same function. Most seconds come from
-the keystroke-level model (Card, Moran & Newell 1980, CACM 23(7)) and the model human processor (the same, 1983).
+A log is a `Counter` of actions, so that the same function gives the seconds of real actions. Most seconds come from the
+keystroke-level model (Card, Moran & Newell 1980, CACM 23(7)) and the model human processor (the same, 1983).
 """
 
 from collections import Counter
@@ -17,11 +17,11 @@ from skylight.model.evaluation.metrics import iou, match_instances
 from skylight.model.masks.rasterize import polygon_mask
 
 SATISFIED = 0.85  # IoU with the object in mind from which on nothing is corrected any more
-MOST_VERTICES = 96  # of an outline; who draws finer is not in a hurry
+MOST_VERTICES = 96  # of an outline
 
 
 class Action(StrEnum):
-    """What an annotator does; the names of the fields of `Costs`."""
+    """An annotator's actions; the names of the fields of `Costs`."""
 
     OPEN = "open"
     LOOK = "look"
@@ -35,7 +35,7 @@ class Action(StrEnum):
     SUBMIT = "submit"
 
 
-Log = Counter[Action]
+ActionLog = Counter[Action]
 
 
 @dataclass(frozen=True)
@@ -62,7 +62,7 @@ class Costs:
 
 
 def seconds(log: Mapping[Action, int], costs: Costs = Costs()) -> float:  # noqa: B008 (frozen)
-    """What a log takes, in seconds. Raises ValueError for an action that has no cost."""
+    """The seconds of a log. Raises ValueError for an action that has no cost."""
     unknown = set(log) - {field.name for field in fields(Costs)}
     if unknown:
         raise ValueError(
@@ -71,9 +71,9 @@ def seconds(log: Mapping[Action, int], costs: Costs = Costs()) -> float:  # noqa
     return float(sum(count * getattr(costs, action) for action, count in log.items()))
 
 
-def image_log(objects: Sequence[Log], reviewed: Log | None = None) -> Log:
+def image_log(objects: Sequence[ActionLog], reviewed: ActionLog | None = None) -> ActionLog:
     """One image: opened, all that was done to its objects, the label chosen if something was drawn, submitted."""
-    log: Log = Counter({Action.OPEN: 1, Action.SUBMIT: 1})
+    log: ActionLog = Counter({Action.OPEN: 1, Action.SUBMIT: 1})
     if objects:
         log[Action.LABEL] += 1
     for each in objects:
@@ -82,12 +82,12 @@ def image_log(objects: Sequence[Log], reviewed: Log | None = None) -> Log:
     return log
 
 
-def outlined(vertices: int) -> Log:
+def outline_log(vertices: int) -> ActionLog:
     """One object outlined by hand: found, each corner clicked, and the first one again."""
     return Counter({Action.LOOK: 1, Action.VERTEX: vertices + 1})
 
 
-def prompted(reached: Sequence[float]) -> Log:
+def click_log(reached: Sequence[float]) -> ActionLog:
     """One object clicked: found, then click, wait and judge for each IoU in `reached`, going back to the best mask.
 
     If no mask touched the object, all are undone and nothing is accepted.
@@ -105,12 +105,12 @@ def prompted(reached: Sequence[float]) -> Log:
     )
 
 
-def reviewed(
+def review_log(
     found: Sequence[NDArray[np.bool_]],
     truth: NDArray[np.uint16],
     reached: Mapping[int, Sequence[float]],
     settle: bool = False,
-) -> Log:
+) -> ActionLog:
     """One pre-annotated image, looked over and put right, from opening it to submitting it.
 
     `found` are the regions, (H, W) bool; `truth` (H, W) uint16 the instances; `reached` the IoU after each click SAM
@@ -125,8 +125,8 @@ def reviewed(
     enough = {number: min(SATISFIED, max(turns)) if settle else SATISFIED for number, turns in reached.items()}
     fine = {number for number in partners if number and overlaps[number] >= enough.get(number, 0)}
     wrong = sum(number not in fine for number in partners)
-    log: Log = Counter({Action.LOOK: len(found), Action.DELETE: wrong})
-    return image_log([prompted(turns) for number, turns in reached.items() if number not in fine], log)
+    log: ActionLog = Counter({Action.LOOK: len(found), Action.DELETE: wrong})
+    return image_log([click_log(turns) for number, turns in reached.items() if number not in fine], log)
 
 
 def outline_vertices(mask: NDArray[np.bool_], satisfied: float = SATISFIED) -> int:

@@ -1,6 +1,7 @@
-"""Which methods were measured: a fingerprint of all settings that decide what each learns, and of its size.
+"""Fingerprints of the measured methods: of all settings that decide what a method learns, and of its size.
 
-A change of the code that neither shows, of the augmentation say, leaves it as it is: then results want another folder.
+A change of the code that is in neither, of the augmentation say, does not change it: write results to another folder
+then.
 """
 
 import hashlib
@@ -26,4 +27,6 @@ def decoder_recipe(config: DecoderConfig, how: TrainConfig) -> str:
     """A decoder's settings and parameters as text; pack and SAM have columns of their own, so they are not in it."""
     size = sum(weight.numel() for weight in DomainDecoder(config).parameters())
     same = replace(config, labels=("",), encoder_id="")
-    return f"{same!r}, {replace(how, seed=0)!r}, {size} parameters"
+    # By the name that the class had when the first results were written.
+    settings = repr(same).replace("Normalization(", "Normalisation(")
+    return f"{settings}, {replace(how, seed=0)!r}, {size} parameters"

@@ -1,8 +1,9 @@
-"""Does SAM need fewer clicks if it is given its answer before? `python -m skylight.model.experiments refinement --data
-PACKS`.
+"""Clicks that SAM needs with and without its previous answer as a mask prompt.
 
-The simulated annotator clicks on every object twice: once SAM sees the points alone, once also the low-resolution
-logits of its answer to the points before the last, its mask prompt (Kirillov et al. 2023, arXiv 2304.02643, section
+`python -m skylight.model.experiments refinement --data PACKS`
+
+The simulated annotator clicks on every object twice: once SAM gets the points alone, once also the low-resolution
+logits of its answer to all points but the last, its mask prompt (Kirillov et al. 2023, arXiv 2304.02643, section
 "Efficient training"). Compared are the clicks to an IoU of 0.85 (NoC@85, Sofiiuk et al. 2022, arXiv 2102.06583).
 """
 
@@ -15,18 +16,17 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from skylight.model.experiments.prompt_benchmark import ENOUGH, MOST_CLICKS, OBJECTS, PROCEDURAL, SMALLEST, pictures
+from skylight.model.datasets import packs
+from skylight.model.experiments.prompt_benchmark import ENOUGH, MOST_CLICKS, OBJECTS, PROCEDURAL, benchmark_objects
 from skylight.model.experiments.simulated_annotator import click
 from skylight.model.sam import loading
 from skylight.model.sam.segmenter import Segmenter
 from skylight.model.sam.types import Embedding
 
-LARGEST = 0.85  # share of the image; larger objects are background
-
 
 @dataclass(frozen=True)
 class Clicks:
-    """One object's clicks to an IoU of 0.85, with and without the earlier logits; None where 10 did not do."""
+    """Clicks to an IoU of 0.85 with an object, with and without the previous logits; None if 10 did not suffice."""
 
     without: int | None
     refined: int | None
@@ -45,13 +45,11 @@ def clicks_needed(segmenter: Segmenter, embedding: Embedding, truth: NDArray[np.
 def measure(segmenter: Segmenter, data: Path | None, limit: int) -> Table:
     """Each pack's clicks, of at most 4 objects in each of at most `limit` held-out images."""
     table: Table = {}
-    for pack, image, objects in pictures(data, limit):
-        usable = [mask for mask in objects if SMALLEST <= mask.sum() <= LARGEST * mask.size]
+    for pack, image, objects in benchmark_objects(data, limit):
         embedding = segmenter.embed(image)
-        step = max(len(usable) // OBJECTS, 1)
         table.setdefault(pack, []).extend(
             Clicks(*(clicks_needed(segmenter, embedding, mask, refine) for refine in (False, True)))
-            for mask in usable[::step][:OBJECTS]
+            for mask in packs.benchmark_objects(objects, OBJECTS)
         )
     return table
 
@@ -76,7 +74,7 @@ def report(table: Table) -> list[dict[str, object]]:
 def summary(found: Sequence[Clicks]) -> NDArray[np.float64]:
     """(6,): mean clicks without and with, mean and standard error of the difference, shares that failed.
 
-    An object that 10 clicks did not do counts as 10.
+    An object for which 10 clicks did not suffice counts as 10.
     """
     pairs = np.array([[each.without or MOST_CLICKS, each.refined or MOST_CLICKS] for each in found], np.float64)
     fewer = pairs[:, 0] - pairs[:, 1]

@@ -1,4 +1,4 @@
-"""How one trained method does on a pack's test images: pixels, rims, instances, seconds and effort."""
+"""Scores of a trained method on a pack's test images: pixels, boundaries, instances, seconds and effort."""
 
 import time
 from collections.abc import Sequence
@@ -20,8 +20,8 @@ from skylight.model.sam.types import Embedding
 
 
 @dataclass(frozen=True)
-class Subject:
-    """An image at work: (H, W, 3) uint8 RGB, its true instances (H, W) uint16, its embedding."""
+class EmbeddedImage:
+    """An image with its embedding: (H, W, 3) uint8 RGB, its true instances (H, W) uint16, its embedding."""
 
     stem: str
     image: NDArray[np.uint8]
@@ -30,8 +30,8 @@ class Subject:
     digest: str
 
 
-class Trial:
-    """What one trained method said of the test images; with `refiner`, also what that SAM makes of instances."""
+class MethodScores:
+    """Scores of a method's predictions for the test images; with `refiner`, also of its regions refined by that SAM."""
 
     def __init__(self, labels: Sequence[str], refiner: Segmenter | None = None) -> None:
         self._refiner = refiner
@@ -42,43 +42,43 @@ class Trial:
         self._instances: dict[str, InstanceScores] = {}  # by what comes before a column's name
         self._efforts: list[list[float]] = []
 
-    def ask(self, predictor: Any, subject: Subject) -> None:
-        """Ask an alternative about an image."""
+    def add(self, predictor: Any, image: EmbeddedImage) -> None:
+        """Score a baseline on an image."""
         started = time.perf_counter()
-        found = predictor.predict(subject.image, subject.embedding)
+        found = predictor.predict(image.image, image.embedding)
         self._seconds.append(time.perf_counter() - started)
-        self._count(found, subject)
+        self._count(found, image)
 
-    def ask_decoder(self, decoder: DomainDecoder, subject: Subject, clicked: Annotated | None) -> None:
-        """Ask a decoder about an image and its instances; with `clicked`, also how long putting them right takes."""
+    def add_decoder(self, decoder: DomainDecoder, image: EmbeddedImage, clicked: Annotated | None) -> None:
+        """Score a decoder on an image and its instances; with `clicked`, also the seconds to correct them."""
         started = time.perf_counter()
-        prediction = predict_pixels(decoder, subject.embedding)
+        prediction = predict_pixels(decoder, image.embedding)
         found = prediction.winner
         self._seconds.append(time.perf_counter() - started)
-        self._count(found, subject)
-        self._calibration.add(prediction.probabilities, (subject.truth > 0).astype(np.uint8))
+        self._count(found, image)
+        self._calibration.add(prediction.probabilities, (image.truth > 0).astype(np.uint8))
         regions = list(instances(prediction, SMALLEST))
-        self._compare("", regions, subject)
+        self._compare("", regions, image)
         sure = prediction.probabilities[1]
         parts = components(found > 0, SMALLEST)
         masks = [parts == number for number in range(1, int(parts.max()) + 1)]
-        self._compare("parts_", [Instance(0, mask, float(sure[mask].mean())) for mask in masks], subject)
+        self._compare("parts_", [Instance(0, mask, float(sure[mask].mean())) for mask in masks], image)
         if self._refiner is not None:
-            self._compare("refined_", list(refine(self._refiner, subject.embedding, prediction, regions)), subject)
+            self._compare("refined_", list(refine(self._refiner, image.embedding, prediction, regions)), image)
         if clicked is not None:
-            self._efforts.append(efforts([region.mask for region in regions], subject.truth, clicked))
+            self._efforts.append(efforts([region.mask for region in regions], image.truth, clicked))
 
-    def _compare(self, kind: str, regions: Sequence[Instance], subject: Subject) -> None:
+    def _compare(self, kind: str, regions: Sequence[Instance], image: EmbeddedImage) -> None:
         scores = self._instances.setdefault(kind, InstanceScores())
-        scores.add([region.mask for region in regions], [region.score for region in regions], subject.truth)
+        scores.add([region.mask for region in regions], [region.score for region in regions], image.truth)
 
-    def _count(self, found: NDArray[np.uint8], subject: Subject) -> None:
-        truth = subject.truth > 0
+    def _count(self, found: NDArray[np.uint8], image: EmbeddedImage) -> None:
+        truth = image.truth > 0
         self._pixels.add(found, truth.astype(np.uint8))
         self._rims.append(boundary_f(found > 0, truth))
 
     def scores(self) -> dict[str, Any]:
-        """The columns of a `Row` that a trial gives."""
+        """The columns of a `Row` about the test images."""
         hand, clicks, preannotated, settled = np.mean(self._efforts, axis=0).tolist() if self._efforts else [None] * 4
         objects: dict[str, Any] = {}
         for kind in ("", "parts_", "refined_"):
@@ -99,12 +99,12 @@ class Trial:
 
 
 def efforts(found: Sequence[NDArray[np.bool_]], truth: NDArray[np.uint16], clicked: Annotated) -> list[float]:
-    """Seconds for one image: outlined by hand, by clicks alone, by putting the found regions right, or settling."""
+    """Seconds for one image: outlined by hand, by clicks alone, by correcting the regions, or only the worse ones."""
     by_hand = [
-        annotation_cost.outlined(annotation_cost.outline_vertices(truth == number)) for number in clicked.reached
+        annotation_cost.outline_log(annotation_cost.outline_vertices(truth == number)) for number in clicked.reached
     ]
-    by_clicks = [annotation_cost.prompted(turns) for turns in clicked.reached.values()]
-    reviews = [annotation_cost.reviewed(found, truth, clicked.reached, settle) for settle in (False, True)]
+    by_clicks = [annotation_cost.click_log(turns) for turns in clicked.reached.values()]
+    reviews = [annotation_cost.review_log(found, truth, clicked.reached, settle) for settle in (False, True)]
     return [
         annotation_cost.seconds(log)
         for log in (annotation_cost.image_log(by_hand), annotation_cost.image_log(by_clicks), *reviews)

@@ -25,12 +25,11 @@ from skylight.model.sam import loading
 from skylight.model.sam.segmenter import Segmenter
 from skylight.model.sam.types import Embedding, Prompt
 
-SMALLEST = 60  # px; smaller objects are not prompted
 OBJECTS = 4  # per image, at most
 SCENES = 40  # procedural; seeds neither of pretraining nor of the demo
 FIRST_SEED = 50_000
 ENOUGH = 0.85  # IoU at which NoC stops counting
-MOST_CLICKS = 10  # counted; RITM allows 20, but who would click so often
+MOST_CLICKS = 10  # counted; RITM counts up to 20
 PROCEDURAL = "procedural pits"
 
 Mask = NDArray[np.bool_]
@@ -53,16 +52,13 @@ class PromptScores:
 HEADINGS = ("1 click", "best of 3", "1 anywhere", "<= 2", "<= 3", "<= 4 clicks", "NoC@85", "box")
 
 
-def pictures(
+def benchmark_objects(
     data: Path | None, limit: int, names: tuple[str, ...] = (), every: bool = False
 ) -> Iterator[tuple[str, NDArray[np.uint8], list[Mask]]]:
     """(pack, image, objects) of held-out or `every` image, at most `limit` of each pack, and of procedural scenes."""
-    taken: dict[str, int] = {}
-    for item in packs.images(data, names) if data else ():
-        if (item.held_out or every) and taken.setdefault(item.pack, 0) < limit:
-            taken[item.pack] += 1
-            image, instances = item.read()
-            yield item.pack, image, [instances == k for k in object_numbers(instances)]
+    for item in packs.benchmark_images(data, limit, names, every) if data else ():
+        image, instances = item.read()
+        yield item.pack, image, [instances == k for k in object_numbers(instances)]
     for seed in range(FIRST_SEED, FIRST_SEED + (0 if names else SCENES)):
         scene = synthetic_scenes.scene(seed)
         yield PROCEDURAL, scene.image, [each.mask for each in scene.objects if each.kind == "pit"]
@@ -103,12 +99,10 @@ def measure(
 ) -> Table:
     """Each pack's scores, of at most `OBJECTS` objects an image."""
     table: Table = {}
-    for pack, image, objects in pictures(data, limit, names, every):
-        usable = [mask for mask in objects if SMALLEST <= mask.sum() <= 0.85 * mask.size]
+    for pack, image, objects in benchmark_objects(data, limit, names, every):
         embedding = segmenter.embed(image)
-        step = max(len(usable) // OBJECTS, 1)
         table.setdefault(pack, []).extend(
-            prompt_scores(segmenter, embedding, mask) for mask in usable[::step][:OBJECTS]
+            prompt_scores(segmenter, embedding, mask) for mask in packs.benchmark_objects(objects, OBJECTS)
         )
     return table
 

@@ -1,4 +1,4 @@
-"""What `skylight simulate` shows of its results: tables, curves with mean and spread, and the goals."""
+"""Report of `skylight simulate`: tables, and curves with mean and standard deviation."""
 
 from collections.abc import Callable, Sequence
 from pathlib import Path

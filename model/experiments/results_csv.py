@@ -1,4 +1,4 @@
-"""The rows that `skylight simulate` measures, in a CSV file that an ended run can be taken up from."""
+"""The results of `skylight simulate`, in a CSV file from which an interrupted run is resumed."""
 
 import csv
 import io

@@ -1,8 +1,9 @@
-"""Does a version's figure agree with what the version can do? `python -m skylight.model.experiments agreement --data
-PACKS`.
+"""Agreement of the IoU that a training reports with the IoU on other images.
 
-Of each pack some images are annotated, with their true masks, and a decoder is trained on them as a project's is. What
-it reports of itself is compared with its IoU on images of the same pack that had no part in anything. Both have a
+`python -m skylight.model.experiments agreement --data PACKS`
+
+Of each pack some images are annotated, with their true masks, and a decoder is trained on them as a project's is. The
+IoU that it reports is compared with that on images of the same pack that took no part in it. Both have a
 standard error, as both are of some images only.
 """
 

@@ -1,4 +1,4 @@
-"""A simulated annotator, who knows the truth and clicks on an image's objects; and a cache of its work."""
+"""A simulated annotator, who knows the truth and clicks on an image's objects, and a cache of the annotations."""
 
 import hashlib
 import io
@@ -26,7 +26,7 @@ MOST_OBJECTS = 40  # per image; the others are left as unknown, or one image of 
 
 @dataclass(frozen=True)
 class Annotated:
-    """What one image's annotator handed in, and how it got there.
+    """The annotation of an image, and the IoUs on the way to it.
 
     `label_map` (H, W) uint8: 0, 1, and 255 where an object was not asked for; `instances` (H, W) uint16, see
     `instances.instance_map`; `reached`: the IoU with the truth after each click, by the true instance's number.

@@ -1,8 +1,8 @@
-"""The paper's experiment: how good is a decoder after a handful of images that were annotated by prompts?
+"""The paper's experiment: the quality of a decoder after a few images that were annotated by prompts.
 
 After Julka & Granitzer 2023 (arXiv 2305.07586). A simulated annotator clicks on images of a pool and accepts SAM's
-masks; from these, never from the truth, the domain decoder is trained, and so is what a user would reach for instead,
-on the very same images and masks. All are measured on the true masks of images that nobody annotated.
+masks; from these, never from the truth, the domain decoder is trained, and so are the baselines, on the same images and
+masks. All are measured on the true masks of images that were not annotated.
 """
 
 import hashlib
@@ -21,11 +21,11 @@ from skylight.model.decoder.samples import Sample
 from skylight.model.decoder.training import TrainConfig, train
 from skylight.model.embeddings.cache import EmbeddingCache
 from skylight.model.experiments import simulated_annotator
-from skylight.model.experiments.acquisition import ORDERS, Order
+from skylight.model.experiments.acquisition import ORDERS, AcquisitionOrder
 from skylight.model.experiments.baselines.base import Baseline, Example
 from skylight.model.experiments.baselines.registry import BASELINES
 from skylight.model.experiments.fingerprints import recipe
-from skylight.model.experiments.method_scores import Subject, Trial, prompt_scores
+from skylight.model.experiments.method_scores import EmbeddedImage, MethodScores, prompt_scores
 from skylight.model.experiments.results_csv import COLUMNS, DECODERS, METHODS, Key, Results, Row
 from skylight.model.experiments.simulated_annotator import Annotated
 from skylight.model.experiments.splits import Pool, Source, pools
@@ -45,7 +45,7 @@ class SimulateError(RuntimeError):
 class Options:
     """What is simulated. Raises SimulateError for a method or order that is not known, or a number out of range."""
 
-    out: Path  # results, annotations and embeddings; a run that ended is taken up from there
+    out: Path  # results, annotations and embeddings; an interrupted run is resumed from there
     data: Path | None = None  # folder of packs; without it, procedural scenes alone
     packs: tuple[str, ...] = ()  # all if empty
     annotations: tuple[int, ...] = (1, 2, 5, 10, 20, 50)  # images; more than a pool has are left out
@@ -57,7 +57,7 @@ class Options:
     tile: int | None = None  # px: images are cut into tiles of about this side, as a survey's map is
     rare: float | None = None  # share of the images to annotate that may hold something, in (0, 1)
     effort: bool = True  # also how long an annotator takes with the decoder's help
-    refine: bool = False  # also what SAM makes of the decoder's instances, a prompt each
+    refine: bool = False  # also the decoder's instances refined by SAM, with a prompt each
     recipe: TrainConfig = field(default_factory=TrainConfig)  # of the decoder; its seed is replaced
 
     def __post_init__(self) -> None:
@@ -73,13 +73,13 @@ class Options:
 def run(options: Options, segmenter: Segmenter, progress: Progress = lambda done, total, what: None) -> list[Row]:
     """Measure all that `options` ask for and is not in their results yet; gives all rows asked for, in order.
 
-    Rows that a method gave by another recipe count as not there; they stay in the file. `progress` hears how many rows
-    of how many are there, and what is being done. Raises PoolError, ResultsError, and SimulateError if a package that a
-    method needs is not installed or no pack has as many images as asked for.
+    Rows of a method by another recipe do not count; they stay in the file. `progress` is called with the number of
+    rows done, that of all, and what is being measured. Raises PoolError, ResultsError, and SimulateError if a package
+    that a method needs is not installed or no pack has as many images as asked for.
     """
     results = Results(options.out / "results.csv")
     every = [
-        Bench(pool, options, segmenter)
+        PackExperiment(pool, options, segmenter)
         for pool in pools(options.data, options.packs, options.test_images, options.every, options.tile, options.rare)
     ]
     total = sum(len(bench.sizes) for bench in every) * options.seeds * len(options.methods)
@@ -97,7 +97,7 @@ def run(options: Options, segmenter: Segmenter, progress: Progress = lambda done
                         row = bench.measure(method, order.first(size), seed)
                         results.add(row)
                     rows.append(row)
-        bench.forget()
+        bench.release_memory()
     progress(total, total, "")
     return rows
 
@@ -113,8 +113,8 @@ def left_out(options: Options) -> list[str]:
     return lines
 
 
-class Bench:
-    """One pack: its images, what their annotator handed in, and the methods' trials on them."""
+class PackExperiment:
+    """The experiment on one pack: its images, their simulated annotations, and the methods' scores."""
 
     def __init__(self, pool: Pool, options: Options, segmenter: Segmenter) -> None:
         self.pool, self.options, self.segmenter = pool, options, segmenter
@@ -122,11 +122,11 @@ class Bench:
         self._embeddings = EmbeddingCache(FolderStore(options.out), segmenter.encoder_id, MEMORY_BYTES)
         self._config = DecoderConfig((pool.pack,), segmenter.encoder_id)
         self._recipes: dict[str, str] = {}
-        self.forget()
+        self.release_memory()
 
-    def forget(self) -> None:
-        """Drop what is held in memory: 2 MB an image of 512 px."""
-        self._subjects: dict[str, Subject] = {}
+    def release_memory(self) -> None:
+        """Free the images and annotations in memory: 2 MB an image of 512 px."""
+        self._images: dict[str, EmbeddedImage] = {}
         self._annotated: dict[tuple[str, bool], Annotated] = {}
         self._latest: tuple[tuple[str, int, tuple[str, ...]], DomainDecoder, float] | None = None
 
@@ -136,56 +136,56 @@ class Bench:
         return *about, self.options.order, self.segmenter.encoder_id, self.pool.split, self.recipe(method)
 
     def recipe(self, method: str) -> str:
-        """A method's fingerprint; in the uncertain order also the decoder's, whose doubts choose the images."""
+        """A method's fingerprint; in orders by confidence also the decoder's, which selects the images."""
         if method not in self._recipes:
             chooser = ("decoder",) if self.options.order in ("uncertainty", "novelty", "clustered") else ()
             with _needed_packages(method):
                 self._recipes[method] = recipe((method, *chooser), self._config, self.options.recipe)
         return self._recipes[method]
 
-    def subject(self, source: Source) -> Subject:
+    def image(self, source: Source) -> EmbeddedImage:
         """An image, read and embedded once."""
-        if source.stem not in self._subjects:
-            image, truth = source.read()
-            pixels = hashlib.sha256(repr(image.shape).encode() + np.ascontiguousarray(image).tobytes()).hexdigest()
-            embedding = self._embeddings.get(pixels, lambda: self.segmenter.embed(image))
-            digest = simulated_annotator.fingerprint(image, truth)
-            self._subjects[source.stem] = Subject(source.stem, image, truth, embedding, digest)
-        return self._subjects[source.stem]
+        if source.stem not in self._images:
+            pixels, truth = source.read()
+            key = hashlib.sha256(repr(pixels.shape).encode() + np.ascontiguousarray(pixels).tobytes()).hexdigest()
+            embedding = self._embeddings.get(key, lambda: self.segmenter.embed(pixels))
+            digest = simulated_annotator.fingerprint(pixels, truth)
+            self._images[source.stem] = EmbeddedImage(source.stem, pixels, truth, embedding, digest)
+        return self._images[source.stem]
 
     def annotated(self, source: Source, testing: bool = False) -> Annotated:
-        """What the annotator hands in of an image, prompted once; all its objects are clicked for `testing`."""
+        """The simulated annotation of an image, from prompts, computed once; with all its objects for `testing`."""
         place = source.stem, testing
         if place not in self._annotated:
-            subject = self.subject(source)
+            image = self.image(source)
             folder = self.options.out / "annotations" / self.segmenter.encoder_id / self.pool.pack
-            path = folder / f"{source.stem}-{subject.digest}{'-all' if testing else ''}.npz"
+            path = folder / f"{source.stem}-{image.digest}{'-all' if testing else ''}.npz"
             most = None if testing else simulated_annotator.MOST_OBJECTS
             self._annotated[place] = simulated_annotator.cached(
-                path, lambda: simulated_annotator.annotate(self.segmenter, subject.embedding, subject.truth, most)
+                path, lambda: simulated_annotator.annotate(self.segmenter, image.embedding, image.truth, most)
             )
         return self._annotated[place]
 
-    def order(self, seed: int) -> Order:
-        """The order in which a seed's annotator is given the pool's images."""
+    def order(self, seed: int) -> AcquisitionOrder:
+        """The order in which a seed's annotator gets the pool's images."""
         about = self.pool.pack, self.options.order, str(seed), self.segmenter.encoder_id, self.pool.split
         name = f"{'-'.join(about)}-{self.recipe('decoder')}.json"
-        return Order(
+        return AcquisitionOrder(
             self.options.order,
             self.pool.annotate,
             seed,
             self.sizes,
-            lambda source: self.subject(source).embedding,
-            lambda sources: self._sure(sources, seed),
+            lambda source: self.image(source).embedding,
+            lambda sources: self._confidence(sources, seed),
             self.options.out / "orders" / name,
         )
 
-    def _sure(self, sources: Sequence[Source], seed: int) -> Callable[[Source], float] | None:
-        """How sure a decoder that was trained on prompt-made masks of `sources` is of an image; None without a mask."""
+    def _confidence(self, sources: Sequence[Source], seed: int) -> Callable[[Source], float] | None:
+        """The confidence of a decoder that was trained on annotations of `sources`; None if these have no object."""
         if not any((self.annotated(source).label_map == 1).any() for source in sources):
             return None
         decoder, _ = self.decoder("decoder", sources, seed)
-        return lambda source: confidence(predict(decoder, self.subject(source).embedding))
+        return lambda source: confidence(predict(decoder, self.image(source).embedding))
 
     def decoder(self, method: str, sources: Sequence[Source], seed: int) -> tuple[DomainDecoder, float]:
         """A trained decoder and its seconds; the latest from prompts is kept, as the uncertainty order asks for it."""
@@ -201,36 +201,36 @@ class Bench:
         return decoder, spent
 
     def _sample(self, method: str, source: Source) -> Sample:
-        subject = self.subject(source)
+        image = self.image(source)
         if method == "decoder_true":
-            return Sample(source.stem, subject.embedding, (subject.truth > 0).astype(np.uint8), subject.truth)
+            return Sample(source.stem, image.embedding, (image.truth > 0).astype(np.uint8), image.truth)
         given = self.annotated(source)
-        return Sample(source.stem, subject.embedding, given.label_map, given.instances)
+        return Sample(source.stem, image.embedding, given.label_map, given.instances)
 
     def measure(self, method: str, sources: Sequence[Source], seed: int) -> Row:
         """Train a method on images and measure it on the test images."""
         given = [self.annotated(source) for source in sources]
-        trial = Trial([self.pool.pack], self.segmenter if self.options.refine else None)
+        scores = MethodScores([self.pool.pack], self.segmenter if self.options.refine else None)
         if method in DECODERS:
             decoder, trained = self.decoder(method, sources, seed)
             for source in self.pool.test:
-                subject = self.subject(source)
+                image = self.image(source)
                 effortful = self.options.effort and method == "decoder"
-                trial.ask_decoder(decoder, subject, self.annotated(source, testing=True) if effortful else None)
+                scores.add_decoder(decoder, image, self.annotated(source, testing=True) if effortful else None)
         else:
             baseline, trained = self._fit(method, sources, seed)
             for source in self.pool.test:
-                trial.ask(baseline, self.subject(source))
+                scores.add(baseline, self.image(source))
         key = self.key(method, len(sources), seed)
         about: dict[str, Any] = dict(zip(COLUMNS, key, strict=False))
-        return Row(**about, **trial.scores(), train_seconds=trained, **prompt_scores(given))
+        return Row(**about, **scores.scores(), train_seconds=trained, **prompt_scores(given))
 
     def _fit(self, method: str, sources: Sequence[Source], seed: int) -> tuple[Baseline, float]:
         """A baseline trained on what the annotator made of images, and its seconds."""
         examples = []
         for source in sources:
-            subject = self.subject(source)
-            examples.append(Example(subject.image, self.annotated(source).label_map, subject.embedding))
+            image = self.image(source)
+            examples.append(Example(image.image, self.annotated(source).label_map, image.embedding))
         with _needed_packages(method):
             baseline = BASELINES[method]()
             started = time.perf_counter()

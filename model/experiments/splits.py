@@ -1,4 +1,4 @@
-"""What `skylight simulate` learns from and is measured on: each pack's images parted into a pool and a test set."""
+"""Splits of `skylight simulate`: each pack's images are split into a pool to annotate and a test set."""
 
 import hashlib
 import json
@@ -19,7 +19,7 @@ SCENE_SIDE = 512  # px
 
 
 class PoolError(ValueError):
-    """A pack is not there, or has too few images; the message says which and what to do."""
+    """A pack does not exist, or has too few images; the message says which and what to do."""
 
 
 class Source(Protocol):
@@ -113,7 +113,7 @@ def tiles(source: Source, side: int) -> list[Tile]:
 
 @dataclass(frozen=True)
 class Pool:
-    """One pack's two sides: `annotate` are the images an annotator may be given, `test` those that measure."""
+    """The two sides of a pack: `annotate` are the images an annotator may be given, `test` those that measure."""
 
     pack: str
     annotate: tuple[Source, ...]

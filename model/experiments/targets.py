@@ -1,4 +1,4 @@
-"""The goals of `skylight simulate` as rows: does the decoder lead, how quickly, what does it save?"""
+"""The targets of `skylight simulate` as rows: the decoder's lead, its training time, the effort it saves."""
 
 import json
 from collections.abc import Sequence

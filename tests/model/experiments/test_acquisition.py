@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from skylight.model.experiments.acquisition import ORDERS, Order, lowest_first
+from skylight.model.experiments.acquisition import ORDERS, AcquisitionOrder, lowest_first
 from skylight.model.sam.types import Embedding
 
 
@@ -42,8 +42,8 @@ class Trainer:
         return lambda source: 1 - float(source.stem) / 100
 
 
-def order(kind: str, path: Path, seed: int = 0, train: Trainer | None = None) -> Order:
-    return Order(kind, POOL, seed, (2, 5, 9), embed, train or Trainer(), path / f"{kind}.json")
+def order(kind: str, path: Path, seed: int = 0, train: Trainer | None = None) -> AcquisitionOrder:
+    return AcquisitionOrder(kind, POOL, seed, (2, 5, 9), embed, train or Trainer(), path / f"{kind}.json")
 
 
 def stems(sources: Sequence[Named]) -> list[str]:
@@ -71,7 +71,7 @@ def test_chance_goes_on_while_nothing_has_been_found(tmp_path: Path) -> None:
         asked.append(len(sources))
         return None if len(sources) < 5 else lambda source: 1 - float(source.stem) / 100
 
-    chosen = stems(Order("uncertainty", POOL, 0, (2, 5, 9), embed, train, tmp_path / "o.json").first(9))
+    chosen = stems(AcquisitionOrder("uncertainty", POOL, 0, (2, 5, 9), embed, train, tmp_path / "o.json").first(9))
     assert asked == [2, 5] and chosen[:5] == stems(order("random", tmp_path).first(5))
     assert chosen[5:] == sorted(set(stems(POOL)) - set(chosen[:5]), key=int, reverse=True)[:4]
 

@@ -54,3 +54,8 @@ def test_an_alternative_s_changes_with_its_settings(name: str, other: Any, monke
 def test_a_u_net_s_names_its_size() -> None:
     for name, size in (("unet", 1_942_594), ("unet_imagenet", 5_198_306)):
         assert BASELINES[name]().recipe.endswith(f", {size} parameters")
+
+
+def test_rows_of_earlier_releases_are_still_those_of_the_same_method() -> None:
+    known = {"decoder": "a2d8072a", "unet": "e139801a", "probe": "24978ea2", "threshold": "d079f44b"}
+    assert {method: recipe((method,), DECODER, HOW) for method in known} == known

@@ -70,7 +70,7 @@ def test_the_report_has_a_row_for_each_pack_and_their_mean(capsys: pytest.Captur
 def test_each_object_is_clicked_on_both_ways(monkeypatch: pytest.MonkeyPatch) -> None:
     image = np.zeros((40, 40, 3), np.uint8)
     shown = [("pack", image, [TRUTH] * 9), ("pack", image, [np.ones((40, 40), bool)])]  # the last is background
-    monkeypatch.setattr(mask_prompt_ablation, "pictures", lambda *_: iter(shown))
+    monkeypatch.setattr(mask_prompt_ablation, "benchmark_objects", lambda *_: iter(shown))
     assert measure(Learner(), None, 1) == {"pack": [Clicks(5, 3)] * 4}  # type: ignore[arg-type]
 
 

@@ -19,9 +19,9 @@ from skylight.model.experiments.prompt_benchmark import (
     MOST_CLICKS,
     PROCEDURAL,
     PromptScores,
+    benchmark_objects,
     main,
     measure,
-    pictures,
     prompt_scores,
     report,
 )
@@ -48,23 +48,25 @@ def test_only_held_out_images_and_few_of_each_pack_are_asked_about(
     add_pack(tmp_path)
     held_out = [item.read() for item in images(tmp_path) if item.held_out]
     assert 1 < len(held_out) < 10
-    asked = list(pictures(tmp_path, limit=len(held_out)))
+    asked = list(benchmark_objects(tmp_path, limit=len(held_out)))
     assert [pack for pack, *_ in asked] == ["pits"] * len(held_out)
     for (_, image, objects), (picture, instances) in zip(asked, held_out, strict=True):
         assert np.array_equal(image, picture) and np.array_equal(objects[0], instances == 1)
-    assert len(list(pictures(tmp_path, limit=1))) == 1
+    assert len(list(benchmark_objects(tmp_path, limit=1))) == 1
 
 
 def test_all_images_of_named_packs_and_no_scenes_are_asked_about_when_told_to(tmp_path: Path) -> None:
     add_pack(tmp_path, "pits", count=4)
     add_pack(tmp_path, "rocks", count=3)
-    assert [pack for pack, *_ in pictures(tmp_path, 9, ("rocks",), every=True)] == ["rocks"] * 3
-    assert [pack for pack, *_ in pictures(tmp_path, 2, ("pits", "rocks"), every=True)] == ["pits"] * 2 + ["rocks"] * 2
+    assert [pack for pack, *_ in benchmark_objects(tmp_path, 9, ("rocks",), every=True)] == ["rocks"] * 3
+    assert [pack for pack, *_ in benchmark_objects(tmp_path, 2, ("pits", "rocks"), every=True)] == ["pits"] * 2 + [
+        "rocks"
+    ] * 2
 
 
 def test_without_packs_there_are_scenes_of_pits(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(prompt_benchmark, "SCENES", 2)
-    asked = list(pictures(None, limit=1))
+    asked = list(benchmark_objects(None, limit=1))
     assert [pack for pack, *_ in asked] == [PROCEDURAL] * 2
     for _, image, objects in asked:
         assert image.shape == (512, 512, 3) and len(objects) == sum(mask.any() for mask in objects) > 0
@@ -154,7 +156,7 @@ def test_few_objects_of_an_image_and_none_too_small_or_large_are_measured(monkey
     def measured(objects: list[NDArray[np.bool_]]) -> list[int]:
         seen: list[int] = []
         monkeypatch.setattr(
-            prompt_benchmark, "pictures", lambda *_: iter([("pits", np.zeros((40, 60, 3), np.uint8), objects)])
+            prompt_benchmark, "benchmark_objects", lambda *_: iter([("pits", np.zeros((40, 60, 3), np.uint8), objects)])
         )
         monkeypatch.setattr(
             prompt_benchmark, "prompt_scores", lambda sam, embedding, mask: seen.append(int(mask.sum()) // 60)

@@ -77,9 +77,9 @@ def test_a_run_goes_on_where_it_ended(options: Callable[..., Options], monkeypat
     path = options().out / "results.csv"
     path.write_bytes(path.read_bytes()[:-5])  # torn
     measured: list[tuple[str, int]] = []
-    measure = simulation.Bench.measure
+    measure = simulation.PackExperiment.measure
     monkeypatch.setattr(
-        simulation.Bench,
+        simulation.PackExperiment,
         "measure",
         lambda self, *given: measured.append((given[0], len(given[1]))) or measure(self, *given),
     )
@@ -120,7 +120,7 @@ def test_methods_learn_from_the_very_same_images_and_masks(
 
 def test_the_true_decoder_learns_the_truth_and_the_other_what_sam_made_of_it(options: Callable[..., Options]) -> None:
     (pool,) = splits.pools(options().data, ("squares",), 3, every=True)
-    bench = simulation.Bench(pool, options(), Bright())
+    bench = simulation.PackExperiment(pool, options(), Bright())
     source = pool.annotate[0]
     truth = source.read()[1]
     blurred = Bright.segment
@@ -165,9 +165,9 @@ def test_a_changed_method_is_measured_anew_and_the_others_are_not(
     options: Callable[..., Options], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     measured: list[str] = []
-    measure = simulation.Bench.measure
+    measure = simulation.PackExperiment.measure
     monkeypatch.setattr(
-        simulation.Bench, "measure", lambda self, *given: measured.append(given[0]) or measure(self, *given)
+        simulation.PackExperiment, "measure", lambda self, *given: measured.append(given[0]) or measure(self, *given)
     )
     asked = options(methods=("decoder", "threshold"), annotations=(1,))
     first = run(asked, Bright())
