@@ -15,11 +15,11 @@ from skylight.backend.learning.training import train_version
 from skylight.backend.store import migrations
 from skylight.model.decoder.training import TrainConfig
 from skylight.model.evaluation.metrics import iou
-from tests.support.label_studio_double import CONFIG
 from tests.support.planted_embeddings import brush, png, square
 
 FOLDER = Path(__file__).parent / "fixtures/release_0_1"
 P = "1.1795340401"
+CONFIG = (FOLDER / "label_config.xml").read_text()  # the labeling configuration in that store
 LABELING = parse_config(CONFIG)
 
 
