@@ -106,19 +106,15 @@ def test_processes_that_cannot_even_begin_are_an_error(home, tmp_path):
     assert multiprocessing.active_children() == []
 
 
+def map_command(folder, out) -> list[str]:
+    """The command line that maps a folder by project 1's version."""
+    program = [sys.executable, "-m", "skylight.backend.cli.main"]
+    return [*program, "map", str(folder), "--project", "1", "--out", str(out)]
+
+
 def test_ctrl_c_ends_all_processes_and_the_same_command_goes_on(home, tmp_path):
     folder, out = pictures(pictures(tmp_path / "in", 2), 3, 900), tmp_path / "out"
-    command = [
-        sys.executable,
-        "-m",
-        "skylight.backend.cli.main",
-        "map",
-        str(folder),
-        "--project",
-        "1",
-        "--out",
-        str(out),
-    ]
+    command = map_command(folder, out)
     with subprocess.Popen([*command, "--jobs", "2"], stdout=subprocess.PIPE, start_new_session=True) as process:
         wait_until(lambda: list(out.glob("parts/*.json")), 120)
         os.killpg(process.pid, signal.SIGINT)
@@ -133,17 +129,7 @@ def test_ctrl_c_ends_all_processes_and_the_same_command_goes_on(home, tmp_path):
 
 def test_processes_end_when_the_one_that_started_them_is_killed(home, tmp_path):
     folder, out = pictures(tmp_path / "in", 4, 900), tmp_path / "out"
-    command = [
-        sys.executable,
-        "-m",
-        "skylight.backend.cli.main",
-        "map",
-        str(folder),
-        "--project",
-        "1",
-        "--out",
-        str(out),
-    ]
+    command = map_command(folder, out)
     with subprocess.Popen([*command, "--jobs", "2"], stdout=subprocess.DEVNULL, start_new_session=True) as process:
         wait_until(lambda: list(out.glob("thumbnails/*.jpg")), 120)
         process.kill()

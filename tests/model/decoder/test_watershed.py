@@ -12,13 +12,8 @@ from skylight.model.evaluation.metrics import InstanceScores
 from skylight.model.masks.components import components
 from skylight.model.masks.distance_transform import distance_targets
 from skylight.model.masks.instance_map import instance_map
+from tests.support.round_objects import disc, grains
 from tests.support.shapes import apart
-
-
-def disc(y: float, x: float, radius: float, size: tuple[int, int] = (96, 96)) -> NDArray[np.bool_]:
-    """The pixels within `radius` of y, x."""
-    rows, columns = np.ogrid[: size[0], : size[1]]
-    return np.hypot(rows - y, columns - x) <= radius
 
 
 def enlarged(cells: NDArray[np.float32], scale: int) -> NDArray[np.float32]:
@@ -34,18 +29,6 @@ PAIR = [disc(48, 32, 16), disc(48, 62, 16)]  # the second covers a sliver of the
 
 
 TOUCHING = instance_map(PAIR)
-
-
-def grains(size: tuple[int, int], pitch: int, seed: int = 0) -> NDArray[np.uint16]:
-    """Round grains on a shaken lattice, of about 0.5 pitch radius: many touch."""
-    rng = np.random.default_rng(seed)
-    places = [(y, x) for y in range(pitch, size[0] - pitch, pitch) for x in range(pitch, size[1] - pitch, pitch)]
-    out = np.zeros(size, np.uint16)
-    for k, (y, x) in enumerate(places, 1):
-        dy, dx = rng.uniform(-0.1, 0.1, 2) * pitch
-        window = (slice(y - pitch, y + pitch), slice(x - pitch, x + pitch))
-        out[window][disc(pitch + dy, pitch + dx, rng.uniform(0.42, 0.52) * pitch, (2 * pitch, 2 * pitch))] = k
-    return out
 
 
 def test_two_touching_discs_come_apart_where_components_see_one() -> None:

@@ -4,17 +4,10 @@ import time
 
 import numpy as np
 import pytest
-from numpy.typing import NDArray
 
 from skylight.model.masks.distance_transform import distance_targets
 from skylight.model.masks.instance_map import instance_map
-
-
-def disc(y: float, x: float, radius: float, size: tuple[int, int] = (96, 96)) -> NDArray[np.bool_]:
-    """The pixels within `radius` of y, x."""
-    rows, columns = np.ogrid[: size[0], : size[1]]
-    return np.hypot(rows - y, columns - x) <= radius
-
+from tests.support.round_objects import disc, grains
 
 PAIR = [disc(48, 32, 16), disc(48, 62, 16)]  # the second covers a sliver of the first
 
@@ -63,18 +56,6 @@ def test_an_object_without_any_inside_is_all_1() -> None:
     found = distance_targets(line, 20, 20)
     np.testing.assert_array_equal(found, line)
     assert not distance_targets(np.zeros((20, 20), np.uint16), 10, 10).any()
-
-
-def grains(size: tuple[int, int], pitch: int, seed: int = 0) -> NDArray[np.uint16]:
-    """Round grains on a shaken lattice, of about 0.5 pitch radius: many touch."""
-    rng = np.random.default_rng(seed)
-    places = [(y, x) for y in range(pitch, size[0] - pitch, pitch) for x in range(pitch, size[1] - pitch, pitch)]
-    out = np.zeros(size, np.uint16)
-    for k, (y, x) in enumerate(places, 1):
-        dy, dx = rng.uniform(-0.1, 0.1, 2) * pitch
-        window = (slice(y - pitch, y + pitch), slice(x - pitch, x + pitch))
-        out[window][disc(pitch + dy, pitch + dx, rng.uniform(0.42, 0.52) * pitch, (2 * pitch, 2 * pitch))] = k
-    return out
 
 
 def test_distances_of_hundreds_of_nuclei_are_quick() -> None:
