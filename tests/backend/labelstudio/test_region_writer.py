@@ -1,7 +1,6 @@
 """Masks as regions of every kind, and back."""
 
 import json
-from typing import Any
 
 import numpy as np
 import pytest
@@ -10,7 +9,6 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from skylight.backend.labelstudio.label_config import Labeling, parse_config
 from skylight.backend.labelstudio.label_map import label_map
 from skylight.backend.labelstudio.region_validator import check_regions
 from skylight.backend.labelstudio.region_writer import draw_regions
@@ -19,41 +17,10 @@ from skylight.model.evaluation.metrics import iou
 from skylight.model.masks.bitmask import decode_png
 from skylight.model.masks.components import components
 from skylight.model.masks.polygonize import HOLE_SHARE, MIN_IOU, SMALLEST_HOLE
-from tests.support.editor import CONFIG, LABELS, RNG, SIZE
+from tests.support.drawn_regions import Mask, blob, labeling_for, regions
+from tests.support.editor import RNG, SIZE
 from tests.support.sdk_brush import brush
 from tests.support.shapes import apart
-
-Mask = NDArray[np.bool_]
-
-
-EVERY = CONFIG.replace("</View>", "") + "".join(
-    f'<{kind}Labels name="{kind}" toName="image" closable="true">{LABELS}</{kind}Labels>'
-    for kind in ("Bitmask", "Polygon", "Vector")
-)
-
-
-EVERY += "</View>"
-
-
-def labeling_for(kind: str) -> Labeling:
-    return parse_config(EVERY, kind)
-
-
-def regions(kind: str, mask: Mask, label: str = "Object", **more: Any) -> list[dict[str, Any]]:
-    return draw_regions(labeling_for(kind).output(label), mask, label, 0.5, **more)
-
-
-def blob(seed: int, height: int, width: int) -> Mask:
-    """One smooth thing, possibly with a hole."""
-    rng = np.random.default_rng(seed)
-    y, x = np.mgrid[:height, :width]
-    cy, cx = rng.uniform(0.25, 0.75, 2) * (height, width)
-    distance, angle = np.hypot(y - cy, x - cx), np.arctan2(y - cy, x - cx)
-    radius = rng.uniform(0.15, 0.45) * min(height, width)
-    wave = 1 + rng.uniform(0, 0.3) * np.sin(rng.integers(2, 5) * angle + rng.uniform(0, 6))
-    hole = distance < radius * rng.choice([0, 0.4])
-    found: Mask = (distance < radius * wave) & ~hole
-    return found
 
 
 def pinholes(mask: Mask) -> bool:
